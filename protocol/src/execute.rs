@@ -1,0 +1,224 @@
+//! What the network daemon may ask of the executor, and what it hears back.
+//!
+//! The requests are a closed set. None carries a command line or a path: the executor finds
+//! manifests and frames in the store that its own configuration names, by their hashes, and
+//! verifies every document again from its own trust state.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
+    trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed},
+};
+
+/// A step of a deployment on one host, by CodeDeploy's names and in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are CodeDeploy's and mean what they mean there")]
+pub enum LifecycleEvent {
+    BeforeBlockTraffic,
+    BlockTraffic,
+    AfterBlockTraffic,
+    ApplicationStop,
+    DownloadBundle,
+    BeforeInstall,
+    Install,
+    AfterInstall,
+    ApplicationStart,
+    ValidateService,
+    BeforeAllowTraffic,
+    AllowTraffic,
+    AfterAllowTraffic,
+}
+
+impl LifecycleEvent {
+    /// All events, in order.
+    pub const ALL: [Self; 13] = [
+        Self::BeforeBlockTraffic,
+        Self::BlockTraffic,
+        Self::AfterBlockTraffic,
+        Self::ApplicationStop,
+        Self::DownloadBundle,
+        Self::BeforeInstall,
+        Self::Install,
+        Self::AfterInstall,
+        Self::ApplicationStart,
+        Self::ValidateService,
+        Self::BeforeAllowTraffic,
+        Self::AllowTraffic,
+        Self::AfterAllowTraffic,
+    ];
+
+    /// The events of an in-place deployment without a load balancer that happen inside a slot.
+    pub const IN_PLACE: [Self; 6] = [
+        Self::ApplicationStop,
+        Self::BeforeInstall,
+        Self::Install,
+        Self::AfterInstall,
+        Self::ApplicationStart,
+        Self::ValidateService,
+    ];
+
+    /// False for the four events that are done for the user and run no scripts.
+    pub fn is_scriptable(self) -> bool {
+        !matches!(
+            self,
+            Self::BlockTraffic | Self::DownloadBundle | Self::Install | Self::AllowTraffic
+        )
+    }
+}
+
+impl fmt::Display for LifecycleEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}"))
+    }
+}
+
+impl FromStr for LifecycleEvent {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Self::ALL.into_iter().find(|event| format!("{event:?}") == text).ok_or_else(|| Malformed {
+            what: "lifecycle event",
+            text: text.escape_debug().take(80).collect(),
+            rule: "one of CodeDeploy's lifecycle events",
+        })
+    }
+}
+
+/// A request to the executor, one CBOR value in a frame that starts with its length as a `u32` in
+/// network byte order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Ask for the state, once its version is above `seen` or ten seconds have passed.
+    Report {
+        /// The version of the last report that was received; 0 asks for an answer at once.
+        seen: u64,
+    },
+    /// Verify a release and lay it out on disk, beside what runs. Needs no slot.
+    Stage(Box<Evidence>),
+    /// Draw the number that receipts for a slot must carry. Each call makes older ones worthless.
+    Prepare {
+        /// The group.
+        group: GroupName,
+        /// The deploy order.
+        order: Digest,
+        /// The release to run.
+        release: Digest,
+    },
+    /// Run the lifecycle, or go on with one that was interrupted.
+    Activate {
+        /// All that is needed to judge it.
+        evidence: Box<Evidence>,
+        /// The slot.
+        token: u64,
+        /// Receipts for the slot by a majority of voters, with the prepared nonce.
+        receipts: Vec<Signed<Receipt>>,
+    },
+    /// Begin nothing for the order that this signed stop names.
+    Stop(Signed<Order>),
+    /// The slot was given back; its journal may be closed.
+    Returned {
+        /// The group.
+        group: GroupName,
+        /// The slot.
+        token: u64,
+    },
+}
+
+/// Everything by which the executor convinces itself that a release may run here now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// This host's certificate.
+    pub cert: MemberCert,
+    /// The group, in the version that the order names.
+    pub group: Signed<Group>,
+    /// The group's orders, without a gap, from the one after the last that the executor knows up
+    /// to the newest.
+    pub orders: Vec<Signed<Order>>,
+    /// The deploy order to follow.
+    pub order: Digest,
+    /// The release to run: the order's, or its fallback.
+    pub release: Signed<Release>,
+}
+
+/// The executor's answer, framed like the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To `Report`.
+    Report(Report),
+    /// To `Prepare`.
+    Prepared {
+        /// The number that the receipts must carry.
+        nonce: Nonce,
+    },
+    /// The request was carried out, or is under way; the report tells more.
+    Accepted,
+    /// Nothing was done.
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// The executor's whole state, as far as others need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counts changes since the executor started; a restart begins again at 1.
+    pub version: u64,
+    /// The fleet that it trusts; none before it was given a trust bundle.
+    pub fleet: Option<FleetId>,
+    /// One entry for each group that it has ever acted for.
+    pub groups: Vec<GroupReport>,
+}
+
+/// What the executor knows of one group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// The group.
+    pub group: GroupName,
+    /// Sequence of the last order that it accepted; 0 before the first.
+    pub sequence: u64,
+    /// Id of that order.
+    pub head: Digest,
+    /// What runs: the release's id and label. None if nothing was ever installed, or if the last
+    /// attempt left the host in the failed state.
+    pub current: Option<(Digest, ReleaseLabel)>,
+    /// The releases that are laid out and ready to run.
+    pub staged: Vec<Digest>,
+    /// The activation that runs, was interrupted, or has ended and was not yet returned.
+    pub activation: Option<ActivationReport>,
+}
+
+/// One use of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivationReport {
+    /// The slot.
+    pub token: u64,
+    /// The deploy order.
+    pub order: Digest,
+    /// The release.
+    pub release: Digest,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+/// How far an activation is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// A lifecycle event runs.
+    Running {
+        /// The event.
+        event: LifecycleEvent,
+        /// True while the previous revision is being put back.
+        restoring: bool,
+    },
+    /// The executor was restarted in the middle; `Prepare` and `Activate` make it go on.
+    Interrupted {
+        /// The event that was running.
+        event: LifecycleEvent,
+    },
+    /// It is over; `Returned` closes it.
+    Ended(Outcome),
+}

@@ -1,0 +1,147 @@
+//! Every bound, with its unit at the end of its name, its reason, and a test at it and one past it.
+//!
+//! A length is compared with its limit before anything is allocated for it.
+
+use std::time::Duration;
+
+// --- names and forms ---
+
+/// A name's length; CodeDeploy's own limit.
+pub const NAME_BYTES_MAX: usize = 100;
+/// Labels of a host or in a filter.
+pub const LABELS_MAX: usize = 32;
+/// Nesting of CBOR items. Our deepest document uses nine levels.
+pub const CBOR_DEPTH_MAX: usize = 16;
+/// Free text in a document: reasons and notes. AWS allows 256 characters in a description.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+// --- signed documents ---
+
+/// An envelope with its signatures, whatever it holds.
+pub const ENVELOPE_BYTES_MAX: usize = 1 << 20;
+/// Signatures in one envelope: more than any sensible threshold.
+pub const SIGNATURES_MAX: usize = 16;
+/// Keys of one role.
+pub const ROLE_KEYS_MAX: usize = 64;
+/// A root document.
+pub const ROOT_BYTES_MAX: usize = 256 << 10;
+/// Root documents in a chain: a host that was off for years still walks it in a second.
+pub const ROOT_CHAIN_MAX: usize = 1024;
+/// An order, a group, a release, a token, a member certificate.
+pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+/// A host's record. The longest part is the diagnosis of a failed event.
+pub const RECORD_BYTES_MAX: usize = 16 << 10;
+/// A slot request, a slot return, a receipt.
+pub const SLOT_DOCUMENT_BYTES_MAX: usize = 16 << 10;
+/// First voters in a genesis document.
+pub const VOTERS_MAX: usize = 7;
+/// Deployment groups that one host may be in, so that its record stays small.
+pub const GROUPS_PER_HOST_MAX: usize = 16;
+/// Addresses in a host's record.
+pub const ADDRESSES_MAX: usize = 8;
+
+// --- revisions ---
+
+/// A manifest: 200,000 files in 1.5 million chunks would not fit; a 20 GiB revision does.
+pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+/// Files, directories and symlinks in a revision.
+pub const REVISION_ENTRIES_MAX: usize = 200_000;
+/// Raw bytes in a revision.
+pub const REVISION_BYTES_MAX: u64 = 64 << 30;
+/// A path in a revision; Linux's PATH_MAX.
+pub const PATH_BYTES_MAX: usize = 4096;
+/// One component of a path; Linux's NAME_MAX.
+pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
+/// Components in a path.
+pub const PATH_DEPTH_MAX: usize = 32;
+/// Smallest, average and largest chunk that FastCDC cuts.
+pub const CHUNK_BYTES_MIN: u32 = 16 << 10;
+/// See [`CHUNK_BYTES_MIN`].
+pub const CHUNK_BYTES_AVG: u32 = 64 << 10;
+/// See [`CHUNK_BYTES_MIN`].
+pub const CHUNK_BYTES_MAX: u32 = 256 << 10;
+/// Raw bytes that one frame may hold: one chunk, or a run of small ones.
+pub const FRAME_RAW_BYTES_MAX: usize = 256 << 10;
+/// A compressed frame on the wire: zstd's bound for incompressible input, rounded up.
+pub const FRAME_BYTES_MAX: usize = (256 << 10) + (8 << 10);
+/// An appspec file, before it is parsed.
+pub const APPSPEC_BYTES_MAX: usize = 256 << 10;
+/// Scripts over all lifecycle events of an appspec.
+pub const HOOK_SCRIPTS_MAX: usize = 64;
+/// `files` entries of an appspec.
+pub const FILE_MAPPINGS_MAX: usize = 1024;
+/// `permissions` entries of an appspec.
+pub const PERMISSIONS_MAX: usize = 1024;
+/// A script's timeout; twelve hours, the service's cap on a whole deployment.
+pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 3600);
+
+// --- hooks ---
+
+/// Output of one hook that is kept in its log file.
+pub const HOOK_OUTPUT_BYTES_MAX: u64 = 16 << 20;
+/// The end of a failed hook's output that travels with its outcome; AWS's own figure.
+pub const LOG_TAIL_BYTES_MAX: usize = 2048;
+/// Between the polite and the final signal to a hook that ran out of time.
+pub const HOOK_KILL_GRACE: Duration = Duration::from_secs(5);
+
+// --- mesh ---
+
+/// One message on a link. A batch of ledger entries is the largest.
+pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// What a peer may send before it is admitted: its certificate with token and receipts.
+pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// How long admission may take, from the first byte to the last.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of messages that wait for a slow peer; the link is closed when they do not fit.
+pub const LINK_QUEUE_BYTES_MAX: usize = 8 << 20;
+/// A request or a reply between two daemons.
+pub const CALL_BYTES_MAX: usize = 2 << 20;
+/// Calls that one peer may have open at another.
+pub const CALLS_PER_PEER_MAX: usize = 64;
+/// How long a call may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Hosts of a fleet that this version is built for.
+pub const HOSTS_MAX: usize = 10_000;
+/// Fleets up to this size are a full mesh.
+pub const FULL_MESH_HOSTS_MAX: usize = 12;
+
+// --- failure verdicts ---
+
+/// A link is proved alive by any frame; an empty one is sent after this much silence.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// Silence on all links to a host after which a neighbour accuses it: three heartbeats.
+pub const ACCUSE_AFTER: Duration = Duration::from_secs(3);
+/// How long accusations by enough hosts stand before the verdict.
+pub const VERDICT_AFTER: Duration = Duration::from_secs(5);
+/// How long an accusation by too few hosts stands before the verdict.
+pub const VERDICT_ALONE_AFTER: Duration = Duration::from_secs(30);
+/// Accusers that are enough, where there are that many.
+pub const ACCUSERS_ENOUGH: usize = 3;
+
+// --- coordination ---
+
+/// Length of one consensus tick; heartbeats take two, elections ten to twenty.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Age of receipts, by the host's own clock, at which it may still begin.
+pub const RECEIPT_AGE_MAX: Duration = Duration::from_secs(30);
+/// Entries of the log between two snapshots.
+pub const SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
+/// Entries that one message may carry.
+pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
+/// An entry of the ledger with its evidence.
+pub const ENTRY_BYTES_MAX: usize = 256 << 10;
+/// Deployments whose report is kept, per group.
+pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
+
+// --- executor ---
+
+/// A request to the executor or its answer.
+pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
+
+const _: () = {
+    assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
+    assert!(CHUNK_BYTES_MAX as usize <= FRAME_RAW_BYTES_MAX);
+    assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(ROOT_BYTES_MAX < ENVELOPE_BYTES_MAX);
+};

@@ -1,0 +1,339 @@
+//! The envelope: opaque bytes, the context in which they mean something, and signatures.
+//!
+//! What is signed is `magic, context, fleet, payload`, each part of varying length behind its
+//! length. The payload travels unchanged: it is verified, then decoded, and never written again to
+//! be verified or hashed.
+
+use std::{collections::BTreeSet, fmt, marker::PhantomData, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
+
+use super::{
+    documents::{Document, HostSigned, Invalid},
+    keys::{KeySet, Signer, SignerError},
+};
+use crate::{
+    cbor::{self, DecodeError},
+    ids::{Digest, FleetId, HashDomain, PublicKey, Signature},
+    limits::{ENVELOPE_BYTES_MAX, SIGNATURES_MAX},
+};
+
+const MAGIC: &[u8] = b"groundswell-signature/1\0";
+
+/// Why a signed document was not believed. Nothing was changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Untrusted {
+    /// The bytes are not an envelope or not the document they claim to be.
+    #[error("{what}: {source}")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// What is wrong with the bytes.
+        source: DecodeError,
+    },
+    /// The envelope holds another kind of document than was asked for.
+    #[error("is a signed '{got}' where a signed '{expected}' is needed")]
+    OtherContext {
+        /// What was needed.
+        expected: &'static str,
+        /// What the envelope says, escaped.
+        got: String,
+    },
+    /// Too few of the right keys signed. Someone forged it, keys were rotated, or it was made for
+    /// another fleet.
+    #[error(
+        "is signed by {have} of the {need} keys it needs \
+         (made for another fleet, by a key without this role, or altered since)"
+    )]
+    Unauthorised {
+        /// Right keys that signed.
+        have: usize,
+        /// How many must.
+        need: usize,
+    },
+    /// A key of the right role, and a signature that is not its own: the document was altered, or it
+    /// was made for another fleet.
+    #[error("has a signature by {key} that does not fit (altered, or made for another fleet)")]
+    BadSignature {
+        /// The first digits of the key.
+        key: String,
+    },
+    /// Signed well, and its content breaks a rule of its kind.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+}
+
+/// An envelope as it is written.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Envelope {
+    context: String,
+    #[serde(with = "serde_bytes")]
+    payload: Vec<u8>,
+    signatures: Vec<OneSignature>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct OneSignature {
+    /// A hint that saves trying all keys; it decides nothing.
+    key: Digest,
+    signature: Signature,
+}
+
+/// A signed document that nobody has verified yet. It can be carried and compared, not read.
+pub struct Signed<T> {
+    envelope: Arc<Envelope>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: Document> Signed<T> {
+    /// Signs `content` for `fleet` with each of `signers`.
+    pub fn new(content: &T, fleet: FleetId, signers: &[&dyn Signer]) -> Result<Self, SignerError> {
+        let payload = cbor::encode(content);
+        content.check().map_err(|invalid| SignerError(invalid.to_string()))?;
+        if payload.len() > T::BYTES_MAX {
+            return Err(SignerError(format!(
+                "the {} would have {} bytes; at most {} are allowed",
+                T::NAME,
+                payload.len(),
+                T::BYTES_MAX
+            )));
+        }
+        let envelope = Envelope { context: T::CONTEXT.into(), payload, signatures: Vec::new() };
+        let mut signed = Self { envelope: Arc::new(envelope), kind: PhantomData };
+        for signer in signers {
+            signed.add_signature(fleet, *signer)?;
+        }
+        Ok(signed)
+    }
+
+    /// Adds one more signature, for a role with a threshold above one.
+    pub fn add_signature(
+        &mut self,
+        fleet: FleetId,
+        signer: &dyn Signer,
+    ) -> Result<(), SignerError> {
+        let key = key_hint(&signer.public_key());
+        let signature = signer.sign(&self.signed_bytes(fleet))?;
+        let envelope = Arc::make_mut(&mut self.envelope);
+        envelope.signatures.retain(|one| one.key != key);
+        envelope.signatures.push(OneSignature { key, signature });
+        envelope.signatures.sort_by_key(|one| one.key);
+        Ok(())
+    }
+
+    /// Reads an envelope that says it holds a `T`. Nothing is believed yet.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Untrusted> {
+        let envelope: Envelope = cbor::decode(bytes, ENVELOPE_BYTES_MAX)
+            .map_err(|source| Untrusted::Malformed { what: "envelope", source })?;
+        Self::from_envelope(envelope)
+    }
+
+    fn from_envelope(envelope: Envelope) -> Result<Self, Untrusted> {
+        if envelope.context != T::CONTEXT {
+            return Err(Untrusted::OtherContext {
+                expected: T::CONTEXT,
+                got: envelope.context.escape_debug().take(40).collect(),
+            });
+        }
+        let too_long = |max, got| Untrusted::Malformed {
+            what: T::NAME,
+            source: DecodeError::TooLong { max, got },
+        };
+        if envelope.payload.len() > T::BYTES_MAX {
+            return Err(too_long(T::BYTES_MAX, envelope.payload.len()));
+        }
+        if envelope.signatures.len() > SIGNATURES_MAX {
+            return Err(Untrusted::Malformed {
+                what: "envelope",
+                source: DecodeError::Malformed(format!("more than {SIGNATURES_MAX} signatures")),
+            });
+        }
+        Ok(Self { envelope: Arc::new(envelope), kind: PhantomData })
+    }
+
+    /// The bytes to store and send.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::encode(&*self.envelope)
+    }
+
+    /// Names this document: a hash of its context, fleet and payload. Signatures do not change it.
+    pub fn id(&self, fleet: FleetId) -> Digest {
+        let context = T::CONTEXT.as_bytes();
+        let length = u64::try_from(context.len()).unwrap_or(u64::MAX).to_be_bytes();
+        let parts: [&[u8]; 4] = [&length, context, &fleet.0, &self.envelope.payload];
+        Digest::of(HashDomain::Document, &parts)
+    }
+
+    /// Believes the document if enough of `authority` signed it for `fleet`.
+    pub fn verify(&self, fleet: FleetId, authority: KeySet<'_>) -> Result<Verified<T>, Untrusted> {
+        let signers = self.check_signatures(fleet, authority)?;
+        self.accept(fleet, signers)
+    }
+
+    fn check_signatures(
+        &self,
+        fleet: FleetId,
+        authority: KeySet<'_>,
+    ) -> Result<Vec<PublicKey>, Untrusted> {
+        let bytes = self.signed_bytes(fleet);
+        let mut signers = BTreeSet::new();
+        for one in &self.envelope.signatures {
+            let Some(key) = authority.keys.iter().find(|key| key_hint(key) == one.key) else {
+                continue;
+            };
+            if !key.verifies(&bytes, &one.signature) {
+                return Err(Untrusted::BadSignature { key: key.short() });
+            }
+            signers.insert(*key);
+        }
+        let need = usize::from(authority.threshold.get());
+        if signers.len() < need {
+            return Err(Untrusted::Unauthorised { have: signers.len(), need });
+        }
+        Ok(signers.into_iter().collect())
+    }
+
+    fn accept(&self, fleet: FleetId, signers: Vec<PublicKey>) -> Result<Verified<T>, Untrusted> {
+        let content = self.decode()?;
+        content.check()?;
+        let signed = self.clone();
+        Ok(Verified { id: self.id(fleet), content: Arc::new(content), signed, signers })
+    }
+
+    fn decode(&self) -> Result<T, Untrusted> {
+        cbor::decode(&self.envelope.payload, T::BYTES_MAX)
+            .map_err(|source| Untrusted::Malformed { what: T::NAME, source })
+    }
+
+    /// Shows what the document claims, for `inspect` and for nothing else: nobody vouches for it.
+    pub fn unverified_claim(&self) -> Result<String, Untrusted>
+    where
+        T: fmt::Debug,
+    {
+        Ok(format!("{:#?}", self.decode()?))
+    }
+
+    /// The hash of the payload alone, by which the first root document names its fleet.
+    pub(super) fn fleet_of_payload(&self) -> FleetId {
+        FleetId(Digest::of(HashDomain::Fleet, &[&self.envelope.payload]).0)
+    }
+
+    /// Decodes without belief, so that the keys which the content names can be tried on it.
+    pub(super) fn claim(&self) -> Result<T, Untrusted> {
+        self.decode()
+    }
+
+    fn signed_bytes(&self, fleet: FleetId) -> Vec<u8> {
+        let (context, payload) = (self.envelope.context.as_bytes(), &self.envelope.payload);
+        let mut bytes = Vec::with_capacity(MAGIC.len() + context.len() + payload.len() + 48);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&length_be(context));
+        bytes.extend_from_slice(context);
+        bytes.extend_from_slice(&fleet.0);
+        bytes.extend_from_slice(&length_be(payload));
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+}
+
+impl<T: HostSigned> Signed<T> {
+    /// Believes a host's statement about itself: signed by the very key that it names.
+    ///
+    /// The caller still asks whether that host is a member.
+    pub fn verify_host(&self, fleet: FleetId) -> Result<Verified<T>, Untrusted> {
+        let key = self.decode()?.host().key();
+        self.verify(fleet, KeySet::one(&key))
+    }
+}
+
+fn length_be(bytes: &[u8]) -> [u8; 8] {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes()
+}
+
+fn key_hint(key: &PublicKey) -> Digest {
+    Digest::of(HashDomain::Key, &[&key.0])
+}
+
+impl<T> Clone for Signed<T> {
+    fn clone(&self) -> Self {
+        Self { envelope: self.envelope.clone(), kind: PhantomData }
+    }
+}
+
+impl<T> PartialEq for Signed<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.envelope == other.envelope
+    }
+}
+
+impl<T> Eq for Signed<T> {}
+
+impl<T> fmt::Debug for Signed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let envelope = &self.envelope;
+        write!(f, "Signed({}, {} bytes)", envelope.context.escape_debug(), envelope.payload.len())
+    }
+}
+
+impl<T> Serialize for Signed<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.envelope.serialize(serializer)
+    }
+}
+
+impl<'de, T: Document> Deserialize<'de> for Signed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_envelope(Envelope::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// A document whose signatures were checked. Only verification makes one.
+#[derive(Debug)]
+pub struct Verified<T> {
+    content: Arc<T>,
+    id: Digest,
+    signed: Signed<T>,
+    signers: Vec<PublicKey>,
+}
+
+impl<T> Clone for Verified<T> {
+    fn clone(&self) -> Self {
+        Self {
+            content: self.content.clone(),
+            id: self.id,
+            signed: self.signed.clone(),
+            signers: self.signers.clone(),
+        }
+    }
+}
+
+impl<T> Verified<T> {
+    /// What the document says.
+    pub fn content(&self) -> &T {
+        &self.content
+    }
+
+    /// Names the document; see [`Signed::id`].
+    pub fn id(&self) -> Digest {
+        self.id
+    }
+
+    /// The signed form, to store and pass on.
+    pub fn signed(&self) -> &Signed<T> {
+        &self.signed
+    }
+
+    /// The keys that vouched for it.
+    pub fn signers(&self) -> &[PublicKey] {
+        &self.signers
+    }
+}
+
+impl<T> PartialEq for Verified<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl<T> Eq for Verified<T> {}

@@ -1,0 +1,21 @@
+//! Who may say what, and how it is known that they said it.
+//!
+//! Signed bytes are opaque until they are verified: [`Signed`] has no accessor, [`Verified`] is the
+//! only way to the content, and [`Trust`] knows which keys may sign which kind of document. Two
+//! signatures are needed to run anything: a [`Release`] says that the content may exist, an
+//! [`Order`] says that a group moves to it now.
+
+mod documents;
+mod envelope;
+mod keys;
+mod member;
+mod root;
+
+pub use documents::{
+    Action, Deploy, Document, Done, Genesis, Group, HostSigned, Invalid, Order, Outcome, Receipt,
+    Release, Subject, Voter, Want,
+};
+pub use envelope::{Signed, Untrusted, Verified};
+pub use keys::{KeySet, SecretKey, Signer, SignerError};
+pub use member::{Member, MemberCert, MemberRefused, Token};
+pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
