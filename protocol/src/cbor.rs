@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         #[derive(Debug, Serialize, Deserialize)]
-        struct Nest(Vec<Nest>);
+        struct Nest(Vec<Self>);
         let nested = |depth: usize| {
             let mut bytes = vec![0x81; depth];
             bytes.push(0x80);

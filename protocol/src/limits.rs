@@ -54,6 +54,10 @@ pub const PATH_BYTES_MAX: usize = 4096;
 pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
 /// Components in a path.
 pub const PATH_DEPTH_MAX: usize = 32;
+/// Symbolic links that are followed on the way to one file; Linux's own limit.
+pub const SYMLINK_HOPS_MAX: u32 = 40;
+/// A file's time of change: the end of the year 9999, so that every time can be shown and set.
+pub const FILE_TIME_SECONDS_MAX: u64 = 253_402_300_799;
 /// Smallest, average and largest chunk that FastCDC cuts.
 pub const CHUNK_BYTES_MIN: u32 = 16 << 10;
 /// See [`CHUNK_BYTES_MIN`].
@@ -72,8 +76,29 @@ pub const HOOK_SCRIPTS_MAX: usize = 64;
 pub const FILE_MAPPINGS_MAX: usize = 1024;
 /// `permissions` entries of an appspec.
 pub const PERMISSIONS_MAX: usize = 1024;
+/// Patterns in the `except` of one `permissions` entry.
+pub const EXCEPT_PATTERNS_MAX: usize = 256;
+/// Entries in the `acls` of one `permissions` entry: more than fit into a file's attribute.
+pub const ACL_ENTRIES_MAX: usize = 64;
+/// The name of a user or group of the host; the longest that its tools take.
+pub const ACCOUNT_BYTES_MAX: usize = 255;
+/// Containers within each other in an appspec file. The deepest field is at five.
+pub const APPSPEC_DEPTH_MAX: usize = 16;
+/// Values in an appspec file, those that aliases repeat included: room for every other limit.
+pub const APPSPEC_NODES_MAX: usize = 50_000;
 /// A script's timeout; twelve hours, the service's cap on a whole deployment.
 pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 3600);
+
+// --- swarm ---
+
+/// Frames that are asked of one peer at a time: its link stays busy, and little is lost with it.
+pub const FETCHES_PER_PEER_MAX: usize = 4;
+/// Frames that one fetch asks for at a time; their answers together are under 9 MiB.
+pub const FETCHES_MAX: usize = 32;
+/// Silence after which a frame is asked of another peer as well, where answers are quick.
+pub const FETCH_OVERDUE_AFTER_MIN: Duration = Duration::from_secs(2);
+/// How long a peer that fails again and again is left alone.
+pub const FETCH_REST_MAX: Duration = Duration::from_secs(60);
 
 // --- hooks ---
 
@@ -115,6 +140,8 @@ pub const ACCUSE_AFTER: Duration = Duration::from_secs(3);
 pub const VERDICT_AFTER: Duration = Duration::from_secs(5);
 /// How long an accusation by too few hosts stands before the verdict.
 pub const VERDICT_ALONE_AFTER: Duration = Duration::from_secs(30);
+/// Hosts that one record accuses, so that it stays small: more than fail at once in a full mesh.
+pub const ACCUSATIONS_MAX: usize = 64;
 /// Accusers that are enough, where there are that many.
 pub const ACCUSERS_ENOUGH: usize = 3;
 
@@ -140,6 +167,7 @@ pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
 
 const _: () = {
     assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
+    assert!(FETCHES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);
     assert!(CHUNK_BYTES_MAX as usize <= FRAME_RAW_BYTES_MAX);
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);

@@ -1,12 +1,19 @@
 //! The manifest: every byte of a revision, by name and by hash.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use super::appspec::AppSpec;
+use super::{
+    appspec::AppSpec,
+    check,
+    rules::{PathKind, SpecRefused},
+};
 use crate::{
-    cbor,
+    cbor::{self, DecodeError},
     ids::{Digest, HashDomain},
+    limits::MANIFEST_BYTES_MAX,
     time::UnixSeconds,
+    trust::Release,
 };
 
 /// The content of a revision. Its hash is the revision's id.
@@ -95,7 +102,91 @@ pub struct Delta {
     pub window_log: u8,
 }
 
+/// Why a manifest was not accepted. The publisher broke a rule, or the bytes are not what it wrote.
+/// Paths are shown escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ManifestRefused {
+    /// Not the one form of a manifest.
+    #[error("manifest: {0}")]
+    Malformed(#[from] DecodeError),
+    /// Not the manifest that the release names.
+    #[error("the manifest's {what} is {got}, and the release names {expected}; fetch it again")]
+    OtherThanReleased {
+        /// What differs.
+        what: &'static str,
+        /// What the release says.
+        expected: String,
+        /// What the manifest has.
+        got: String,
+    },
+    /// More of something than is allowed.
+    #[error("the revision has {got} {what}; at most {max} are allowed")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        max: u64,
+        /// How much there is, or as much as was counted.
+        got: u64,
+    },
+    /// An entry breaks a rule.
+    #[error("'{path}' {problem}")]
+    Entry {
+        /// The path, escaped.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A frame breaks a rule.
+    #[error("frame {index} {problem}")]
+    Frame {
+        /// Its index.
+        index: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A patch breaks a rule.
+    #[error("delta {index} {problem}")]
+    Delta {
+        /// Its index.
+        index: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The typed appspec breaks a rule.
+    #[error("appspec: {0}")]
+    Spec(#[from] SpecRefused),
+}
+
 impl Manifest {
+    /// Reads a manifest and checks every rule. The caller compares its hash with a release's.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestRefused> {
+        let manifest: Self = cbor::decode(bytes, MANIFEST_BYTES_MAX)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Reads the manifest that `release` vouches for: same hash, same lengths, every rule kept.
+    pub fn of_release(bytes: &[u8], release: &Release) -> Result<Self, ManifestRefused> {
+        let same = |what, expected: String, got: String| {
+            if expected == got {
+                return Ok(());
+            }
+            Err(ManifestRefused::OtherThanReleased { what, expected, got })
+        };
+        same("length", release.manifest_bytes.to_string(), bytes.len().to_string())?;
+        same("hash", release.manifest.to_string(), Self::id_of(bytes).to_string())?;
+        let manifest = Self::from_bytes(bytes)?;
+        let total = manifest.total_bytes().to_string();
+        same("total of file sizes", release.content_bytes.to_string(), total)?;
+        Ok(manifest)
+    }
+
+    /// Checks every rule that can be checked without the frames.
+    pub fn check(&self) -> Result<(), ManifestRefused> {
+        check::check(self)
+    }
+
     /// The bytes that are hashed, stored and sent.
     pub fn to_bytes(&self) -> Vec<u8> {
         cbor::encode(self)
@@ -104,5 +195,62 @@ impl Manifest {
     /// The revision's id, from the manifest's bytes.
     pub fn id_of(bytes: &[u8]) -> Digest {
         Digest::of(HashDomain::Manifest, &[bytes])
+    }
+
+    /// Bytes of all files together.
+    pub fn total_bytes(&self) -> u64 {
+        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.kind.size()))
+    }
+
+    /// Compressed bytes of all frames together: what a host without any of them must fetch.
+    pub fn transfer_bytes(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::from(frame.bytes)).sum()
+    }
+
+    /// The entry at `path`.
+    pub fn entry(&self, path: &str) -> Option<&Entry> {
+        let found = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        found.ok().map(|index| &self.entries[index])
+    }
+
+    /// What there is at `path`.
+    pub fn kind_of(&self, path: &str) -> Option<PathKind> {
+        self.entry(path).map(|entry| match entry.kind {
+            EntryKind::Directory => PathKind::Directory,
+            EntryKind::File { .. } => PathKind::File,
+            EntryKind::Symlink { .. } => PathKind::Symlink,
+        })
+    }
+
+    /// The indexes of the frames that hold the content of `entry`, each once, rising.
+    pub fn frames_of(&self, entry: &Entry) -> Vec<u32> {
+        let mut frames: Vec<u32> = entry.kind.chunks().iter().map(|chunk| chunk.frame).collect();
+        frames.sort_unstable();
+        frames.dedup();
+        frames
+    }
+
+    /// The index of the frame with this hash. Looks at one frame after the other.
+    pub fn frame_index(&self, hash: &Digest) -> Option<u32> {
+        let index = self.frames.iter().position(|frame| frame.hash == *hash)?;
+        u32::try_from(index).ok()
+    }
+}
+
+impl EntryKind {
+    /// The size of a file; nothing else has one.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::File { size, .. } => *size,
+            Self::Directory | Self::Symlink { .. } => 0,
+        }
+    }
+
+    /// The chunks of a file; nothing else has any.
+    pub fn chunks(&self) -> &[Chunk] {
+        match self {
+            Self::File { chunks, .. } => chunks,
+            Self::Directory | Self::Symlink { .. } => &[],
+        }
     }
 }
