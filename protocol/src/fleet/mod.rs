@@ -1,5 +1,9 @@
 //! What every host knows of every other: signed records, and the verdict on silent hosts.
 
+mod detector;
 mod record;
+mod view;
 
+pub use detector::{Detector, Standing};
 pub use record::{Accusation, GroupStatus, HostState, Record};
+pub use view::{Inserted, RecordRefused, View};

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     execute::LifecycleEvent,
     ids::{Digest, GroupName, HostId, ReleaseLabel},
-    limits::{ADDRESSES_MAX, GROUPS_PER_HOST_MAX, HOSTS_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX},
+    limits::{
+        ACCUSATIONS_MAX, ADDRESSES_MAX, GROUPS_PER_HOST_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX,
+    },
     time::UnixSeconds,
     trust::{Document, HostSigned, Invalid},
 };
@@ -95,7 +97,8 @@ impl Document for Record {
             format!("a host is in at most {GROUPS_PER_HOST_MAX} groups")
         })?;
         Invalid::unless(
-            self.accused.len() <= HOSTS_MAX && self.accused.is_sorted_by(|a, b| a.host < b.host),
+            self.accused.len() <= ACCUSATIONS_MAX
+                && self.accused.is_sorted_by(|a, b| a.host < b.host),
             || "accusations are sorted by host, each once".into(),
         )?;
         Invalid::unless(self.version.len() <= NAME_BYTES_MAX, || "the version is too long".into())
