@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     documents::{Document, Genesis, Group, Invalid, Order, Release},
     envelope::{Signed, Untrusted, Verified},
-    keys::KeySet,
+    keys::{KeySet, Signer, SignerError},
 };
 use crate::{
     cbor::{self, DecodeError},
@@ -107,6 +107,19 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
+    /// Founds a fleet: signs its first root document and its genesis with the root keys.
+    pub fn found(
+        root: &Root,
+        genesis: &Genesis,
+        signers: &[&dyn Signer],
+    ) -> Result<(FleetId, Self), SignerError> {
+        // The fleet's id is the hash of this payload, which signatures do not change.
+        let fleet = Signed::new(root, FleetId([0; 32]), &[])?.fleet_of_payload();
+        let roots = vec![Signed::new(root, fleet, signers)?];
+        let genesis = Signed::new(genesis, fleet, signers)?;
+        Ok((fleet, Self { roots, genesis }))
+    }
+
     /// Reads a bundle. Nothing is believed yet.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RootRefused> {
         Ok(cbor::decode(bytes, ENVELOPE_BYTES_MAX)?)
