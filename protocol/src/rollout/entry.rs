@@ -1,0 +1,74 @@
+//! What the ledger is made of.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cbor::{self, DecodeError},
+    ids::{Digest, HashDomain, HostId},
+    limits::ENTRY_BYTES_MAX,
+    time::UnixSeconds,
+    trust::{Done, Group, MemberCert, Order, Release, Signed, Want},
+};
+
+/// One entry of the ledger, with the evidence by which each host judges it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// A host belongs to the fleet.
+    Admit(Box<MemberCert>),
+    /// A group is set up or changed.
+    Group(Signed<Group>),
+    /// A release may run.
+    Release(Signed<Release>),
+    /// A group is told what to do.
+    Order(Signed<Order>),
+    /// A host asks for a slot.
+    Want(Signed<Want>),
+    /// A host gets a slot; the entry's index is the token. Proposed by the leader alone.
+    Grant(Grant),
+    /// A host gives its slot back.
+    Done(Signed<Done>),
+    /// A host became healthy or unhealthy, by the fleet's records. Proposed by the leader alone.
+    Health {
+        /// The host.
+        host: HostId,
+        /// True if it counts as healthy from now on.
+        healthy: bool,
+    },
+}
+
+/// The right to be disrupted, for one host and one release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The host.
+    pub host: HostId,
+    /// The deploy order.
+    pub order: Digest,
+    /// The release to run.
+    pub release: Digest,
+}
+
+/// An entry with the leader's wall clock, which labels it for people and bounds validity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// When the leader proposed it.
+    pub at: UnixSeconds,
+    /// The entry.
+    pub entry: Entry,
+}
+
+impl Stamped {
+    /// The bytes that are agreed on, stored and hashed.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
+
+    /// Reads an entry.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        cbor::decode(bytes, ENTRY_BYTES_MAX)
+    }
+
+    /// The hash of an entry's bytes, which receipts name.
+    pub fn hash(bytes: &[u8]) -> Digest {
+        Digest::of(HashDomain::Entry, &[bytes])
+    }
+}

@@ -1,0 +1,136 @@
+//! Why an entry does not become part of the ledger.
+
+use thiserror::Error;
+
+use crate::{
+    ids::{DeploymentId, Digest, GroupName, HostName, ReleaseLabel},
+    time::UnixSeconds,
+    trust::{MemberRefused, Untrusted},
+};
+
+/// Why an entry was refused. The ledger is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Signatures are missing or wrong, or the content breaks a rule.
+    #[error("the {what} {source}")]
+    Untrusted {
+        /// What was handed in.
+        what: &'static str,
+        /// What is wrong with it.
+        source: Untrusted,
+    },
+    /// The certificate is not good.
+    #[error(transparent)]
+    Member(#[from] MemberRefused),
+    /// The token has enrolled as many hosts as it may.
+    #[error("this join token has been used {uses} times, as often as it may: ask for a new one")]
+    TokenUsedUp {
+        /// Its limit.
+        uses: u32,
+    },
+    /// The token's time is over.
+    #[error("this join token was good until {until}: ask for a new one")]
+    TokenExpired {
+        /// The end of its time.
+        until: UnixSeconds,
+    },
+    /// Another host has the name.
+    #[error("the name {name} belongs to another host: choose another name, or remove that host")]
+    NameTaken {
+        /// The name.
+        name: HostName,
+    },
+    /// The host is no member.
+    #[error("host {0} is no member of the fleet")]
+    UnknownHost(String),
+    /// There is no such group.
+    #[error("there is no deployment group '{0}': make it with `swell group apply`")]
+    UnknownGroup(GroupName),
+    /// There is no such release.
+    #[error("release {0} is not known here: push its bundle first")]
+    UnknownRelease(String),
+    /// Another release of the application has the label.
+    #[error("application and label {0} name another release already: choose another label")]
+    LabelTaken(ReleaseLabel),
+    /// A group's application cannot change.
+    #[error("group {0} runs another application: make a group of another name")]
+    OtherApplication(GroupName),
+    /// Someone else was faster, or this is a replay.
+    #[error("group {group} is at version {got} where {expected} comes next: read it and try again")]
+    GroupVersion {
+        /// The group.
+        group: GroupName,
+        /// The version that comes next.
+        expected: u64,
+        /// The version that was handed in.
+        got: u64,
+    },
+    /// A replay, a gap, or two operators at once.
+    #[error(
+        "order {got} of group {group} does not follow: order {expected} comes next. \
+         It was replayed, or somebody else gave an order meanwhile: look and sign a new one"
+    )]
+    OutOfOrder {
+        /// The group.
+        group: GroupName,
+        /// The sequence that comes next.
+        expected: u64,
+        /// The sequence that was handed in.
+        got: u64,
+    },
+    /// The right number after another order than the operator knew.
+    #[error("the order was signed after another one than {head}: look and sign a new one")]
+    WrongParent {
+        /// The group's newest order.
+        head: String,
+    },
+    /// The order's time is over.
+    #[error("the order was good until {0}: sign a new one")]
+    OrderExpired(UnixSeconds),
+    /// No member matches the group's filter.
+    #[error("no host matches the filter of group {0}")]
+    NoHosts(GroupName),
+    /// The floor is as high as the group.
+    #[error(
+        "HEALTH_CONSTRAINTS_INVALID: {minimum} of {hosts} hosts must stay healthy, \
+         so none may be deployed to: lower the minimum"
+    )]
+    NothingMayBeDown {
+        /// The floor.
+        minimum: usize,
+        /// The group's size.
+        hosts: usize,
+    },
+    /// A group deploys one release at a time.
+    #[error("deployment {0} of this group is still running: wait for it or stop it")]
+    DeploymentRunning(DeploymentId),
+    /// The stop names no deploy order of the group.
+    #[error("order {0} is no deploy order of this group")]
+    NothingToStop(String),
+    /// The host has no part in a running deployment of that order and release.
+    #[error("the host has no part in a running deployment of that order")]
+    NoPart,
+    /// A slot now would take too many hosts down.
+    #[error("group {group} has {down} of {quota} hosts down already")]
+    QuotaFull {
+        /// The group that says no.
+        group: GroupName,
+        /// Hosts that are down.
+        down: usize,
+        /// How many may be.
+        quota: usize,
+    },
+    /// The host holds a slot.
+    #[error("the host holds slot {0} already")]
+    HoldsSlot(u64),
+}
+
+impl Refusal {
+    pub(super) fn untrusted(what: &'static str) -> impl Fn(Untrusted) -> Self {
+        move |source| Self::Untrusted { what, source }
+    }
+
+    pub(super) fn unknown_release(id: Digest) -> Self {
+        Self::UnknownRelease(id.short())
+    }
+}

@@ -1,0 +1,347 @@
+//! What hosts and people read off the ledger.
+
+use std::fmt;
+
+use super::{
+    deployment::{Deployment, DeploymentStatus, TargetStatus},
+    ledger::{GroupState, Ledger, Slot},
+};
+use crate::{
+    execute::Evidence,
+    ids::{
+        ApplicationName, DeploymentId, Digest, GroupName, HostId, HostName, Labels, Nonce,
+        ReleaseLabel, ZoneName,
+    },
+    time::UnixSeconds,
+    trust::{Group, Release, Signed, Subject},
+};
+
+/// A member, for tables.
+#[derive(Clone, Copy, Debug)]
+pub struct HostView<'a> {
+    /// Its key.
+    pub host: HostId,
+    /// The id of its certificate.
+    pub id: Digest,
+    /// Its name.
+    pub name: &'a HostName,
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// Its zone.
+    pub zone: Option<&'a ZoneName>,
+}
+
+/// A group, for tables.
+#[derive(Clone, Debug)]
+pub struct GroupView<'a> {
+    /// The group as its operators signed it.
+    pub group: &'a Group,
+    /// Its hosts.
+    pub hosts: Vec<HostId>,
+    /// Those that are down.
+    pub down: Vec<HostId>,
+    /// How many may be.
+    pub quota: usize,
+    /// The release of its last success.
+    pub last_good: Option<Digest>,
+    /// Sequence and id of its newest order.
+    pub head: (u64, Digest),
+    /// The deployment that runs.
+    pub running: Option<DeploymentId>,
+}
+
+/// A slot that is held, for tables.
+#[derive(Clone, Debug)]
+pub struct SlotView {
+    /// The slot.
+    pub token: u64,
+    /// Who holds it.
+    pub host: HostId,
+    /// For which deployment.
+    pub deployment: DeploymentId,
+    /// By which order.
+    pub order: Digest,
+    /// To run which release.
+    pub release: Digest,
+    /// Since when.
+    pub since: UnixSeconds,
+}
+
+/// What one host has to do in one of its groups.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// The group.
+    pub group: GroupName,
+    /// The application.
+    pub application: ApplicationName,
+    /// How long the host must be healthy before it gives a slot back.
+    pub minimum_healthy_seconds: u32,
+    /// The running deployment in which the host's part is not over.
+    pub deployment: Option<Part>,
+    /// The slot that the host holds for this group.
+    pub slot: Option<SlotView>,
+}
+
+/// A host's part in a running deployment.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The deploy order.
+    pub order: Digest,
+    /// The release to run.
+    pub release: Digest,
+    /// True once the host has asked for a slot.
+    pub wanted: bool,
+    /// True if nothing may begin any more.
+    pub stopped: bool,
+}
+
+/// Why a deployment does not move right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It is over, or something can be granted.
+    No,
+    /// Hosts are still fetching.
+    Staging {
+        /// How many.
+        hosts: usize,
+    },
+    /// As many hosts are down as may be.
+    Quota {
+        /// How many may be.
+        quota: usize,
+        /// Those that hold a slot.
+        holders: Vec<HostName>,
+        /// Those that are down without one.
+        unhealthy: Vec<HostName>,
+    },
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.write_str("moving"),
+            Self::Staging { hosts } => write!(f, "{hosts} hosts are fetching the revision"),
+            Self::Quota { quota, holders, unhealthy } => {
+                let held = holders.len();
+                write!(f, "{held} of {quota} slots held")?;
+                if held > 0 {
+                    write!(f, " by {}", join(holders))?;
+                }
+                if !unhealthy.is_empty() {
+                    write!(f, "; not healthy: {}", join(unhealthy))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn join(names: &[HostName]) -> String {
+    names.iter().map(HostName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl Ledger {
+    /// The members, sorted by key.
+    pub fn members(&self) -> impl Iterator<Item = HostView<'_>> {
+        self.state.members.values().map(|known| HostView {
+            host: known.member.host,
+            id: known.id,
+            name: &known.member.name,
+            labels: &known.member.labels,
+            zone: known.member.zone.as_ref(),
+        })
+    }
+
+    /// True if `host` belongs to the fleet.
+    pub fn is_member(&self, host: HostId) -> bool {
+        self.state.members.contains_key(&host)
+    }
+
+    /// A member's name.
+    pub fn name_of(&self, host: HostId) -> Option<&HostName> {
+        self.state.members.get(&host).map(|known| &known.member.name)
+    }
+
+    /// False if the fleet's records call the host unhealthy.
+    pub fn is_healthy(&self, host: HostId) -> bool {
+        !self.state.unhealthy.contains(&host)
+    }
+
+    /// True if the host's last deployment left it without a working revision.
+    pub fn is_broken(&self, host: HostId) -> bool {
+        self.state.broken.contains(&host)
+    }
+
+    /// The groups, sorted by name.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView<'_>> {
+        self.state.groups.values().map(|group| self.group_view(group))
+    }
+
+    /// One group.
+    pub fn group(&self, name: &GroupName) -> Option<GroupView<'_>> {
+        self.state.groups.get(name).map(|group| self.group_view(group))
+    }
+
+    fn group_view<'a>(&'a self, group: &'a GroupState) -> GroupView<'a> {
+        GroupView {
+            group: &group.group,
+            hosts: self.hosts_of(&group.group.filter).collect(),
+            down: self.down(group).into_iter().collect(),
+            quota: self.quota(group),
+            last_good: group.last_good,
+            head: (group.sequence, group.head),
+            running: group.running,
+        }
+    }
+
+    /// Sequence and id of a group's newest order; the next one names them.
+    pub fn head(&self, group: &GroupName) -> (u64, Digest) {
+        self.state.groups.get(group).map_or((0, Digest::ZERO), |g| (g.sequence, g.head))
+    }
+
+    /// A release by its id.
+    pub fn release(&self, id: Digest) -> Option<Release> {
+        // It was verified when it was applied.
+        let signed = self.state.releases.get(&id)?;
+        self.trust().release(signed).ok().map(|release| release.content().clone())
+    }
+
+    /// A release by what people call it.
+    pub fn find_release(
+        &self,
+        application: &ApplicationName,
+        label: &ReleaseLabel,
+    ) -> Option<Digest> {
+        self.releases()
+            .find(|(_, release)| release.application == *application && release.label == *label)
+            .map(|(id, _)| id)
+    }
+
+    /// All releases.
+    pub fn releases(&self) -> impl Iterator<Item = (Digest, Release)> {
+        self.state.releases.keys().filter_map(|id| Some((*id, self.release(*id)?)))
+    }
+
+    /// A release in its signed form.
+    pub fn signed_release(&self, id: Digest) -> Option<&Signed<Release>> {
+        self.state.releases.get(&id)
+    }
+
+    /// The deployments, newest first.
+    pub fn deployments(&self) -> Vec<&Deployment> {
+        let mut all: Vec<_> = self.state.deployments.values().collect();
+        all.sort_by_key(|deployment| {
+            std::cmp::Reverse((deployment.index, deployment.creator as u8))
+        });
+        all
+    }
+
+    /// One deployment.
+    pub fn deployment(&self, id: DeploymentId) -> Option<&Deployment> {
+        self.state.deployments.get(&id)
+    }
+
+    /// The slots that are held.
+    pub fn slots(&self) -> impl Iterator<Item = SlotView> {
+        self.state.slots.iter().map(|(host, slot)| view(*host, slot))
+    }
+
+    /// The slot that a host holds.
+    pub fn slot_of(&self, host: HostId) -> Option<SlotView> {
+        self.state.slots.get(&host).map(|slot| view(host, slot))
+    }
+
+    /// What a host has to do.
+    pub fn assignments(&self, host: HostId) -> Vec<Assignment> {
+        self.groups_of(host).map(|group| self.assignment(host, group)).collect()
+    }
+
+    fn assignment(&self, host: HostId, group: &GroupState) -> Assignment {
+        let running = group.running.and_then(|id| self.deployment(id));
+        let part = running.and_then(|deployment| {
+            let target = deployment.targets.get(&host)?;
+            (!target.status.is_over()).then(|| Part {
+                order: deployment.order,
+                release: deployment.release,
+                wanted: target.status != TargetStatus::Pending,
+                stopped: deployment.status == DeploymentStatus::Stopping,
+            })
+        });
+        let name = &group.group.name;
+        let slot = self.state.slots.get(&host).filter(|slot| {
+            self.deployment(slot.deployment).is_some_and(|deployment| deployment.group == *name)
+        });
+        Assignment {
+            group: name.clone(),
+            application: group.group.application.clone(),
+            minimum_healthy_seconds: group.group.minimum_healthy_seconds,
+            deployment: part,
+            slot: slot.map(|slot| view(host, slot)),
+        }
+    }
+
+    /// All that an executor needs to judge an order, from the order after `after` on.
+    pub fn evidence(
+        &self,
+        host: HostId,
+        group: &GroupName,
+        order: Digest,
+        release: Digest,
+        after: u64,
+    ) -> Option<Evidence> {
+        let state = self.state.groups.get(group)?;
+        let deployment = self.state.deployments.values().find(|d| d.order == order)?;
+        let after = usize::try_from(after).ok()?;
+        Some(Evidence {
+            cert: self.state.members.get(&host)?.cert.clone(),
+            group: deployment.group_document.clone(),
+            orders: state.orders.iter().skip(after).cloned().collect(),
+            order,
+            release: self.signed_release(release)?.clone(),
+        })
+    }
+
+    /// What a voter vouches for about a slot: the holder, the subject, and the entry's hash.
+    pub fn receipt_subject(&self, token: u64, nonce: Nonce) -> Option<(HostId, Subject, Digest)> {
+        let (host, slot) = self.state.slots.iter().find(|(_, slot)| slot.token == token)?;
+        let (order, release) = (slot.grant.order, slot.grant.release);
+        Some((*host, Subject::Slot { host: *host, nonce, order, release }, slot.entry))
+    }
+
+    /// The entry by which a certificate was admitted: its index and hash.
+    pub fn admission(&self, member: Digest) -> Option<(u64, Digest)> {
+        let known = self.state.members.values().find(|known| known.id == member)?;
+        Some((known.index, known.entry))
+    }
+
+    /// Why a deployment does not move right now.
+    pub fn why_waiting(&self, id: DeploymentId) -> Waiting {
+        let Some(deployment) = self.deployment(id) else { return Waiting::No };
+        let Some(group) = self.state.groups.get(&deployment.group) else { return Waiting::No };
+        if deployment.status.is_over() || !self.next_grants().is_empty() {
+            return Waiting::No;
+        }
+        let staging = deployment.count(|status| *status == TargetStatus::Pending);
+        let (mut holders, mut unhealthy) = (Vec::new(), Vec::new());
+        for host in self.down(group) {
+            let Some(name) = self.name_of(host) else { continue };
+            let held = self.state.slots.contains_key(&host);
+            if held { holders.push(name.clone()) } else { unhealthy.push(name.clone()) }
+        }
+        if holders.is_empty() && unhealthy.is_empty() && staging > 0 {
+            return Waiting::Staging { hosts: staging };
+        }
+        Waiting::Quota { quota: self.quota(group), holders, unhealthy }
+    }
+}
+
+fn view(host: HostId, slot: &Slot) -> SlotView {
+    SlotView {
+        token: slot.token,
+        host,
+        deployment: slot.deployment,
+        order: slot.grant.order,
+        release: slot.grant.release,
+        since: slot.since,
+    }
+}
