@@ -1,1 +1,315 @@
-//! To come.
+//! Agreement among the voters: a narrow wrapper round the `raft` crate.
+//!
+//! Nothing of the library leaves this module. [`Consensus`] takes ticks, frames and proposals, and
+//! answers with [`Output`]s, which the caller performs in order; each `Persist` is durable before the
+//! next output is performed. Frames and disk records are our own types in our own encoding, so the
+//! library's parser never sees a peer's bytes, and each number that the library would panic on is
+//! checked before it gets there ([`wire`]).
+//!
+//! Elections are timed by a function of seed, host and term instead of the library's own draws: the
+//! same inputs give the same outputs.
+
+mod log;
+mod wire;
+
+use raft::{Config, RawNode, StateRole, eraftpb};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use self::log::Log;
+pub use self::wire::WireError;
+use crate::{
+    ids::{Digest, HashDomain, HostId},
+    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
+    trust::Genesis,
+};
+
+/// What a voter must not forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardState {
+    /// The newest term that it knows.
+    pub term: u64,
+    /// The voter that it voted for in that term, by its place in the genesis; 0 for none.
+    pub vote: u64,
+    /// An index up to which everything is committed.
+    pub commit: u64,
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its place.
+    pub index: u64,
+    /// The term of the leader that proposed it; 0 on a host that only follows.
+    pub term: u64,
+    /// What was proposed; empty where a new leader marks its term.
+    #[serde(with = "serde_bytes")]
+    pub data: Vec<u8>,
+}
+
+impl LogEntry {
+    /// An entry that a host which is no voter took over from one.
+    pub fn followed(index: u64, data: Vec<u8>) -> Self {
+        Self { index, term: 0, data }
+    }
+}
+
+/// The applied state up to an index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The last index that is in it.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// The state.
+    #[serde(with = "serde_bytes")]
+    pub state: Vec<u8>,
+}
+
+/// What was persisted before a restart; the default is a first start.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The newest hard state.
+    pub hard_state: HardState,
+    /// The newest snapshot.
+    pub snapshot: Option<Snapshot>,
+    /// The entries after it, without a gap.
+    pub entries: Vec<LogEntry>,
+}
+
+/// Something to do, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Make this durable before the next output.
+    Persist {
+        /// Replaces the hard state.
+        hard_state: Option<HardState>,
+        /// The first one replaces everything from its index on.
+        entries: Vec<LogEntry>,
+        /// Replaces everything up to its index.
+        snapshot: Option<Snapshot>,
+    },
+    /// Send this frame to another voter. It may be lost.
+    Send {
+        /// The voter.
+        to: HostId,
+        /// The frame.
+        message: Vec<u8>,
+    },
+    /// These entries are committed; each comes once between two starts.
+    Apply {
+        /// In order, without a gap.
+        entries: Vec<LogEntry>,
+    },
+    /// The applied state is replaced by this one.
+    Restore(Snapshot),
+    /// Who leads has changed.
+    Role {
+        /// The leader, if one is known.
+        leader: Option<HostId>,
+        /// The term.
+        term: u64,
+        /// True if it is this voter.
+        leading: bool,
+    },
+}
+
+/// A proposal came to a voter that does not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this voter does not lead")]
+pub struct NotLeader {
+    /// Who does, if it is known.
+    pub leader: Option<HostId>,
+}
+
+/// One voter's part in the agreement.
+pub struct Consensus {
+    node: RawNode<Log>,
+    voters: Vec<HostId>,
+    generation: u64,
+    seed: u64,
+    last_role: Option<(u64, u64, bool)>,
+}
+
+impl Consensus {
+    /// Starts the voter `me`. Panics if it is none: the caller asks the genesis first.
+    pub fn new(me: HostId, genesis: &Genesis, restored: Restored, seed: u64) -> Self {
+        let voters: Vec<_> = genesis.voters.iter().map(|voter| voter.host).collect();
+        let id = id_of(&voters, me).expect("the caller starts consensus on voters only");
+        let applied = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        let config = Config {
+            id,
+            applied,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            max_size_per_msg: (MESSAGE_BYTES_MAX / 2) as u64,
+            max_inflight_msgs: 64,
+            max_committed_size_per_ready: (MESSAGE_BYTES_MAX / 2) as u64,
+            check_quorum: true,
+            pre_vote: true,
+            ..Config::default()
+        };
+        let ids = (1..=voters.len() as u64).collect();
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, Log::new(restored, ids), &logger)
+            .expect("the configuration is constant and valid");
+        let mut consensus =
+            Self { node, voters, generation: genesis.generation, seed, last_role: None };
+        consensus.time_election();
+        consensus
+    }
+
+    /// One tick has passed.
+    pub fn tick(&mut self) -> Vec<Output> {
+        self.node.tick();
+        self.outputs()
+    }
+
+    /// Takes in a frame of another voter. A bad one changes nothing.
+    pub fn receive(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
+        let sender = id_of(&self.voters, from).ok_or(WireError::NotAVoter)?;
+        let frame = wire::decode(bytes, self.generation)?;
+        let message = wire::admit(frame, sender, &self.node)?;
+        // What the library refuses, such as a frame of an old term, is simply lost.
+        drop(self.node.step(message));
+        Ok(self.outputs())
+    }
+
+    /// Proposes `data`. It is applied when a majority has it, or lost with this leader.
+    pub fn propose(&mut self, data: Vec<u8>) -> Result<Vec<Output>, NotLeader> {
+        assert!(data.len() <= ENTRY_BYTES_MAX, "entries are bounded where they are made");
+        if !self.is_leading() || self.node.propose(Vec::new(), data).is_err() {
+            return Err(NotLeader { leader: self.leader() });
+        }
+        Ok(self.outputs())
+    }
+
+    /// Replaces the log up to the applied `index` by the state there.
+    pub fn compact(&mut self, index: u64, state: Vec<u8>) -> (Snapshot, Vec<Output>) {
+        let snapshot = self.node.mut_store().compact(index, state);
+        let kept = Some(snapshot.clone());
+        let persist = Output::Persist { hard_state: None, entries: Vec::new(), snapshot: kept };
+        (snapshot, vec![persist])
+    }
+
+    /// The leader, if one is known.
+    pub fn leader(&self) -> Option<HostId> {
+        host_of(&self.voters, self.node.raft.leader_id)
+    }
+
+    /// True if this voter leads.
+    pub fn is_leading(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// The term.
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// The last index that is known to be committed.
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// Collects what the library wants done, in the order in which it must be done.
+    fn outputs(&mut self) -> Vec<Output> {
+        let mut out = Vec::new();
+        while self.node.has_ready() {
+            let mut ready = self.node.ready();
+            self.send(ready.take_messages(), &mut out);
+            self.persist(&mut ready, &mut out);
+            apply(ready.take_committed_entries(), &mut out);
+            self.send(ready.take_persisted_messages(), &mut out);
+            let mut light = self.node.advance(ready);
+            if let Some(commit) = light.commit_index() {
+                self.node.mut_store().hard_state.commit = commit;
+            }
+            self.send(light.take_messages(), &mut out);
+            apply(light.take_committed_entries(), &mut out);
+        }
+        self.time_election();
+        self.note_role(&mut out);
+        out
+    }
+
+    fn persist(&mut self, ready: &mut raft::Ready, out: &mut Vec<Output>) {
+        let snapshot = (ready.snapshot().get_metadata().index > 0).then(|| {
+            let metadata = ready.snapshot().get_metadata();
+            let (index, term) = (metadata.index, metadata.term);
+            Snapshot { index, term, state: ready.snapshot().data.to_vec() }
+        });
+        let entries: Vec<_> = ready.take_entries().into_iter().map(wire::from_entry).collect();
+        let hard_state =
+            ready.hs().map(|hs| HardState { term: hs.term, vote: hs.vote, commit: hs.commit });
+        let store = self.node.mut_store();
+        if let Some(snapshot) = &snapshot {
+            store.install(snapshot);
+        }
+        store.append(&entries);
+        let last = store.hard_state.clone();
+        if let Some(hard_state) = &hard_state {
+            store.hard_state = hard_state.clone();
+        }
+        // A commit index alone is not worth a write: the leader tells it again.
+        let voted =
+            hard_state.as_ref().is_some_and(|hs| (hs.term, hs.vote) != (last.term, last.vote));
+        if voted || !entries.is_empty() || snapshot.is_some() {
+            let hard_state = Some(store.hard_state.clone());
+            out.push(Output::Persist { hard_state, entries, snapshot: snapshot.clone() });
+        }
+        if let Some(snapshot) = snapshot {
+            out.push(Output::Restore(snapshot));
+        }
+    }
+
+    fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Output>) {
+        for message in messages {
+            if let Some(to) = host_of(&self.voters, message.to) {
+                let message = wire::encode(message, self.generation);
+                out.push(Output::Send { to, message });
+            }
+        }
+    }
+
+    /// Replaces the library's draw, which differs from run to run, by one that does not.
+    fn time_election(&mut self) {
+        let id = self.node.raft.id;
+        let parts = [&self.seed.to_be_bytes()[..], &id.to_be_bytes(), &self.term().to_be_bytes()];
+        let draw = Digest::of(HashDomain::Entry, &parts).0[0];
+        self.node
+            .raft
+            .set_randomized_election_timeout(ELECTION_TICKS + usize::from(draw) % ELECTION_TICKS);
+    }
+
+    fn note_role(&mut self, out: &mut Vec<Output>) {
+        let role = (self.node.raft.leader_id, self.term(), self.is_leading());
+        if self.last_role.replace(role) != Some(role) {
+            let (leader, leading) = (self.leader(), self.is_leading());
+            out.push(Output::Role { leader, term: self.term(), leading });
+        }
+    }
+}
+
+fn apply(entries: Vec<eraftpb::Entry>, out: &mut Vec<Output>) {
+    if !entries.is_empty() {
+        let entries = entries.into_iter().map(wire::from_entry).collect();
+        out.push(Output::Apply { entries });
+    }
+}
+
+/// The library's number of a voter: its place in the genesis, from 1.
+fn id_of(voters: &[HostId], host: HostId) -> Option<u64> {
+    (1..).zip(voters).find(|(_, voter)| **voter == host).map(|(id, _)| id)
+}
+
+fn host_of(voters: &[HostId], id: u64) -> Option<HostId> {
+    let place = usize::try_from(id).ok()?.checked_sub(1)?;
+    voters.get(place).copied()
+}
+
+const HEARTBEAT_TICKS: usize = 2;
+const ELECTION_TICKS: usize = 10;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! Voters in virtual time: lost frames, crashes that lose what was not persisted, and hostile bytes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ids::HostName,
+    trust::{SecretKey, Signer, Voter},
+};
+
+/// A draw that is the same in every run of a seed.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+#[derive(Default)]
+struct Disk {
+    restored: Restored,
+}
+
+struct Cluster {
+    genesis: Genesis,
+    nodes: Vec<Option<Consensus>>,
+    disks: Vec<Disk>,
+    applied: Vec<Vec<LogEntry>>,
+    wire: Vec<(u64, usize, HostId, Vec<u8>)>,
+    leaders: BTreeMap<u64, usize>,
+    now: u64,
+    draw: Draw,
+    loss_percent: u64,
+}
+
+impl Cluster {
+    fn new(size: u8, seed: u64) -> Self {
+        let id = |n| HostId::from(SecretKey::from_seed(&[n; 32]).public_key());
+        let mut voters: Vec<_> = (1..=size)
+            .map(|n| Voter { host: id(n), name: HostName::new(format!("h{n}")).unwrap() })
+            .collect();
+        voters.sort();
+        let genesis = Genesis { voters, generation: 0 };
+        let mut cluster = Self {
+            genesis,
+            nodes: (0..size).map(|_| None).collect(),
+            disks: (0..size).map(|_| Disk::default()).collect(),
+            applied: vec![Vec::new(); size.into()],
+            wire: Vec::new(),
+            leaders: BTreeMap::new(),
+            now: 0,
+            draw: Draw(seed),
+            loss_percent: 0,
+        };
+        for place in 0..cluster.nodes.len() {
+            cluster.start(place);
+        }
+        cluster
+    }
+
+    fn start(&mut self, place: usize) {
+        let me = self.genesis.voters[place].host;
+        let restored = self.disks[place].restored.clone();
+        // What was applied before a crash is applied again.
+        self.applied[place].clear();
+        self.nodes[place] = Some(Consensus::new(me, &self.genesis, restored, self.draw.0));
+    }
+
+    fn perform(&mut self, place: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Persist { hard_state, entries, snapshot } => {
+                    let disk = &mut self.disks[place].restored;
+                    if let Some(hard_state) = hard_state {
+                        disk.hard_state = hard_state;
+                    }
+                    if let Some(first) = entries.first() {
+                        disk.entries.retain(|entry| entry.index < first.index);
+                    }
+                    disk.entries.extend(entries);
+                    if let Some(snapshot) = snapshot {
+                        disk.entries.retain(|entry| entry.index > snapshot.index);
+                        disk.snapshot = Some(snapshot);
+                    }
+                }
+                Output::Send { to, message } => {
+                    let to = self.genesis.voters.iter().position(|v| v.host == to).unwrap();
+                    let lost = self.draw.below(100) < self.loss_percent;
+                    let at = self.now + self.draw.below(3);
+                    if !lost {
+                        let from = self.genesis.voters[place].host;
+                        self.wire.push((at, to, from, message));
+                    }
+                }
+                Output::Apply { entries } => self.applied[place].extend(entries),
+                Output::Restore(_) => {}
+                Output::Role { term, leading: true, .. } => {
+                    let leader = *self.leaders.entry(term).or_insert(place);
+                    assert_eq!(leader, place, "one leader in term {term}");
+                }
+                Output::Role { .. } => {}
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now += 1;
+        for place in 0..self.nodes.len() {
+            if let Some(node) = &mut self.nodes[place] {
+                let outputs = node.tick();
+                self.perform(place, outputs);
+            }
+        }
+        let due: Vec<_> = self.wire.extract_if(.., |(at, ..)| *at <= self.now).collect();
+        for (_, to, from, message) in due {
+            if let Some(node) = &mut self.nodes[to] {
+                let outputs = node.receive(from, &message).unwrap();
+                self.perform(to, outputs);
+            }
+        }
+        self.check_prefixes();
+    }
+
+    fn check_prefixes(&self) {
+        for pair in self.applied.windows(2) {
+            let common = pair[0].len().min(pair[1].len());
+            assert_eq!(pair[0][..common], pair[1][..common], "the same entries everywhere");
+        }
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |node: &Option<Consensus>| node.as_ref().is_some_and(Consensus::is_leading);
+        let leading = (0..self.nodes.len()).filter(|place| leads(&self.nodes[*place]));
+        leading.max_by_key(|place| self.nodes[*place].as_ref().map(Consensus::term))
+    }
+
+    fn propose(&mut self, data: u8) {
+        if let Some(leader) = self.leader()
+            && let Ok(outputs) = self.nodes[leader].as_mut().unwrap().propose(vec![data])
+        {
+            self.perform(leader, outputs);
+        }
+    }
+
+    fn chaos(&mut self, ticks: u64) {
+        self.loss_percent = self.draw.below(30);
+        for _ in 0..ticks {
+            let place = usize::try_from(self.draw.below(self.nodes.len() as u64)).unwrap();
+            match self.draw.below(60) {
+                0 => self.nodes[place] = None,
+                1..=3 if self.nodes[place].is_none() => self.start(place),
+                4..=12 => self.propose(u8::try_from(self.draw.0 % 251).unwrap()),
+                _ => {}
+            }
+            self.tick();
+        }
+    }
+
+    fn heal(&mut self) {
+        self.loss_percent = 0;
+        for place in 0..self.nodes.len() {
+            if self.nodes[place].is_none() {
+                self.start(place);
+            }
+        }
+        let before = self.applied.iter().map(Vec::len).max().unwrap();
+        for _ in 0..300 {
+            self.tick();
+            self.propose(7);
+            if self.applied.iter().all(|applied| applied.len() > before + 3) {
+                return;
+            }
+        }
+        panic!("no progress within thirty seconds after everything was well again");
+    }
+}
+
+#[test]
+fn a_single_voter_elects_itself() {
+    let mut cluster = Cluster::new(1, 1);
+    (0..30).for_each(|_| cluster.tick());
+    cluster.propose(9);
+    assert_eq!(cluster.applied[0].last().unwrap().data, [9]);
+}
+
+#[test]
+fn voters_agree_through_loss_and_crashes_and_go_on_afterwards() {
+    for seed in 0..60 {
+        for size in [3, 5] {
+            let mut cluster = Cluster::new(size, seed);
+            cluster.chaos(600);
+            cluster.heal();
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let mut cluster = Cluster::new(5, seed);
+        cluster.chaos(400);
+        (cluster.applied, cluster.leaders)
+    };
+    assert_eq!(run(11), run(11));
+    assert_ne!(run(11), run(12));
+}
+
+#[test]
+fn a_snapshot_brings_a_voter_up_to_date() {
+    let mut cluster = Cluster::new(3, 5);
+    (0..40).for_each(|_| cluster.tick());
+    let leader = cluster.leader().unwrap();
+    let late = (leader + 1) % 3;
+    cluster.nodes[late] = None;
+    for data in 0..20 {
+        cluster.propose(data);
+        cluster.tick();
+    }
+    (0..5).for_each(|_| cluster.tick());
+    let index = cluster.applied[leader].last().unwrap().index;
+    let node = cluster.nodes[leader].as_mut().unwrap();
+    let (snapshot, outputs) = node.compact(index, b"state".to_vec());
+    cluster.perform(leader, outputs);
+    cluster.start(late);
+    for _ in 0..60 {
+        cluster.now += 1;
+        for place in 0..3 {
+            if let Some(node) = &mut cluster.nodes[place] {
+                let outputs = node.tick();
+                cluster.perform(place, outputs);
+            }
+        }
+        for (_, to, from, message) in std::mem::take(&mut cluster.wire) {
+            let outputs = cluster.nodes[to].as_mut().unwrap().receive(from, &message).unwrap();
+            cluster.perform(to, outputs);
+        }
+    }
+    assert_eq!(cluster.disks[late].restored.snapshot, Some(snapshot));
+}
+
+#[test]
+fn a_stranger_has_no_voice() {
+    let mut cluster = Cluster::new(3, 1);
+    let stranger = HostId::from(SecretKey::from_seed(&[99; 32]).public_key());
+    let node = cluster.nodes[0].as_mut().unwrap();
+    assert_eq!(node.receive(stranger, b"").unwrap_err(), WireError::NotAVoter);
+}
+
+fn warm() -> Cluster {
+    let mut cluster = Cluster::new(3, 3);
+    (0..40).for_each(|_| cluster.tick());
+    for data in 0..5 {
+        cluster.propose(data);
+        cluster.tick();
+    }
+    cluster
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_bytes_of_a_voter_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut cluster = warm();
+        let from = cluster.genesis.voters[1].host;
+        drop(cluster.nodes[0].as_mut().unwrap().receive(from, &bytes));
+    }
+
+    #[test]
+    fn no_numbers_of_a_voter_cause_a_panic(
+        kind in 0usize..9,
+        term in prop_oneof![0u64..6, any::<u64>()],
+        log_term in prop_oneof![0u64..6, any::<u64>()],
+        index in prop_oneof![0u64..12, any::<u64>()],
+        commit in prop_oneof![0u64..12, any::<u64>()],
+        entry_terms in proptest::collection::vec(0u64..6, 0..4),
+        first in prop_oneof![0u64..12, any::<u64>()],
+        reject in any::<bool>(),
+        hint in prop_oneof![0u64..12, any::<u64>()],
+        requested in prop_oneof![0u64..12, any::<u64>()],
+        snapshot in proptest::option::of((0u64..20, 0u64..6)),
+        to in 0usize..3,
+    ) {
+        let mut cluster = warm();
+        let entries = entry_terms.into_iter().enumerate()
+            .map(|(n, term)| (first.saturating_add(n as u64), term)).collect();
+        let frame = wire::hostile(kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
+        let from = cluster.genesis.voters[(to + 1) % 3].host;
+        drop(cluster.nodes[to].as_mut().unwrap().receive(from, &frame));
+        for _ in 0..30 {
+            let Some(node) = &mut cluster.nodes[to] else { break };
+            let outputs = node.tick();
+            cluster.perform_without_wire(to, outputs);
+        }
+    }
+}
+
+impl Cluster {
+    /// Carries out what does not concern others.
+    fn perform_without_wire(&mut self, place: usize, outputs: Vec<Output>) {
+        let silent = outputs
+            .into_iter()
+            .filter(|output| !matches!(output, Output::Send { .. } | Output::Role { .. }));
+        let silent = silent.collect();
+        self.perform(place, silent);
+    }
+}

@@ -1,0 +1,247 @@
+//! Frames between voters: our own mirror of the library's messages, and what is checked in them.
+
+use raft::{RawNode, Storage, eraftpb, eraftpb::MessageType};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{LogEntry, Snapshot, log::Log};
+use crate::{
+    cbor::{self, DecodeError},
+    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
+};
+
+/// Why a frame was not taken in. Nothing was changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// The sender has no part in consensus.
+    #[error("from a host that is no voter")]
+    NotAVoter,
+    /// Not a frame.
+    #[error("not a consensus frame: {0}")]
+    Malformed(#[from] DecodeError),
+    /// From before an operator recovered the fleet, or after.
+    #[error("of generation {got}; this host is in generation {expected}")]
+    OtherGeneration {
+        /// This host's.
+        expected: u64,
+        /// The frame's.
+        got: u64,
+    },
+    /// Numbers that no correct voter sends.
+    #[error("impossible: {0}")]
+    Impossible(&'static str),
+}
+
+/// The kinds of message that voters send each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Append,
+    AppendResponse,
+    RequestVote,
+    RequestVoteResponse,
+    Snapshot,
+    Heartbeat,
+    HeartbeatResponse,
+    RequestPreVote,
+    RequestPreVoteResponse,
+}
+
+const KINDS: [(Kind, MessageType); 9] = [
+    (Kind::Append, MessageType::MsgAppend),
+    (Kind::AppendResponse, MessageType::MsgAppendResponse),
+    (Kind::RequestVote, MessageType::MsgRequestVote),
+    (Kind::RequestVoteResponse, MessageType::MsgRequestVoteResponse),
+    (Kind::Snapshot, MessageType::MsgSnapshot),
+    (Kind::Heartbeat, MessageType::MsgHeartbeat),
+    (Kind::HeartbeatResponse, MessageType::MsgHeartbeatResponse),
+    (Kind::RequestPreVote, MessageType::MsgRequestPreVote),
+    (Kind::RequestPreVoteResponse, MessageType::MsgRequestPreVoteResponse),
+];
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frame {
+    generation: u64,
+    kind: Kind,
+    term: u64,
+    log_term: u64,
+    index: u64,
+    entries: Vec<LogEntry>,
+    commit: u64,
+    commit_term: u64,
+    snapshot: Option<Snapshot>,
+    request_snapshot: u64,
+    reject: bool,
+    reject_hint: u64,
+}
+
+pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> {
+    let kind = KINDS.iter().find(|(_, kind)| *kind == message.msg_type);
+    // The wrapper neither forwards proposals nor transfers leadership, so no other kind is made.
+    let (kind, _) = kind.expect("the library sends the kinds of the table only");
+    let snapshot = message.snapshot.take().map(|snapshot| Snapshot {
+        index: snapshot.get_metadata().index,
+        term: snapshot.get_metadata().term,
+        state: snapshot.data.to_vec(),
+    });
+    cbor::encode(&Frame {
+        generation,
+        kind: *kind,
+        term: message.term,
+        log_term: message.log_term,
+        index: message.index,
+        entries: message.take_entries().into_iter().map(from_entry).collect(),
+        commit: message.commit,
+        commit_term: message.commit_term,
+        snapshot,
+        request_snapshot: message.request_snapshot,
+        reject: message.reject,
+        reject_hint: message.reject_hint,
+    })
+}
+
+pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Frame, WireError> {
+    let frame: Frame = cbor::decode(bytes, MESSAGE_BYTES_MAX)?;
+    if frame.generation != generation {
+        return Err(WireError::OtherGeneration { expected: generation, got: frame.generation });
+    }
+    Ok(frame)
+}
+
+/// Turns a frame into a message of the library, unless it holds numbers on which the library would
+/// panic: it trusts its peers, this wrapper does not.
+pub(super) fn admit(
+    frame: Frame,
+    from: u64,
+    node: &RawNode<Log>,
+) -> Result<eraftpb::Message, WireError> {
+    let raft = &node.raft;
+    let (committed, last) = (raft.raft_log.committed, raft.raft_log.last_index());
+    check(frame.term <= raft.term.saturating_add(TERM_LEAP_MAX), "a term far in the future")?;
+    check(frame.term > 0, "term zero")?;
+    let horizon = last.saturating_add(INDEX_LEAP_MAX);
+    check(frame.index <= horizon && frame.commit <= horizon, "an index far in the future")?;
+    check(frame.reject_hint <= horizon, "a hint far in the future")?;
+    check(frame.entries.is_empty() || frame.kind == Kind::Append, "entries out of place")?;
+    check(frame.snapshot.is_some() == (frame.kind == Kind::Snapshot), "a snapshot out of place")?;
+    match frame.kind {
+        Kind::Append => {
+            let in_a_row = (frame.index + 1..)
+                .zip(&frame.entries)
+                .all(|(index, entry)| entry.index == index && entry.term <= frame.term);
+            check(in_a_row, "entries with gaps")?;
+            let sizes = frame.entries.iter().all(|entry| entry.data.len() <= ENTRY_BYTES_MAX);
+            check(sizes, "an entry that is too long")?;
+            let keeps = |entry: &&LogEntry| {
+                entry.index > committed
+                    || node.store().term(entry.index).map_or(true, |term| term == entry.term)
+            };
+            check(frame.entries.iter().all(|entry| keeps(&entry)), "overwrites what is committed")?;
+        }
+        Kind::Heartbeat => {
+            let leading_elsewhere = frame.term >= raft.term;
+            check(!leading_elsewhere || frame.commit <= last, "commits what was never sent")?;
+        }
+        Kind::AppendResponse | Kind::HeartbeatResponse => {
+            check(frame.index <= last, "acknowledges what was never sent")?;
+        }
+        Kind::Snapshot => {
+            let index = frame.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+            check(index > 0, "an empty snapshot")?;
+            let sane = frame.snapshot.as_ref().is_some_and(|s| s.term <= frame.term);
+            check(sane, "a snapshot of the future")?;
+        }
+        Kind::RequestVote
+        | Kind::RequestVoteResponse
+        | Kind::RequestPreVote
+        | Kind::RequestPreVoteResponse => {}
+    }
+    check(frame.request_snapshot <= last, "asks for a snapshot of the future")?;
+    Ok(to_message(frame, from, node))
+}
+
+fn check(good: bool, what: &'static str) -> Result<(), WireError> {
+    if good { Ok(()) } else { Err(WireError::Impossible(what)) }
+}
+
+fn to_message(frame: Frame, from: u64, node: &RawNode<Log>) -> eraftpb::Message {
+    let kind = KINDS.iter().find(|(kind, _)| *kind == frame.kind);
+    let (_, msg_type) = kind.expect("the table has every kind");
+    let mut message = eraftpb::Message {
+        msg_type: *msg_type,
+        to: node.raft.id,
+        from,
+        term: frame.term,
+        log_term: frame.log_term,
+        index: frame.index,
+        commit: frame.commit,
+        commit_term: frame.commit_term,
+        request_snapshot: frame.request_snapshot,
+        reject: frame.reject,
+        reject_hint: frame.reject_hint,
+        ..Default::default()
+    };
+    let entries: Vec<_> = frame.entries.into_iter().map(to_entry).collect();
+    message.set_entries(entries.into());
+    if let Some(snapshot) = frame.snapshot {
+        let state = node.store().initial_state().map(|state| state.conf_state);
+        message.set_snapshot(to_snapshot(snapshot, state.unwrap_or_default()));
+    }
+    message
+}
+
+pub(super) fn to_snapshot(snapshot: Snapshot, conf_state: eraftpb::ConfState) -> eraftpb::Snapshot {
+    let mut library = eraftpb::Snapshot::default();
+    library.set_data(snapshot.state.into());
+    let metadata = library.mut_metadata();
+    metadata.index = snapshot.index;
+    metadata.term = snapshot.term;
+    metadata.set_conf_state(conf_state);
+    library
+}
+
+pub(super) fn from_entry(entry: eraftpb::Entry) -> LogEntry {
+    LogEntry { index: entry.index, term: entry.term, data: entry.data.to_vec() }
+}
+
+pub(super) fn to_entry(entry: LogEntry) -> eraftpb::Entry {
+    let LogEntry { index, term, data } = entry;
+    eraftpb::Entry { index, term, data: data.into(), ..Default::default() }
+}
+
+/// Terms rise by elections; nobody has seen this many more of them than we have.
+const TERM_LEAP_MAX: u64 = 1 << 32;
+/// Likewise for entries.
+const INDEX_LEAP_MAX: u64 = 1 << 32;
+
+/// A frame of any numbers, as a voter that was taken over could send it.
+#[cfg(test)]
+#[expect(clippy::too_many_arguments, reason = "one for each number of a frame")]
+pub(super) fn hostile(
+    kind: usize,
+    term: u64,
+    log_term: u64,
+    index: u64,
+    commit: u64,
+    entries: Vec<(u64, u64)>,
+    reject: bool,
+    reject_hint: u64,
+    request_snapshot: u64,
+    snapshot: Option<(u64, u64)>,
+) -> Vec<u8> {
+    let entry = |(index, term)| LogEntry { index, term, data: vec![1] };
+    cbor::encode(&Frame {
+        generation: 0,
+        kind: KINDS[kind].0,
+        term,
+        log_term,
+        index,
+        entries: entries.into_iter().map(entry).collect(),
+        commit,
+        commit_term: log_term,
+        snapshot: snapshot.map(|(index, term)| Snapshot { index, term, state: Vec::new() }),
+        request_snapshot,
+        reject,
+        reject_hint,
+    })
+}
