@@ -75,6 +75,8 @@ pub enum Message {
         entries: Vec<serde_bytes::ByteBuf>,
         /// The last index that the voter has applied.
         applied: u64,
+        /// Who leads, as the voter knows it.
+        leader: Option<HostId>,
     },
     /// Asks a voter for the ledger from this index on.
     WantLedger {
@@ -96,7 +98,12 @@ pub enum Message {
         /// The number to put in.
         nonce: Nonce,
     },
-    /// The answer.
+    /// Asks a voter to vouch that this certificate was counted.
+    WantAdmission {
+        /// The id of the member document.
+        member: Digest,
+    },
+    /// The answer to either.
     Receipt(Signed<Receipt>),
     /// A stop, passed on at once to every neighbour, with or without consensus.
     Stop(Signed<Order>),

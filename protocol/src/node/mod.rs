@@ -1,1 +1,603 @@
-//! To come.
+//! One host's whole mind: membership, fleet state, consensus, and its own part in rollouts.
+//!
+//! [`Node`] puts the other modules together and is itself pure. The caller feeds [`Input`]s with the
+//! time at which they came, and performs the [`Output`]s of each call in order; a `Persist` is
+//! durable before the next output is performed, and the process stops if it cannot be. Time passes
+//! by [`Input::Tick`], every [`crate::limits::TICK`].
+//!
+//! Each part has a file of its own: [`feed`] moves the ledger about, [`leader`] is what the leader
+//! proposes, [`links`] who is connected, [`rollouts`] what this host does in its groups.
+
+mod feed;
+mod leader;
+mod links;
+mod rollouts;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub use feed::LogRecord;
+
+use self::{feed::Feed, leader::Leadership, links::Links, rollouts::Rollouts};
+use crate::{
+    cbor,
+    consensus::{self, Consensus, Restored},
+    execute,
+    fleet::{Detector, Record, View},
+    ids::{Digest, HashDomain, HostId},
+    rollout::{Entry, Ledger},
+    time::{Mono, UnixSeconds},
+    trust::{MemberCert, Order, SecretKey, Signed, Subject, Trust},
+    wire::Message,
+};
+
+/// What a host is and what it remembered.
+pub struct Setup {
+    /// The host's key.
+    pub key: SecretKey,
+    /// What it believes.
+    pub trust: Arc<Trust>,
+    /// Its certificate.
+    pub cert: MemberCert,
+    /// Counts the daemon's starts, this one included.
+    pub epoch: u64,
+    /// Where others reach it.
+    pub addresses: Vec<String>,
+    /// Where to look for others before any record is known.
+    pub seeds: Vec<String>,
+    /// Addresses of hosts that were known before the restart.
+    pub known: BTreeMap<HostId, Vec<String>>,
+    /// The consensus state of a voter.
+    pub restored: Restored,
+    /// The applied log of a host that follows; a voter's is in `restored`.
+    pub followed: Vec<LogRecord>,
+    /// The ledger's snapshot that comes before the log.
+    pub snapshot: Option<consensus::Snapshot>,
+    /// Draws for everything that wants variety, and nothing that wants secrecy.
+    pub seed: u64,
+    /// The daemon's version.
+    pub version: String,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A tick has passed.
+    Tick,
+    /// A peer was admitted and its link is up.
+    LinkUp(HostId),
+    /// The last connection to a peer is gone.
+    LinkDown(HostId),
+    /// A message came over a peer's link.
+    Message(HostId, Message),
+    /// A host with a good certificate that nobody has counted yet asks to be admitted.
+    Applicant(MemberCert),
+    /// Someone on this host wants this in the ledger. The answer is [`Output::Submitted`].
+    Submit(Entry),
+    /// The executor's state; none when it cannot be reached.
+    Executor(Option<execute::Report>),
+    /// The executor answered a request; the error is for when it could not be asked.
+    Executed(Asked, Result<execute::Response, String>),
+    /// The state of a revision in this host's store.
+    Revision(Digest, Progress),
+}
+
+/// Which request an answer of the executor belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The group.
+    pub group: crate::ids::GroupName,
+    /// The deploy order.
+    pub order: Digest,
+    /// The release.
+    pub release: Digest,
+    /// The kind of request.
+    pub kind: AskedKind,
+}
+
+/// The kind of a request to the executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedKind {
+    /// `Stage`
+    Stage,
+    /// `Prepare`, for the slot.
+    Prepare(u64),
+    /// `Activate`, with the slot.
+    Activate(u64),
+    /// `Returned`, of the slot.
+    Returned(u64),
+    /// `Stop`
+    Stop,
+}
+
+/// How much of a revision is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Hundredths of its bytes.
+    Fetching(u8),
+    /// All of it.
+    Complete,
+    /// It cannot be had for now; fetching goes on.
+    Troubled(String),
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Make this durable before anything that follows.
+    Persist {
+        /// The consensus state proper; none on a host that only follows.
+        hard_state: Option<consensus::HardState>,
+        /// Entries to add; the first one replaces everything from its index on.
+        entries: Vec<LogRecord>,
+        /// Replaces everything up to its index.
+        snapshot: Option<consensus::Snapshot>,
+    },
+    /// Send over the peer's link.
+    Send(HostId, Message),
+    /// Connect to this address.
+    Dial(String),
+    /// Ask the executor.
+    Execute(Asked, Box<execute::Request>),
+    /// Bring this revision into the store and report on it.
+    Fetch {
+        /// The revision.
+        manifest: Digest,
+        /// The length of its manifest.
+        manifest_bytes: u64,
+    },
+    /// The answer to [`Input::Submit`], by the id of the submission.
+    Submitted(Digest, Result<u64, String>),
+    /// This host's certificate has become more complete: keep it.
+    Certificate(MemberCert),
+    /// The roster, or who was refused, has changed: judge new connections by it.
+    Roster,
+    /// Addresses of another host, to remember over a restart.
+    Known(HostId, Vec<String>),
+    /// Something that an operator would want to read in the log.
+    Note(String),
+}
+
+/// A host's mind. See the module's documentation.
+pub struct Node {
+    me: HostId,
+    key: SecretKey,
+    trust: Arc<Trust>,
+    cert: MemberCert,
+    member_id: Digest,
+    epoch: u64,
+    version: String,
+    addresses: Vec<String>,
+    wall: UnixSeconds,
+    now: Mono,
+    ledger: Ledger,
+    consensus: Option<Consensus>,
+    view: View,
+    detector: Detector,
+    links: Links,
+    feed: Feed,
+    leadership: Leadership,
+    rollouts: Rollouts,
+    /// My own record as it was last signed.
+    record: Option<Record>,
+    /// Orders that a stop named, known with or without the ledger.
+    stopped: BTreeSet<Digest>,
+    out: Vec<Output>,
+    next_digest_at: Mono,
+    next_admission_at: Mono,
+    next_detector_at: Mono,
+}
+
+impl Node {
+    /// Wakes a host up with what it remembered. The outputs are performed like those of
+    /// [`Node::handle`].
+    pub fn new(now: Mono, wall: UnixSeconds, setup: Setup) -> (Self, Vec<Output>) {
+        let me = HostId::from(crate::trust::Signer::public_key(&setup.key));
+        let fleet = setup.trust.fleet();
+        let voter = setup.trust.genesis().is_voter(me);
+        let consensus =
+            voter.then(|| Consensus::new(me, setup.trust.genesis(), setup.restored, setup.seed));
+        let mut node = Self {
+            me,
+            key: setup.key,
+            member_id: setup.cert.member.id(fleet),
+            cert: setup.cert,
+            epoch: setup.epoch,
+            version: setup.version,
+            addresses: setup.addresses,
+            wall,
+            now,
+            ledger: Ledger::new(setup.trust.clone()),
+            consensus,
+            view: View::new(me, fleet),
+            detector: Detector::new(me, now),
+            links: Links::new(me, setup.seeds, setup.known, setup.seed),
+            feed: Feed::default(),
+            leadership: Leadership::default(),
+            rollouts: Rollouts::default(),
+            record: None,
+            stopped: BTreeSet::new(),
+            out: Vec::new(),
+            trust: setup.trust,
+            next_digest_at: now,
+            next_admission_at: now,
+            next_detector_at: now,
+        };
+        if let Some(snapshot) = setup.snapshot {
+            node.restore(&snapshot);
+        }
+        for record in setup.followed {
+            node.apply(record.index, record.data);
+        }
+        node.publish_record();
+        let out = std::mem::take(&mut node.out);
+        (node, out)
+    }
+
+    /// Takes in what happened at `now` and says what to do about it.
+    pub fn handle(&mut self, now: Mono, wall: UnixSeconds, input: Input) -> Vec<Output> {
+        self.now = self.now.max(now);
+        self.wall = wall;
+        match input {
+            Input::Tick => self.tick(),
+            Input::LinkUp(peer) => self.link_up(peer),
+            Input::LinkDown(peer) => self.link_down(peer),
+            Input::Message(from, message) => self.message(from, message),
+            Input::Applicant(cert) => self.submit(Entry::Admit(Box::new(cert)), false),
+            Input::Submit(entry) => {
+                // A stop does not wait for the voters.
+                if let Entry::Order(order) = &entry {
+                    self.stop(order.clone(), None);
+                }
+                self.submit(entry, true);
+            }
+            Input::Executor(report) => self.rollouts.reported(report),
+            Input::Executed(asked, answer) => self.executed(asked, answer),
+            Input::Revision(manifest, progress) => {
+                self.rollouts.revisions.insert(manifest, progress);
+            }
+        }
+        self.roll_out();
+        self.publish_record();
+        std::mem::take(&mut self.out)
+    }
+
+    /// Time passes: consensus, failure verdicts, repeats.
+    fn tick(&mut self) {
+        if let Some(consensus) = &mut self.consensus {
+            let outputs = consensus.tick();
+            self.consensus_outputs(outputs);
+        }
+        if self.now >= self.next_detector_at {
+            self.next_detector_at = self.now + DETECT_EVERY;
+            let neighbours = self.others();
+            self.detector.tick(self.now, &self.view, &neighbours);
+        }
+        self.tend_links();
+        self.tend_feed();
+        self.lead();
+        if self.now >= self.next_digest_at {
+            self.next_digest_at = self.now + RECONCILE_EVERY;
+            if let Some(peer) = self.links.any() {
+                self.send(peer, Message::Digest(self.view.versions()));
+            }
+        }
+        if self.now >= self.next_admission_at {
+            self.next_admission_at = self.now + ADMISSION_EVERY;
+            self.tend_admission();
+        }
+    }
+
+    fn message(&mut self, from: HostId, message: Message) {
+        self.detector.heard(self.now, from);
+        match message {
+            Message::Heartbeat => {}
+            Message::Records(records) => self.records(from, &records),
+            Message::Digest(versions) => {
+                let (newer_here, newer_there) = self.view.compare(&versions);
+                self.send_records(from, &newer_here);
+                if !newer_there.is_empty() {
+                    self.send(from, Message::WantRecords(newer_there));
+                }
+            }
+            Message::WantRecords(hosts) => self.send_records(from, &hosts),
+            Message::Consensus(bytes) => self.consensus_message(from, &bytes),
+            Message::Submit { id, entry } => self.submitted_by(from, id, *entry),
+            Message::SubmitRefused { id, reason } => self.submit_refused(id, reason),
+            Message::Ledger { first, entries, applied, leader } => {
+                self.follow(from, first, entries, applied, leader);
+            }
+            Message::WantLedger { first } => self.serve_ledger(from, first),
+            Message::LedgerSnapshot { index, state } => self.follow_snapshot(from, index, state),
+            Message::WantReceipt { token, nonce } => self.give_receipt(from, token, nonce),
+            Message::WantAdmission { member } => self.give_admission(from, member),
+            Message::Receipt(receipt) => self.receipt(from, &receipt),
+            Message::Stop(stop) => self.stop(stop, Some(from)),
+            // Transfers are the caller's: it has the store.
+            Message::Have(_) => {}
+        }
+    }
+
+    /// Takes in records and passes on those that are new.
+    fn records(&mut self, from: HostId, records: &[Signed<Record>]) {
+        let mut news = Vec::new();
+        for record in records {
+            let ledger = &self.ledger;
+            let genesis = self.trust.genesis();
+            let is_member =
+                |host: HostId| ledger.is_member(host) || genesis.is_voter(host) || host == from;
+            match self.view.insert(self.now, record, is_member) {
+                Ok(crate::fleet::Inserted::New) => news.push(record.clone()),
+                Ok(_) => {}
+                Err(error) => {
+                    let peer = self.name_of(from);
+                    self.out.push(Output::Note(format!("record from {peer} refused: {error}")));
+                }
+            }
+        }
+        if news.is_empty() {
+            return;
+        }
+        self.learn_addresses();
+        for peer in self.links.up().filter(|peer| *peer != from).collect::<Vec<_>>() {
+            self.send(peer, Message::Records(news.clone()));
+        }
+    }
+
+    fn send_records(&mut self, to: HostId, hosts: &[HostId]) {
+        let records: Vec<_> =
+            hosts.iter().filter_map(|host| self.view.signed(*host).cloned()).collect();
+        // A batch stays well under the limit of one message.
+        for batch in records.chunks(RECORDS_PER_MESSAGE) {
+            self.send(to, Message::Records(batch.to_vec()));
+        }
+    }
+
+    /// Signs a new record if anything that it says has changed, and spreads it.
+    fn publish_record(&mut self) {
+        let mut record = Record {
+            host: self.me,
+            epoch: self.epoch,
+            groups: self.rollouts.statuses(),
+            accused: self.detector.accused(),
+            version: self.version.clone(),
+            sequence: 0,
+            addresses: self.addresses.clone(),
+            signed_at: self.wall,
+        };
+        let refute = self.detector.accused_me(&self.view);
+        if let Some(last) = &self.record {
+            record.sequence = last.sequence;
+            record.signed_at = last.signed_at;
+            if record == *last && !refute {
+                return;
+            }
+            record.signed_at = self.wall;
+        }
+        record.sequence += 1;
+        let Some(signed) = self.sign(&record) else { return };
+        let me = self.me;
+        if let Err(error) = self.view.insert(self.now, &signed, |host| host == me) {
+            self.out.push(Output::Note(format!("own record refused: {error}")));
+            return;
+        }
+        self.record = Some(record);
+        for peer in self.links.up().collect::<Vec<_>>() {
+            self.send(peer, Message::Records(vec![signed.clone()]));
+        }
+    }
+
+    /// Takes an order to heart at once if it is a stop, and passes it on. Old news ends here, and so
+    /// does the flood.
+    fn stop(&mut self, stop: Signed<Order>, from: Option<HostId>) {
+        let Ok(verified) = self.trust.order(&stop) else { return };
+        let crate::trust::Action::Stop { order } = verified.content().action else { return };
+        if !self.stopped.insert(order) {
+            return;
+        }
+        let group = verified.content().group.clone();
+        self.out.push(Output::Note(format!("group {group}: a stop arrived; nothing more begins")));
+        let asked = Asked { group, order, release: Digest::ZERO, kind: AskedKind::Stop };
+        self.out.push(Output::Execute(asked, Box::new(execute::Request::Stop(stop.clone()))));
+        for peer in self.links.up().filter(|peer| Some(*peer) != from).collect::<Vec<_>>() {
+            self.send(peer, Message::Stop(stop.clone()));
+        }
+    }
+
+    fn executed(&mut self, asked: Asked, answer: Result<execute::Response, String>) {
+        self.rollouts.answered(self.now, &asked, &answer);
+        let reason = match answer {
+            Ok(execute::Response::Refused { reason }) => reason,
+            Err(error) => error,
+            Ok(_) => return,
+        };
+        let (group, kind) = (&asked.group, asked.kind);
+        self.out.push(Output::Note(format!("group {group}: executor, {kind:?}: {reason}")));
+    }
+
+    /// Gets this host into the ledger, and the voters' receipts for its certificate.
+    fn tend_admission(&mut self) {
+        if !self.ledger.is_member(self.me) {
+            self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
+            return;
+        }
+        let counted = self.trust.genesis().majority();
+        if !self.cert.is_counted() || self.cert.receipts.len() >= counted {
+            return;
+        }
+        let member = self.member_id;
+        for voter in self.voters() {
+            if voter == self.me {
+                if let Some(receipt) = self.sign_admission(member) {
+                    self.keep_admission(receipt);
+                }
+            } else if self.links.is_up(voter) {
+                self.send(voter, Message::WantAdmission { member });
+            }
+        }
+    }
+
+    fn give_admission(&mut self, to: HostId, member: Digest) {
+        if let Some(receipt) = self.sign_admission(member) {
+            self.send(to, Message::Receipt(receipt));
+        }
+    }
+
+    /// A voter's receipt for a certificate that its ledger holds.
+    pub fn sign_admission(&self, member: Digest) -> Option<Signed<crate::trust::Receipt>> {
+        self.consensus.as_ref()?;
+        let (index, entry) = self.ledger.admission(member)?;
+        self.sign(&crate::trust::Receipt {
+            entry,
+            index,
+            voter: self.me,
+            subject: Subject::Admission { member },
+            generation: self.trust.genesis().generation,
+        })
+    }
+
+    fn give_receipt(&mut self, to: HostId, token: u64, nonce: crate::ids::Nonce) {
+        if let Some(receipt) = self.sign_slot(to, token, nonce) {
+            self.send(to, Message::Receipt(receipt));
+        }
+    }
+
+    /// A voter's receipt for a slot that `host` holds in its ledger.
+    fn sign_slot(
+        &self,
+        host: HostId,
+        token: u64,
+        nonce: crate::ids::Nonce,
+    ) -> Option<Signed<crate::trust::Receipt>> {
+        self.consensus.as_ref()?;
+        let (holder, subject, entry) = self.ledger.receipt_subject(token, nonce)?;
+        if holder != host {
+            return None;
+        }
+        self.sign(&crate::trust::Receipt {
+            entry,
+            index: token,
+            voter: self.me,
+            subject,
+            generation: self.trust.genesis().generation,
+        })
+    }
+
+    fn receipt(&mut self, from: HostId, receipt: &Signed<crate::trust::Receipt>) {
+        let Ok(verified) = receipt.verify_host(self.trust.fleet()) else { return };
+        if verified.content().voter != from || !self.trust.genesis().is_voter(from) {
+            return;
+        }
+        match &verified.content().subject {
+            Subject::Admission { member } if *member == self.member_id => {
+                self.keep_admission(receipt.clone());
+            }
+            Subject::Admission { .. } => {}
+            Subject::Slot { nonce, .. } => {
+                self.rollouts.receipt(from, verified.content().index, *nonce, receipt.clone());
+            }
+        }
+    }
+
+    /// Adds a receipt to this host's certificate, one for each voter.
+    fn keep_admission(&mut self, receipt: Signed<crate::trust::Receipt>) {
+        if self.cert.receipts.contains(&receipt) {
+            return;
+        }
+        self.cert.receipts.push(receipt);
+        if self.cert.verify(&self.trust, self.wall).is_ok() {
+            self.out.push(Output::Certificate(self.cert.clone()));
+        }
+    }
+
+    fn sign<T: crate::trust::Document>(&self, content: &T) -> Option<Signed<T>> {
+        // A key in memory always signs; what may fail is the content's own check.
+        Signed::new(content, self.trust.fleet(), &[&self.key]).ok()
+    }
+
+    fn send(&mut self, to: HostId, message: Message) {
+        self.out.push(Output::Send(to, message));
+    }
+
+    fn voters(&self) -> Vec<HostId> {
+        self.trust.genesis().voters.iter().map(|voter| voter.host).collect()
+    }
+
+    /// All members but this one.
+    fn others(&self) -> Vec<HostId> {
+        self.ledger.members().map(|member| member.host).filter(|host| *host != self.me).collect()
+    }
+
+    fn name_of(&self, host: HostId) -> String {
+        self.ledger.name_of(host).map_or_else(|| host.short(), ToString::to_string)
+    }
+
+    /// This host.
+    pub fn me(&self) -> HostId {
+        self.me
+    }
+
+    /// The replicated state, as far as it is known here.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The newest records.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How a host stands, by everybody's records.
+    pub fn standing(&self, host: HostId) -> crate::fleet::Standing {
+        self.detector.verdict(self.now, host, &self.view)
+    }
+
+    /// The consensus, on a voter.
+    pub fn consensus(&self) -> Option<&Consensus> {
+        self.consensus.as_ref()
+    }
+
+    /// The leader, as far as it is known here: a host that follows goes by what voters say.
+    pub fn leader(&self) -> Option<HostId> {
+        match &self.consensus {
+            Some(consensus) => consensus.leader(),
+            None => self.feed.heard_leader,
+        }
+    }
+
+    /// This host's certificate.
+    pub fn cert(&self) -> &MemberCert {
+        &self.cert
+    }
+
+    /// True if a peer's link is up.
+    pub fn is_connected(&self, peer: HostId) -> bool {
+        self.links.is_up(peer)
+    }
+
+    /// Certificates that the voters refused, by the id of the member document, and why.
+    pub fn refused_members(&self) -> &BTreeMap<Digest, String> {
+        &self.feed.refused_members
+    }
+
+    /// Every promise that one host can check about itself. Panics if one is broken.
+    pub fn check_invariants(&self) {
+        self.ledger.check_invariants();
+        assert!(self.feed.is_bounded(), "submissions are bounded");
+    }
+}
+
+/// Names a submission, so that its answer finds back.
+pub fn submission_id(entry: &Entry) -> Digest {
+    Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(entry)])
+}
+
+const DETECT_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+const RECONCILE_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+const RECORDS_PER_MESSAGE: usize = 64;
+
+#[cfg(test)]
+mod tests;

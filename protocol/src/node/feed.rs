@@ -1,0 +1,417 @@
+//! The ledger's ways in and out: submissions to the leader, entries to those who follow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde_bytes::ByteBuf;
+
+use super::{Node, Output, submission_id};
+use crate::{
+    consensus::{self, LogEntry, Snapshot},
+    ids::{Digest, HostId},
+    limits::{ENTRIES_PER_MESSAGE_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_EVERY_ENTRIES},
+    rollout::{Entry, Ledger, Stamped},
+    time::Mono,
+    wire::Message,
+};
+
+/// An entry of the log as it is kept on disk. One that a host followed has term 0.
+pub type LogRecord = LogEntry;
+
+/// What is under way between this host and the ledger.
+#[derive(Default)]
+pub(super) struct Feed {
+    /// Applied entries since the snapshot, for those who follow.
+    log: BTreeMap<u64, Vec<u8>>,
+    snapshot: Option<Snapshot>,
+    /// Who gets entries as they are applied.
+    pub(super) followers: BTreeSet<HostId>,
+    /// This host's own submissions that do not show in the ledger yet.
+    pending: BTreeMap<Digest, Pending>,
+    /// Submissions that were passed on, for the way back of a refusal.
+    forwarded: BTreeMap<Digest, HostId>,
+    /// The leader's own proposals that are not applied yet.
+    pub(super) proposed: BTreeMap<Digest, Mono>,
+    /// Certificates that were handed in, by submission, for what comes back.
+    applicants: BTreeMap<Digest, Digest>,
+    /// Who leads, as a voter said it, on a host that follows.
+    pub(super) heard_leader: Option<HostId>,
+    /// Certificates that the voters refused, and why.
+    pub(super) refused_members: BTreeMap<Digest, String>,
+}
+
+struct Pending {
+    entry: Entry,
+    next_at: Mono,
+    /// Someone waits for the answer until then.
+    answer_by: Option<Mono>,
+}
+
+impl Feed {
+    pub(super) fn is_bounded(&self) -> bool {
+        [self.pending.len(), self.forwarded.len(), self.applicants.len()]
+            .into_iter()
+            .all(|length| length <= PENDING_MAX)
+    }
+}
+
+impl Node {
+    /// Sees to it that `entry` gets into the ledger. With `answer`, the outcome is reported.
+    pub(super) fn submit(&mut self, entry: Entry, answer: bool) {
+        let id = submission_id(&entry);
+        let answer_by = answer.then(|| self.now + ANSWER_WITHIN);
+        if let Some(pending) = self.feed.pending.get_mut(&id) {
+            pending.answer_by = pending.answer_by.max(answer_by);
+            return;
+        }
+        if self.feed.pending.len() >= PENDING_MAX {
+            if answer {
+                let busy = "too many submissions are under way; try again in a moment".into();
+                self.out.push(Output::Submitted(id, Err(busy)));
+            }
+            return;
+        }
+        if let Entry::Admit(cert) = &entry {
+            if self.feed.applicants.len() >= PENDING_MAX {
+                self.feed.applicants.clear();
+            }
+            self.feed.applicants.insert(id, cert.member.id(self.trust.fleet()));
+        }
+        self.feed.pending.insert(id, Pending { entry, next_at: self.now, answer_by });
+        self.push_submission(id);
+    }
+
+    /// Repeats what was not answered; gives up on what nobody waits for any more.
+    pub(super) fn tend_feed(&mut self) {
+        let now = self.now;
+        let due = self.feed.pending.iter().filter(|(_, pending)| pending.next_at <= now);
+        let due: Vec<_> = due.map(|(id, _)| *id).collect();
+        for id in due {
+            let late = self.feed.pending.get(&id).and_then(|pending| pending.answer_by);
+            if late.is_some_and(|by| by <= now) {
+                let reason = "the voters did not answer: no majority of them can be reached";
+                self.settle(id, Err(reason.into()));
+            } else {
+                self.push_submission(id);
+            }
+        }
+        self.feed.proposed.retain(|_, at| now.since(*at) < PROPOSAL_LOST_AFTER);
+    }
+
+    fn push_submission(&mut self, id: Digest) {
+        let now = self.now;
+        let Some(pending) = self.feed.pending.get_mut(&id) else { return };
+        pending.next_at = now + RETRY_EVERY;
+        let entry = pending.entry.clone();
+        // What nobody waits for is tried once; whoever still wants it says so again.
+        if pending.answer_by.is_none() {
+            self.feed.pending.remove(&id);
+        }
+        if self.is_leading() {
+            self.propose_checked(id, entry, None);
+        } else if let Some(voter) = self.way_to_leader() {
+            self.send(voter, Message::Submit { id, entry: Box::new(entry) });
+        }
+    }
+
+    fn way_to_leader(&mut self) -> Option<HostId> {
+        let leader = self.leader().filter(|leader| self.links.is_up(*leader));
+        leader.or_else(|| {
+            let voters: Vec<_> = self.voters();
+            let up: Vec<_> = voters.into_iter().filter(|voter| self.links.is_up(*voter)).collect();
+            // Another voter each time: the first may be cut off from the leader.
+            let turn = usize::try_from(self.now.0 / 1_000_000).unwrap_or(0);
+            up.get(turn % up.len().max(1)).copied()
+        })
+    }
+
+    /// A peer hands in an entry: the leader judges it, another voter passes it on once.
+    pub(super) fn submitted_by(&mut self, from: HostId, id: Digest, entry: Entry) {
+        if self.is_leading() {
+            self.propose_checked(id, entry, Some(from));
+        } else if !self.trust.genesis().is_voter(from)
+            && let Some(leader) = self.leader().filter(|leader| self.links.is_up(*leader))
+        {
+            if self.feed.forwarded.len() >= PENDING_MAX {
+                self.feed.forwarded.clear();
+            }
+            self.feed.forwarded.insert(id, from);
+            self.send(leader, Message::Submit { id, entry: Box::new(entry) });
+        }
+    }
+
+    /// Proposes `entry` if it would be applied now, else says why not.
+    pub(super) fn propose_checked(&mut self, id: Digest, entry: Entry, from: Option<HostId>) {
+        if self.feed.proposed.contains_key(&id) {
+            return;
+        }
+        // What only the leader may say is not taken from anybody else.
+        let own = matches!(entry, Entry::Grant(_) | Entry::Health { .. });
+        if own && from.is_some() {
+            return;
+        }
+        if let Err(refusal) = self.ledger.check(self.wall, &entry) {
+            self.refuse_submission(id, &entry, from, refusal.to_string());
+            return;
+        }
+        let stamped = Stamped { at: self.wall, entry };
+        let Some(consensus) = &mut self.consensus else { return };
+        if let Ok(outputs) = consensus.propose(stamped.to_bytes()) {
+            self.feed.proposed.insert(id, self.now);
+            self.consensus_outputs(outputs);
+        }
+    }
+
+    fn refuse_submission(
+        &mut self,
+        id: Digest,
+        entry: &Entry,
+        from: Option<HostId>,
+        reason: String,
+    ) {
+        if let Entry::Admit(cert) = entry {
+            self.remember_refused(cert.member.id(self.trust.fleet()), reason.clone());
+        }
+        match from {
+            Some(peer) => self.send(peer, Message::SubmitRefused { id, reason }),
+            None => self.settle(id, Err(reason)),
+        }
+    }
+
+    pub(super) fn submit_refused(&mut self, id: Digest, reason: String) {
+        if let Some(member) = self.feed.applicants.remove(&id) {
+            self.remember_refused(member, reason.clone());
+        }
+        if let Some(origin) = self.feed.forwarded.remove(&id) {
+            self.send(origin, Message::SubmitRefused { id, reason: reason.clone() });
+        }
+        self.settle(id, Err(reason));
+    }
+
+    fn remember_refused(&mut self, member: Digest, reason: String) {
+        if self.feed.refused_members.len() >= HOSTS_MAX {
+            self.feed.refused_members.clear();
+        }
+        self.feed.refused_members.insert(member, reason);
+        self.out.push(Output::Roster);
+    }
+
+    fn settle(&mut self, id: Digest, outcome: Result<u64, String>) {
+        let pending = self.feed.pending.remove(&id);
+        if pending.is_some_and(|pending| pending.answer_by.is_some()) {
+            self.out.push(Output::Submitted(id, outcome));
+        }
+    }
+
+    pub(super) fn consensus_message(&mut self, from: HostId, bytes: &[u8]) {
+        let Some(consensus) = &mut self.consensus else { return };
+        match consensus.receive(from, bytes) {
+            Ok(outputs) => self.consensus_outputs(outputs),
+            Err(error) => {
+                let peer = self.name_of(from);
+                self.out.push(Output::Note(format!("consensus message from {peer}: {error}")));
+            }
+        }
+    }
+
+    pub(super) fn consensus_outputs(&mut self, outputs: Vec<consensus::Output>) {
+        for output in outputs {
+            match output {
+                consensus::Output::Persist { hard_state, entries, snapshot } => {
+                    self.out.push(Output::Persist { hard_state, entries, snapshot });
+                }
+                consensus::Output::Send { to, message } => {
+                    if self.links.is_up(to) {
+                        self.send(to, Message::Consensus(message));
+                    }
+                }
+                consensus::Output::Apply { entries } => {
+                    let first = entries.first().map(|entry| entry.index);
+                    for entry in entries {
+                        self.apply(entry.index, entry.data);
+                    }
+                    if let Some(first) = first {
+                        self.feed_followers(first);
+                    }
+                    self.compact();
+                }
+                consensus::Output::Restore(snapshot) => self.restore(&snapshot),
+                consensus::Output::Role { leader, term, leading } => {
+                    self.role_changed(leader, term, leading);
+                }
+            }
+        }
+    }
+
+    /// Applies one entry of the log. Entries come in order; an old one changes nothing.
+    pub(super) fn apply(&mut self, index: u64, data: Vec<u8>) {
+        if index <= self.ledger.applied_index() {
+            return;
+        }
+        let stamped = Stamped::from_bytes(&data);
+        match stamped {
+            Ok(stamped) => self.apply_stamped(index, &data, &stamped),
+            Err(_) => self.ledger.skip(index),
+        }
+        self.feed.log.insert(index, data);
+    }
+
+    fn apply_stamped(&mut self, index: u64, data: &[u8], stamped: &Stamped) {
+        let id = submission_id(&stamped.entry);
+        let outcome = self.ledger.apply(index, Stamped::hash(data), stamped);
+        self.feed.proposed.remove(&id);
+        self.feed.forwarded.remove(&id);
+        if let (Entry::Admit(cert), Err(refusal)) = (&stamped.entry, &outcome) {
+            self.remember_refused(cert.member.id(self.trust.fleet()), refusal.to_string());
+        }
+        if matches!(stamped.entry, Entry::Admit(_)) {
+            self.out.push(Output::Roster);
+        }
+        self.settle(id, outcome.map(|_| index).map_err(|refusal| refusal.to_string()));
+    }
+
+    pub(super) fn restore(&mut self, snapshot: &Snapshot) {
+        match Ledger::restore(self.trust.clone(), &snapshot.state) {
+            Ok(ledger) if ledger.applied_index() >= self.ledger.applied_index() => {
+                self.ledger = ledger;
+                self.feed.log.clear();
+                self.feed.snapshot = Some(snapshot.clone());
+                self.out.push(Output::Roster);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.out
+                    .push(Output::Note(format!("a snapshot of the ledger is refused: {error}")));
+            }
+        }
+    }
+
+    /// Replaces a long log by a snapshot, on disk and in memory.
+    fn compact(&mut self) {
+        if u64::try_from(self.feed.log.len()).unwrap_or(u64::MAX) < SNAPSHOT_EVERY_ENTRIES {
+            return;
+        }
+        let index = self.ledger.applied_index();
+        let state = self.ledger.snapshot();
+        let snapshot = match &mut self.consensus {
+            Some(consensus) => {
+                let (snapshot, outputs) = consensus.compact(index, state);
+                self.consensus_outputs(outputs);
+                snapshot
+            }
+            None => {
+                let snapshot = Snapshot { index, term: 0, state };
+                let kept = Some(snapshot.clone());
+                let (hard_state, entries) = (None, Vec::new());
+                self.out.push(Output::Persist { hard_state, entries, snapshot: kept });
+                snapshot
+            }
+        };
+        self.feed.log.clear();
+        self.feed.snapshot = Some(snapshot);
+    }
+
+    // --- following ---
+
+    /// Asks a voter for what this host has not seen, if this host follows.
+    pub(super) fn ask_ledger_of(&mut self, peer: HostId) {
+        if self.consensus.is_none() && self.trust.genesis().is_voter(peer) {
+            let first = self.ledger.applied_index() + 1;
+            self.send(peer, Message::WantLedger { first });
+        }
+    }
+
+    pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
+        if self.consensus.is_none() {
+            return;
+        }
+        self.feed.followers.insert(to);
+        let snapshot = self.feed.snapshot.clone();
+        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.index >= first) {
+            let next = snapshot.index + 1;
+            let Snapshot { index, state, .. } = snapshot;
+            self.send(to, Message::LedgerSnapshot { index, state });
+            self.send_entries(to, next);
+        } else {
+            self.send_entries(to, first);
+        }
+    }
+
+    /// Sends followers what was applied from `first` on, and who leads.
+    pub(super) fn feed_followers(&mut self, first: u64) {
+        let followers = self.feed.followers.iter().copied().filter(|peer| self.links.is_up(*peer));
+        for peer in followers.collect::<Vec<_>>() {
+            self.send_entries(peer, first);
+        }
+    }
+
+    fn send_entries(&mut self, to: HostId, first: u64) {
+        let applied = self.ledger.applied_index();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for (_, data) in self.feed.log.range(first..).take(ENTRIES_PER_MESSAGE_MAX) {
+            bytes += data.len() + 8;
+            if bytes > MESSAGE_BYTES_MAX / 2 {
+                break;
+            }
+            entries.push(ByteBuf::from(data.clone()));
+        }
+        let leader = self.leader();
+        self.send(to, Message::Ledger { first, entries, applied, leader });
+    }
+
+    /// Takes in entries that a voter has applied.
+    pub(super) fn follow(
+        &mut self,
+        from: HostId,
+        first: u64,
+        entries: Vec<ByteBuf>,
+        voter_applied: u64,
+        leader: Option<HostId>,
+    ) {
+        if self.consensus.is_some() || !self.trust.genesis().is_voter(from) {
+            return;
+        }
+        self.feed.heard_leader = leader;
+        if first > self.ledger.applied_index() + 1 {
+            self.ask_ledger_of(from);
+            return;
+        }
+        let mut kept = Vec::new();
+        for (index, data) in (first..).zip(entries) {
+            if index == self.ledger.applied_index() + 1 {
+                let data = data.into_vec();
+                kept.push(LogEntry::followed(index, data.clone()));
+                self.apply(index, data);
+            }
+        }
+        if kept.is_empty() {
+            return;
+        }
+        let (hard_state, snapshot) = (None, None);
+        self.out.push(Output::Persist { hard_state, entries: kept, snapshot });
+        self.compact();
+        if self.ledger.applied_index() < voter_applied {
+            self.ask_ledger_of(from);
+        }
+    }
+
+    pub(super) fn follow_snapshot(&mut self, from: HostId, index: u64, state: Vec<u8>) {
+        let behind = self.ledger.applied_index() < index;
+        if self.consensus.is_some() || !self.trust.genesis().is_voter(from) || !behind {
+            return;
+        }
+        let snapshot = Snapshot { index, term: 0, state };
+        self.restore(&snapshot);
+        if self.ledger.applied_index() == index {
+            let (hard_state, entries) = (None, Vec::new());
+            self.out.push(Output::Persist { hard_state, entries, snapshot: Some(snapshot) });
+        }
+    }
+}
+
+const PENDING_MAX: usize = 1024;
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const RETRY_EVERY: Duration = Duration::from_millis(700);
+const PROPOSAL_LOST_AFTER: Duration = Duration::from_secs(3);

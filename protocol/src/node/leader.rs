@@ -1,0 +1,91 @@
+//! What the leader proposes of its own accord: slots that may be granted, and hosts' health.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Node, Output, submission_id};
+use crate::{
+    consensus::Consensus,
+    fleet::{HostState, Standing},
+    ids::HostId,
+    rollout::Entry,
+    time::Mono,
+};
+
+/// This host's time as leader.
+#[derive(Default)]
+pub(super) struct Leadership {
+    leading: bool,
+    since: Mono,
+    /// Since when a host that counts as unhealthy has looked well again.
+    well_since: BTreeMap<HostId, Mono>,
+}
+
+impl Node {
+    pub(super) fn is_leading(&self) -> bool {
+        self.leadership.leading
+    }
+
+    pub(super) fn role_changed(&mut self, leader: Option<HostId>, term: u64, leading: bool) {
+        if leading && !self.leadership.leading {
+            self.leadership = Leadership { leading, since: self.now, well_since: BTreeMap::new() };
+            self.feed.proposed.clear();
+        }
+        self.leadership.leading = leading;
+        self.feed_followers(self.ledger.applied_index() + 1);
+        let who = leader.map_or_else(|| "nobody".into(), |leader| self.name_of(leader));
+        self.out.push(Output::Note(format!("consensus: {who} leads in term {term}")));
+    }
+
+    pub(super) fn lead(&mut self) {
+        if !self.consensus.as_ref().is_some_and(Consensus::is_leading) {
+            self.leadership.leading = false;
+            return;
+        }
+        self.propose_health();
+        // Suggestions build on what is applied; they wait until the last ones are.
+        if self.feed.proposed.is_empty() {
+            for grant in self.ledger.next_grants() {
+                let entry = Entry::Grant(grant);
+                self.propose_checked(submission_id(&entry), entry, None);
+            }
+        }
+    }
+
+    /// Tells the ledger who is down. Getting in is quick, getting out takes a while of health.
+    fn propose_health(&mut self) {
+        let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
+        for host in members {
+            let looks_well = self.looks_well(host);
+            let counts_as_well = self.ledger.is_healthy(host);
+            let settled = if looks_well {
+                let since = *self.leadership.well_since.entry(host).or_insert(self.now);
+                self.now.since(since) >= WELL_FOR
+            } else {
+                self.leadership.well_since.remove(&host);
+                true
+            };
+            if looks_well != counts_as_well && settled {
+                let entry = Entry::Health { host, healthy: looks_well };
+                self.propose_checked(submission_id(&entry), entry, None);
+            }
+        }
+    }
+
+    fn looks_well(&self, host: HostId) -> bool {
+        if host == self.me {
+            return true;
+        }
+        match self.standing(host) {
+            Standing::Unreachable { .. } => false,
+            // A host that was never heard of gets some time to appear.
+            Standing::Unknown => self.now.since(self.leadership.since) < APPEAR_WITHIN,
+            Standing::Reachable | Standing::Suspect { .. } => {
+                let record = self.view.get(host);
+                record.is_none_or(|r| r.groups.iter().all(|g| g.state != HostState::Failed))
+            }
+        }
+    }
+}
+
+const WELL_FOR: Duration = Duration::from_secs(1);
+const APPEAR_WITHIN: Duration = Duration::from_secs(15);

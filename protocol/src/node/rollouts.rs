@@ -1,0 +1,412 @@
+//! What this host does in its groups: stage, ask for a slot, collect receipts, act, give it back.
+//!
+//! Nothing here is remembered over a restart. Where a rollout stands is read off the ledger, the
+//! executor's report and the store each time; the little that is kept paces questions and collects
+//! answers. So a daemon that dies at any moment goes on when it is back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Asked, AskedKind, Node, Output, Progress};
+use crate::{
+    execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
+    fleet::{GroupStatus, HostState},
+    ids::{Digest, GroupName, HostId, Nonce},
+    limits::RECEIPT_AGE_MAX,
+    rollout::{Assignment, Entry},
+    time::Mono,
+    trust::{Done, Outcome, Receipt, Signed, Want},
+    wire::Message,
+};
+
+/// This host's rollouts.
+#[derive(Default)]
+pub(super) struct Rollouts {
+    /// The executor's newest report.
+    executor: Option<Report>,
+    /// Revisions that the store was asked for.
+    pub(super) revisions: BTreeMap<Digest, Progress>,
+    groups: BTreeMap<GroupName, Rollout>,
+    /// Collected receipts, for the one slot that a host can hold.
+    claim: Option<Claim>,
+}
+
+/// What is kept for one group between two steps.
+#[derive(Default)]
+struct Rollout {
+    status: Option<GroupStatus>,
+    /// The question that the executor has not answered yet, and since when.
+    asking: Option<(AskedKind, Mono)>,
+    /// The release that the executor will not stage, and why.
+    unfit: Option<(Digest, Digest, String)>,
+    /// The slot whose end was seen, and when: health is watched from then on.
+    ended: Option<(u64, Mono)>,
+    /// When a question to the ledger may be repeated.
+    next_submit_at: Mono,
+    /// When the executor may be asked again after it refused.
+    next_ask_at: Mono,
+}
+
+/// Receipts on the way to a majority.
+struct Claim {
+    token: u64,
+    nonce: Nonce,
+    since: Mono,
+    next_ask_at: Mono,
+    receipts: BTreeMap<HostId, Signed<Receipt>>,
+}
+
+impl Rollouts {
+    pub(super) fn statuses(&self) -> Vec<GroupStatus> {
+        self.groups.values().filter_map(|rollout| rollout.status.clone()).collect()
+    }
+
+    /// Notes the executor's state; none when it cannot be reached.
+    pub(super) fn reported(&mut self, report: Option<Report>) {
+        self.executor = report;
+        self.groups.values_mut().for_each(|rollout| rollout.next_ask_at = Mono::default());
+    }
+
+    /// Notes an answer of the executor.
+    pub(super) fn answered(&mut self, now: Mono, asked: &Asked, answer: &Result<Response, String>) {
+        let rollout = self.groups.entry(asked.group.clone()).or_default();
+        if rollout.asking.is_some_and(|(kind, _)| kind == asked.kind) {
+            rollout.asking = None;
+        }
+        match (asked.kind, answer) {
+            (AskedKind::Prepare(token), Ok(Response::Prepared { nonce })) => {
+                let (since, next_ask_at, receipts) = (now, now, BTreeMap::new());
+                let nonce = *nonce;
+                self.claim = Some(Claim { token, nonce, since, next_ask_at, receipts });
+            }
+            (AskedKind::Stage, Ok(Response::Refused { reason })) => {
+                rollout.unfit = Some((asked.order, asked.release, reason.clone()));
+            }
+            (AskedKind::Activate(_), Ok(Response::Refused { .. })) => {
+                self.claim = None;
+                rollout.next_ask_at = now + ASK_AGAIN_AFTER;
+            }
+            // What was accepted shows in the next report, and only then is it clear what is next.
+            (_, Ok(Response::Accepted | Response::Refused { .. }) | Err(_)) => {
+                rollout.next_ask_at = now + ASK_AGAIN_AFTER;
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes a voter's receipt, if it is for the present claim.
+    pub(super) fn receipt(
+        &mut self,
+        voter: HostId,
+        token: u64,
+        nonce: Nonce,
+        receipt: Signed<Receipt>,
+    ) {
+        if let Some(claim) = &mut self.claim
+            && (claim.token, claim.nonce) == (token, nonce)
+        {
+            claim.receipts.insert(voter, receipt);
+        }
+    }
+
+    fn report(&self, group: &GroupName) -> Option<&GroupReport> {
+        self.executor.as_ref()?.groups.iter().find(|report| report.group == *group)
+    }
+}
+
+impl Node {
+    /// Takes the next step in each group of this host.
+    pub(super) fn roll_out(&mut self) {
+        if self.rollouts.executor.is_none() {
+            return;
+        }
+        let assignments = self.ledger.assignments(self.me);
+        for assignment in assignments {
+            let report = self.rollouts.report(&assignment.group).cloned();
+            let state = self.step(&assignment, report.as_ref());
+            let status = GroupStatus {
+                group: assignment.group.clone(),
+                order: assignment.deployment.as_ref().map(|deployment| deployment.order),
+                state,
+                token: self.ledger.slot_of(self.me).map(|slot| slot.token),
+                release: report.and_then(|report| report.current),
+            };
+            self.rollouts.groups.entry(assignment.group).or_default().status = Some(status);
+        }
+    }
+
+    /// One group's next step; returns what the fleet is told of it.
+    fn step(&mut self, assignment: &Assignment, report: Option<&GroupReport>) -> HostState {
+        if let Some(activation) = report.and_then(|report| report.activation.as_ref()) {
+            return self.step_active(assignment, report, activation);
+        }
+        let held = assignment.slot.as_ref().map(|slot| (slot.token, slot.order, slot.release));
+        if let Some((token, order, release)) = held {
+            return self.step_granted(assignment, report, token, order, release);
+        }
+        let broken = self.ledger.is_broken(self.me);
+        let rest = if broken { HostState::Failed } else { HostState::Idle };
+        let Some(deployment) = &assignment.deployment else { return rest };
+        if deployment.stopped || self.stopped.contains(&deployment.order) {
+            return rest;
+        }
+        self.step_waiting(assignment, report, deployment.order, deployment.release)
+    }
+
+    /// The executor has an activation that is not closed.
+    fn step_active(
+        &mut self,
+        assignment: &Assignment,
+        report: Option<&GroupReport>,
+        activation: &ActivationReport,
+    ) -> HostState {
+        let ActivationReport { token, order, release, phase } = activation;
+        let group = &assignment.group;
+        match phase {
+            Phase::Running { event, restoring } => {
+                HostState::Running { event: *event, restoring: *restoring }
+            }
+            Phase::Interrupted { event } => {
+                self.claim_slot(group, report, *token, *order, *release);
+                HostState::Running { event: *event, restoring: false }
+            }
+            Phase::Ended(outcome) => {
+                let held = self.ledger.slot_of(self.me).is_some_and(|slot| slot.token == *token);
+                if !held && self.ledger.applied_index() >= *token {
+                    let asked = Asked {
+                        group: group.clone(),
+                        order: *order,
+                        release: *release,
+                        kind: AskedKind::Returned(*token),
+                    };
+                    let request = Request::Returned { group: group.clone(), token: *token };
+                    self.ask_executor(asked, request);
+                    return HostState::Idle;
+                }
+                self.step_ended(assignment, *token, outcome)
+            }
+        }
+    }
+
+    /// The lifecycle is over: watch the host's health, then give the slot back.
+    fn step_ended(&mut self, assignment: &Assignment, token: u64, outcome: &Outcome) -> HostState {
+        let now = self.now;
+        let rollout = self.rollouts.groups.entry(assignment.group.clone()).or_default();
+        let since = match rollout.ended {
+            Some((ended, since)) if ended == token => since,
+            _ => {
+                rollout.ended = Some((token, now));
+                now
+            }
+        };
+        let watch = Duration::from_secs(assignment.minimum_healthy_seconds.into());
+        if matches!(outcome, Outcome::Succeeded) && now.since(since) < watch {
+            return HostState::Watching;
+        }
+        self.give_back(&assignment.group, token, outcome.clone());
+        match outcome {
+            Outcome::Failed { restored: false, .. } => HostState::Failed,
+            _ => HostState::Watching,
+        }
+    }
+
+    /// The ledger gave this host a slot that the executor has not used yet.
+    fn step_granted(
+        &mut self,
+        assignment: &Assignment,
+        report: Option<&GroupReport>,
+        token: u64,
+        order: Digest,
+        release: Digest,
+    ) -> HostState {
+        let group = &assignment.group;
+        if self.stopped.contains(&order) {
+            let reason = "stopped before it began".into();
+            self.give_back(group, token, Outcome::Declined { reason });
+            return HostState::Waiting;
+        }
+        let unfit = self.rollouts.groups.get(group).and_then(|rollout| rollout.unfit.clone());
+        if let Some((_, _, reason)) = unfit.filter(|(o, r, _)| (*o, *r) == (order, release)) {
+            let outcome = Outcome::Failed {
+                log: String::new(),
+                code: 5,
+                event: LifecycleEvent::DownloadBundle,
+                script: String::new(),
+                message: cut(reason),
+                restored: report.is_some_and(|report| report.current.is_some()),
+            };
+            self.give_back(group, token, outcome);
+            return HostState::Waiting;
+        }
+        if !report.is_some_and(|report| report.staged.contains(&release)) {
+            return self.stage(assignment, report, order, release);
+        }
+        self.claim_slot(group, report, token, order, release);
+        HostState::Waiting
+    }
+
+    /// A deployment runs and this host has no slot: stage, then ask for one.
+    fn step_waiting(
+        &mut self,
+        assignment: &Assignment,
+        report: Option<&GroupReport>,
+        order: Digest,
+        release: Digest,
+    ) -> HostState {
+        let group = &assignment.group;
+        let unfit = self.rollouts.groups.get(group).and_then(|rollout| rollout.unfit.as_ref());
+        let unfit = unfit.is_some_and(|(o, r, _)| (*o, *r) == (order, release));
+        let staged = report.is_some_and(|report| report.staged.contains(&release));
+        if !staged && !unfit {
+            return self.stage(assignment, report, order, release);
+        }
+        let wanted = assignment.deployment.as_ref().is_some_and(|deployment| deployment.wanted);
+        if !wanted && self.may_submit(group) {
+            let want = Want { host: self.me, order, release };
+            if let Some(want) = self.sign(&want) {
+                self.submit(Entry::Want(want), false);
+            }
+        }
+        HostState::Waiting
+    }
+
+    /// Brings the revision into the store, then lets the executor lay it out.
+    fn stage(
+        &mut self,
+        assignment: &Assignment,
+        report: Option<&GroupReport>,
+        order: Digest,
+        release: Digest,
+    ) -> HostState {
+        let Some(content) = self.ledger.release(release) else { return HostState::Idle };
+        let (manifest, manifest_bytes) = (content.manifest, content.manifest_bytes);
+        match self.rollouts.revisions.get(&manifest) {
+            Some(Progress::Complete) => {}
+            Some(Progress::Fetching(percent)) => return HostState::Staging { percent: *percent },
+            Some(Progress::Troubled(_)) => return HostState::Staging { percent: 0 },
+            None => {
+                self.rollouts.revisions.insert(manifest, Progress::Fetching(0));
+                self.out.push(Output::Fetch { manifest, manifest_bytes });
+                return HostState::Staging { percent: 0 };
+            }
+        }
+        let kind = AskedKind::Stage;
+        let asked = Asked { group: assignment.group.clone(), order, release, kind };
+        if let Some(evidence) = self.evidence(&assignment.group, report, order, release) {
+            self.ask_executor(asked, Request::Stage(Box::new(evidence)));
+        }
+        HostState::Staging { percent: 100 }
+    }
+
+    /// Gets receipts for a slot from a majority of voters and sets the executor to work with them.
+    fn claim_slot(
+        &mut self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        token: u64,
+        order: Digest,
+        release: Digest,
+    ) {
+        let now = self.now;
+        let stale = |claim: &Claim| now.since(claim.since) >= RECEIPT_AGE_MAX / 2;
+        if self.rollouts.claim.as_ref().is_none_or(|claim| claim.token != token || stale(claim)) {
+            let kind = AskedKind::Prepare(token);
+            let asked = Asked { group: group.clone(), order, release, kind };
+            self.ask_executor(asked, Request::Prepare { group: group.clone(), order, release });
+            return;
+        }
+        self.ask_for_receipts(token);
+        let Some(claim) = &self.rollouts.claim else { return };
+        if claim.receipts.len() < self.trust.genesis().majority() {
+            return;
+        }
+        let receipts = claim.receipts.values().cloned().collect();
+        if let Some(evidence) = self.evidence(group, report, order, release) {
+            let kind = AskedKind::Activate(token);
+            let asked = Asked { group: group.clone(), order, release, kind };
+            let evidence = Box::new(evidence);
+            self.ask_executor(asked, Request::Activate { evidence, token, receipts });
+        }
+    }
+
+    fn ask_for_receipts(&mut self, token: u64) {
+        let now = self.now;
+        let Some(claim) = &mut self.rollouts.claim else { return };
+        if now < claim.next_ask_at {
+            return;
+        }
+        claim.next_ask_at = now + SUBMIT_AGAIN_AFTER;
+        let nonce = claim.nonce;
+        let have: Vec<_> = claim.receipts.keys().copied().collect();
+        for voter in self.voters() {
+            if have.contains(&voter) {
+                continue;
+            }
+            if voter == self.me {
+                if let Some(receipt) = self.sign_slot(self.me, token, nonce) {
+                    self.rollouts.receipt(voter, token, nonce, receipt);
+                }
+            } else if self.links.is_up(voter) {
+                self.send(voter, Message::WantReceipt { token, nonce });
+            }
+        }
+    }
+
+    fn evidence(
+        &self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        order: Digest,
+        release: Digest,
+    ) -> Option<crate::execute::Evidence> {
+        let after = report.map_or(0, |report| report.sequence);
+        let mut evidence = self.ledger.evidence(self.me, group, order, release, after)?;
+        // The ledger's copy has no receipts; this one has.
+        evidence.cert = self.cert.clone();
+        Some(evidence)
+    }
+
+    fn give_back(&mut self, group: &GroupName, token: u64, outcome: Outcome) {
+        if !self.may_submit(group) {
+            return;
+        }
+        if let Some(done) = self.sign(&Done { host: self.me, token, outcome }) {
+            self.submit(Entry::Done(done), false);
+        }
+    }
+
+    /// Paces what is said to the ledger again and again until it shows there.
+    fn may_submit(&mut self, group: &GroupName) -> bool {
+        let rollout = self.rollouts.groups.entry(group.clone()).or_default();
+        let may = self.now >= rollout.next_submit_at;
+        if may {
+            rollout.next_submit_at = self.now + SUBMIT_AGAIN_AFTER;
+        }
+        may
+    }
+
+    /// Asks the executor one thing at a time for each group.
+    fn ask_executor(&mut self, asked: Asked, request: Request) {
+        let rollout = self.rollouts.groups.entry(asked.group.clone()).or_default();
+        let waits = rollout.asking.is_some_and(|(_, at)| self.now.since(at) < ANSWER_LOST_AFTER);
+        if waits || self.now < rollout.next_ask_at {
+            return;
+        }
+        rollout.asking = Some((asked.kind, self.now));
+        self.out.push(Output::Execute(asked, Box::new(request)));
+    }
+}
+
+/// Cuts a message to what an outcome may carry.
+fn cut(mut text: String) -> String {
+    let mut end = text.len().min(crate::limits::TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Laying out a large revision takes a while; a dead executor is noticed by its closed socket.
+const ANSWER_LOST_AFTER: Duration = Duration::from_secs(600);

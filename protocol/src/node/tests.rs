@@ -1,0 +1,496 @@
+//! Whole fleets of nodes in virtual time, with links that never lose and executors that obey.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    num::NonZeroU8,
+    sync::Arc,
+};
+
+use super::*;
+use crate::{
+    consensus::HardState,
+    execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
+    ids::{ApplicationName, FleetName, GroupName, HostName, Labels, Nonce, ReleaseLabel},
+    limits::TICK,
+    rollout::{DeploymentConfiguration, DeploymentStatus, MinimumHealthy},
+    trust::{
+        Action, Deploy, Genesis, Group, Member, Outcome, Release, Role, Roles, Root, Signer,
+        TrustBundle, Voter,
+    },
+};
+
+/// Hosts, wires and a clock.
+struct World {
+    now: Mono,
+    wall: UnixSeconds,
+    trust: Arc<Trust>,
+    operator: SecretKey,
+    releaser: SecretKey,
+    hosts: Vec<Host>,
+    wire: VecDeque<(usize, usize, Message)>,
+    answers: BTreeMap<Digest, Result<u64, String>>,
+    /// Releases whose ValidateService fails.
+    bad: BTreeSet<Digest>,
+    /// The most hosts that were ever disturbed at once.
+    most_down: usize,
+}
+
+/// A host: its mind if it runs, its disk, its executor.
+struct Host {
+    seed: u8,
+    id: HostId,
+    node: Option<Node>,
+    disk: Disk,
+    executor: FakeExecutor,
+}
+
+#[derive(Default)]
+struct Disk {
+    epoch: u64,
+    hard_state: HardState,
+    snapshot: Option<consensus::Snapshot>,
+    log: BTreeMap<u64, LogRecord>,
+}
+
+#[derive(Default)]
+struct FakeExecutor {
+    report: Report,
+    ends_at: Option<Mono>,
+    dirty: bool,
+}
+
+fn role(key: &SecretKey) -> Role {
+    Role { keys: vec![key.public_key()], threshold: NonZeroU8::MIN }
+}
+
+impl World {
+    fn new(hosts: u8, voters: u8) -> Self {
+        let key = |n| SecretKey::from_seed(&[n; 32]);
+        let (root, releaser, operator, enrolment) = (key(201), key(202), key(203), key(204));
+        let roles = Roles {
+            root: role(&root),
+            release: role(&releaser),
+            operator: role(&operator),
+            enrolment: role(&enrolment),
+        };
+        let name = FleetName::new("test").unwrap();
+        let document = Root { name, roles, version: 1, review_by: UnixSeconds(u64::MAX) };
+        let host_id = |n: u8| HostId::from(key(n).public_key());
+        let host_name = |n: u8| HostName::new(format!("h{n}")).unwrap();
+        let mut first: Vec<_> =
+            (1..=voters).map(|n| Voter { host: host_id(n), name: host_name(n) }).collect();
+        first.sort();
+        let genesis = Genesis { voters: first, generation: 0 };
+        let (fleet, bundle) = TrustBundle::found(&document, &genesis, &[&root]).unwrap();
+        let trust = Arc::new(Trust::new(bundle, Some(fleet)).unwrap());
+        let mut world = Self {
+            now: Mono(1_000_000_000),
+            wall: UnixSeconds(1_700_000_000),
+            trust,
+            operator,
+            releaser,
+            hosts: Vec::new(),
+            wire: VecDeque::new(),
+            answers: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            most_down: 0,
+        };
+        for n in 1..=hosts {
+            let (id, executor) = (host_id(n), FakeExecutor::default());
+            world.hosts.push(Host { seed: n, id, node: None, disk: Disk::default(), executor });
+            world.start(usize::from(n) - 1, &enrolment);
+        }
+        world
+    }
+
+    fn cert(&self, host: usize, enrolment: &SecretKey) -> MemberCert {
+        let host = &self.hosts[host];
+        let member = Member {
+            host: host.id,
+            name: HostName::new(format!("h{}", host.seed)).unwrap(),
+            zone: None,
+            labels: Labels::default(),
+            not_after: UnixSeconds(u64::MAX),
+            incarnation: 0,
+        };
+        let member = Signed::new(&member, self.trust.fleet(), &[enrolment]).unwrap();
+        MemberCert { token: None, member, receipts: Vec::new() }
+    }
+
+    fn start(&mut self, index: usize, enrolment: &SecretKey) {
+        let cert = self.cert(index, enrolment);
+        let host = &mut self.hosts[index];
+        host.disk.epoch += 1;
+        let entries: Vec<_> = host.disk.log.values().cloned().collect();
+        let voter = self.trust.genesis().is_voter(host.id);
+        let setup = Setup {
+            key: SecretKey::from_seed(&[host.seed; 32]),
+            trust: self.trust.clone(),
+            cert,
+            epoch: host.disk.epoch,
+            addresses: vec![format!("at {}", host.seed)],
+            seeds: Vec::new(),
+            known: BTreeMap::new(),
+            followed: if voter { Vec::new() } else { entries.clone() },
+            restored: Restored {
+                hard_state: host.disk.hard_state.clone(),
+                snapshot: host.disk.snapshot.clone(),
+                entries,
+            },
+            snapshot: host.disk.snapshot.clone(),
+            seed: u64::from(host.seed),
+            version: "test".into(),
+        };
+        let (node, outputs) = Node::new(self.now, self.wall, setup);
+        host.node = Some(node);
+        host.executor.dirty = true;
+        self.perform(index, outputs);
+        for other in 0..self.hosts.len() {
+            if other != index && self.hosts[other].node.is_some() {
+                self.feed(index, Input::LinkUp(self.hosts[other].id));
+                self.feed(other, Input::LinkUp(self.hosts[index].id));
+            }
+        }
+    }
+
+    fn restart(&mut self, index: usize) {
+        self.start(index, &SecretKey::from_seed(&[204; 32]));
+    }
+
+    fn kill(&mut self, index: usize) {
+        self.hosts[index].node = None;
+        self.wire.retain(|(from, to, _)| *from != index && *to != index);
+        for other in 0..self.hosts.len() {
+            self.feed(other, Input::LinkDown(self.hosts[index].id));
+        }
+    }
+
+    fn feed(&mut self, index: usize, input: Input) {
+        let Some(node) = &mut self.hosts[index].node else { return };
+        let outputs = node.handle(self.now, self.wall, input);
+        node.check_invariants();
+        self.perform(index, outputs);
+    }
+
+    fn perform(&mut self, index: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Persist { hard_state, entries, snapshot } => {
+                    let disk = &mut self.hosts[index].disk;
+                    disk.hard_state = hard_state.unwrap_or_else(|| disk.hard_state.clone());
+                    if let Some(snapshot) = snapshot {
+                        disk.log = disk.log.split_off(&(snapshot.index + 1));
+                        disk.snapshot = Some(snapshot);
+                    }
+                    if let Some(first) = entries.first() {
+                        drop(disk.log.split_off(&first.index));
+                    }
+                    disk.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
+                }
+                Output::Send(to, message) => {
+                    if let Some(to) = self.hosts.iter().position(|host| host.id == to) {
+                        self.wire.push_back((index, to, message));
+                    }
+                }
+                Output::Execute(asked, request) => self.execute(index, asked, *request),
+                Output::Fetch { manifest, .. } => {
+                    self.feed(index, Input::Revision(manifest, Progress::Complete));
+                }
+                Output::Submitted(id, outcome) => {
+                    self.answers.insert(id, outcome);
+                }
+                Output::Dial(_)
+                | Output::Certificate(_)
+                | Output::Roster
+                | Output::Known(..)
+                | Output::Note(_) => {}
+            }
+        }
+    }
+
+    fn execute(&mut self, index: usize, asked: Asked, request: Request) {
+        let now = self.now;
+        let majority = self.trust.genesis().majority();
+        let executor = &mut self.hosts[index].executor;
+        let answer = executor.answer(now, majority, &asked, request);
+        self.feed(index, Input::Executed(asked, Ok(answer)));
+    }
+
+    /// Lets one tick pass: timers, executors, and every message that is under way.
+    fn tick(&mut self) {
+        self.now = self.now + TICK;
+        self.wall = UnixSeconds(1_700_000_000 + self.now.0 / 1_000_000);
+        for index in 0..self.hosts.len() {
+            self.feed(index, Input::Tick);
+            self.hosts[index].executor.advance(self.now, &self.bad);
+            if self.hosts[index].node.is_some() && self.hosts[index].executor.dirty {
+                self.hosts[index].executor.dirty = false;
+                let report = self.hosts[index].executor.report.clone();
+                self.feed(index, Input::Executor(Some(report)));
+            }
+        }
+        // Messages beget messages; what is said within a tick is heard within it.
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            self.feed(to, Input::Message(self.hosts[from].id, message));
+        }
+        let down = self.hosts.iter().filter(|host| host.executor.ends_at.is_some()).count();
+        self.most_down = self.most_down.max(down);
+    }
+
+    fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..3000 {
+            if done(self) {
+                return;
+            }
+            self.tick();
+        }
+        panic!("five minutes have passed without: {what}");
+    }
+
+    fn node(&self, index: usize) -> &Node {
+        self.hosts[index].node.as_ref().unwrap()
+    }
+
+    fn leader(&self) -> Option<usize> {
+        self.hosts.iter().position(|host| host.node.as_ref().is_some_and(Node::is_leading))
+    }
+
+    fn submit(&mut self, index: usize, entry: Entry) -> u64 {
+        let id = submission_id(&entry);
+        self.feed(index, Input::Submit(entry));
+        self.run_until("an answer to a submission", |world| world.answers.contains_key(&id));
+        self.answers.remove(&id).unwrap().unwrap()
+    }
+
+    fn group(&mut self, minimum_healthy: MinimumHealthy) {
+        let group = Group {
+            name: GroupName::new("web").unwrap(),
+            filter: Labels::default(),
+            version: 1,
+            application: ApplicationName::new("shop").unwrap(),
+            configuration: DeploymentConfiguration { minimum_healthy },
+            minimum_healthy_seconds: 1,
+        };
+        let group = Signed::new(&group, self.trust.fleet(), &[&self.operator]).unwrap();
+        self.submit(0, Entry::Group(group));
+    }
+
+    fn release(&mut self, label: &str) -> Digest {
+        let release = Release {
+            label: ReleaseLabel::new(label).unwrap(),
+            parent: None,
+            manifest: Digest::of_content(label.as_bytes()),
+            created_at: self.wall,
+            application: ApplicationName::new("shop").unwrap(),
+            architecture: None,
+            environments: Vec::new(),
+            content_bytes: 0,
+            manifest_bytes: 1,
+        };
+        let release = Signed::new(&release, self.trust.fleet(), &[&self.releaser]).unwrap();
+        self.submit(0, Entry::Release(release.clone()));
+        release.id(self.trust.fleet())
+    }
+
+    fn deploy(&mut self, from: usize, release: Digest, fallback: Option<Digest>) -> Digest {
+        self.deploy_with(from, release, fallback, None)
+    }
+
+    fn deploy_with(
+        &mut self,
+        from: usize,
+        release: Digest,
+        fallback: Option<Digest>,
+        configuration: Option<DeploymentConfiguration>,
+    ) -> Digest {
+        let group = GroupName::new("web").unwrap();
+        let (sequence, parent) = self.node(from).ledger().head(&group);
+        let deploy = Deploy {
+            release,
+            fallback,
+            configuration,
+            group_version: 1,
+            file_exists_behavior: None,
+            ignore_application_stop_failures: false,
+        };
+        let order = Order {
+            group,
+            action: Action::Deploy(deploy),
+            parent,
+            reason: String::new(),
+            sequence: sequence + 1,
+            issued_at: self.wall,
+            not_after: None,
+        };
+        let order = Signed::new(&order, self.trust.fleet(), &[&self.operator]).unwrap();
+        self.submit(from, Entry::Order(order.clone()));
+        order.id(self.trust.fleet())
+    }
+
+    fn status(&self, from: usize, order: Digest) -> DeploymentStatus {
+        let id = crate::ids::DeploymentId::of(order, false);
+        self.node(from).ledger().deployment(id).unwrap().status.clone()
+    }
+
+    fn running(&self, release: Digest) -> usize {
+        let runs = |host: &&Host| {
+            let groups = &host.executor.report.groups;
+            groups.iter().any(|g| g.current.as_ref().is_some_and(|(r, _)| *r == release))
+        };
+        self.hosts.iter().filter(runs).count()
+    }
+}
+
+impl FakeExecutor {
+    fn answer(&mut self, now: Mono, majority: usize, asked: &Asked, request: Request) -> Response {
+        self.dirty = true;
+        self.report.version += 1;
+        let group = match self.report.groups.iter().position(|g| g.group == asked.group) {
+            Some(group) => group,
+            None => {
+                self.report.groups.push(GroupReport {
+                    group: asked.group.clone(),
+                    sequence: 0,
+                    head: Digest::ZERO,
+                    current: None,
+                    staged: Vec::new(),
+                    activation: None,
+                });
+                self.report.groups.len() - 1
+            }
+        };
+        let group = &mut self.report.groups[group];
+        match request {
+            Request::Stage(evidence) => {
+                group.sequence += u64::try_from(evidence.orders.len()).unwrap();
+                group.staged.push(asked.release);
+            }
+            Request::Prepare { .. } => return Response::Prepared { nonce: Nonce([7; 16]) },
+            Request::Activate { token, receipts, .. } => {
+                assert!(receipts.len() >= majority, "a majority vouches for the slot");
+                let phase = Phase::Running { event: LifecycleEvent::Install, restoring: false };
+                let (order, release) = (asked.order, asked.release);
+                group.activation = Some(ActivationReport { token, order, release, phase });
+                self.ends_at = Some(now + std::time::Duration::from_secs(1));
+            }
+            Request::Returned { .. } => group.activation = None,
+            Request::Stop(_) | Request::Report { .. } => {}
+        }
+        Response::Accepted
+    }
+
+    fn advance(&mut self, now: Mono, bad: &BTreeSet<Digest>) {
+        if self.ends_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.ends_at = None;
+        self.dirty = true;
+        self.report.version += 1;
+        for group in &mut self.report.groups {
+            let Some(activation) = &mut group.activation else { continue };
+            if bad.contains(&activation.release) {
+                activation.phase = Phase::Ended(Outcome::Failed {
+                    log: "no answer".into(),
+                    code: 4,
+                    event: LifecycleEvent::ValidateService,
+                    script: "validate.sh".into(),
+                    message: "exit code 1".into(),
+                    restored: group.current.is_some(),
+                });
+            } else {
+                activation.phase = Phase::Ended(Outcome::Succeeded);
+                let label = ReleaseLabel::new("x").unwrap();
+                group.current = Some((activation.release, label));
+            }
+        }
+    }
+}
+
+/// A fleet that has found itself.
+fn fleet(hosts: u8, voters: u8) -> World {
+    let mut world = World::new(hosts, voters);
+    let all = usize::from(hosts);
+    world.run_until("a roster that everybody knows", |world| {
+        world.leader().is_some()
+            && (0..all).all(|i| world.node(i).ledger().members().count() == all)
+    });
+    world
+}
+
+#[test]
+fn every_host_lists_every_host() {
+    let mut world = fleet(5, 3);
+    world.run_until("everybody's record everywhere", |world| {
+        (0..5).all(|i| world.node(i).view().iter().count() == 5)
+    });
+}
+
+#[test]
+fn all_at_once_reaches_all() {
+    let mut world = fleet(5, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let order = world.deploy(4, release, None);
+    world.run_until("success", |world| world.status(4, order) == DeploymentStatus::Succeeded);
+    assert_eq!(world.running(release), 5);
+}
+
+#[test]
+fn one_at_a_time_survives_its_leader() {
+    let mut world = fleet(5, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let first = world.release("1.0.0");
+    let order = world.deploy(4, first, None);
+    world.run_until("1.0.0", |world| world.status(4, order) == DeploymentStatus::Succeeded);
+    let second = world.release("1.1.0");
+    world.most_down = 0;
+    let one_by_one = DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime };
+    let order = world.deploy_with(4, second, Some(first), Some(one_by_one));
+    world.run_until("two hosts on 1.1.0", |world| world.running(second) >= 2);
+    let leader = world.leader().unwrap();
+    world.kill(leader);
+    world.run_until("another leader", |world| world.leader().is_some_and(|l| l != leader));
+    world.restart(leader);
+    world.run_until("1.1.0", |world| world.status(4, order) == DeploymentStatus::Succeeded);
+    assert_eq!(world.running(second), 5);
+    assert_eq!(world.most_down, 1);
+}
+
+#[test]
+fn a_bad_release_stops_at_the_first_host() {
+    let mut world = fleet(5, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let good = world.release("1.0.0");
+    let order = world.deploy(0, good, None);
+    world.run_until("1.0.0", |world| world.status(0, order) == DeploymentStatus::Succeeded);
+    let bad = world.release("1.1.0");
+    world.bad.insert(bad);
+    let one_by_one = DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime };
+    let order = world.deploy_with(0, bad, Some(good), Some(one_by_one));
+    world.run_until("failure", |world| {
+        matches!(world.status(0, order), DeploymentStatus::Failed { .. })
+    });
+    assert_eq!(world.running(bad), 0);
+    assert_eq!(world.running(good), 5);
+}
+
+#[test]
+fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_returns() {
+    let mut world = fleet(5, 3);
+    world.run_until("everybody's record everywhere", |world| {
+        (0..5).all(|i| world.node(i).view().iter().count() == 5)
+    });
+    world.kill(4);
+    let (dead, died) = (world.hosts[4].id, world.now);
+    let gone = |world: &World| {
+        (0..4).all(|i| {
+            matches!(world.node(i).standing(dead), crate::fleet::Standing::Unreachable { .. })
+        })
+    };
+    world.run_until("the verdict", gone);
+    assert!(world.now.since(died) <= std::time::Duration::from_secs(15));
+    world.restart(4);
+    world.run_until("the return", |world| {
+        (0..4).all(|i| world.node(i).standing(dead) == crate::fleet::Standing::Reachable)
+    });
+}
