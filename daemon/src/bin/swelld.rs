@@ -1,2 +1,127 @@
-//! .
-fn main() {}
+//! swelld: the unprivileged daemon of a host.
+//!
+//! A summary of its life: read the settings, open the control socket, join the mesh, run. What it
+//! decides is in `groundswell_protocol`; what it does is in [`groundswell_daemon::engine`].
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use groundswell_daemon::{
+    config::{self, LogTo, Settings},
+    control::server,
+    engine,
+};
+use tokio::sync::mpsc;
+
+/// The daemon of a Groundswell host: keeps the fleet's state, moves revisions, asks for slots.
+///
+/// Exit codes: 0 stopped by a signal; 4 this host has not joined a fleet; 64 the configuration is
+/// wrong, nothing was opened; 69 a port or socket is in use; 74 reading or writing failed.
+#[derive(Parser)]
+#[command(name = "swelld", version)]
+struct Arguments {
+    /// The configuration file.
+    ///
+    /// Without it, /etc/groundswell/swelld.toml if that exists, else the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read the configuration, say whether it is good, and end.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let settings = match config::load(arguments.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let hint = "correct the file and check it with `swelld --check-config`";
+            return fail(config::EXIT_CODE, &error.to_string(), Some(hint));
+        }
+    };
+    if arguments.check_config {
+        println!("the settings are good");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = start_log(&settings) {
+        return fail(74, &error, None);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(settings)),
+        Err(error) => fail(74, &format!("cannot start threads: {error}"), None),
+    }
+}
+
+async fn run(settings: Settings) -> ExitCode {
+    let (commands_in, commands) = mpsc::channel(64);
+    let listener = match server::bind(&settings.control_socket, settings.control_group.as_deref()) {
+        Ok(listener) => listener,
+        Err(error) => return fail(69, &error.to_string(), Some(&error.hint())),
+    };
+    tokio::spawn(server::serve(listener, commands_in));
+    let ended = tokio::select! {
+        ended = engine::run(settings, commands) => ended,
+        () = stop_signal() => {
+            tracing::info!("stopped by a signal");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error.to_string(), error.hint().as_deref()),
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+}
+
+fn start_log(settings: &Settings) -> Result<(), String> {
+    let to_journal = match settings.log_to {
+        LogTo::Journal => true,
+        LogTo::Stderr => false,
+        LogTo::Auto => systemd_journal_logger::connected_to_journal(),
+    };
+    if to_journal {
+        // tracing passes its events on to `log` where no subscriber is set.
+        systemd_journal_logger::JournalLog::new()
+            .and_then(|journal| journal.install().map_err(std::io::Error::other))
+            .map_err(|error| format!("the journal: {error}"))?;
+        log::set_max_level(log_level(settings.log));
+        return Ok(());
+    }
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_max_level(settings.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+fn log_level(level: tracing::level_filters::LevelFilter) -> log::LevelFilter {
+    // Both are ordered alike, and both write their names alike.
+    level.to_string().parse().unwrap_or(log::LevelFilter::Info)
+}
+
+fn fail(code: u8, error: &str, hint: Option<&str>) -> ExitCode {
+    eprintln!("swelld: error: {error}");
+    if let Some(hint) = hint {
+        eprintln!("swelld: hint: {hint}");
+    }
+    ExitCode::from(code)
+}

@@ -73,7 +73,7 @@ impl Detector {
     }
 
     /// Something came over the link of `peer`.
-    pub fn heard(&mut self, now: Mono, peer: HostId) {
+    pub fn hear(&mut self, now: Mono, peer: HostId) {
         self.heard.insert(peer, now);
     }
 
@@ -170,6 +170,11 @@ impl Detector {
         self.accused.clone()
     }
 
+    /// When a neighbour was last heard over its link.
+    pub fn last_heard(&self, host: HostId) -> Option<Mono> {
+        self.heard.get(&host).copied()
+    }
+
     /// True if somebody's record accuses this very host in its present version: a new record is due.
     pub fn accused_me(&self, view: &View) -> bool {
         let Some(current) = view.get(self.me).map(version_of) else { return false };
@@ -239,7 +244,7 @@ mod tests {
                 self.now = self.now + STEP;
                 for peer in &self.neighbours {
                     if !silent.iter().any(|number| host(*number) == *peer) {
-                        self.detector.heard(self.now, *peer);
+                        self.detector.hear(self.now, *peer);
                     }
                 }
                 self.detector.tick(self.now, &self.view, &self.neighbours);

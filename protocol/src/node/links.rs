@@ -85,7 +85,7 @@ impl Node {
         if let Some(attempt) = self.links.known.get_mut(&peer) {
             attempt.rest();
         }
-        self.detector.heard(self.now, peer);
+        self.detector.hear(self.now, peer);
         self.send(peer, Message::Digest(self.view.versions()));
         self.ask_ledger_of(peer);
     }

@@ -291,7 +291,7 @@ impl Node {
     }
 
     fn message(&mut self, from: HostId, message: Message) {
-        self.detector.heard(self.now, from);
+        self.detector.hear(self.now, from);
         match message {
             Message::Heartbeat => {}
             Message::Records(records) => self.records(from, &records),
@@ -552,6 +552,18 @@ impl Node {
     /// How a host stands, by everybody's records.
     pub fn standing(&self, host: HostId) -> crate::fleet::Standing {
         self.detector.verdict(self.now, host, &self.view)
+    }
+
+    /// How long ago anything was heard of another host: over its link, or by a new record.
+    pub fn heard_ago(&self, host: HostId) -> Option<std::time::Duration> {
+        let record = self.view.heard(host)?;
+        let heard = self.detector.last_heard(host).map_or(record, |link| link.max(record));
+        Some(self.now.since(heard))
+    }
+
+    /// True if the executor of this host answers.
+    pub fn has_executor(&self) -> bool {
+        self.rollouts.has_executor()
     }
 
     /// The consensus, on a voter.

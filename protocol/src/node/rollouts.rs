@@ -66,6 +66,10 @@ impl Rollouts {
         self.groups.values_mut().for_each(|rollout| rollout.next_ask_at = Mono::default());
     }
 
+    pub(super) fn has_executor(&self) -> bool {
+        self.executor.is_some()
+    }
+
     /// Notes an answer of the executor.
     pub(super) fn answered(&mut self, now: Mono, asked: &Asked, answer: &Result<Response, String>) {
         let rollout = self.groups.entry(asked.group.clone()).or_default();

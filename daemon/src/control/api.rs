@@ -1,0 +1,285 @@
+//! What is said on the control socket, and what `--json` prints. Fields are added, never changed;
+//! a change of meaning is a new `version`.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of these shapes.
+pub const VERSION: u32 = 1;
+
+/// The whole fleet, as this host knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fleet {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The fleet's id.
+    pub id: String,
+    /// The fleet's name.
+    pub name: String,
+    /// How many root keys must sign.
+    pub root_threshold: u8,
+    /// How many root keys there are.
+    pub root_keys: usize,
+    /// The name of this host.
+    pub me: String,
+    /// True once the ledger knows this host.
+    pub joined: bool,
+    /// What another host said when it turned this one away, while nobody lets it in.
+    pub turned_away: Option<String>,
+    /// True if this host's executor answers.
+    pub executor: bool,
+    /// The name of the consensus leader, if one is known.
+    pub leader: Option<String>,
+    /// The last entry of the ledger that was applied here.
+    pub applied: u64,
+    /// Sorted by name.
+    pub hosts: Vec<Host>,
+    /// Sorted by name.
+    pub groups: Vec<Group>,
+    /// Sorted by application, then label.
+    pub releases: Vec<Release>,
+    /// The slots that are held, by token.
+    pub slots: Vec<Slot>,
+    /// In the order of the genesis.
+    pub voters: Vec<Voter>,
+    /// Deployments that run, newest first, and the last one that ended.
+    pub deployments: Vec<Summary>,
+}
+
+/// One host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Host {
+    /// Its key.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels, as `key=value` joined by commas.
+    pub labels: String,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// `reachable`, `suspect`, `unreachable` or `unknown`.
+    pub standing: String,
+    /// Seconds since anything was heard of it.
+    pub heard_seconds_ago: Option<u64>,
+    /// False if it counts as down.
+    pub healthy: bool,
+    /// True if this host has a link to it.
+    pub connected: bool,
+    /// The version of its daemon.
+    pub version: Option<String>,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// What it does in each of its groups.
+    pub groups: Vec<HostGroup>,
+}
+
+/// A host in a group, by its own record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostGroup {
+    /// The group.
+    pub group: String,
+    /// `idle`, `staging`, `waiting`, `running`, `restoring`, `watching` or `failed`.
+    pub state: String,
+    /// The lifecycle event, while one runs.
+    pub event: Option<String>,
+    /// Hundredths of the revision that are here, while it is fetched.
+    pub percent: Option<u8>,
+    /// The label of the release that runs.
+    pub release: Option<String>,
+    /// The slot that it holds.
+    pub slot: Option<u64>,
+}
+
+/// One deployment group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its application.
+    pub application: String,
+    /// Which hosts it selects; empty for all.
+    pub filter: String,
+    /// The version of its settings.
+    pub version: u64,
+    /// Its deployment configuration.
+    pub configuration: String,
+    /// Names of its hosts.
+    pub hosts: Vec<String>,
+    /// Names of those that are down.
+    pub down: Vec<String>,
+    /// How many may be down at once.
+    pub quota: usize,
+    /// The label of the last release that succeeded.
+    pub last_good: Option<String>,
+    /// The id of that release.
+    pub last_good_release: Option<String>,
+    /// The sequence of its newest order.
+    pub sequence: u64,
+    /// The id of its newest order.
+    pub head: String,
+    /// The deployment that runs.
+    pub running: Option<String>,
+}
+
+/// One release.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Release {
+    /// Its id.
+    pub id: String,
+    /// Its application.
+    pub application: String,
+    /// Its label.
+    pub label: String,
+    /// Bytes of its files.
+    pub content_bytes: u64,
+    /// When it was signed, in seconds since 1970.
+    pub created_at: u64,
+}
+
+/// A slot that is held.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Slot {
+    /// The slot.
+    pub token: u64,
+    /// The holder's name.
+    pub host: String,
+    /// The deployment.
+    pub deployment: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+}
+
+/// A voter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Voter {
+    /// Its name.
+    pub name: String,
+    /// True if it leads.
+    pub leader: bool,
+    /// Like a host's.
+    pub standing: String,
+}
+
+/// A deployment in one line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// Its id.
+    pub id: String,
+    /// Its group.
+    pub group: String,
+    /// The label of its release.
+    pub label: String,
+    /// `operator` or `rollback`.
+    pub creator: String,
+    /// `in progress`, `stopping`, `succeeded`, `failed` or `stopped`.
+    pub status: String,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What it waits for.
+    pub waiting: Option<String>,
+    /// How many hosts are done.
+    pub succeeded: usize,
+    /// How many failed.
+    pub failed: usize,
+    /// How many are at work.
+    pub in_progress: usize,
+    /// How many there are.
+    pub hosts: usize,
+    /// When it began, in seconds since 1970.
+    pub created_at: u64,
+    /// When it ended.
+    pub ended_at: Option<u64>,
+}
+
+/// A deployment with all that is known of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The line about it.
+    pub summary: Summary,
+    /// Its application.
+    pub application: String,
+    /// The release's id.
+    pub release: String,
+    /// The revision's id.
+    pub revision: Option<String>,
+    /// The order's id.
+    pub order: String,
+    /// Its deployment configuration.
+    pub configuration: String,
+    /// The operator's reason.
+    pub comment: String,
+    /// The label of the release that it goes back to if it fails.
+    pub fallback: Option<String>,
+    /// The deployment that follows or precedes it under the same order.
+    pub related: Option<String>,
+    /// Its hosts, by name.
+    pub targets: Vec<Target>,
+}
+
+/// One host of a deployment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// Its name.
+    pub host: String,
+    /// `pending`, `waiting`, `in progress`, `succeeded`, `failed` or `skipped`.
+    pub status: String,
+    /// What it does just now, by its own record.
+    pub doing: Option<String>,
+    /// Hundredths of the way, for a progress bar.
+    pub percent: u8,
+    /// When it got its slot, in seconds since 1970.
+    pub started_at: Option<u64>,
+    /// When it gave it back.
+    pub ended_at: Option<u64>,
+    /// Why it was skipped.
+    pub reason: Option<String>,
+    /// What failed.
+    pub failure: Option<Failure>,
+}
+
+/// What failed on a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The lifecycle event.
+    pub event: String,
+    /// The script.
+    pub script: String,
+    /// AWS's error code.
+    pub code: u8,
+    /// What happened.
+    pub message: String,
+    /// The last lines of the log.
+    pub log: String,
+    /// True if the previous revision runs again.
+    pub restored: bool,
+}
+
+/// The answer to a push.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pushed {
+    /// The release's id.
+    pub release: String,
+    /// Its application.
+    pub application: String,
+    /// Its label.
+    pub label: String,
+    /// Bytes that were not here before.
+    pub new_bytes: u64,
+    /// Bytes of the whole revision as it travels.
+    pub total_bytes: u64,
+}
+
+/// The answer to something that went into the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its place.
+    pub index: u64,
+}
+
+/// The answer to anything that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why, and what to do.
+    pub error: String,
+}

@@ -1,0 +1,166 @@
+//! The side of the control socket that `swell` is on.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
+
+use futures::Stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Frame},
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use super::api;
+
+/// Why the daemon gave no good answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket.
+    #[error("no swelld answers at {}: {source}", path.display())]
+    NoDaemon {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// This user may not.
+    #[error("this user may not use {}", .0.display())]
+    Forbidden(PathBuf),
+    /// The daemon, or the fleet, said no.
+    #[error("{reason}")]
+    Refused {
+        /// True if there is no such thing.
+        unknown: bool,
+        /// Why.
+        reason: String,
+    },
+    /// The connection broke, or the answer is not understood.
+    #[error("talking to swelld at {}: {reason}", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The daemon behind a control socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+type AnyBody = BoxBody<Bytes, io::Error>;
+
+impl Client {
+    /// The daemon at `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_path_buf() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The fleet.
+    pub async fn fleet(&self) -> Result<api::Fleet, ClientError> {
+        self.get("/v1/fleet").await
+    }
+
+    /// All deployments, newest first.
+    pub async fn deployments(&self) -> Result<Vec<api::Summary>, ClientError> {
+        self.get("/v1/deployments").await
+    }
+
+    /// One deployment.
+    pub async fn report(&self, id: &str) -> Result<api::Report, ClientError> {
+        // An id is checked where it is read; anything else would not be a path.
+        self.get(&format!("/v1/deployments/{id}")).await
+    }
+
+    /// Hands in a signed group.
+    pub async fn group(&self, signed: Vec<u8>) -> Result<api::Accepted, ClientError> {
+        self.post("/v1/groups", whole(signed)).await
+    }
+
+    /// Hands in a signed order.
+    pub async fn order(&self, signed: Vec<u8>) -> Result<api::Accepted, ClientError> {
+        self.post("/v1/orders", whole(signed)).await
+    }
+
+    /// Pushes a bundle, read as a stream.
+    pub async fn push(
+        &self,
+        bundle: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
+    ) -> Result<api::Pushed, ClientError> {
+        use futures::StreamExt;
+        let frames: Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send + Sync>> =
+            Box::pin(bundle.map(|part| part.map(Frame::data)));
+        self.post("/v1/releases", BodyExt::boxed(StreamBody::new(frames))).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::GET, path, whole(Vec::new())).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: AnyBody) -> Result<T, ClientError> {
+        self.request(Method::POST, path, body).await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: AnyBody,
+    ) -> Result<T, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                return ClientError::Forbidden(self.socket.clone());
+            }
+            ClientError::NoDaemon { path: self.socket.clone(), source }
+        })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| self.broken(&error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "swelld")
+            .body(body)
+            .map_err(|error| self.broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|error| self.broken(&error))?;
+        let bytes = bytes.to_bytes();
+        if status == StatusCode::OK {
+            return serde_json::from_slice(&bytes).map_err(|error| self.broken(&error));
+        }
+        let refused: Result<api::Refused, _> = serde_json::from_slice(&bytes);
+        let reason = refused.map_or_else(|_| format!("swelld answered {status}"), |r| r.error);
+        Err(ClientError::Refused { unknown: status == StatusCode::NOT_FOUND, reason })
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> ClientError {
+        let mut reason = error.to_string();
+        let mut next = error.source();
+        while let Some(source) = next {
+            reason = format!("{reason}: {source}");
+            next = source.source();
+        }
+        ClientError::Broken { path: self.socket.clone(), reason }
+    }
+}
+
+fn whole(bytes: Vec<u8>) -> AnyBody {
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+}

@@ -1,0 +1,236 @@
+//! The daemon's side of the control socket.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Path as UrlPath, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures::StreamExt;
+use groundswell_protocol::{
+    ids::{DeploymentId, Digest},
+    limits::ENVELOPE_BYTES_MAX,
+    rollout::Entry,
+    trust::Signed,
+};
+use thiserror::Error;
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::api;
+use crate::store::{Import, ImportError, StoreError};
+
+/// What the control socket asks of the engine.
+pub enum Command {
+    /// The fleet.
+    Fleet(oneshot::Sender<api::Fleet>),
+    /// All deployments, newest first.
+    Deployments(oneshot::Sender<Vec<api::Summary>>),
+    /// One deployment.
+    Report(DeploymentId, oneshot::Sender<Option<api::Report>>),
+    /// Begin an import.
+    Import(oneshot::Sender<Import>),
+    /// A revision was imported.
+    Imported(Digest),
+    /// Put this into the ledger.
+    Submit(Box<Entry>, oneshot::Sender<Result<u64, String>>),
+}
+
+/// Why the socket could not be opened.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Another daemon answers there.
+    #[error("the control socket {} is in use: another swelld runs here", .0.display())]
+    InUse(PathBuf),
+    /// The group is unknown.
+    #[error("there is no Unix group '{0}'")]
+    NoGroup(String),
+    /// The system refuses.
+    #[error("the control socket {}: {source}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::InUse(_) => "stop it, or give this one another control_socket".into(),
+            Self::NoGroup(_) => "make the group with `groupadd`, or change control_group".into(),
+            Self::Io { .. } => "check that its directory exists and belongs to this user".into(),
+        }
+    }
+}
+
+/// Opens the socket at `path` for this user, root and the members of `group`.
+pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError> {
+    let io = |source| BindError::Io { path: path.into(), source };
+    // A socket that nobody answers on was left by a daemon that died.
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(BindError::InUse(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(_) => fs::remove_file(path).map_err(io)?,
+    }
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(io)?;
+    }
+    let listener = UnixListener::bind(path).map_err(io)?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io)?;
+    if let Some(name) = group {
+        let found = nix::unistd::Group::from_name(name).ok().flatten();
+        let found = found.ok_or_else(|| BindError::NoGroup(name.into()))?;
+        nix::unistd::chown(path, None, Some(found.gid)).map_err(|e| io(e.into()))?;
+    }
+    Ok(listener)
+}
+
+/// Serves until the engine is gone.
+pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
+    let router = Router::new()
+        .route("/v1/fleet", get(fleet))
+        .route("/v1/deployments", get(deployments))
+        .route("/v1/deployments/{id}", get(report))
+        .route("/v1/releases", post(push).layer(DefaultBodyLimit::disable()))
+        .route("/v1/groups", post(group))
+        .route("/v1/orders", post(order))
+        .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
+        .with_state(engine);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the control socket has stopped");
+    }
+}
+
+type Engine = State<mpsc::Sender<Command>>;
+
+async fn fleet(State(engine): Engine) -> Result<Json<api::Fleet>, Failed> {
+    ask(&engine, Command::Fleet).await.map(Json)
+}
+
+async fn deployments(State(engine): Engine) -> Result<Json<Vec<api::Summary>>, Failed> {
+    ask(&engine, Command::Deployments).await.map(Json)
+}
+
+async fn report(
+    State(engine): Engine,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<api::Report>, Failed> {
+    let id = id.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
+        Failed(StatusCode::BAD_REQUEST, error.to_string())
+    })?;
+    let report = ask(&engine, |reply| Command::Report(id, reply)).await?;
+    report.map(Json).ok_or_else(|| {
+        let text = format!("there is no deployment {id}: see `swell deployments`");
+        Failed(StatusCode::NOT_FOUND, text)
+    })
+}
+
+async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Failed> {
+    let mut import = ask(&engine, Command::Import).await?;
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
+        import = off_the_loop(move || {
+            import.push(&part)?;
+            Ok(import)
+        })
+        .await?;
+    }
+    let imported = off_the_loop(move || import.finish()).await?;
+    let release = imported.release.content();
+    let pushed = api::Pushed {
+        release: imported.release.id().to_string(),
+        application: release.application.to_string(),
+        label: release.label.to_string(),
+        new_bytes: imported.new_bytes,
+        total_bytes: imported.total_bytes,
+    };
+    let manifest = release.manifest;
+    tell(&engine, Command::Imported(manifest)).await?;
+    let entry = Entry::Release(imported.release.signed().clone());
+    submit(&engine, entry).await.map(|_| Json(pushed))
+}
+
+/// Hashing and disks take time that other requests should not wait for.
+async fn off_the_loop<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
+) -> Result<T, Failed> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map_err(|error| {
+            let status = match &error {
+                ImportError::Store(StoreError::DiskFull { .. } | StoreError::LimitReached { .. }) => {
+                    StatusCode::INSUFFICIENT_STORAGE
+                }
+                ImportError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            Failed(status, error.to_string())
+        })
+}
+
+async fn group(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
+    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    submit(&engine, Entry::Group(signed)).await
+}
+
+async fn order(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
+    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    submit(&engine, Entry::Order(signed)).await
+}
+
+fn bad(error: groundswell_protocol::trust::Untrusted) -> Failed {
+    Failed(StatusCode::BAD_REQUEST, format!("what was handed in {error}"))
+}
+
+async fn submit(
+    engine: &mpsc::Sender<Command>,
+    entry: Entry,
+) -> Result<Json<api::Accepted>, Failed> {
+    let outcome = ask(engine, |reply| Command::Submit(Box::new(entry), reply)).await?;
+    let index = outcome.map_err(|reason| Failed(StatusCode::CONFLICT, reason))?;
+    Ok(Json(api::Accepted { index }))
+}
+
+async fn ask<T>(
+    engine: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, Failed> {
+    let (reply, answer) = oneshot::channel();
+    tell(engine, command(reply)).await?;
+    answer.await.map_err(|_| Failed::stopping())
+}
+
+async fn tell(engine: &mpsc::Sender<Command>, command: Command) -> Result<(), Failed> {
+    engine.send(command).await.map_err(|_| Failed::stopping())
+}
+
+/// An error with its status.
+struct Failed(StatusCode, String);
+
+impl Failed {
+    fn stopping() -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, "swelld is stopping; try again".into())
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (self.0, Json(api::Refused { error: self.1 })).into_response()
+    }
+}
+

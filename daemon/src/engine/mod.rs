@@ -1,0 +1,338 @@
+//! The loop that carries the node's answers out: links, disk, executor, store, control socket.
+//!
+//! One task owns the [`Node`] and feeds it everything in turn, so there are no locks around the
+//! state. Outputs are performed in order; what must be durable is on disk before the next one. If it
+//! cannot be written the process stops: the kernel may already have dropped it.
+
+mod gate;
+mod views;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use groundswell_protocol::{
+    execute::Report,
+    ids::{Digest, HostId},
+    limits::{ADDRESSES_MAX, TICK},
+    node::{Asked, Input, Node, Output, Progress, Setup, submission_id},
+    trust::{MemberCert, Signer, Trust},
+    wire::Message,
+};
+use libp2p::Multiaddr;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use self::gate::Gate;
+use crate::{
+    clock::Clock,
+    config::Settings,
+    control::server::Command,
+    executor::Executor,
+    home::{Home, HomeError},
+    mesh::{self, Mesh, MeshConfig, MeshError, MeshEvent},
+    state::{State, StateError},
+    store::Store,
+    transfer::{self, TransferInput, Transfers},
+};
+
+/// Why the daemon could not start, or had to stop.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The state directory.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The database.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The store of revisions.
+    #[error("the store: {0}")]
+    Store(String),
+    /// The network.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// A task that everything depends on has ended.
+    #[error("the {0} has stopped")]
+    Ended(&'static str),
+}
+
+impl EngineError {
+    /// The exit code that says what kind of trouble it is.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Home(HomeError::NotJoined { .. }) => 4,
+            Self::Mesh(_) => 69,
+            Self::Home(_) | Self::State(_) | Self::Store(_) | Self::Ended(_) => 74,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Home(error) => Some(error.hint()),
+            Self::Mesh(_) => Some("stop the other process or change `listen`".into()),
+            Self::State(_) | Self::Store(_) | Self::Ended(_) => None,
+        }
+    }
+}
+
+/// Everything that the loop holds.
+pub struct Engine {
+    node: Node,
+    trust: Arc<Trust>,
+    clock: Clock,
+    home: Home,
+    state: State,
+    store: Arc<Store>,
+    mesh: Mesh,
+    gate: Arc<Gate>,
+    executor: Executor,
+    transfers: mpsc::UnboundedSender<TransferInput>,
+    inputs: mpsc::Sender<Input>,
+    known: BTreeMap<HostId, Vec<String>>,
+    waiting: BTreeMap<Digest, Vec<views::SubmitReply>>,
+}
+
+/// The loop's sources.
+struct Sources {
+    events: mpsc::Receiver<MeshEvent>,
+    commands: mpsc::Receiver<Command>,
+    applicants: mpsc::Receiver<MemberCert>,
+    reports: mpsc::Receiver<Option<Report>>,
+    progress: mpsc::Receiver<(Digest, Progress)>,
+    inputs: mpsc::Receiver<Input>,
+}
+
+/// Runs the daemon until a task ends that it cannot do without.
+pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Result<(), EngineError> {
+    let (mut engine, first, mut sources) = start(&settings, commands).await?;
+    engine.perform(first)?;
+    let mut beat = tokio::time::interval(TICK);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => engine.feed(Input::Tick)?,
+            event = sources.events.recv() => match event {
+                Some(event) => engine.mesh_event(event)?,
+                None => return Err(EngineError::Ended("network")),
+            },
+            command = sources.commands.recv() => match command {
+                Some(command) => engine.command(command)?,
+                None => return Err(EngineError::Ended("control socket")),
+            },
+            Some(cert) = sources.applicants.recv() => engine.feed(Input::Applicant(cert))?,
+            Some(report) = sources.reports.recv() => engine.feed(Input::Executor(report))?,
+            Some((manifest, progress)) = sources.progress.recv() => {
+                engine.feed(Input::Revision(manifest, progress))?;
+            }
+            Some(input) = sources.inputs.recv() => engine.feed(input)?,
+        }
+    }
+}
+
+async fn start(
+    settings: &Settings,
+    commands: mpsc::Receiver<Command>,
+) -> Result<(Engine, Vec<Output>, Sources), EngineError> {
+    let clock = Clock::start();
+    let home = Home::new(&settings.state_dir);
+    let trust = Arc::new(home.trust()?);
+    let cert = home.cert()?;
+    let state = State::open(&home.path("state.redb"))?;
+    let remembered = state.start()?;
+    let store = Store::open(&home.path("store"), settings.store_bytes_max)
+        .map_err(|error| EngineError::Store(error.to_string()))?;
+    let store = Arc::new(store);
+
+    let (applicants_in, applicants) = mpsc::channel(QUEUE);
+    let gate = Arc::new(Gate::new(trust.clone(), clock, cert.clone(), applicants_in));
+    let config = MeshConfig {
+        key: home.key()?,
+        fleet: trust.fleet(),
+        epoch: remembered.epoch,
+        listen: settings.listen.clone(),
+    };
+    let (mesh, events, listening) = mesh::start(config, gate.clone()).await?;
+    for address in &listening {
+        tracing::info!(%address, "listening");
+    }
+
+    let (reports_in, reports) = mpsc::channel(QUEUE);
+    let executor = Executor::new(settings.executor_socket.clone());
+    tokio::spawn(executor.clone().watch(reports_in));
+    let (progress_in, progress) = mpsc::channel(QUEUE);
+    let transfers = Transfers::start(store.clone(), mesh.clone(), clock, progress_in);
+    let (inputs_in, inputs) = mpsc::channel(QUEUE);
+
+    let known = home.known();
+    let voter = trust.genesis().is_voter(home.key()?.public_key().into());
+    let snapshot = remembered.restored.snapshot.clone();
+    let followed = if voter { Vec::new() } else { remembered.restored.entries.clone() };
+    let setup = Setup {
+        key: home.key()?,
+        trust: trust.clone(),
+        cert,
+        epoch: remembered.epoch,
+        addresses: advertised(settings, listening),
+        seeds: home.seeds(),
+        known: known.clone(),
+        restored: remembered.restored,
+        followed,
+        snapshot,
+        seed: random_seed(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let (node, first) = Node::new(clock.mono(), clock.wall(), setup);
+    tracing::info!(
+        fleet = trust.fleet().short(),
+        host = node.me().short(),
+        epoch = remembered.epoch,
+        voter,
+        "swelld {} is up",
+        env!("CARGO_PKG_VERSION")
+    );
+    let waiting = BTreeMap::new();
+    let engine = Engine {
+        node, trust, clock, home, state, store, mesh, gate, executor, transfers, known, waiting,
+        inputs: inputs_in,
+    };
+    engine.refresh_gate();
+    let sources = Sources { events, commands, applicants, reports, progress, inputs };
+    Ok((engine, first, sources))
+}
+
+impl Engine {
+    fn feed(&mut self, input: Input) -> Result<(), EngineError> {
+        let outputs = self.node.handle(self.clock.mono(), self.clock.wall(), input);
+        self.perform(outputs)
+    }
+
+    fn perform(&mut self, outputs: Vec<Output>) -> Result<(), EngineError> {
+        let mut roster_changed = false;
+        for output in outputs {
+            match output {
+                Output::Persist { hard_state, entries, snapshot } => {
+                    self.state.persist(hard_state.as_ref(), &entries, snapshot.as_ref())?;
+                }
+                Output::Send(to, message) => self.mesh.send(to, &message),
+                Output::Dial(address) => match address.parse() {
+                    Ok(address) => self.mesh.dial(address),
+                    Err(error) => tracing::warn!(%address, %error, "not an address"),
+                },
+                Output::Execute(asked, request) => self.execute(asked, *request),
+                Output::Fetch { manifest, manifest_bytes } => {
+                    let bytes = manifest_bytes;
+                    self.transfer(TransferInput::Fetch { manifest, bytes });
+                }
+                Output::Submitted(id, outcome) => self.answer(id, &outcome),
+                Output::Certificate(cert) => {
+                    self.home.set_cert(&cert)?;
+                    self.gate.update(|roster| roster.cert = cert);
+                }
+                Output::Roster => roster_changed = true,
+                Output::Known(host, addresses) => {
+                    self.known.insert(host, addresses);
+                    self.home.set_known(&self.known)?;
+                }
+                Output::Note(text) => tracing::info!("{text}"),
+            }
+        }
+        if roster_changed {
+            self.refresh_gate();
+        }
+        Ok(())
+    }
+
+    fn refresh_gate(&self) {
+        let admitted = self.node.ledger().members().map(|member| member.id).collect();
+        let refused = self.node.refused_members().clone();
+        self.gate.update(|roster| {
+            roster.admitted = admitted;
+            roster.refused = refused;
+        });
+    }
+
+    fn execute(&self, asked: Asked, request: groundswell_protocol::execute::Request) {
+        let (executor, inputs) = (self.executor.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let answer = executor.ask(&request).await.map_err(|error| error.to_string());
+            // The engine outlives its requests; if it is gone so is the process.
+            drop(inputs.send(Input::Executed(asked, answer)).await);
+        });
+    }
+
+    fn transfer(&self, input: TransferInput) {
+        if self.transfers.send(input).is_err() {
+            tracing::error!("the transfer task has stopped");
+        }
+    }
+
+    fn mesh_event(&mut self, event: MeshEvent) -> Result<(), EngineError> {
+        match event {
+            MeshEvent::Up { peer } => {
+                self.transfer(TransferInput::LinkUp(peer));
+                self.feed(Input::LinkUp(peer))
+            }
+            MeshEvent::Down { peer } => {
+                self.transfer(TransferInput::LinkDown(peer));
+                self.feed(Input::LinkDown(peer))
+            }
+            MeshEvent::Message { from, message: Message::Have(holdings) } => {
+                self.transfer(TransferInput::Have(from, holdings));
+                self.feed(Input::Message(from, Message::Heartbeat))
+            }
+            MeshEvent::Message { from, message } => self.feed(Input::Message(from, message)),
+            MeshEvent::Call { call, reply, .. } => {
+                let store = self.store.clone();
+                tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
+                Ok(())
+            }
+            MeshEvent::DialFailed { error } => {
+                tracing::debug!(error, "no connection");
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands an entry in and keeps whoever waits for the answer.
+    fn submit(
+        &mut self,
+        entry: groundswell_protocol::rollout::Entry,
+        reply: views::SubmitReply,
+    ) -> Result<(), EngineError> {
+        self.waiting.entry(submission_id(&entry)).or_default().push(reply);
+        self.feed(Input::Submit(entry))
+    }
+
+    fn answer(&mut self, id: Digest, outcome: &Result<u64, String>) {
+        for reply in self.waiting.remove(&id).into_iter().flatten() {
+            reply.send(outcome);
+        }
+    }
+}
+
+/// Where others reach this host: what the settings say, else where it listens. Loopback addresses are
+/// told only where there is nothing else.
+fn advertised(settings: &Settings, listening: Vec<Multiaddr>) -> Vec<String> {
+    use libp2p::multiaddr::Protocol;
+    let is_loopback = |address: &Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    };
+    let mut addresses =
+        if settings.advertise.is_empty() { listening } else { settings.advertise.clone() };
+    if !addresses.iter().all(is_loopback) {
+        addresses.retain(|address| !is_loopback(address));
+    }
+    addresses.iter().take(ADDRESSES_MAX).map(ToString::to_string).collect()
+}
+
+fn random_seed() -> u64 {
+    let mut seed = [0; 8];
+    // Only variety hangs on it: elections that are timed alike are merely slow.
+    if getrandom::fill(&mut seed).is_err() {
+        seed = std::process::id().to_be_bytes().repeat(2).try_into().unwrap_or_default();
+    }
+    u64::from_be_bytes(seed)
+}
+
+const QUEUE: usize = 256;

@@ -1,0 +1,336 @@
+//! What the control socket shows, read off the node.
+
+use groundswell_protocol::{
+    fleet::{HostState, Record, Standing},
+    ids::{DeploymentId, Digest, HostId},
+    rollout::{
+        Creator, Deployment, DeploymentStatus, GroupView, HostView, Ledger, Target, TargetStatus,
+        Waiting,
+    },
+};
+use tokio::sync::oneshot;
+
+use super::{Engine, EngineError};
+use crate::{
+    control::{api, server::Command},
+    store::Import,
+    transfer::TransferInput,
+};
+
+/// Someone who waits for the outcome of a submission.
+pub(super) struct SubmitReply(oneshot::Sender<Result<u64, String>>);
+
+impl SubmitReply {
+    pub(super) fn send(self, outcome: &Result<u64, String>) {
+        // Whoever asked may have given up.
+        drop(self.0.send(outcome.clone()));
+    }
+}
+
+impl Engine {
+    pub(super) fn command(&mut self, command: Command) -> Result<(), EngineError> {
+        match command {
+            Command::Fleet(reply) => drop(reply.send(self.fleet())),
+            Command::Deployments(reply) => {
+                let ledger = self.node.ledger();
+                let all = ledger.deployments().into_iter().map(|d| summary(ledger, d)).collect();
+                drop(reply.send(all));
+            }
+            Command::Report(id, reply) => drop(reply.send(self.report(id))),
+            Command::Import(reply) => {
+                let import = Import::new(self.store.clone(), self.trust.clone());
+                drop(reply.send(import));
+            }
+            Command::Imported(manifest) => self.transfer(TransferInput::Imported(manifest)),
+            Command::Submit(entry, reply) => return self.submit(*entry, SubmitReply(reply)),
+        }
+        Ok(())
+    }
+
+    fn fleet(&self) -> api::Fleet {
+        let (node, ledger, trust) = (&self.node, self.node.ledger(), &self.trust);
+        let mut hosts: Vec<_> = ledger.members().map(|host| self.host(&host)).collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut releases: Vec<_> = ledger.releases().map(release).collect();
+        releases.sort_by(|a, b| (&a.application, &a.label).cmp(&(&b.application, &b.label)));
+        let mut slots: Vec<_> = ledger
+            .slots()
+            .map(|slot| api::Slot {
+                token: slot.token,
+                host: name_of(ledger, slot.host),
+                deployment: slot.deployment.to_string(),
+                since: slot.since.0,
+            })
+            .collect();
+        slots.sort_by_key(|slot| slot.token);
+        let voters = trust.genesis().voters.iter().map(|voter| api::Voter {
+            name: voter.name.to_string(),
+            leader: node.leader() == Some(voter.host),
+            standing: standing(node.standing(voter.host)),
+        });
+        let deployments = ledger.deployments();
+        let shown = (0..).zip(&deployments).filter(|(i, d)| *i == 0 || !d.status.is_over());
+        let root = &trust.root().roles.root;
+        let joined = ledger.is_member(node.me());
+        api::Fleet {
+            version: api::VERSION,
+            id: trust.fleet().to_string(),
+            name: trust.root().name.to_string(),
+            root_threshold: root.threshold.get(),
+            root_keys: root.keys.len(),
+            me: name_of(ledger, node.me()),
+            joined,
+            turned_away: self.gate.read(|roster| roster.turned_away.clone()).filter(|_| !joined),
+            executor: node.has_executor(),
+            leader: node.leader().map(|leader| name_of(ledger, leader)),
+            applied: ledger.applied_index(),
+            hosts,
+            groups: ledger.groups().map(|group| group_of(ledger, &group)).collect(),
+            releases,
+            slots,
+            voters: voters.collect(),
+            deployments: shown.map(|(_, deployment)| summary(ledger, deployment)).collect(),
+        }
+    }
+
+    fn host(&self, host: &HostView<'_>) -> api::Host {
+        let node = &self.node;
+        let record = node.view().get(host.host);
+        let heard = node.heard_ago(host.host).map(|ago| ago.as_secs());
+        api::Host {
+            id: host.host.to_string(),
+            name: host.name.to_string(),
+            labels: host.labels.to_string(),
+            zone: host.zone.map(ToString::to_string),
+            standing: standing(node.standing(host.host)),
+            heard_seconds_ago: if host.host == node.me() { Some(0) } else { heard },
+            healthy: node.ledger().is_healthy(host.host) && !node.ledger().is_broken(host.host),
+            connected: host.host == node.me() || node.is_connected(host.host),
+            version: record.map(|record| record.version.clone()),
+            addresses: record.map(|record| record.addresses.clone()).unwrap_or_default(),
+            groups: record.map(host_groups).unwrap_or_default(),
+        }
+    }
+
+    fn report(&self, id: DeploymentId) -> Option<api::Report> {
+        let ledger = self.node.ledger();
+        let deployment = ledger.deployment(id)?;
+        let other = DeploymentId::of(deployment.order, deployment.creator == Creator::Operator);
+        let mut targets: Vec<_> = deployment
+            .targets
+            .iter()
+            .map(|(host, target)| self.target(*host, target, deployment))
+            .collect();
+        targets.sort_by(|a, b| a.host.cmp(&b.host));
+        let release = ledger.release(deployment.release);
+        Some(api::Report {
+            version: api::VERSION,
+            summary: summary(ledger, deployment),
+            application: deployment.application.to_string(),
+            release: deployment.release.to_string(),
+            revision: release.map(|release| release.manifest.to_string()),
+            order: deployment.order.to_string(),
+            configuration: deployment.configuration.minimum_healthy.to_string(),
+            comment: deployment.reason.clone(),
+            fallback: deployment.fallback.and_then(|id| label_of(ledger, id)),
+            related: ledger.deployment(other).map(|other| other.id.to_string()),
+            targets,
+        })
+    }
+
+    fn target(&self, host: HostId, target: &Target, deployment: &Deployment) -> api::Target {
+        let group = self.node.view().get(host).and_then(|record| {
+            record.groups.iter().find(|group| group.group == deployment.group)
+        });
+        let mine = group.filter(|group| group.order == Some(deployment.order));
+        let state = mine.map(|group| group.state);
+        let doing = state.filter(|_| !target.status.is_over()).map(doing);
+        let (mut reason, mut failure) = (None, None);
+        match &target.status {
+            TargetStatus::Skipped { reason: why } => reason = Some(why.clone()),
+            TargetStatus::Failed { event, script, code, message, log, restored } => {
+                failure = Some(api::Failure {
+                    event: event.to_string(),
+                    script: script.clone(),
+                    code: *code,
+                    message: message.clone(),
+                    log: log.clone(),
+                    restored: *restored,
+                });
+            }
+            _ => {}
+        }
+        api::Target {
+            host: name_of(self.node.ledger(), host),
+            status: target_status(&target.status).into(),
+            doing,
+            percent: percent(&target.status, state),
+            started_at: target.started_at.map(|at| at.0),
+            ended_at: target.ended_at.map(|at| at.0),
+            reason,
+            failure,
+        }
+    }
+}
+
+fn name_of(ledger: &Ledger, host: HostId) -> String {
+    let genesis = ledger.trust().genesis();
+    let first = || genesis.voters.iter().find(|voter| voter.host == host).map(|v| &v.name);
+    let name = ledger.name_of(host).or_else(first);
+    name.map_or_else(|| host.short(), ToString::to_string)
+}
+
+fn label_of(ledger: &Ledger, release: Digest) -> Option<String> {
+    ledger.release(release).map(|release| release.label.to_string())
+}
+
+fn release((id, release): (Digest, groundswell_protocol::trust::Release)) -> api::Release {
+    api::Release {
+        id: id.to_string(),
+        application: release.application.to_string(),
+        label: release.label.to_string(),
+        content_bytes: release.content_bytes,
+        created_at: release.created_at.0,
+    }
+}
+
+fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
+    let names = |hosts: &[HostId]| {
+        let mut names: Vec<_> = hosts.iter().map(|host| name_of(ledger, *host)).collect();
+        names.sort();
+        names
+    };
+    api::Group {
+        name: view.group.name.to_string(),
+        application: view.group.application.to_string(),
+        filter: view.group.filter.to_string(),
+        version: view.group.version,
+        configuration: view.group.configuration.minimum_healthy.to_string(),
+        hosts: names(&view.hosts),
+        down: names(&view.down),
+        quota: view.quota,
+        last_good: view.last_good.and_then(|id| label_of(ledger, id)),
+        last_good_release: view.last_good.map(|id| id.to_string()),
+        sequence: view.head.0,
+        head: view.head.1.to_string(),
+        running: view.running.map(|id| id.to_string()),
+    }
+}
+
+fn host_groups(record: &Record) -> Vec<api::HostGroup> {
+    let groups = record.groups.iter().map(|group| {
+        let (event, percent) = match group.state {
+            HostState::Running { event, .. } => (Some(event.to_string()), None),
+            HostState::Staging { percent } => (None, Some(percent)),
+            _ => (None, None),
+        };
+        api::HostGroup {
+            group: group.group.to_string(),
+            state: state_name(group.state).into(),
+            event,
+            percent,
+            release: group.release.as_ref().map(|(_, label)| label.to_string()),
+            slot: group.token,
+        }
+    });
+    groups.collect()
+}
+
+fn state_name(state: HostState) -> &'static str {
+    match state {
+        HostState::Idle => "idle",
+        HostState::Staging { .. } => "staging",
+        HostState::Waiting => "waiting",
+        HostState::Running { restoring: false, .. } => "running",
+        HostState::Running { restoring: true, .. } => "restoring",
+        HostState::Watching => "watching",
+        HostState::Failed => "failed",
+    }
+}
+
+fn doing(state: HostState) -> String {
+    match state {
+        HostState::Staging { percent } => format!("fetching, {percent} %"),
+        HostState::Running { event, restoring: true } => format!("restoring ({event})"),
+        HostState::Running { event, restoring: false } => event.to_string(),
+        HostState::Waiting => "waits for a slot".into(),
+        other => state_name(other).into(),
+    }
+}
+
+/// How far a host is: the lifecycle counts as most of the way.
+fn percent(status: &TargetStatus, state: Option<HostState>) -> u8 {
+    use groundswell_protocol::execute::LifecycleEvent;
+    match (status, state) {
+        (TargetStatus::Succeeded | TargetStatus::Failed { .. } | TargetStatus::Skipped { .. }, _) => {
+            100
+        }
+        (_, Some(HostState::Running { event, .. })) => {
+            let events = LifecycleEvent::IN_PLACE;
+            let done = events.iter().filter(|other| **other < event).count();
+            u8::try_from(25 + done * 70 / events.len()).unwrap_or(95)
+        }
+        (_, Some(HostState::Watching)) => 95,
+        (_, Some(HostState::Staging { percent })) => percent / 5,
+        (_, Some(HostState::Waiting)) => 20,
+        _ => 0,
+    }
+}
+
+fn summary(ledger: &Ledger, deployment: &Deployment) -> api::Summary {
+    let count = |wanted: fn(&TargetStatus) -> bool| deployment.count(wanted);
+    let reason = match &deployment.status {
+        DeploymentStatus::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    };
+    let waiting = ledger.why_waiting(deployment.id);
+    api::Summary {
+        id: deployment.id.to_string(),
+        group: deployment.group.to_string(),
+        label: deployment.label.to_string(),
+        creator: match deployment.creator {
+            Creator::Operator => "operator".into(),
+            Creator::Rollback => "rollback".into(),
+        },
+        status: status_name(&deployment.status).into(),
+        reason,
+        waiting: (waiting != Waiting::No).then(|| waiting.to_string()),
+        succeeded: count(|status| *status == TargetStatus::Succeeded),
+        failed: count(|status| matches!(status, TargetStatus::Failed { .. })),
+        in_progress: count(|status| matches!(status, TargetStatus::InProgress { .. })),
+        hosts: deployment.targets.len(),
+        created_at: deployment.created_at.0,
+        ended_at: deployment.ended_at.map(|at| at.0),
+    }
+}
+
+fn status_name(status: &DeploymentStatus) -> &'static str {
+    match status {
+        DeploymentStatus::InProgress => "in progress",
+        DeploymentStatus::Stopping => "stopping",
+        DeploymentStatus::Succeeded => "succeeded",
+        DeploymentStatus::Failed { .. } => "failed",
+        DeploymentStatus::Stopped => "stopped",
+    }
+}
+
+fn target_status(status: &TargetStatus) -> &'static str {
+    match status {
+        TargetStatus::Pending => "pending",
+        TargetStatus::Waiting => "waiting",
+        TargetStatus::InProgress { .. } => "in progress",
+        TargetStatus::Succeeded => "succeeded",
+        TargetStatus::Failed { .. } => "failed",
+        TargetStatus::Skipped { .. } => "skipped",
+    }
+}
+
+fn standing(standing: Standing) -> String {
+    let name = match standing {
+        Standing::Reachable => "reachable",
+        Standing::Suspect { .. } => "suspect",
+        Standing::Unreachable { .. } => "unreachable",
+        Standing::Unknown => "unknown",
+    };
+    name.into()
+}

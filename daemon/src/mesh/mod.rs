@@ -1,0 +1,386 @@
+//! Connections to other hosts: TCP, Noise, admission, Yamux, and two protocols on top.
+//!
+//! One task owns the libp2p swarm. Below it, [`admission`] exchanges membership certificates inside
+//! the transport, so that the swarm never sees a stranger; above it, [`link`] carries messages one
+//! way over a long-lived stream and [`call`] asks questions. What comes up is [`MeshEvent`]s.
+
+mod admission;
+mod call;
+mod frame;
+mod link;
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use groundswell_protocol::{
+    cbor,
+    ids::{FleetId, HostId},
+    limits::{
+        CALLS_PER_PEER_MAX, CALL_TIMEOUT, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX,
+    },
+    trust::{Member, MemberCert, Receipt, SecretKey, Signed, Verified},
+    wire::{Call, Hello, Message, Reply, Welcome},
+};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport, connection_limits, core::upgrade, identity, noise,
+    request_response, swarm, swarm::SwarmEvent, tcp, yamux,
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use self::{admission::Admission, call::Codec, link::Links};
+
+/// What the mesh needs to know.
+pub struct MeshConfig {
+    /// The host's key.
+    pub key: SecretKey,
+    /// Whose hosts may connect.
+    pub fleet: FleetId,
+    /// Counts the daemon's starts.
+    pub epoch: u64,
+    /// Where to listen.
+    pub listen: Vec<Multiaddr>,
+}
+
+/// Judges who may connect. Called from several tasks at once; answers at once.
+pub trait Gatekeeper: Send + Sync + 'static {
+    /// This host's certificate, to be shown.
+    fn my_cert(&self) -> MemberCert;
+    /// Judges a peer whose connection proves that it has the key `peer`.
+    fn judge(&self, peer: HostId, hello: &Hello) -> Verdict;
+    /// A peer has said what it thinks of this host.
+    fn outcome_at(&self, peer: HostId, welcome: &Welcome);
+}
+
+/// A judgement.
+pub enum Verdict {
+    /// It may connect.
+    Admit(Arc<Verified<Member>>),
+    /// Not yet: its token's uses are being counted.
+    Pending {
+        /// Receipts that are already here.
+        receipts: Vec<Signed<Receipt>>,
+    },
+    /// It may not.
+    Refuse(String),
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum MeshEvent {
+    /// A peer's first link is up.
+    Up {
+        /// The peer.
+        peer: HostId,
+    },
+    /// The last connection to a peer is gone.
+    Down {
+        /// The peer.
+        peer: HostId,
+    },
+    /// A message came.
+    Message {
+        /// Who sent it.
+        from: HostId,
+        /// What it says.
+        message: Message,
+    },
+    /// A peer asks something.
+    Call {
+        /// Who asks.
+        from: HostId,
+        /// What it asks.
+        call: Call,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// An attempt to connect failed.
+    DialFailed {
+        /// Why, the address included.
+        error: String,
+    },
+}
+
+/// Where the answer to a call goes. Dropped unused, it tells the peer nothing, and the call fails.
+#[derive(Debug)]
+pub struct ReplyTo(oneshot::Sender<Reply>);
+
+impl ReplyTo {
+    /// Answers.
+    pub fn send(self, reply: Reply) {
+        // Nobody waits any more if the connection is gone.
+        drop(self.0.send(reply));
+    }
+}
+
+/// Why a call brought no answer.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct CallError(String);
+
+/// Why the mesh could not start.
+#[derive(Debug, Error)]
+pub enum MeshError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The host's key is not one that libp2p takes.
+    #[error("the host's key: {0}")]
+    Key(String),
+}
+
+/// A handle to the running mesh.
+#[derive(Clone)]
+pub struct Mesh {
+    commands: mpsc::UnboundedSender<Command>,
+    outboxes: link::Outboxes,
+}
+
+#[derive(Debug)]
+enum Command {
+    Dial(Multiaddr),
+    Call(HostId, Call, oneshot::Sender<Result<Reply, CallError>>),
+    Answer(request_response::ResponseChannel<Reply>, Reply),
+}
+
+impl Mesh {
+    /// Tries to connect to an address.
+    pub fn dial(&self, address: Multiaddr) {
+        drop(self.commands.send(Command::Dial(address)));
+    }
+
+    /// Sends a message over a peer's link. It is lost if there is none.
+    pub fn send(&self, to: HostId, message: &Message) {
+        let bytes = cbor::encode(message);
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            tracing::error!(bytes = bytes.len(), "a message is too long and is not sent");
+            return;
+        }
+        self.outboxes.send(to, bytes);
+    }
+
+    /// Asks a peer and waits for its answer.
+    pub async fn call(&self, peer: HostId, call: Call) -> Result<Reply, CallError> {
+        let (answer, wait) = oneshot::channel();
+        drop(self.commands.send(Command::Call(peer, call, answer)));
+        wait.await.unwrap_or_else(|_| Err(CallError("the network has stopped".into())))
+    }
+}
+
+#[derive(swarm::NetworkBehaviour)]
+struct Behaviour {
+    limits: connection_limits::Behaviour,
+    links: Links,
+    calls: request_response::Behaviour<Codec>,
+}
+
+/// Binds the addresses and starts the task. Returns the addresses that it really listens on.
+pub async fn start(
+    config: MeshConfig,
+    gate: Arc<dyn Gatekeeper>,
+) -> Result<(Mesh, mpsc::Receiver<MeshEvent>, Vec<Multiaddr>), MeshError> {
+    let (events_in, events) = mpsc::channel(EVENT_QUEUE);
+    let (commands_in, commands) = mpsc::unbounded_channel();
+    let outboxes = link::Outboxes::default();
+    let mut swarm = build(&config, gate, events_in.clone(), outboxes.clone())?;
+    for address in &config.listen {
+        swarm.listen_on(address.clone()).map_err(|error| MeshError::Listen {
+            address: address.clone(),
+            reason: io_reason(error),
+        })?;
+    }
+    let mut task = Task { swarm, events: events_in, commands: commands_in.clone(), open: HashMap::new() };
+    let addresses = task.listen_addresses(config.listen.len()).await;
+    tokio::spawn(task.run(commands));
+    Ok((Mesh { commands: commands_in, outboxes }, events, addresses))
+}
+
+fn build(
+    config: &MeshConfig,
+    gate: Arc<dyn Gatekeeper>,
+    events: mpsc::Sender<MeshEvent>,
+    outboxes: link::Outboxes,
+) -> Result<Swarm<Behaviour>, MeshError> {
+    let key = |error: &dyn std::fmt::Display| MeshError::Key(error.to_string());
+    let keypair = identity::Keypair::ed25519_from_bytes(config.key.seed()).map_err(|e| key(&e))?;
+    let peer_id = keypair.public().to_peer_id();
+    // Hosts of another fleet fail in the handshake, before a byte of theirs is looked at.
+    let noise = noise::Config::new(&keypair)
+        .map_err(|e| key(&e))?
+        .with_prologue(config.fleet.0.to_vec());
+    let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(upgrade::Version::V1)
+        .authenticate(Admission::new(noise, gate, config.epoch))
+        .multiplex(yamux::Config::default())
+        .timeout(HELLO_TIMEOUT)
+        .boxed();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_MAX))
+        .with_max_pending_outgoing(Some(PENDING_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX))
+        .with_max_established(u32::try_from(HOSTS_MAX).ok());
+    let calls = request_response::Config::default()
+        .with_request_timeout(CALL_TIMEOUT)
+        .with_max_concurrent_streams(CALLS_PER_PEER_MAX);
+    let protocol = (call::PROTOCOL, request_response::ProtocolSupport::Full);
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        links: Links::new(events, outboxes),
+        calls: request_response::Behaviour::with_codec(Codec, [protocol], calls),
+    };
+    let settings = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+    Ok(Swarm::new(transport, behaviour, peer_id, settings))
+}
+
+struct Task {
+    swarm: Swarm<Behaviour>,
+    events: mpsc::Sender<MeshEvent>,
+    commands: mpsc::UnboundedSender<Command>,
+    open: HashMap<request_response::OutboundRequestId, oneshot::Sender<Result<Reply, CallError>>>,
+}
+
+impl Task {
+    /// Waits for the addresses behind each listener: one each for certain, those of all interfaces
+    /// where it listens on all.
+    async fn listen_addresses(&mut self, listeners: usize) -> Vec<Multiaddr> {
+        let mut addresses = Vec::new();
+        loop {
+            let wait = if addresses.len() < listeners { LISTEN_WAIT } else { INTERFACES_WAIT };
+            match tokio::time::timeout(wait, self.swarm.select_next_some()).await {
+                Ok(SwarmEvent::NewListenAddr { address, .. }) => addresses.push(address),
+                Ok(_) => {}
+                Err(_) => return addresses,
+            }
+        }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.swarm_event(event).await,
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+            }
+            if self.events.is_closed() {
+                return;
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Dial(address) => {
+                if let Err(error) = self.swarm.dial(address.clone()) {
+                    tracing::debug!(%address, %error, "not dialled");
+                }
+            }
+            Command::Call(peer, call, answer) => match peer_id_of(peer) {
+                Some(peer) => {
+                    let id = self.swarm.behaviour_mut().calls.send_request(&peer, call);
+                    self.open.insert(id, answer);
+                }
+                None => drop(answer.send(Err(CallError("no such peer".into())))),
+            },
+            Command::Answer(channel, reply) => {
+                // It fails if the connection is gone; nobody waits then.
+                drop(self.swarm.behaviour_mut().calls.send_response(channel, reply));
+            }
+        }
+    }
+
+    async fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Links(event)) => self.emit(event).await,
+            SwarmEvent::Behaviour(BehaviourEvent::Calls(event)) => self.call_event(event).await,
+            SwarmEvent::OutgoingConnectionError { error, .. } => {
+                let error = error.to_string().escape_debug().take(300).collect();
+                self.emit(MeshEvent::DialFailed { error }).await;
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                let reason: String = error_chain(&error);
+                tracing::debug!(from = %send_back_addr, reason, "a connection was not admitted");
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listening"),
+            _ => {}
+        }
+    }
+
+    async fn call_event(&mut self, event: request_response::Event<Call, Reply>) {
+        use request_response::{Event, Message as Said};
+        match event {
+            Event::Message { peer, message: Said::Request { request, channel, .. }, .. } => {
+                let Some(from) = host_of(&peer) else { return };
+                let (reply, answer) = oneshot::channel();
+                let commands = self.commands.clone();
+                tokio::spawn(async move {
+                    if let Ok(reply) = answer.await {
+                        drop(commands.send(Command::Answer(channel, reply)));
+                    }
+                });
+                self.emit(MeshEvent::Call { from, call: request, reply: ReplyTo(reply) }).await;
+            }
+            Event::Message { message: Said::Response { request_id, response }, .. } => {
+                if let Some(answer) = self.open.remove(&request_id) {
+                    drop(answer.send(Ok(response)));
+                }
+            }
+            Event::OutboundFailure { request_id, error, .. } => {
+                if let Some(answer) = self.open.remove(&request_id) {
+                    drop(answer.send(Err(CallError(error.to_string()))));
+                }
+            }
+            Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
+        }
+    }
+
+    async fn emit(&mut self, event: MeshEvent) {
+        // When nobody listens the task ends with its next step.
+        drop(self.events.send(event).await);
+    }
+}
+
+/// The host behind a libp2p name: an Ed25519 key, written out.
+pub(crate) fn host_of(peer: &PeerId) -> Option<HostId> {
+    let key = identity::PublicKey::try_decode_protobuf(peer.as_ref().digest()).ok()?;
+    Some(HostId(key.try_into_ed25519().ok()?.to_bytes()))
+}
+
+fn peer_id_of(host: HostId) -> Option<PeerId> {
+    let key = identity::ed25519::PublicKey::try_from_bytes(&host.0).ok()?;
+    Some(identity::PublicKey::from(key).to_peer_id())
+}
+
+fn io_reason(error: libp2p::TransportError<io::Error>) -> String {
+    match error {
+        libp2p::TransportError::Other(error) => error_chain(&error),
+        libp2p::TransportError::MultiaddrNotSupported(_) => "not a TCP address".into(),
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text.escape_debug().take(300).collect()
+}
+
+const EVENT_QUEUE: usize = 1024;
+const PENDING_MAX: u32 = 256;
+/// Two hosts may dial each other at once; a third and fourth connection is one being replaced.
+const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+const IDLE: Duration = Duration::from_secs(60);
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
+const INTERFACES_WAIT: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

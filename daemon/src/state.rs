@@ -1,0 +1,199 @@
+//! The daemon's durable state: how often it started, the consensus state, the ledger's log.
+//!
+//! One redb file. [`State::persist`] returns when the bytes are on disk; a failure to get them there
+//! is not survived, since the kernel may have dropped what it could not write.
+
+use std::path::Path;
+
+use groundswell_protocol::{
+    cbor,
+    consensus::{HardState, LogEntry, Restored, Snapshot},
+    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
+};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use thiserror::Error;
+
+/// Why the state could not be read or written.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The database failed.
+    #[error("the state database: {0}")]
+    Database(#[from] Box<redb::Error>),
+    /// A value in it is not what was written.
+    #[error("the state database is damaged: {what}: {reason}")]
+    Damaged {
+        /// Which value.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The open database.
+pub struct State {
+    db: Database,
+}
+
+/// What the database remembers.
+pub struct Remembered {
+    /// Counts the daemon's starts; this one is counted and on disk.
+    pub epoch: u64,
+    /// For the consensus of a voter; on a host that follows, the entries are those it followed.
+    pub restored: Restored,
+}
+
+impl State {
+    /// Opens or makes the database.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| Box::new(redb::Error::from(error)))?;
+        Ok(Self { db })
+    }
+
+    /// Reads everything and counts this start.
+    pub fn start(&self) -> Result<Remembered, StateError> {
+        let epoch = self.count_start()?;
+        let restored = self.read().map_err(Box::new)??;
+        Ok(Remembered { epoch, restored })
+    }
+
+    fn count_start(&self) -> Result<u64, StateError> {
+        let run = || -> Result<u64, redb::Error> {
+            let transaction = self.write()?;
+            let epoch = {
+                let mut meta = transaction.open_table(META)?;
+                transaction.open_table(LOG)?;
+                let last = meta.get(EPOCH)?.and_then(|v| v.value().try_into().ok());
+                let epoch = last.map_or(1, |last| u64::from_be_bytes(last).saturating_add(1));
+                meta.insert(EPOCH, epoch.to_be_bytes().as_slice())?;
+                epoch
+            };
+            transaction.commit()?;
+            Ok(epoch)
+        };
+        Ok(run().map_err(Box::new)?)
+    }
+
+    fn read(&self) -> Result<Result<Restored, StateError>, redb::Error> {
+        let transaction = self.db.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        let mut restored = Restored::default();
+        let damaged = |what| move |error: cbor::DecodeError| StateError::Damaged {
+            what,
+            reason: error.to_string(),
+        };
+        if let Some(bytes) = meta.get(HARD_STATE)? {
+            match cbor::decode(bytes.value(), ENTRY_BYTES_MAX).map_err(damaged("hard state")) {
+                Ok(hard_state) => restored.hard_state = hard_state,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        if let Some(bytes) = meta.get(SNAPSHOT)? {
+            match cbor::decode(bytes.value(), SNAPSHOT_BYTES_MAX).map_err(damaged("snapshot")) {
+                Ok(snapshot) => restored.snapshot = Some(snapshot),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        for row in transaction.open_table(LOG)?.iter()? {
+            let (_, bytes) = row?;
+            match cbor::decode(bytes.value(), MESSAGE_BYTES_MAX).map_err(damaged("log entry")) {
+                Ok(entry) => restored.entries.push(entry),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(restored))
+    }
+
+    /// Makes a step of the consensus durable. The first entry replaces everything from its index
+    /// on; a snapshot replaces everything up to its index.
+    pub fn persist(
+        &self,
+        hard_state: Option<&HardState>,
+        entries: &[LogEntry],
+        snapshot: Option<&Snapshot>,
+    ) -> Result<(), StateError> {
+        let run = || -> Result<(), redb::Error> {
+            let transaction = self.write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                let mut log = transaction.open_table(LOG)?;
+                if let Some(hard_state) = hard_state {
+                    meta.insert(HARD_STATE, cbor::encode(hard_state).as_slice())?;
+                }
+                if let Some(snapshot) = snapshot {
+                    meta.insert(SNAPSHOT, cbor::encode(snapshot).as_slice())?;
+                    log.retain_in(..=snapshot.index, |_, _| false)?;
+                }
+                if let Some(first) = entries.first() {
+                    log.retain_in(first.index.., |_, _| false)?;
+                }
+                for entry in entries {
+                    log.insert(entry.index, cbor::encode(entry).as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        Ok(run().map_err(Box::new)?)
+    }
+
+    fn write(&self) -> Result<redb::WriteTransaction, redb::Error> {
+        let mut transaction = self.db.begin_write()?;
+        // Values come from peers: with two phases, no choice of theirs can make a torn commit look
+        // whole.
+        transaction.set_two_phase_commit(true);
+        Ok(transaction)
+    }
+}
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const EPOCH: &str = "epoch";
+const HARD_STATE: &str = "hard state";
+const SNAPSHOT: &str = "snapshot";
+/// The state is small and read once; the default cache of a gigabyte would be for nothing.
+const CACHE_BYTES: usize = 1 << 20;
+/// A ledger of ten thousand hosts with its history.
+const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> LogEntry {
+        let mut entry = LogEntry::followed(index, vec![u8::try_from(index).unwrap()]);
+        entry.term = term;
+        entry
+    }
+
+    #[test]
+    fn what_was_persisted_is_read_back_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let state = State::open(&path).unwrap();
+        assert_eq!(state.start().unwrap().epoch, 1);
+        state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
+        // A new leader replaces the tail.
+        state.persist(None, &[entry(2, 2)], None).unwrap();
+        drop(state);
+
+        let remembered = State::open(&path).unwrap().start().unwrap();
+        assert_eq!(remembered.epoch, 2);
+        assert_eq!(remembered.restored.entries, [entry(1, 1), entry(2, 2)]);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_the_log_up_to_its_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state.redb")).unwrap();
+        state.start().unwrap();
+        state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
+        let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000] };
+        state.persist(None, &[], Some(&snapshot)).unwrap();
+        let restored = state.start().unwrap().restored;
+        assert_eq!(restored.snapshot, Some(snapshot));
+        assert_eq!(restored.entries, [entry(3, 1)]);
+    }
+}

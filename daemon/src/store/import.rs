@@ -1,0 +1,138 @@
+//! A `.swell` file on its way into the store, as a stream, at constant memory.
+
+use std::sync::Arc;
+
+use groundswell_protocol::{
+    ids::Digest,
+    revision::{BundleError, BundleEvent, BundleReader, Manifest},
+    trust::{Release, Signed, Trust, Untrusted, Verified},
+};
+use thiserror::Error;
+
+use super::{Store, StoreError};
+
+/// Why a bundle was not imported. Nothing of it was kept.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// The file is damaged, cut short, or no bundle.
+    #[error("the bundle {0}")]
+    Bundle(#[from] BundleError),
+    /// Nobody whom this fleet trusts has released it.
+    #[error("the bundle's release {0}")]
+    Untrusted(#[from] Untrusted),
+    /// The manifest is not what the release says.
+    #[error("the bundle: {0}")]
+    Manifest(#[from] groundswell_protocol::revision::ManifestRefused),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was imported.
+#[derive(Debug)]
+pub struct Imported {
+    /// The release.
+    pub release: Verified<Release>,
+    /// Bytes of frames that were not here before.
+    pub new_bytes: u64,
+    /// Bytes of all its frames.
+    pub total_bytes: u64,
+}
+
+/// One import. Dropped before it is finished, it takes back what it has stored.
+pub struct Import {
+    store: Arc<Store>,
+    trust: Arc<Trust>,
+    reader: BundleReader,
+    release: Option<Verified<Release>>,
+    manifest: Option<(Vec<u8>, Manifest)>,
+    added: Vec<Digest>,
+    new_bytes: u64,
+}
+
+impl Import {
+    /// Begins to import what [`Import::push`] brings.
+    pub fn new(store: Arc<Store>, trust: Arc<Trust>) -> Self {
+        Self {
+            store,
+            trust,
+            reader: BundleReader::new(),
+            release: None,
+            manifest: None,
+            added: Vec::new(),
+            new_bytes: 0,
+        }
+    }
+
+    /// Takes the next bytes of the file.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
+        let mut events = self.reader.push(bytes)?;
+        while let Some(next) = self.take(std::mem::take(&mut events))? {
+            events = next;
+        }
+        Ok(())
+    }
+
+    /// Works through events; a verified release makes the reader go on with more.
+    fn take(
+        &mut self,
+        events: Vec<BundleEvent>,
+    ) -> Result<Option<Vec<BundleEvent>>, ImportError> {
+        for event in events {
+            match event {
+                BundleEvent::Release(signed) => return self.take_release(&signed).map(Some),
+                BundleEvent::Manifest { bytes, .. } => {
+                    let Some(release) = &self.release else { continue };
+                    let manifest = Manifest::of_release(&bytes, release.content())?;
+                    self.manifest = Some((bytes, manifest));
+                }
+                BundleEvent::Frame { index, bytes } => self.take_frame(index, &bytes)?,
+                BundleEvent::End => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_release(
+        &mut self,
+        signed: &Signed<Release>,
+    ) -> Result<Vec<BundleEvent>, ImportError> {
+        let release = self.trust.release(signed)?;
+        let (manifest, bytes) = (release.content().manifest, release.content().manifest_bytes);
+        self.release = Some(release);
+        Ok(self.reader.accept_release(manifest, bytes)?)
+    }
+
+    fn take_frame(&mut self, index: usize, bytes: &[u8]) -> Result<(), ImportError> {
+        let Some((_, manifest)) = &self.manifest else { return Ok(()) };
+        let hash = manifest.frames[index].hash;
+        if self.store.put_frame(hash, bytes)? {
+            self.added.push(hash);
+            self.new_bytes += u64::from(manifest.frames[index].bytes);
+        }
+        Ok(())
+    }
+
+    /// Ends the import: everything is durable, and only now does the store know the revision.
+    pub fn finish(mut self) -> Result<Imported, ImportError> {
+        std::mem::take(&mut self.reader).finish()?;
+        let (Some(release), Some((bytes, manifest))) = (self.release.take(), self.manifest.take())
+        else {
+            return Err(BundleError::Failed.into());
+        };
+        self.store.sync()?;
+        self.store.put_manifest(&bytes, release.content().manifest)?;
+        self.store.sync()?;
+        self.added.clear();
+        let total_bytes = manifest.transfer_bytes();
+        Ok(Imported { release, new_bytes: self.new_bytes, total_bytes })
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        for frame in &self.added {
+            self.store.remove_frame(frame);
+        }
+    }
+}
