@@ -1,2 +1,552 @@
-//! .
-fn main() {}
+//! swell-sign: keys, releases, orders and enrolment, used away from the fleet.
+
+use std::{
+    fs,
+    io::Write,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Args, Parser, Subcommand};
+use groundswell_protocol::{
+    ids::{
+        ApplicationName, Digest, FleetName, GroupName, HostId, HostName, LabelText, Labels,
+        ReleaseLabel, ZoneName,
+    },
+    limits::ENVELOPE_BYTES_MAX,
+    revision::BUNDLE_MAGIC,
+    rollout::{DeploymentConfiguration, MinimumHealthy},
+    time::UnixSeconds,
+    trust::{
+        Action, Document, Enrolment, Group, Invitation, MemberCert, Order, Release, SecretKey,
+        Signed, Trust, TrustBundle, Voter,
+    },
+};
+use groundswell_signer::{
+    SignError,
+    fleet::{self, HostTerms, TRUST_FILE, TokenTerms, key_file},
+    keyfile::{self, KeyRole, Passphrase},
+    orders::{self, Place},
+    release::{self, ReleaseTerms},
+    write_public, write_secret,
+};
+
+/// Signs what a Groundswell fleet may run. Keys stay here, away from the fleet.
+///
+/// Exit codes: 0 done; 1 refused or failed, nothing was written; 2 the command line is wrong.
+#[derive(Parser)]
+#[command(name = "swell-sign", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Found a fleet: role keys, root document, genesis with the first voters.
+    Init(InitArguments),
+    /// Make a token with which hosts can join.
+    Token(TokenArguments),
+    /// Approve one host by the fingerprint that `swell identity` shows on it.
+    Host(HostArguments),
+    /// Turn a directory with an appspec.yml into a signed .swell file.
+    Release(ReleaseArguments),
+    /// Sign an order for a deployment group, to be submitted elsewhere with `swell deploy --order`.
+    #[command(subcommand)]
+    Order(OrderCommand),
+    /// Show what a file claims. Nothing is verified.
+    Inspect {
+        /// A .swell file, trust bundle, join token, order, group or release.
+        file: PathBuf,
+    },
+    /// Check every signature and every byte of a file.
+    Verify {
+        /// A .swell file, trust bundle, join token, order, group or release.
+        file: PathBuf,
+        /// What to believe.
+        #[arg(long, value_name = "FILE", default_value = TRUST_FILE)]
+        trust: PathBuf,
+    },
+}
+
+/// Where the keys are and how they are opened.
+#[derive(Args)]
+struct Keys {
+    /// The directory that `init` made.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    keys: PathBuf,
+    #[command(flatten)]
+    secret: Secret,
+}
+
+#[derive(Args)]
+struct Secret {
+    /// Read the passphrase from the first line of this file instead of the terminal.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+impl Secret {
+    fn passphrase(&self) -> Passphrase {
+        self.passphrase_file.clone().map_or(Passphrase::Terminal, Passphrase::File)
+    }
+}
+
+impl Keys {
+    fn trust(&self) -> Result<Trust, SignError> {
+        fleet::load_trust(&self.keys.join(TRUST_FILE))
+    }
+
+    fn load(&self, role: KeyRole) -> Result<SecretKey, SignError> {
+        Ok(keyfile::load(&self.keys.join(key_file(role)), role, &self.secret.passphrase())?)
+    }
+}
+
+#[derive(Args)]
+struct InitArguments {
+    /// Where keys and the trust bundle are written.
+    dir: PathBuf,
+    /// The fleet's name.
+    #[arg(long)]
+    name: FleetName,
+    /// A first voter: its name and the key that `swell identity` shows on it. One, three or five.
+    #[arg(long = "voter", value_name = "NAME=KEY", required = true, value_parser = voter)]
+    voters: Vec<Voter>,
+    /// Store the keys in the clear, for tests and demonstrations.
+    #[arg(long, conflicts_with = "passphrase_file")]
+    no_passphrase: bool,
+    #[command(flatten)]
+    secret: Secret,
+}
+
+fn voter(text: &str) -> Result<Voter, String> {
+    let (name, key) = text.split_once('=').ok_or("NAME=KEY is needed")?;
+    let host: HostId = key.parse().map_err(|error| format!("{error}"))?;
+    let name = HostName::new(name).map_err(|error| error.to_string())?;
+    Ok(Voter { host, name })
+}
+
+#[derive(Args)]
+struct TokenArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// An address of a host that is up, such as /ip4/192.0.2.10/tcp/7717. Several are better.
+    #[arg(long = "seed", value_name = "ADDRESS", required = true)]
+    seeds: Vec<String>,
+    /// Names that hosts may take; * stands for anything.
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    names: String,
+    /// Labels of the hosts, as KEY=VALUE joined by commas.
+    #[arg(long, default_value = "")]
+    labels: Labels,
+    /// Zone of the hosts.
+    #[arg(long)]
+    zone: Option<ZoneName>,
+    /// How many hosts may join with it; without this, any number.
+    #[arg(long, value_name = "N")]
+    uses: Option<NonZeroU32>,
+    /// How long it is good for.
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = seconds)]
+    valid: u64,
+    /// How long the certificates of its hosts are good for.
+    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = seconds)]
+    member_valid: u64,
+    /// Where to write it, readable by this user only.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct HostArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The key that `swell identity` shows on the host.
+    key: HostId,
+    /// The host's name.
+    name: HostName,
+    /// An address of a host that is up.
+    #[arg(long = "seed", value_name = "ADDRESS", required = true)]
+    seeds: Vec<String>,
+    /// Labels of the host, as KEY=VALUE joined by commas.
+    #[arg(long, default_value = "")]
+    labels: Labels,
+    /// Zone of the host.
+    #[arg(long)]
+    zone: Option<ZoneName>,
+    /// How long its certificate is good for.
+    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = seconds)]
+    member_valid: u64,
+    /// Where to write what `swell join` takes on that host.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct ReleaseArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The directory; its appspec.yml is read, everything in it is released.
+    dir: PathBuf,
+    /// The application.
+    #[arg(long)]
+    application: ApplicationName,
+    /// What people will call this release, such as 1.4.2.
+    #[arg(long)]
+    label: ReleaseLabel,
+    /// The machine architecture it is for, such as x86_64; any without this.
+    #[arg(long)]
+    architecture: Option<LabelText>,
+    /// A value of the host label `environment` under which it may run; any without this.
+    #[arg(long = "environment")]
+    environments: Vec<LabelText>,
+    /// Where to write the .swell file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum OrderCommand {
+    /// Bring the group to a release.
+    Deploy {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The release: its id, or its .swell file.
+        #[arg(long)]
+        release: String,
+        /// The release to go back to if the deployment fails: its id, or its .swell file.
+        #[arg(long)]
+        fallback: Option<String>,
+        /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or
+        /// percent:N.
+        #[arg(long)]
+        configuration: Option<MinimumHealthy>,
+        /// Go on if the previous revision's ApplicationStop fails.
+        #[arg(long)]
+        ignore_application_stop_failures: bool,
+    },
+    /// Stop the deployment that an order started.
+    Stop {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The id of the deploy order.
+        #[arg(long)]
+        order: Digest,
+    },
+}
+
+/// Where the order goes.
+#[derive(Args)]
+struct PlaceArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The deployment group.
+    #[arg(long)]
+    group: GroupName,
+    /// What `swell status --json` printed: the order follows the group's newest one there.
+    #[arg(long, value_name = "FILE")]
+    fleet_state: PathBuf,
+    /// Why, for those who read the deployment's report.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Where to write the order.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Init(arguments) => init(&arguments),
+        Command::Token(arguments) => token(arguments),
+        Command::Host(arguments) => host(arguments),
+        Command::Release(arguments) => make_release(arguments),
+        Command::Order(command) => order(command),
+        Command::Inspect { file } => inspect(&file),
+        Command::Verify { file, trust } => verify(&file, &trust),
+    };
+    match done {
+        Ok(text) => {
+            // Nobody reads any more if the pipe is closed.
+            drop(writeln!(std::io::stdout(), "{}", text.trim_end()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("swell-sign: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init(arguments: &InitArguments) -> Result<String, SignError> {
+    let passphrase =
+        if arguments.no_passphrase { Passphrase::None } else { arguments.secret.passphrase() };
+    let (dir, name) = (&arguments.dir, arguments.name.clone());
+    let id = fleet::init(dir, name, arguments.voters.clone(), &passphrase, now())?;
+    let dir = dir.display();
+    Ok(format!(
+        "fleet {}: {id}\n{} voters; the root is 1 of 1\nkeys and {TRUST_FILE} are in {dir}: keep a \
+         copy of root.key in a safe place\nnext: swell-sign token --keys {dir} --seed ADDRESS --out \
+         FILE",
+        arguments.name,
+        arguments.voters.len(),
+    ))
+}
+
+fn token(arguments: TokenArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let key = arguments.keys.load(KeyRole::Enrolment)?;
+    let terms = TokenTerms {
+        name_pattern: arguments.names,
+        labels: arguments.labels,
+        zone: arguments.zone,
+        uses: arguments.uses,
+        valid_seconds: arguments.valid,
+        member_seconds: arguments.member_valid,
+    };
+    let invitation = fleet::token(&trust, &key, terms, arguments.seeds, now())?;
+    write_secret(&arguments.out, format!("{}\n", invitation.to_text()).as_bytes())?;
+    let out = arguments.out.display();
+    Ok(format!("{out}: a secret; on each new host: swell join {out} --name NAME"))
+}
+
+fn host(arguments: HostArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let key = arguments.keys.load(KeyRole::Enrolment)?;
+    let terms = HostTerms {
+        host: arguments.key,
+        name: arguments.name,
+        labels: arguments.labels,
+        zone: arguments.zone,
+        member_seconds: arguments.member_valid,
+    };
+    let invitation = fleet::approve(&trust, &key, terms, arguments.seeds, now())?;
+    write_public(&arguments.out, format!("{}\n", invitation.to_text()).as_bytes())?;
+    let out = arguments.out.display();
+    Ok(format!("{out}: on that host: swell join {out}"))
+}
+
+fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let key = arguments.keys.load(KeyRole::Release)?;
+    let terms = ReleaseTerms {
+        application: arguments.application,
+        label: arguments.label,
+        architecture: arguments.architecture,
+        environments: arguments.environments,
+    };
+    let (dir, out) = (&arguments.dir, &arguments.out);
+    let made = release::make(dir, out, trust.fleet(), &key, terms, now())?;
+    for warning in &made.warnings {
+        eprintln!("swell-sign: warning: {}/appspec.yml:{warning}", dir.display());
+    }
+    Ok(format!(
+        "{}: release {}\nrevision {}: {} entries, {} bytes, {} to carry\nnext: swell push {0}",
+        out.display(),
+        made.release,
+        made.manifest,
+        made.entries,
+        made.content_bytes,
+        made.transfer_bytes
+    ))
+}
+
+fn order(command: OrderCommand) -> Result<String, SignError> {
+    let (place, action) = match command {
+        OrderCommand::Stop { place, order } => (place, Action::Stop { order }),
+        OrderCommand::Deploy {
+            place,
+            release,
+            fallback,
+            configuration,
+            ignore_application_stop_failures,
+        } => {
+            let trust = place.keys.trust()?;
+            let (_, group_version) = place.read()?;
+            let mut deploy = orders::deploy(release_id(&release, &trust)?, group_version);
+            deploy.fallback = fallback.map(|text| release_id(&text, &trust)).transpose()?;
+            deploy.configuration =
+                configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
+            deploy.ignore_application_stop_failures = ignore_application_stop_failures;
+            (place, Action::Deploy(deploy))
+        }
+    };
+    let trust = place.keys.trust()?;
+    let key = place.keys.load(KeyRole::Operator)?;
+    let (at, _) = place.read()?;
+    let signed = orders::order(trust.fleet(), &key, at, action, place.reason.clone(), now())?;
+    write_public(&place.out, &signed.to_bytes())?;
+    let (id, out) = (signed.id(trust.fleet()), place.out.display());
+    Ok(format!("{out}: order {id}\nnext, on any host: swell deploy --order {out}"))
+}
+
+impl PlaceArguments {
+    /// The group's place and version, from a fleet's own account of itself.
+    fn read(&self) -> Result<(Place, u64), SignError> {
+        let path = &self.fleet_state;
+        let refused = |what: &str| {
+            let hint = "write it with `swell status --json` on a host";
+            SignError::Refused(format!("{}: {what}: {hint}", path.display()))
+        };
+        let text = fs::read_to_string(path)
+            .map_err(|source| SignError::Io { path: path.clone(), source })?;
+        let state: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| refused(&error.to_string()))?;
+        let groups = state["groups"].as_array().ok_or_else(|| refused("it lists no groups"))?;
+        let group = groups
+            .iter()
+            .find(|group| group["name"] == self.group.as_str())
+            .ok_or_else(|| refused(&format!("there is no group {}", self.group)))?;
+        let number = |key: &str| group[key].as_u64().ok_or_else(|| refused(&format!("no {key}")));
+        let head = group["head"].as_str().and_then(|head| head.parse().ok());
+        let head = head.ok_or_else(|| refused("no head"))?;
+        let place = Place { group: self.group.clone(), sequence: number("sequence")?, head };
+        Ok((place, number("version")?))
+    }
+}
+
+fn release_id(text: &str, trust: &Trust) -> Result<Digest, SignError> {
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(release::verify_bundle(Path::new(text), trust)?.0),
+    }
+}
+
+/// What a file can be.
+enum Kind {
+    Bundle,
+    Invitation(Box<Invitation>),
+    Trust(TrustBundle),
+    Release(Signed<Release>),
+    Order(Signed<Order>),
+    Group(Signed<Group>),
+    Cert(Box<MemberCert>),
+}
+
+fn kind_of(path: &Path) -> Result<Kind, SignError> {
+    use std::io::Read;
+    let io = |source| SignError::Io { path: path.into(), source };
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(ENVELOPE_BYTES_MAX * 2).unwrap_or(u64::MAX);
+    fs::File::open(path).map_err(io)?.take(limit).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.starts_with(BUNDLE_MAGIC) {
+        return Ok(Kind::Bundle);
+    }
+    if let Ok(text) = std::str::from_utf8(&bytes)
+        && let Ok(invitation) = Invitation::from_text(text)
+    {
+        return Ok(Kind::Invitation(Box::new(invitation)));
+    }
+    if let Ok(bundle) = TrustBundle::from_bytes(&bytes) {
+        return Ok(Kind::Trust(bundle));
+    }
+    if let Ok(cert) = groundswell_protocol::cbor::decode(&bytes, ENVELOPE_BYTES_MAX) {
+        return Ok(Kind::Cert(Box::new(cert)));
+    }
+    let release = Signed::from_bytes(&bytes).map(Kind::Release);
+    let order = || Signed::from_bytes(&bytes).map(Kind::Order);
+    let group = || Signed::from_bytes(&bytes).map(Kind::Group);
+    release.or_else(|_| order()).or_else(|_| group()).map_err(|error| {
+        SignError::Refused(format!("{} is nothing that this program signs: {error}", path.display()))
+    })
+}
+
+fn inspect(path: &Path) -> Result<String, SignError> {
+    let claim = match kind_of(path)? {
+        Kind::Bundle => {
+            let mut reader = groundswell_protocol::revision::BundleReader::new();
+            let bytes = fs::read(path).map_err(|source| SignError::Io { path: path.into(), source })?;
+            let events = reader
+                .push(&bytes[..bytes.len().min(ENVELOPE_BYTES_MAX * 2)])
+                .map_err(|error| SignError::Refused(format!("{} {error}", path.display())))?;
+            match events.first() {
+                Some(groundswell_protocol::revision::BundleEvent::Release(release)) => {
+                    format!("a bundle with {}", claim(release)?)
+                }
+                _ => "a bundle that ends before its release".into(),
+            }
+        }
+        Kind::Invitation(invitation) => match &invitation.enrolment {
+            Enrolment::Token { token, .. } => {
+                format!("a join token; a secret. Seeds {:?}\n{}", invitation.seeds, claim(token)?)
+            }
+            Enrolment::Approved(cert) => {
+                format!("an approved host. Seeds {:?}\n{}", invitation.seeds, claim(&cert.member)?)
+            }
+        },
+        Kind::Trust(bundle) => {
+            let last = bundle.roots.last().map(claim).transpose()?.unwrap_or_default();
+            let genesis = claim(&bundle.genesis)?;
+            format!("a trust bundle with {} root documents\n{last}\n{genesis}", bundle.roots.len())
+        }
+        Kind::Release(release) => claim(&release)?,
+        Kind::Order(order) => claim(&order)?,
+        Kind::Group(group) => claim(&group)?,
+        Kind::Cert(cert) => claim(&cert.member)?,
+    };
+    Ok(format!("NOT VERIFIED, only what the file claims:\n{claim}"))
+}
+
+fn claim<T: Document + std::fmt::Debug>(signed: &Signed<T>) -> Result<String, SignError> {
+    let shown = signed.unverified_claim().map_err(|error| SignError::Refused(error.to_string()))?;
+    Ok(format!("{}: {shown}", T::NAME))
+}
+
+fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
+    let shown = path.display();
+    let refused = |error: &dyn std::fmt::Display| SignError::Refused(format!("{shown} {error}"));
+    let kind = kind_of(path)?;
+    if let Kind::Trust(bundle) = kind {
+        let trust = Trust::new(bundle, None).map_err(|error| refused(&error))?;
+        return Ok(format!("{shown}: good; fleet {} {}", trust.root().name, trust.fleet()));
+    }
+    let trust = fleet::load_trust(trust)?;
+    let what = match kind {
+        Kind::Trust(_) => String::new(),
+        Kind::Bundle => {
+            let (id, release) = release::verify_bundle(path, &trust)?;
+            format!("release {id}, {} {}", release.application, release.label)
+        }
+        Kind::Invitation(invitation) => {
+            if *invitation.bundle.to_bytes() != *trust.bundle().to_bytes() {
+                return Err(refused(&"is for another fleet, or has older root documents"));
+            }
+            "the fleet's own join token".into()
+        }
+        Kind::Release(signed) => {
+            format!("release {}", trust.release(&signed).map_err(|e| refused(&e))?.id())
+        }
+        Kind::Order(signed) => {
+            format!("order {}", trust.order(&signed).map_err(|e| refused(&e))?.id())
+        }
+        Kind::Group(signed) => {
+            let group = trust.group(&signed).map_err(|e| refused(&e))?;
+            format!("group {} version {}", group.content().name, group.content().version)
+        }
+        Kind::Cert(cert) => {
+            let member = cert.verify_uncounted(&trust, now()).map_err(|e| refused(&e))?;
+            format!("host {}", member.content().name)
+        }
+    };
+    Ok(format!("{shown}: good; {what}"))
+}
+
+/// Reads `90d`, `12h`, `30m` or `45s`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let rule = || format!("'{}' is not a time such as 90d, 12h, 30m or 45s", text.escape_debug());
+    let unit = text.chars().next_back().ok_or_else(rule)?;
+    let factor = match unit {
+        'd' => 86_400,
+        'h' => 3600,
+        'm' => 60,
+        's' => 1,
+        _ => return Err(rule()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| rule())?;
+    number.checked_mul(factor).ok_or_else(rule)
+}
+
+fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+}

@@ -7,6 +7,7 @@
 
 mod documents;
 mod envelope;
+mod join;
 mod keys;
 mod member;
 mod root;
@@ -16,6 +17,7 @@ pub use documents::{
     Release, Subject, Voter, Want,
 };
 pub use envelope::{Signed, Untrusted, Verified};
+pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
 pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};

@@ -1,0 +1,264 @@
+//! From a directory to a signed `.swell` file.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use groundswell_protocol::{
+    ids::{ApplicationName, Digest, FleetId, LabelText, ReleaseLabel},
+    limits::APPSPEC_BYTES_MAX,
+    revision::{
+        AppSpec, BundleEvent, BundleReader, Frame, Manifest, PathKind, Publisher, Warning,
+        bundle_header,
+    },
+    time::UnixSeconds,
+    trust::{Release, Signed, Signer, Trust},
+};
+
+use crate::SignError;
+
+/// What the release says beside its content.
+#[derive(Clone, Debug)]
+pub struct ReleaseTerms {
+    /// The application.
+    pub application: ApplicationName,
+    /// What people call it.
+    pub label: ReleaseLabel,
+    /// The architecture that it is for; none for any.
+    pub architecture: Option<LabelText>,
+    /// The environments that it may run in; empty for any.
+    pub environments: Vec<LabelText>,
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The release's id.
+    pub release: Digest,
+    /// The revision's id.
+    pub manifest: Digest,
+    /// Files, directories and links.
+    pub entries: usize,
+    /// Bytes of its files.
+    pub content_bytes: u64,
+    /// Bytes of its frames, as they travel.
+    pub transfer_bytes: u64,
+    /// What is allowed and likely a mistake.
+    pub warnings: Vec<Warning>,
+}
+
+/// Turns `dir` into a release and writes it to `out`, which must not exist.
+pub fn make(
+    dir: &Path,
+    out: &Path,
+    fleet: FleetId,
+    signer: &dyn Signer,
+    terms: ReleaseTerms,
+    now: UnixSeconds,
+) -> Result<Made, SignError> {
+    if out.exists() {
+        return Err(SignError::Exists(out.into()));
+    }
+    let found = walk(dir)?;
+    let (spec, warnings) = read_appspec(dir, &found)?;
+    // The manifest comes first in the file and is known last: frames wait in a file beside.
+    let beside = out.with_extension("frames.part");
+    let part = out.with_extension("swell.part");
+    let cleanup = Cleanup(vec![beside.clone(), part.clone()]);
+    let mut frames = scratch(&beside)?;
+    let published = publish(dir, &found, spec, &mut frames, &beside)?;
+    let mut environments = terms.environments;
+    environments.sort();
+    environments.dedup();
+    let release = Release {
+        label: terms.label,
+        parent: None,
+        manifest: Manifest::id_of(&published.0),
+        created_at: now,
+        application: terms.application,
+        architecture: terms.architecture,
+        environments,
+        content_bytes: published.1.total_bytes(),
+        manifest_bytes: u64::try_from(published.0.len()).unwrap_or(u64::MAX),
+    };
+    let signed = Signed::new(&release, fleet, &[signer])?;
+    let mut file = scratch(&part)?;
+    let write = |file: &mut File, frames: &mut File| {
+        file.write_all(&bundle_header(&signed, &published.0))?;
+        frames.rewind()?;
+        io::copy(frames, file)?;
+        file.sync_all()?;
+        fs::rename(&part, out)
+    };
+    write(&mut file, &mut frames).map_err(SignError::io(out))?;
+    drop(cleanup);
+    Ok(Made {
+        release: signed.id(fleet),
+        manifest: release.manifest,
+        entries: published.1.entries.len(),
+        content_bytes: release.content_bytes,
+        transfer_bytes: published.1.transfer_bytes(),
+        warnings,
+    })
+}
+
+/// Removes what was only needed on the way, however it ends.
+struct Cleanup(Vec<PathBuf>);
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Renamed away, or never made.
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+fn scratch(path: &Path) -> Result<File, SignError> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true).mode(0o644);
+    options.open(path).map_err(SignError::io(path))
+}
+
+struct Found {
+    /// As the manifest names it.
+    path: String,
+    metadata: Metadata,
+}
+
+/// Everything below `dir`, in the order of the manifest: by the bytes of the whole path.
+fn walk(dir: &Path) -> Result<Vec<Found>, SignError> {
+    let mut found = Vec::new();
+    let mut open = vec![String::new()];
+    while let Some(prefix) = open.pop() {
+        let here = dir.join(&prefix);
+        let io = SignError::io(&here);
+        for entry in fs::read_dir(&here).map_err(&io)? {
+            let entry = entry.map_err(&io)?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                let shown = name.to_string_lossy().escape_debug().to_string();
+                SignError::Refused(format!("the file name '{shown}' is not UTF-8: rename it"))
+            })?;
+            let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            let metadata = entry.metadata().map_err(&io)?;
+            if metadata.is_dir() {
+                open.push(path.clone());
+            }
+            found.push(Found { path, metadata });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+fn read_appspec(dir: &Path, found: &[Found]) -> Result<(AppSpec, Vec<Warning>), SignError> {
+    let names = ["appspec.yml", "appspec.yaml"];
+    let name = names.into_iter().find(|name| dir.join(name).is_file()).ok_or_else(|| {
+        let dir = dir.display();
+        SignError::Refused(format!("{dir} has no appspec.yml: add one at the top of the directory"))
+    })?;
+    let path = dir.join(name);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(APPSPEC_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+    File::open(&path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(SignError::io(&path))?;
+    let kind_of = |path: &str| {
+        let at = found.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+        let kind = found[at].metadata.file_type();
+        Some(if kind.is_dir() {
+            PathKind::Directory
+        } else if kind.is_symlink() {
+            PathKind::Symlink
+        } else {
+            PathKind::File
+        })
+    };
+    AppSpec::from_yaml(&bytes, &kind_of)
+        .map_err(|error| SignError::Refused(format!("{}:{error}", path.display())))
+}
+
+fn publish(
+    dir: &Path,
+    found: &[Found],
+    spec: AppSpec,
+    out: &mut File,
+    out_path: &Path,
+) -> Result<(Vec<u8>, Manifest), SignError> {
+    let refused = |error: groundswell_protocol::revision::PublishError| {
+        SignError::Refused(format!("{}: {error}", dir.display()))
+    };
+    let mut write = |frames: Vec<(Frame, Vec<u8>)>| {
+        frames.iter().try_for_each(|(_, bytes)| out.write_all(bytes)).map_err(SignError::io(out_path))
+    };
+    let mut publisher = Publisher::new(spec).map_err(refused)?;
+    let mut buffer = vec![0; 256 << 10];
+    for entry in found {
+        let path = dir.join(&entry.path);
+        let kind = entry.metadata.file_type();
+        if kind.is_dir() {
+            publisher.directory(&entry.path).map_err(refused)?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).map_err(SignError::io(&path))?;
+            let target = target.to_str().ok_or_else(|| {
+                SignError::Refused(format!("{}: the link's target is not UTF-8", path.display()))
+            })?;
+            publisher.symlink(&entry.path, target).map_err(refused)?;
+        } else if kind.is_file() {
+            let modified = UnixSeconds(u64::try_from(entry.metadata.mtime()).unwrap_or(0));
+            publisher
+                .begin_file(&entry.path, entry.metadata.mode(), modified)
+                .map_err(refused)?;
+            let mut file = File::open(&path).map_err(SignError::io(&path))?;
+            loop {
+                let read = file.read(&mut buffer).map_err(SignError::io(&path))?;
+                if read == 0 {
+                    break;
+                }
+                write(publisher.write(&buffer[..read]).map_err(refused)?)?;
+            }
+            write(publisher.end_file().map_err(refused)?)?;
+        } else {
+            return Err(SignError::Refused(format!(
+                "{} is no file, directory or link: remove it from the revision",
+                path.display()
+            )));
+        }
+    }
+    let published = publisher.finish().map_err(refused)?;
+    write(published.frames)?;
+    Ok((published.bytes, published.manifest))
+}
+
+/// Reads a whole `.swell` file, checks every byte of it, and gives its release.
+pub fn verify_bundle(path: &Path, trust: &Trust) -> Result<(Digest, Release), SignError> {
+    let refused = |error: &dyn std::fmt::Display| {
+        SignError::Refused(format!("{} {error}", path.display()))
+    };
+    let mut file = File::open(path).map_err(SignError::io(path))?;
+    let mut reader = BundleReader::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut verified = None;
+    loop {
+        let read = file.read(&mut buffer).map_err(SignError::io(path))?;
+        if read == 0 {
+            break;
+        }
+        let mut events = reader.push(&buffer[..read]).map_err(|e| refused(&e))?;
+        while let Some(BundleEvent::Release(signed)) = events.first() {
+            let release = trust
+                .release(signed)
+                .map_err(|error| refused(&format!("holds a release that {error}")))?;
+            let content = release.content().clone();
+            events = reader
+                .accept_release(content.manifest, content.manifest_bytes)
+                .map_err(|e| refused(&e))?;
+            verified = Some((release.id(), content));
+        }
+    }
+    reader.finish().map_err(|e| refused(&e))?;
+    verified.ok_or_else(|| refused(&"holds no release"))
+}
