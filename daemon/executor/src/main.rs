@@ -1,2 +1,67 @@
-//! .
-fn main() {}
+//! swell-exec: the small root process that verifies again and changes the host.
+//!
+//! It has no network and no async. `swelld` asks over a Unix socket; what it asks is a closed set,
+//! and every signature in it is checked here again, by this process's own trust state. Read
+//! [`judge`] for what is believed, [`lifecycle`] for what is done, [`install`] for how files change.
+
+mod activation;
+mod config;
+mod hooks;
+mod install;
+mod journal;
+mod judge;
+mod layout;
+mod lifecycle;
+mod logs;
+mod permissions;
+mod server;
+mod stage;
+
+use std::{path::PathBuf, process::ExitCode};
+
+fn main() -> ExitCode {
+    let path = match arguments() {
+        Ok(Some(path)) => path,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(message) => return fail(2, &message, "see swell-exec --help"),
+    };
+    let config = match config::load(&path) {
+        Ok(config) => config,
+        Err(message) => return fail(64, &message, "correct the file; nothing was opened"),
+    };
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(server::Failed { code, message, hint }) => fail(code, &message, hint),
+    }
+}
+
+/// The only argument is the settings' path: a parser would be larger than what it parses.
+fn arguments() -> Result<Option<PathBuf>, String> {
+    let mut arguments = std::env::args_os().skip(1);
+    let Some(first) = arguments.next() else {
+        return Ok(Some("/etc/groundswell/swell-exec.toml".into()));
+    };
+    match (first.to_str(), arguments.next(), arguments.next()) {
+        (Some("--help" | "-h"), ..) => {
+            println!(
+                "The executor of a Groundswell host: verifies orders again and changes the host.\n\n\
+                 Usage: swell-exec [--config FILE]\n\n\
+                 Exit codes: 0 stopped by a signal; 64 the configuration is wrong, nothing was \
+                 opened;\n69 the socket is in use; 74 reading or writing failed."
+            );
+            Ok(None)
+        }
+        (Some("--version" | "-V"), ..) => {
+            println!("swell-exec {}", env!("CARGO_PKG_VERSION"));
+            Ok(None)
+        }
+        (Some("--config"), Some(path), None) => Ok(Some(path.into())),
+        _ => Err(format!("unexpected argument '{}'", first.to_string_lossy().escape_debug())),
+    }
+}
+
+fn fail(code: u8, message: &str, hint: &str) -> ExitCode {
+    eprintln!("swell-exec: error: {message}");
+    eprintln!("swell-exec: hint: {hint}");
+    ExitCode::from(code)
+}

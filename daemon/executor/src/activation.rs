@@ -1,0 +1,454 @@
+//! The state of the executor, shared by its connections, and the thread that works on an activation.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use groundswell_protocol::{
+    execute::{
+        ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response,
+    },
+    ids::{Digest, GroupName, Nonce},
+    trust::{Action, Order, Receipt, Signed},
+};
+
+use crate::{
+    config::Config,
+    judge::{self, Belief, Judged, Prepared},
+    journal::{self, Activation, GroupState, Installed, Step},
+    lifecycle,
+    logs::ScriptLog,
+    stage,
+};
+
+/// The executor.
+pub(crate) struct Executor {
+    config: Config,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    version: u64,
+    belief: Option<Arc<Belief>>,
+    groups: BTreeMap<GroupName, GroupState>,
+    /// Groups in which a thread is at work.
+    running: BTreeSet<GroupName>,
+    prepared: Option<Prepared>,
+}
+
+impl Executor {
+    pub(crate) fn open(config: Config) -> io::Result<Self> {
+        let groups = journal::read(&config.journal_dir())?;
+        let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
+        let inner = Inner { version: 1, belief, groups, running, prepared: None };
+        Ok(Self { config, inner: Mutex::new(inner), changed: Condvar::new() })
+    }
+
+    /// The state, once it is newer than `seen` or `patience` is over.
+    pub(crate) fn report(&self, seen: u64, patience: Duration) -> Report {
+        let until = Instant::now() + patience;
+        let mut inner = self.lock();
+        while inner.version == seen {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.changed.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Report {
+            version: inner.version,
+            fleet: inner.belief.as_ref().map(|belief| belief.trust.fleet()),
+            groups: inner.groups.values().map(|group| report_of(group, &inner.running)).collect(),
+        }
+    }
+
+    pub(crate) fn prepare(&self, group: GroupName, order: Digest, release: Digest) -> Response {
+        let mut bytes = [0; 16];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            return refused(format!("the system has no randomness: {error}"));
+        }
+        let (nonce, drawn_at) = (Nonce(bytes), Instant::now());
+        self.lock().prepared = Some(Prepared { group, order, release, nonce, drawn_at });
+        Response::Prepared { nonce }
+    }
+
+    /// Verifies, and lays the revision out.
+    pub(crate) fn stage(&self, evidence: &Evidence) -> Response {
+        let judged = match self.judge(evidence, true) {
+            Ok((_, judged)) => judged,
+            Err(reason) => return refused(reason),
+        };
+        let group = judged.group.content().name.clone();
+        let archive = self.config.archive(&group, judged.deployment);
+        if let Err(reason) = stage::lay_out(&self.config, &judged.manifest, &archive) {
+            return refused(reason);
+        }
+        let release = judged.release.id();
+        self.change(&group, |state| {
+            if !state.staged.contains(&release) {
+                state.staged.push(release);
+            }
+        })
+    }
+
+    /// Verifies everything, then begins the lifecycle, or goes on with one that was interrupted.
+    pub(crate) fn activate(
+        self: &Arc<Self>,
+        evidence: &Evidence,
+        token: u64,
+        receipts: &[Signed<Receipt>],
+    ) -> Response {
+        let group = match self.group_of(evidence) {
+            Ok(group) => group,
+            Err(reason) => return refused(reason),
+        };
+        let held = {
+            let inner = self.lock();
+            let state = inner.groups.get(&group);
+            let held = state.and_then(|state| state.activation.as_ref());
+            if held.is_some_and(|held| held.token == token && matches!(held.step, Step::Ended(_)))
+                || inner.running.contains(&group)
+            {
+                return Response::Accepted;
+            }
+            held.map(|held| held.token)
+        };
+        if let Some(other) = held.filter(|other| *other != token) {
+            return refused(format!("slot {other} was not given back yet"));
+        }
+        match self.check_and_begin(evidence, token, receipts, held.is_none()) {
+            Ok(()) => Response::Accepted,
+            Err(reason) => refused(reason),
+        }
+    }
+
+    fn check_and_begin(
+        self: &Arc<Self>,
+        evidence: &Evidence,
+        token: u64,
+        receipts: &[Signed<Receipt>],
+        begins: bool,
+    ) -> Result<(), String> {
+        let (belief, judged) = self.judge(evidence, begins)?;
+        let prepared = self.lock().prepared.clone();
+        judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
+        let group = judged.group.content().name.clone();
+        let archive = self.config.archive(&group, judged.deployment);
+        stage::lay_out(&self.config, &judged.manifest, &archive)?;
+        let mut inner = self.lock();
+        // The number is good for one beginning.
+        inner.prepared = None;
+        if !inner.running.insert(group.clone()) {
+            return Ok(());
+        }
+        let state = inner.groups.get_mut(&group).ok_or("the group is not known")?;
+        if state.activation.is_none() {
+            state.activation = Some(Activation {
+                token,
+                order: judged.order,
+                release: judged.release.id(),
+                deployment: judged.deployment,
+                before_current: state.current.clone(),
+                before_installed: state.installed.clone(),
+                step: Step::Forward(LifecycleEvent::IN_PLACE[0]),
+            });
+        }
+        if let Err(error) = state.write(&self.config.journal_dir()) {
+            state.activation = None;
+            inner.running.remove(&group);
+            return Err(format!("the journal cannot be written: {error}"));
+        }
+        drop(inner);
+        self.announce();
+        let executor = self.clone();
+        thread::spawn(move || executor.work(judged));
+        Ok(())
+    }
+
+    /// The thread of one activation.
+    fn work(self: Arc<Self>, judged: Judged) {
+        let group = judged.group.content().name.clone();
+        let log = ScriptLog::open(&self.config.script_log(&group, judged.deployment));
+        let log = log.unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
+        let mut work = Work { executor: self.clone(), judged, log };
+        loop {
+            let Some(activation) = work.activation() else { break };
+            if let Step::Ended(outcome) = &activation.step {
+                report_end(&group, activation.token, outcome);
+                break;
+            }
+            let next = lifecycle::take(&mut work, &activation.step);
+            work.step(next);
+        }
+        self.lock().running.remove(&group);
+        self.announce();
+    }
+
+    /// Notes a stop, with or without the orders before it.
+    pub(crate) fn stop(&self, order: &Signed<Order>) -> Response {
+        let belief = match self.belief() {
+            Ok(belief) => belief,
+            Err(reason) => return refused(reason),
+        };
+        let verified = match belief.trust.order(order) {
+            Ok(verified) => verified,
+            Err(error) => return refused(format!("the order {error}")),
+        };
+        let Action::Stop { order } = verified.content().action else {
+            return refused("the order is no stop".into());
+        };
+        self.change(&verified.content().group.clone(), |state| {
+            if !state.stopped.contains(&order) {
+                state.stopped.push(order);
+            }
+        })
+    }
+
+    /// Closes an activation that has ended.
+    pub(crate) fn returned(&self, group: &GroupName, token: u64) -> Response {
+        let closes = |state: &GroupState| {
+            state.activation.as_ref().is_some_and(|activation| {
+                activation.token == token && matches!(activation.step, Step::Ended(_))
+            })
+        };
+        if !self.lock().groups.get(group).is_some_and(closes) {
+            return Response::Accepted;
+        }
+        let response = self.change(group, |state| state.activation = None);
+        self.clear_old(group);
+        response
+    }
+
+    /// Removes old deployments' directories, as many as AWS's agent would: five stay.
+    fn clear_old(&self, group: &GroupName) {
+        let needed: BTreeSet<PathBuf> = {
+            let inner = self.lock();
+            let Some(state) = inner.groups.get(group) else { return };
+            [&state.current, &state.installed]
+                .into_iter()
+                .flatten()
+                .map(|installed| self.config.deployment_dir(group, installed.deployment))
+                .collect()
+        };
+        let dir = self.config.root_dir.join(group.as_str());
+        let Ok(entries) = fs::read_dir(&dir) else { return };
+        let mut old: Vec<_> = entries
+            .flatten()
+            .filter(|entry| !needed.contains(&entry.path()))
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        old.sort();
+        let surplus = (old.len() + needed.len()).saturating_sub(DEPLOYMENTS_KEPT);
+        for (_, path) in old.into_iter().take(surplus) {
+            // What cannot be removed now is tried again after the next deployment.
+            drop(fs::remove_dir_all(path));
+        }
+    }
+
+    fn belief(&self) -> Result<Arc<Belief>, String> {
+        let mut inner = self.lock();
+        if let Some(belief) = &inner.belief {
+            return Ok(belief.clone());
+        }
+        let belief = Arc::new(Belief::read(&self.config)?);
+        inner.belief = Some(belief.clone());
+        Ok(belief)
+    }
+
+    fn group_of(&self, evidence: &Evidence) -> Result<GroupName, String> {
+        let group = self.belief()?.trust.group(&evidence.group);
+        Ok(group.map_err(|error| format!("the group {error}"))?.content().name.clone())
+    }
+
+    /// Takes in the orders of the evidence, then judges the rest of it.
+    fn judge(&self, evidence: &Evidence, begins: bool) -> Result<(Arc<Belief>, Judged), String> {
+        let belief = self.belief()?;
+        let group = self.group_of(evidence)?;
+        let mut inner = self.lock();
+        let known = inner.groups.get(&group);
+        let mut state = known.cloned().unwrap_or_else(|| GroupState::new(group.clone()));
+        let before = state.sequence;
+        judge::extend(&belief, &mut state, &evidence.orders)?;
+        if state.sequence != before || known.is_none() {
+            // What was staged for another order lies elsewhere.
+            state.staged.clear();
+            state
+                .write(&self.config.journal_dir())
+                .map_err(|error| format!("the journal cannot be written: {error}"))?;
+            inner.groups.insert(group.clone(), state.clone());
+            inner.version += 1;
+            self.changed.notify_all();
+        }
+        drop(inner);
+        let judged = judge::judge(&self.config, &belief, &state, evidence, begins)?;
+        Ok((belief, judged))
+    }
+
+    /// Changes a group's state, durably.
+    fn change(&self, group: &GroupName, change: impl FnOnce(&mut GroupState)) -> Response {
+        let mut inner = self.lock();
+        let known = inner.groups.get(group).cloned();
+        let mut state = known.unwrap_or_else(|| GroupState::new(group.clone()));
+        change(&mut state);
+        if let Err(error) = state.write(&self.config.journal_dir()) {
+            return refused(format!("the journal cannot be written: {error}"));
+        }
+        inner.groups.insert(group.clone(), state);
+        drop(inner);
+        self.announce();
+        Response::Accepted
+    }
+
+    fn announce(&self) {
+        self.lock().version += 1;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in one connection must not end the others; what it left is what was written.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One activation at work.
+pub(crate) struct Work {
+    executor: Arc<Executor>,
+    pub(crate) judged: Judged,
+    pub(crate) log: ScriptLog,
+}
+
+impl Work {
+    pub(crate) fn config(&self) -> &Config {
+        &self.executor.config
+    }
+
+    pub(crate) fn group(&self) -> GroupName {
+        self.judged.group.content().name.clone()
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.config().deployment_dir(&self.group(), self.judged.deployment)
+    }
+
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.config().archive(&self.group(), self.judged.deployment)
+    }
+
+    fn activation(&self) -> Option<Activation> {
+        self.executor.lock().groups.get(&self.group())?.activation.clone()
+    }
+
+    /// What ran and was healthy before.
+    pub(crate) fn before_current(&self) -> Option<Installed> {
+        self.activation()?.before_current
+    }
+
+    /// Whose files were in place before.
+    pub(crate) fn before_installed(&self) -> Option<Installed> {
+        self.activation()?.before_installed
+    }
+
+    /// Notes whose files are in place. Written with the next step.
+    pub(crate) fn installed(&mut self, installed: Option<Installed>) {
+        self.state(|state| state.installed = installed);
+    }
+
+    /// The new revision runs.
+    pub(crate) fn succeeded(&mut self) {
+        if let Err(error) = crate::install::forget(&self.dir()) {
+            self.log.line(&format!("the copies of the old files could not be removed: {error}"));
+        }
+        self.state(|state| {
+            state.current = state.installed.clone();
+            state.staged.clear();
+        });
+    }
+
+    /// The revision before runs again, or nothing does.
+    pub(crate) fn restored(&mut self, restored: bool) {
+        let before = self.before_current();
+        self.state(|state| state.current = before.filter(|_| restored));
+    }
+
+    fn state(&self, change: impl FnOnce(&mut GroupState)) {
+        if let Some(state) = self.executor.lock().groups.get_mut(&self.group()) {
+            change(state);
+        }
+    }
+
+    /// Writes the next step down, durably. Without a journal nothing more may be done here.
+    fn step(&mut self, next: Step) {
+        let group = self.group();
+        {
+            let mut inner = self.executor.lock();
+            let Some(state) = inner.groups.get_mut(&group) else { return };
+            if let Some(activation) = &mut state.activation {
+                activation.step = next;
+            }
+            if let Err(error) = state.write(&self.executor.config.journal_dir()) {
+                give_up(&format!("the journal cannot be written: {error}"));
+            }
+        }
+        self.executor.announce();
+    }
+}
+
+/// Ends the process: what is on disk says where to go on.
+fn give_up(reason: &str) -> ! {
+    eprintln!("swell-exec: error: {reason}");
+    #[expect(clippy::exit, reason = "a thread that cannot write the journal must end the process")]
+    std::process::exit(74)
+}
+
+fn report_end(group: &GroupName, token: u64, outcome: &groundswell_protocol::trust::Outcome) {
+    use groundswell_protocol::trust::Outcome;
+    let text = match outcome {
+        Outcome::Succeeded => "succeeded".to_owned(),
+        Outcome::Declined { reason } => format!("declined: {reason}"),
+        Outcome::Failed { event, message, restored, .. } => {
+            format!("failed in {event}: {message}; restored: {restored}")
+        }
+    };
+    eprintln!("swell-exec: group {group}, slot {token}: {text}");
+}
+
+fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
+    let activation = state.activation.as_ref().map(|activation| {
+        let is_running = running.contains(&state.group);
+        let phase = match &activation.step {
+            Step::Ended(outcome) => Phase::Ended(outcome.clone()),
+            Step::Forward(event) if is_running => {
+                Phase::Running { event: *event, restoring: false }
+            }
+            Step::Back(event, _) if is_running => Phase::Running { event: *event, restoring: true },
+            Step::Forward(event) | Step::Back(event, _) => Phase::Interrupted { event: *event },
+        };
+        ActivationReport {
+            token: activation.token,
+            order: activation.order,
+            release: activation.release,
+            phase,
+        }
+    });
+    GroupReport {
+        group: state.group.clone(),
+        sequence: state.sequence,
+        head: state.head,
+        current: state.current.as_ref().map(|c| (c.release, c.label.clone())),
+        staged: state.staged.clone(),
+        activation,
+    }
+}
+
+fn refused(reason: String) -> Response {
+    Response::Refused { reason }
+}
+
+const DEPLOYMENTS_KEPT: usize = 5;

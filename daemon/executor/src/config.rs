@@ -1,0 +1,87 @@
+//! The settings of the executor, read once, before anything is opened.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// What runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The trust bundle, the host's id and the journal; this process alone writes here.
+    pub(crate) state_dir: PathBuf,
+    /// Revisions, laid out as AWS's agent does.
+    pub(crate) root_dir: PathBuf,
+    /// The store of `swelld`, read by hash.
+    pub(crate) store_dir: PathBuf,
+    /// Where `swelld` asks.
+    pub(crate) socket: PathBuf,
+    /// The Unix group of `swelld`, which may ask beside root.
+    pub(crate) socket_group: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/swell-exec".into(),
+            root_dir: "/opt/groundswell".into(),
+            store_dir: "/var/lib/swelld/store".into(),
+            socket: "/run/swell-exec/exec.sock".into(),
+            socket_group: None,
+        }
+    }
+}
+
+/// Reads the settings; the message names file, line and key.
+pub(crate) fn load(path: &Path) -> Result<Config, String> {
+    let shown = path.display();
+    let text = fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the settings {shown}: {error}"))?;
+    let config: Config = toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or(&text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
+        let key = key.map(|(key, _)| format!("{}: ", key.trim().escape_debug()));
+        format!("{shown}:{line}:{column}: {}{}", key.unwrap_or_default(), error.message())
+    })?;
+    for (key, value) in [
+        ("state_dir", &config.state_dir),
+        ("root_dir", &config.root_dir),
+        ("store_dir", &config.store_dir),
+        ("socket", &config.socket),
+    ] {
+        if !value.is_absolute() {
+            let line = text.lines().position(|line| line.trim_start().starts_with(key));
+            let line = line.map_or(1, |line| line + 1);
+            return Err(format!("{shown}:{line}:1: {key}: '{}' is not absolute", value.display()));
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swell-exec.toml");
+        fs::write(&path, text).unwrap();
+        load(&path).unwrap_err().replace(&format!("{}/", dir.path().display()), "")
+    }
+
+    #[test]
+    fn a_bad_setting_is_refused_with_line_and_key() {
+        assert!(refusal("\nroot = \"/x\"").starts_with("swell-exec.toml:2:1: root: unknown field"));
+        assert!(refusal("socket = 3").starts_with("swell-exec.toml:1:10: socket: invalid type"));
+        assert_eq!(
+            refusal("\nroot_dir = \"x\""),
+            "swell-exec.toml:2:1: root_dir: 'x' is not absolute"
+        );
+    }
+}

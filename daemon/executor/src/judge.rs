@@ -1,0 +1,270 @@
+//! What is believed before anything is done: every signature, the order's place, the receipts.
+//!
+//! Nothing here trusts `swelld`, a peer or a leader. A host runs a release when the release role says
+//! that the content may exist, the operator role says that this group moves to it now, enrolment says
+//! that this host is in the group, and a majority of voters says that the host may be disrupted.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use groundswell_protocol::{
+    execute::Evidence,
+    ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
+    limits::{MANIFEST_BYTES_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
+    revision::Manifest,
+    time::UnixSeconds,
+    trust::{
+        Action, Deploy, Group, Order, Receipt, Release, Signed, Subject, Trust, TrustBundle,
+        Verified,
+    },
+};
+
+use crate::{config::Config, journal::GroupState};
+
+/// What this host believes. Read from its own state directory, which only root writes.
+pub(crate) struct Belief {
+    pub(crate) trust: Trust,
+    pub(crate) host: HostId,
+}
+
+impl Belief {
+    /// Reads it; the message says what is missing.
+    pub(crate) fn read(config: &Config) -> Result<Self, String> {
+        let hint = "this host has not joined a fleet: run `swell join`";
+        let (trust, host) = (config.trust_file(), config.host_file());
+        let bytes = fs::read(&trust).map_err(|e| format!("{}: {e}: {hint}", trust.display()))?;
+        let text = fs::read_to_string(&host)
+            .map_err(|e| format!("{}: {e}: {hint}", host.display()))?;
+        let trust = TrustBundle::from_bytes(&bytes)
+            .and_then(|bundle| Trust::new(bundle, None))
+            .map_err(|error| format!("{}: {error}", trust.display()))?;
+        let host =
+            text.trim().parse().map_err(|error| format!("{}: {error}", host.display()))?;
+        Ok(Self { trust, host })
+    }
+}
+
+/// Evidence that was found good.
+pub(crate) struct Judged {
+    pub(crate) group: Verified<Group>,
+    pub(crate) order: Digest,
+    pub(crate) deploy: Deploy,
+    pub(crate) release: Verified<Release>,
+    pub(crate) manifest: Manifest,
+    pub(crate) deployment: DeploymentId,
+}
+
+/// Extends the group's chain by `orders`, each the one that follows. All are taken, or none.
+pub(crate) fn extend(
+    belief: &Belief,
+    state: &mut GroupState,
+    orders: &[Signed<Order>],
+) -> Result<(), String> {
+    let mut next = state.clone();
+    for signed in orders {
+        let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
+        let content = order.content();
+        if content.group != state.group {
+            return Err(format!("an order is for group {}, not {}", content.group, state.group));
+        }
+        if content.sequence <= state.sequence {
+            // Known already: the daemon's view of this journal was old.
+            continue;
+        }
+        if content.sequence != next.sequence + 1 || content.parent != next.head {
+            return Err(format!(
+                "order {} does not follow order {}: it was replayed, forked, or one is missing",
+                content.sequence, next.sequence
+            ));
+        }
+        (next.sequence, next.head) = (content.sequence, order.id());
+        match &content.action {
+            Action::Deploy(_) => next.deploy = Some(signed.clone()),
+            Action::Stop { order } => next.stopped.push(*order),
+        }
+    }
+    let surplus = next.stopped.len().saturating_sub(STOPS_KEPT);
+    next.stopped.drain(..surplus);
+    *state = next;
+    Ok(())
+}
+
+/// Judges evidence against the group's chain, which it has extended before.
+pub(crate) fn judge(
+    config: &Config,
+    belief: &Belief,
+    state: &GroupState,
+    evidence: &Evidence,
+    begins: bool,
+) -> Result<Judged, String> {
+    let trust = &belief.trust;
+    let member = evidence
+        .cert
+        .verify(trust, now())
+        .map_err(|error| format!("this host's certificate: {error}"))?;
+    if member.content().host != belief.host {
+        return Err("the certificate is another host's".into());
+    }
+    let group = trust.group(&evidence.group).map_err(|error| format!("the group {error}"))?;
+    if group.content().name != state.group {
+        return Err(format!("the group is {}, not {}", group.content().name, state.group));
+    }
+    if !group.content().filter.matches(&member.content().labels) {
+        return Err(format!("this host is not in group {}", state.group));
+    }
+    let deploy = newest_deploy(belief, state, evidence.order, begins)?;
+    if deploy.group_version != group.content().version {
+        return Err(format!(
+            "the order is for version {} of the group, not {}",
+            deploy.group_version,
+            group.content().version
+        ));
+    }
+    let release =
+        trust.release(&evidence.release).map_err(|error| format!("the release {error}"))?;
+    let rollback = release.id() != deploy.release;
+    if rollback && Some(release.id()) != deploy.fallback {
+        return Err("the order names neither this release nor this fallback".into());
+    }
+    fits(release.content(), group.content(), member.content())?;
+    let manifest = read_manifest(config, release.content())?;
+    Ok(Judged {
+        group,
+        order: evidence.order,
+        deploy,
+        release,
+        manifest,
+        deployment: DeploymentId::of(evidence.order, rollback),
+    })
+}
+
+/// The deploy order, if it is the group's newest one and was not stopped.
+fn newest_deploy(
+    belief: &Belief,
+    state: &GroupState,
+    id: Digest,
+    begins: bool,
+) -> Result<Deploy, String> {
+    let signed = state.deploy.as_ref().ok_or("no deploy order is known")?;
+    let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
+    if order.id() != id {
+        return Err("a newer order has replaced this one".into());
+    }
+    if begins && state.stopped.contains(&id) {
+        return Err("the order was stopped".into());
+    }
+    if begins && order.content().not_after.is_some_and(|end| end < now()) {
+        return Err("the order's time is over: sign a new one".into());
+    }
+    match &order.content().action {
+        Action::Deploy(deploy) => Ok(deploy.clone()),
+        Action::Stop { .. } => Err("the order is no deploy order".into()),
+    }
+}
+
+/// True if the release may run in this group on this host.
+fn fits(
+    release: &Release,
+    group: &Group,
+    member: &groundswell_protocol::trust::Member,
+) -> Result<(), String> {
+    if release.application != group.application {
+        return Err(format!(
+            "the release is of application {}, the group runs {}",
+            release.application, group.application
+        ));
+    }
+    if let Some(architecture) = &release.architecture
+        && architecture.as_str() != std::env::consts::ARCH
+    {
+        let here = std::env::consts::ARCH;
+        return Err(format!("the release is for {architecture}, this machine is {here}"));
+    }
+    let environment = member.labels.get("environment");
+    let welcome = release.environments.is_empty()
+        || environment.is_some_and(|here| release.environments.contains(here));
+    if !welcome {
+        let here = environment.map_or("none", |here| here.as_str());
+        return Err(format!("the release may not run in this host's environment ({here})"));
+    }
+    Ok(())
+}
+
+fn read_manifest(config: &Config, release: &Release) -> Result<Manifest, String> {
+    let path = config.manifest_file(&release.manifest);
+    let length = fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?.len();
+    if length > u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX) {
+        return Err(format!("{} is too long for a manifest", path.display()));
+    }
+    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Manifest::of_release(&bytes, release).map_err(|error| error.to_string())
+}
+
+/// A number that was drawn for one claim, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) group: GroupName,
+    pub(crate) order: Digest,
+    pub(crate) release: Digest,
+    pub(crate) nonce: Nonce,
+    pub(crate) drawn_at: Instant,
+}
+
+/// Believes that a majority of voters lets this host be disrupted, now.
+pub(crate) fn check_receipts(
+    belief: &Belief,
+    prepared: Option<&Prepared>,
+    judged: &Judged,
+    token: u64,
+    receipts: &[Signed<Receipt>],
+) -> Result<(), String> {
+    let prepared = prepared.ok_or("no number was drawn for these receipts: prepare first")?;
+    let release = judged.release.id();
+    if (&prepared.group, prepared.order, prepared.release)
+        != (&judged.group.content().name, judged.order, release)
+    {
+        return Err("the receipts were prepared for something else: prepare again".into());
+    }
+    if prepared.drawn_at.elapsed() > RECEIPT_AGE_MAX {
+        let seconds = RECEIPT_AGE_MAX.as_secs();
+        return Err(format!("the receipts are older than {seconds} s: prepare again"));
+    }
+    let (genesis, fleet) = (belief.trust.genesis(), belief.trust.fleet());
+    let subject = Subject::Slot {
+        host: belief.host,
+        nonce: prepared.nonce,
+        order: judged.order,
+        release,
+    };
+    let mut voters = BTreeSet::new();
+    let mut entry = None;
+    for receipt in receipts.iter().take(VOTERS_MAX) {
+        let receipt = receipt.verify_host(fleet).map_err(|e| format!("a receipt {e}"))?;
+        let content = receipt.content();
+        let same_entry = *entry.get_or_insert(content.entry) == content.entry;
+        if content.subject == subject
+            && content.index == token
+            && content.generation == genesis.generation
+            && genesis.is_voter(content.voter)
+            && same_entry
+        {
+            voters.insert(content.voter);
+        }
+    }
+    let need = genesis.majority();
+    if voters.len() < need {
+        return Err(format!("{} of {need} voters vouch for slot {token}", voters.len()));
+    }
+    Ok(())
+}
+
+pub(crate) fn now() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    UnixSeconds(since.as_secs())
+}
+
+/// Stops of orders that are long over are of no interest: only the newest deploy order is followed.
+const STOPS_KEPT: usize = 64;

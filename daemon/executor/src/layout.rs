@@ -1,0 +1,45 @@
+//! Where things are: AWS's layout below the root directory, the journal below the state directory.
+
+use std::path::PathBuf;
+
+use groundswell_protocol::ids::{DeploymentId, Digest, GroupName};
+
+use crate::config::Config;
+
+impl Config {
+    /// The directory of one deployment.
+    pub(crate) fn deployment_dir(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+        self.root_dir.join(group.as_str()).join(deployment.to_string())
+    }
+
+    /// The revision of a deployment, unpacked.
+    pub(crate) fn archive(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+        self.deployment_dir(group, deployment).join("deployment-archive")
+    }
+
+    /// The log of a deployment's scripts.
+    pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+        self.deployment_dir(group, deployment).join("logs/scripts.log")
+    }
+
+    pub(crate) fn trust_file(&self) -> PathBuf {
+        self.state_dir.join("fleet.trust")
+    }
+
+    pub(crate) fn host_file(&self) -> PathBuf {
+        self.state_dir.join("host.id")
+    }
+
+    pub(crate) fn journal_dir(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+
+    pub(crate) fn manifest_file(&self, manifest: &Digest) -> PathBuf {
+        self.store_dir.join("manifests").join(manifest.to_string())
+    }
+
+    pub(crate) fn frame_file(&self, frame: &Digest) -> PathBuf {
+        let name = frame.to_string();
+        self.store_dir.join("frames").join(&name[..2]).join(name)
+    }
+}

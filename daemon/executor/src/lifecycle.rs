@@ -1,0 +1,241 @@
+//! The lifecycle of one activation, forward and, if it fails, back.
+//!
+//! Forward: ApplicationStop of the revision that is there, then the new one's events. Back: the
+//! revision that was there is deployed again, its files first, so that the host ends where it began.
+//! Each step is in the journal before it is taken; after a crash it is taken again.
+
+use std::{io, path::PathBuf};
+
+use groundswell_protocol::{
+    execute::LifecycleEvent,
+    revision::{AppSpec, FileExistsBehavior, Manifest},
+    trust::Outcome,
+};
+
+use crate::{
+    activation::Work,
+    hooks::{self, Context, HookFailed},
+    install,
+    journal::{Installed, Step},
+    logs::ScriptLog,
+};
+
+const UNKNOWN: u8 = 5;
+
+/// A failed event.
+pub(crate) struct EventFailed {
+    code: u8,
+    script: String,
+    message: String,
+}
+
+impl EventFailed {
+    fn other(message: impl Into<String>) -> Self {
+        Self { code: UNKNOWN, script: String::new(), message: message.into() }
+    }
+}
+
+/// Takes the step that the journal names, and says which one is next.
+pub(crate) fn take(work: &mut Work, step: &Step) -> Step {
+    match step {
+        Step::Forward(event) => forward(work, *event),
+        Step::Back(event, failure) => back(work, *event, failure),
+        Step::Ended(outcome) => Step::Ended(outcome.clone()),
+    }
+}
+
+fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
+    let log = work.log.clone();
+    log.begin(&event.to_string());
+    let done = match event {
+        LifecycleEvent::ApplicationStop => stop_before(work, &log),
+        LifecycleEvent::Install => install_new(work),
+        event => run_scripts(work, &work.judged.manifest.spec, work.archive(), event, &log),
+    };
+    match done {
+        Ok(()) => match after(event) {
+            Some(next) => Step::Forward(next),
+            None => {
+                work.succeeded();
+                Step::Ended(Outcome::Succeeded)
+            }
+        },
+        Err(failed) => {
+            log.line(&failed.message);
+            let outcome = Outcome::Failed {
+                log: log.tail(),
+                code: failed.code,
+                event,
+                script: failed.script,
+                message: cut(failed.message),
+                restored: false,
+            };
+            Step::Back(LifecycleEvent::ApplicationStop, Box::new(outcome))
+        }
+    }
+}
+
+/// One event of the way back. Without a healthy revision before, only the files go back.
+fn back(work: &mut Work, event: LifecycleEvent, failure: &Outcome) -> Step {
+    let log = work.log.clone();
+    log.begin(&format!("{event} (restoring)"));
+    let done = match event {
+        LifecycleEvent::ApplicationStop => {
+            if let Outcome::Failed { event: failed, .. } = failure
+                && *failed >= LifecycleEvent::ApplicationStart
+            {
+                stop_failed(work, &log);
+            }
+            Ok(())
+        }
+        LifecycleEvent::Install => restore_files(work),
+        event => match work.before_current() {
+            Some(before) => run_scripts_of(work, &before, event, &log),
+            None => Ok(()),
+        },
+    };
+    match (done, after(event)) {
+        (Ok(()), Some(next)) => Step::Back(next, Box::new(failure.clone())),
+        (Ok(()), None) => {
+            let restored = work.before_current().is_some();
+            work.restored(restored);
+            Step::Ended(with_restored(failure, restored, None))
+        }
+        (Err(failed), _) => {
+            log.line(&failed.message);
+            work.restored(false);
+            let why = format!("{event}: {}", failed.message);
+            Step::Ended(with_restored(failure, false, Some(&why)))
+        }
+    }
+}
+
+fn with_restored(failure: &Outcome, was_restored: bool, why_not: Option<&str>) -> Outcome {
+    let mut outcome = failure.clone();
+    if let Outcome::Failed { restored, message, .. } = &mut outcome {
+        *restored = was_restored;
+        if let Some(why) = why_not {
+            *message = cut(format!("{message}; the revision before could not be put back: {why}"));
+        }
+    }
+    outcome
+}
+
+/// The event that follows in an in-place deployment.
+fn after(event: LifecycleEvent) -> Option<LifecycleEvent> {
+    LifecycleEvent::IN_PLACE.into_iter().find(|next| *next > event)
+}
+
+/// ApplicationStop of what is there. A first deployment has nothing to stop.
+fn stop_before(work: &Work, log: &ScriptLog) -> Result<(), EventFailed> {
+    let Some(before) = work.before_installed() else { return Ok(()) };
+    let done = run_scripts_of(work, &before, LifecycleEvent::ApplicationStop, log);
+    match done {
+        Err(failed) if work.judged.deploy.ignore_application_stop_failures => {
+            log.line(&format!("{}; ignored, as the order says", failed.message));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Stops what has failed, as well as it can be stopped.
+fn stop_failed(work: &Work, log: &ScriptLog) {
+    let (spec, archive) = (&work.judged.manifest.spec, work.archive());
+    if let Err(failed) = run_scripts(work, spec, archive, LifecycleEvent::ApplicationStop, log) {
+        log.line(&failed.message);
+    }
+}
+
+fn install_new(work: &mut Work) -> Result<(), EventFailed> {
+    let io = |error: io::Error| EventFailed::other(error.to_string());
+    let dir = work.dir();
+    // After a crash in the middle: from the old tree again.
+    install::undo(&dir).map_err(io)?;
+    let judged = &work.judged;
+    let behavior = judged
+        .manifest
+        .spec
+        .file_exists_behavior
+        .or(judged.deploy.file_exists_behavior)
+        .unwrap_or(FileExistsBehavior::Disallow);
+    let before = work.before_installed();
+    let plan = install::plan(&judged.manifest, &work.archive(), before.as_ref(), behavior)
+        .map_err(EventFailed::other)?;
+    plan.carry_out(&dir).map_err(io)?;
+    let (files, directories) = plan.belongings();
+    let release = judged.release.content();
+    work.installed(Some(Installed {
+        release: judged.release.id(),
+        label: release.label.clone(),
+        manifest: release.manifest,
+        deployment: judged.deployment,
+        files,
+        directories,
+    }));
+    Ok(())
+}
+
+fn restore_files(work: &mut Work) -> Result<(), EventFailed> {
+    install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
+    let before = work.before_installed();
+    work.installed(before);
+    Ok(())
+}
+
+/// Runs an event of a revision that was installed before, from where it was laid out then.
+fn run_scripts_of(
+    work: &Work,
+    before: &Installed,
+    event: LifecycleEvent,
+    log: &ScriptLog,
+) -> Result<(), EventFailed> {
+    let path = work.config().manifest_file(&before.manifest);
+    let manifest = std::fs::read(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()))
+        .and_then(|manifest| {
+            let same = Manifest::id_of(&manifest.to_bytes()) == before.manifest;
+            same.then_some(manifest).ok_or_else(|| "it is another manifest".into())
+        });
+    let manifest = manifest.map_err(|error| {
+        let (label, path) = (&before.label, path.display());
+        EventFailed::other(format!("the manifest of {label} at {path}: {error}"))
+    })?;
+    let archive = work.config().archive(&work.group(), before.deployment);
+    run_scripts(work, &manifest.spec, archive, event, log)
+}
+
+fn run_scripts(
+    work: &Work,
+    spec: &AppSpec,
+    archive: PathBuf,
+    event: LifecycleEvent,
+    log: &ScriptLog,
+) -> Result<(), EventFailed> {
+    let context = Context {
+        application: work.judged.release.content().application.clone(),
+        group: work.group(),
+        deployment: work.judged.deployment,
+    };
+    for script in spec.scripts(event) {
+        hooks::run(&archive, event, script, &context, log).map_err(
+            |HookFailed { code, message }| EventFailed {
+                code,
+                script: script.location.clone(),
+                message,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Cuts a message to what an outcome may carry.
+fn cut(mut text: String) -> String {
+    let mut end = text.len().min(groundswell_protocol::limits::TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
