@@ -79,7 +79,10 @@ impl Home {
     }
 
     /// The host's key; made from `seed` if there is none.
-    pub fn key_or_create(&self, seed: impl FnOnce() -> io::Result<[u8; 32]>) -> Result<SecretKey, HomeError> {
+    pub fn key_or_create(
+        &self,
+        seed: impl FnOnce() -> io::Result<[u8; 32]>,
+    ) -> Result<SecretKey, HomeError> {
         let path = self.path(KEY);
         if path.exists() {
             return self.key();
@@ -88,12 +91,8 @@ impl Home {
         fs::create_dir_all(&self.dir).map_err(io)?;
         let key = SecretKey::from_seed(&seed().map_err(io)?);
         let text = data_encoding::HEXLOWER.encode(&key.seed());
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
         sync_dir(&self.dir).map_err(io)?;
         Ok(key)
@@ -110,7 +109,8 @@ impl Home {
             other => other.map_err(io)?,
         };
         let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
-        let damaged = |reason: &str| HomeError::Damaged { path: path.clone(), reason: reason.into() };
+        let damaged =
+            |reason: &str| HomeError::Damaged { path: path.clone(), reason: reason.into() };
         if mode & 0o077 != 0 {
             return Err(damaged("the host's key can be read by others; chmod 600 it"));
         }

@@ -80,9 +80,8 @@ impl State {
         let transaction = self.db.begin_read()?;
         let meta = transaction.open_table(META)?;
         let mut restored = Restored::default();
-        let damaged = |what| move |error: cbor::DecodeError| StateError::Damaged {
-            what,
-            reason: error.to_string(),
+        let damaged = |what| {
+            move |error: cbor::DecodeError| StateError::Damaged { what, reason: error.to_string() }
         };
         if let Some(bytes) = meta.get(HARD_STATE)? {
             match cbor::decode(bytes.value(), ENTRY_BYTES_MAX).map_err(damaged("hard state")) {

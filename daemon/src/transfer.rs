@@ -198,11 +198,16 @@ impl Transfers {
         }
         let store = &self.store;
         let seed = u64::from_be_bytes([
-            manifest.0[0], manifest.0[1], manifest.0[2], manifest.0[3],
-            manifest.0[4], manifest.0[5], manifest.0[6], manifest.0[7],
+            manifest.0[0],
+            manifest.0[1],
+            manifest.0[2],
+            manifest.0[3],
+            manifest.0[4],
+            manifest.0[5],
+            manifest.0[6],
+            manifest.0[7],
         ]) ^ self.clock.mono().0;
-        let mut fetch =
-            Fetch::new(manifest, &content.frames, |frame| store.has_frame(frame), seed);
+        let mut fetch = Fetch::new(manifest, &content.frames, |frame| store.has_frame(frame), seed);
         for (peer, holdings) in &self.holdings {
             if let Some(holding) = holdings.get(&manifest) {
                 offer(&mut fetch, *peer, holding);

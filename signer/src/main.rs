@@ -448,7 +448,10 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
     release.or_else(|_| order()).or_else(|_| group()).map_err(|error| {
-        SignError::Refused(format!("{} is nothing that this program signs: {error}", path.display()))
+        SignError::Refused(format!(
+            "{} is nothing that this program signs: {error}",
+            path.display()
+        ))
     })
 }
 
@@ -456,7 +459,8 @@ fn inspect(path: &Path) -> Result<String, SignError> {
     let claim = match kind_of(path)? {
         Kind::Bundle => {
             let mut reader = groundswell_protocol::revision::BundleReader::new();
-            let bytes = fs::read(path).map_err(|source| SignError::Io { path: path.into(), source })?;
+            let bytes =
+                fs::read(path).map_err(|source| SignError::Io { path: path.into(), source })?;
             let events = reader
                 .push(&bytes[..bytes.len().min(ENVELOPE_BYTES_MAX * 2)])
                 .map_err(|error| SignError::Refused(format!("{} {error}", path.display())))?;

@@ -192,7 +192,10 @@ fn publish(
         SignError::Refused(format!("{}: {error}", dir.display()))
     };
     let mut write = |frames: Vec<(Frame, Vec<u8>)>| {
-        frames.iter().try_for_each(|(_, bytes)| out.write_all(bytes)).map_err(SignError::io(out_path))
+        frames
+            .iter()
+            .try_for_each(|(_, bytes)| out.write_all(bytes))
+            .map_err(SignError::io(out_path))
     };
     let mut publisher = Publisher::new(spec).map_err(refused)?;
     let mut buffer = vec![0; 256 << 10];
@@ -209,9 +212,7 @@ fn publish(
             publisher.symlink(&entry.path, target).map_err(refused)?;
         } else if kind.is_file() {
             let modified = UnixSeconds(u64::try_from(entry.metadata.mtime()).unwrap_or(0));
-            publisher
-                .begin_file(&entry.path, entry.metadata.mode(), modified)
-                .map_err(refused)?;
+            publisher.begin_file(&entry.path, entry.metadata.mode(), modified).map_err(refused)?;
             let mut file = File::open(&path).map_err(SignError::io(&path))?;
             loop {
                 let read = file.read(&mut buffer).map_err(SignError::io(&path))?;
@@ -235,9 +236,8 @@ fn publish(
 
 /// Reads a whole `.swell` file, checks every byte of it, and gives its release.
 pub fn verify_bundle(path: &Path, trust: &Trust) -> Result<(Digest, Release), SignError> {
-    let refused = |error: &dyn std::fmt::Display| {
-        SignError::Refused(format!("{} {error}", path.display()))
-    };
+    let refused =
+        |error: &dyn std::fmt::Display| SignError::Refused(format!("{} {error}", path.display()));
     let mut file = File::open(path).map_err(SignError::io(path))?;
     let mut reader = BundleReader::new();
     let mut buffer = vec![0; 256 << 10];

@@ -10,17 +10,15 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{
-        ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response,
-    },
+    execute::{ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response},
     ids::{Digest, GroupName, Nonce},
     trust::{Action, Order, Receipt, Signed},
 };
 
 use crate::{
     config::Config,
-    judge::{self, Belief, Judged, Prepared},
     journal::{self, Activation, GroupState, Installed, Step},
+    judge::{self, Belief, Judged, Prepared},
     lifecycle,
     logs::ScriptLog,
     stage,

@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) socket: PathBuf,
     /// The Unix group of `swelld`, which may ask beside root.
     pub(crate) socket_group: Option<String>,
+    /// What appspecs call `/`; elsewhere only where several hosts share a machine.
+    pub(crate) destination_root: PathBuf,
 }
 
 impl Default for Config {
@@ -31,6 +33,7 @@ impl Default for Config {
             store_dir: "/var/lib/swelld/store".into(),
             socket: "/run/swell-exec/exec.sock".into(),
             socket_group: None,
+            destination_root: "/".into(),
         }
     }
 }
@@ -54,6 +57,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, String> {
         ("root_dir", &config.root_dir),
         ("store_dir", &config.store_dir),
         ("socket", &config.socket),
+        ("destination_root", &config.destination_root),
     ] {
         if !value.is_absolute() {
             let line = text.lines().position(|line| line.trim_start().starts_with(key));

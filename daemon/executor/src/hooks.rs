@@ -5,7 +5,10 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read},
-    os::unix::{fs::PermissionsExt, process::{CommandExt, ExitStatusExt}},
+    os::unix::{
+        fs::PermissionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -197,10 +200,7 @@ fn wait(mut child: Child, script: &Script, log: &ScriptLog) -> Result<ExitStatus
 }
 
 /// Ends the whole process group: politely, then for certain.
-fn end_group(
-    group: Pid,
-    ended: &mpsc::Receiver<io::Result<ExitStatus>>,
-) -> io::Result<ExitStatus> {
+fn end_group(group: Pid, ended: &mpsc::Receiver<io::Result<ExitStatus>>) -> io::Result<ExitStatus> {
     // A group that is gone already is what is wanted.
     killpg(group, Signal::SIGTERM).ok();
     let status = ended.recv_timeout(HOOK_KILL_GRACE);

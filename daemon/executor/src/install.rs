@@ -58,16 +58,18 @@ struct Undo {
     emptied: Vec<(PathBuf, u32)>,
 }
 
-/// Decides what to do. Touches nothing.
+/// Decides what to do. Touches nothing. Destinations are below `root`.
 pub(crate) fn plan(
     manifest: &Manifest,
+    root: &Path,
     archive: &Path,
     before: Option<&Installed>,
     behavior: FileExistsBehavior,
 ) -> Result<Plan, String> {
     let mut wanted = Wanted::default();
     for mapping in &manifest.spec.files {
-        wanted.map(manifest, archive, &mapping.source, Path::new(&mapping.destination))?;
+        let destination = below(root, &mapping.destination);
+        wanted.map(manifest, archive, &mapping.source, &destination)?;
     }
     let owned: BTreeSet<&Path> =
         before.iter().flat_map(|b| b.files.iter().map(PathBuf::as_path)).collect();
@@ -87,9 +89,18 @@ pub(crate) fn plan(
     let (kept, emptied): (Vec<_>, Vec<_>) = old_directories.iter().cloned().partition(needed);
     let removed = owned.into_iter().filter(|path| !files.contains_key(*path));
     let removed = removed.map(Path::to_path_buf).collect();
-    let rights = rights(&manifest.spec, &files, &directories)?;
+    let rights = rights(&manifest.spec, root, &files, &directories)?;
     let emptied = emptied.into_iter().rev().collect();
     Ok(Plan { directories, files, removed, emptied, kept_directories: kept, rights })
+}
+
+/// An absolute path of an appspec, as it is called on this host.
+pub(crate) fn below(root: &Path, path: &str) -> PathBuf {
+    // Joining an empty path would add a slash, and with it another spelling.
+    match path.trim_start_matches('/') {
+        "" => root.to_path_buf(),
+        relative => root.join(relative),
+    }
 }
 
 /// What the mappings ask for.
@@ -206,13 +217,14 @@ fn missing_directories(
 
 fn rights(
     spec: &AppSpec,
+    root: &Path,
     files: &BTreeMap<PathBuf, Source>,
     directories: &[PathBuf],
 ) -> Result<BTreeMap<PathBuf, Rights>, String> {
     let regular = files.iter().filter(|(_, source)| matches!(source, Source::File { .. }));
     let files: Vec<&Path> = regular.map(|(target, _)| target.as_path()).collect();
     let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
-    permissions::resolve(spec, &Created { files: &files, directories: &directories })
+    permissions::resolve(spec, root, &Created { files: &files, directories: &directories })
 }
 
 impl Plan {
@@ -483,13 +495,14 @@ mod tests {
     fn the_new_tree_replaces_the_old_one_and_can_be_undone() {
         let mut host = Host::new();
         let (old, archive, dir) = host.revision(&[("a", "1"), ("b", "1"), ("x/c", "1")]);
-        let first = plan(&old, &archive, None, DISALLOW).unwrap();
+        let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
         first.carry_out(&dir).unwrap();
         forget(&dir).unwrap();
         let before = host.tree();
 
         let (new, archive, dir) = host.revision(&[("a", "2"), ("y/d", "2")]);
-        let second = plan(&new, &archive, Some(&installed(&first)), DISALLOW).unwrap();
+        let second =
+            plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
         second.carry_out(&dir).unwrap();
         let expected: Tree = [("app/", ""), ("app/a", "2"), ("app/y/", ""), ("app/y/d", "2")]
             .map(|(path, content)| (path.to_owned(), content.to_owned()))
@@ -511,17 +524,19 @@ mod tests {
         fs::create_dir(host.live().join("app")).unwrap();
         fs::write(host.live().join("app/a"), "theirs").unwrap();
         let (revision, archive, dir) = host.revision(&[("a", "ours"), ("b", "ours")]);
-        let refused = plan(&revision, &archive, None, DISALLOW).unwrap_err();
+        let refused = plan(&revision, Path::new("/"), &archive, None, DISALLOW).unwrap_err();
         assert!(refused.contains("app/a") && refused.contains("OVERWRITE"), "{refused}");
         assert_eq!(host.tree().get("app/a").unwrap(), "theirs");
 
-        let retain = plan(&revision, &archive, None, FileExistsBehavior::Retain).unwrap();
+        let retain =
+            plan(&revision, Path::new("/"), &archive, None, FileExistsBehavior::Retain).unwrap();
         retain.carry_out(&dir).unwrap();
         assert_eq!(host.tree().get("app/a").unwrap(), "theirs");
         assert!(!installed(&retain).files.contains(&host.live().join("app/a")));
         undo(&dir).unwrap();
 
-        let overwrite = plan(&revision, &archive, None, FileExistsBehavior::Overwrite).unwrap();
+        let overwrite =
+            plan(&revision, Path::new("/"), &archive, None, FileExistsBehavior::Overwrite).unwrap();
         overwrite.carry_out(&dir).unwrap();
         assert_eq!(host.tree().get("app/a").unwrap(), "ours");
         undo(&dir).unwrap();
@@ -535,7 +550,7 @@ mod tests {
         fs::create_dir_all(host.live().join("app/a")).unwrap();
         let (revision, archive, _) = host.revision(&[("a", "ours")]);
         for behavior in [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain] {
-            assert!(plan(&revision, &archive, None, behavior).is_err());
+            assert!(plan(&revision, Path::new("/"), &archive, None, behavior).is_err());
         }
     }
 
@@ -544,12 +559,13 @@ mod tests {
         for stop_after in 0..3 {
             let mut host = Host::new();
             let (old, archive, dir) = host.revision(&[("a", "1"), ("b", "1"), ("c", "1")]);
-            let first = plan(&old, &archive, None, DISALLOW).unwrap();
+            let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
             first.carry_out(&dir).unwrap();
             forget(&dir).unwrap();
             let before = host.tree();
             let (new, archive, dir) = host.revision(&[("a", "2"), ("b", "2"), ("c", "2")]);
-            let second = plan(&new, &archive, Some(&installed(&first)), DISALLOW).unwrap();
+            let second =
+                plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
             // A source that is gone makes the copy fail in the middle.
             let missing = ["a", "b", "c"][stop_after];
             fs::remove_file(archive.join("app").join(missing)).unwrap();
@@ -563,11 +579,12 @@ mod tests {
     fn what_others_put_into_a_directory_stays() {
         let mut host = Host::new();
         let (old, archive, dir) = host.revision(&[("x/c", "1")]);
-        let first = plan(&old, &archive, None, DISALLOW).unwrap();
+        let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
         first.carry_out(&dir).unwrap();
         fs::write(host.live().join("app/x/data"), "precious").unwrap();
         let (new, archive, dir) = host.revision(&[("a", "2")]);
-        let second = plan(&new, &archive, Some(&installed(&first)), DISALLOW).unwrap();
+        let second =
+            plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
         second.carry_out(&dir).unwrap();
         assert_eq!(host.tree().get("app/x/data").unwrap(), "precious");
     }

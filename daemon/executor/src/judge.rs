@@ -36,13 +36,12 @@ impl Belief {
         let hint = "this host has not joined a fleet: run `swell join`";
         let (trust, host) = (config.trust_file(), config.host_file());
         let bytes = fs::read(&trust).map_err(|e| format!("{}: {e}: {hint}", trust.display()))?;
-        let text = fs::read_to_string(&host)
-            .map_err(|e| format!("{}: {e}: {hint}", host.display()))?;
+        let text =
+            fs::read_to_string(&host).map_err(|e| format!("{}: {e}: {hint}", host.display()))?;
         let trust = TrustBundle::from_bytes(&bytes)
             .and_then(|bundle| Trust::new(bundle, None))
             .map_err(|error| format!("{}: {error}", trust.display()))?;
-        let host =
-            text.trim().parse().map_err(|error| format!("{}: {error}", host.display()))?;
+        let host = text.trim().parse().map_err(|error| format!("{}: {error}", host.display()))?;
         Ok(Self { trust, host })
     }
 }
@@ -233,12 +232,8 @@ pub(crate) fn check_receipts(
         return Err(format!("the receipts are older than {seconds} s: prepare again"));
     }
     let (genesis, fleet) = (belief.trust.genesis(), belief.trust.fleet());
-    let subject = Subject::Slot {
-        host: belief.host,
-        nonce: prepared.nonce,
-        order: judged.order,
-        release,
-    };
+    let subject =
+        Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };
     let mut voters = BTreeSet::new();
     let mut entry = None;
     for receipt in receipts.iter().take(VOTERS_MAX) {

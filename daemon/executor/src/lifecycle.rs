@@ -61,9 +61,10 @@ fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
             }
         },
         Err(failed) => {
+            let tail = log.tail();
             log.line(&failed.message);
             let outcome = Outcome::Failed {
-                log: log.tail(),
+                log: tail,
                 code: failed.code,
                 event,
                 script: failed.script,
@@ -160,7 +161,8 @@ fn install_new(work: &mut Work) -> Result<(), EventFailed> {
         .or(judged.deploy.file_exists_behavior)
         .unwrap_or(FileExistsBehavior::Disallow);
     let before = work.before_installed();
-    let plan = install::plan(&judged.manifest, &work.archive(), before.as_ref(), behavior)
+    let root = &work.config().destination_root;
+    let plan = install::plan(&judged.manifest, root, &work.archive(), before.as_ref(), behavior)
         .map_err(EventFailed::other)?;
     plan.carry_out(&dir).map_err(io)?;
     let (files, directories) = plan.belongings();

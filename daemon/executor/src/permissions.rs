@@ -5,14 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
 use groundswell_protocol::revision::{AppSpec, Permission};
 use nix::unistd::{Group, User};
+
+use crate::install::below;
 
 /// What one file or directory is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,12 +45,13 @@ pub(crate) struct Created<'a> {
 /// Resolves all permissions for what is created; nothing is touched yet.
 pub(crate) fn resolve(
     spec: &AppSpec,
+    root: &Path,
     created: &Created<'_>,
 ) -> Result<BTreeMap<PathBuf, Rights>, String> {
     let mut all = BTreeMap::new();
     for permission in &spec.permissions {
         let rights = rights_of(permission)?;
-        for target in targets(permission, created)? {
+        for target in targets(permission, &below(root, &permission.object), created)? {
             if all.insert(target.to_path_buf(), rights).is_some() {
                 let (target, object) = (target.display(), &permission.object);
                 return Err(format!("permissions: {target} is set twice, last by object {object}"));
@@ -83,9 +85,9 @@ fn rights_of(permission: &Permission) -> Result<Rights, String> {
 
 fn targets<'a>(
     permission: &Permission,
+    object: &Path,
     created: &Created<'a>,
 ) -> Result<Vec<&'a Path>, String> {
-    let object = Path::new(&permission.object);
     if let Some(file) = created.files.iter().find(|file| **file == object) {
         if permission.pattern != "**" || !permission.except.is_empty() {
             return Err(format!(
@@ -95,10 +97,8 @@ fn targets<'a>(
         }
         return Ok(if permission.on_files { vec![*file] } else { Vec::new() });
     }
-    let lists = [
-        (permission.on_files, created.files),
-        (permission.on_directories, created.directories),
-    ];
+    let lists =
+        [(permission.on_files, created.files), (permission.on_directories, created.directories)];
     let wanted = lists.into_iter().filter(|(on, _)| *on).flat_map(|(_, list)| list.iter());
     Ok(wanted.copied().filter(|path| is_meant(permission, object, path)).collect())
 }
@@ -155,7 +155,7 @@ mod tests {
         let directories = ["/srv", "/srv/sub"].map(Path::new);
         let created = Created { files: &files, directories: &directories };
         let spec = AppSpec { permissions: vec![permission], ..AppSpec::default() };
-        let rights = resolve(&spec, &created).unwrap();
+        let rights = resolve(&spec, Path::new("/"), &created).unwrap();
         rights.keys().map(|path| path.display().to_string()).collect()
     }
 
@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(hit(permission("/srv", "**", &[])), all);
         assert_eq!(hit(permission("/srv", "*.sh", &[])), ["/srv/a.sh"]);
         assert_eq!(hit(permission("/srv", "*", &["b*"])), ["/srv/a.sh", "/srv/sub"]);
-        assert_eq!(hit(permission("/srv", "**", &["sub"])), ["/srv/a.sh", "/srv/b.txt", "/srv/sub/c.sh"]);
+        assert_eq!(
+            hit(permission("/srv", "**", &["sub"])),
+            ["/srv/a.sh", "/srv/b.txt", "/srv/sub/c.sh"]
+        );
         assert_eq!(hit(permission("/srv/a.sh", "**", &[])), ["/srv/a.sh"]);
         assert_eq!(hit(permission("/elsewhere", "**", &[])), Vec::<String>::new());
     }
@@ -196,7 +199,7 @@ mod tests {
             let mut permission = permission("/srv", "**", &[]);
             change(&mut permission);
             let spec = AppSpec { permissions: vec![permission], ..AppSpec::default() };
-            assert!(resolve(&spec, &created).is_err());
+            assert!(resolve(&spec, Path::new("/"), &created).is_err());
         }
     }
 }

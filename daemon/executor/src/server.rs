@@ -91,7 +91,8 @@ fn open_to_group(path: &Path, group: Option<&str>) -> io::Result<()> {
         return fs::set_permissions(path, fs::Permissions::from_mode(0o600));
     };
     let found = nix::unistd::Group::from_name(name)?;
-    let found = found.ok_or_else(|| io::Error::other(format!("there is no Unix group '{name}'")))?;
+    let found =
+        found.ok_or_else(|| io::Error::other(format!("there is no Unix group '{name}'")))?;
     nix::unistd::chown(path, None, Some(found.gid))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))
 }
@@ -109,9 +110,7 @@ fn serve(mut stream: UnixStream, executor: &Arc<Executor>) -> io::Result<()> {
         stream.read_exact(&mut bytes)?;
         let response = match cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX) {
             Ok(request) => answer(executor, request),
-            Err(error) => {
-                Response::Refused { reason: format!("this is no request: {error}") }
-            }
+            Err(error) => Response::Refused { reason: format!("this is no request: {error}") },
         };
         let bytes = cbor::encode(&response);
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;

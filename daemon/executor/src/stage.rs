@@ -102,8 +102,8 @@ impl Frames<'_> {
             return Err(io::Error::other(format!("frame {} is damaged", path.display())));
         }
         let raw_bytes = usize::try_from(frame.raw_bytes).unwrap_or(usize::MAX);
-        let raw = zstd::bulk::decompress(&bytes, raw_bytes.min(FRAME_RAW_BYTES_MAX))
-            .map_err(named)?;
+        let raw =
+            zstd::bulk::decompress(&bytes, raw_bytes.min(FRAME_RAW_BYTES_MAX)).map_err(named)?;
         if raw.len() == raw_bytes {
             return Ok(raw);
         }

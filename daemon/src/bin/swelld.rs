@@ -12,6 +12,8 @@ use groundswell_daemon::{
     engine,
 };
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The daemon of a Groundswell host: keeps the fleet's state, moves revisions, asks for slots.
 ///
@@ -104,12 +106,18 @@ fn start_log(settings: &Settings) -> Result<(), String> {
         return Ok(());
     }
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_max_level(settings.log)
+    // The libraries below are heard only when something is wrong, or when asked for everything.
+    let libraries = settings.log.min(LevelFilter::WARN);
+    let libraries = if settings.log > LevelFilter::INFO { settings.log } else { libraries };
+    let filter = Targets::new()
+        .with_default(settings.log)
+        .with_target("libp2p", libraries)
+        .with_target("yamux", libraries);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(ansi)
-        .with_target(false)
-        .init();
+        .with_target(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     Ok(())
 }
 

@@ -127,10 +127,9 @@ impl Client {
             }
             ClientError::NoDaemon { path: self.socket.clone(), source }
         })?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| self.broken(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

@@ -170,17 +170,18 @@ async fn off_the_loop<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
 ) -> Result<T, Failed> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
-        .map_err(|error| {
+    done.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?.map_err(
+        |error| {
             let status = match &error {
-                ImportError::Store(StoreError::DiskFull { .. } | StoreError::LimitReached { .. }) => {
-                    StatusCode::INSUFFICIENT_STORAGE
-                }
+                ImportError::Store(
+                    StoreError::DiskFull { .. } | StoreError::LimitReached { .. },
+                ) => StatusCode::INSUFFICIENT_STORAGE,
                 ImportError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
                 _ => StatusCode::BAD_REQUEST,
             };
             Failed(status, error.to_string())
-        })
+        },
+    )
 }
 
 async fn group(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
@@ -233,4 +234,3 @@ impl IntoResponse for Failed {
         (self.0, Json(api::Refused { error: self.1 })).into_response()
     }
 }
-

@@ -82,9 +82,8 @@ impl Gatekeeper for Gate {
             return Verdict::Refuse("the certificate is another host's".into());
         }
         let id = member.id();
-        let (admitted, refused) = self.read(|roster| {
-            (roster.admitted.contains(&id), roster.refused.get(&id).cloned())
-        });
+        let (admitted, refused) =
+            self.read(|roster| (roster.admitted.contains(&id), roster.refused.get(&id).cloned()));
         if admitted || hello.cert.verify(&self.trust, now).is_ok() {
             return Verdict::Admit(Arc::new(member));
         }

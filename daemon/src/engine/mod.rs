@@ -191,7 +191,18 @@ async fn start(
     );
     let waiting = BTreeMap::new();
     let engine = Engine {
-        node, trust, clock, home, state, store, mesh, gate, executor, transfers, known, waiting,
+        node,
+        trust,
+        clock,
+        home,
+        state,
+        store,
+        mesh,
+        gate,
+        executor,
+        transfers,
+        known,
+        waiting,
         inputs: inputs_in,
     };
     engine.refresh_gate();

@@ -139,9 +139,10 @@ impl Engine {
     }
 
     fn target(&self, host: HostId, target: &Target, deployment: &Deployment) -> api::Target {
-        let group = self.node.view().get(host).and_then(|record| {
-            record.groups.iter().find(|group| group.group == deployment.group)
-        });
+        let group =
+            self.node.view().get(host).and_then(|record| {
+                record.groups.iter().find(|group| group.group == deployment.group)
+            });
         let mine = group.filter(|group| group.order == Some(deployment.order));
         let state = mine.map(|group| group.state);
         let doing = state.filter(|_| !target.status.is_over()).map(doing);
@@ -262,9 +263,10 @@ fn doing(state: HostState) -> String {
 fn percent(status: &TargetStatus, state: Option<HostState>) -> u8 {
     use groundswell_protocol::execute::LifecycleEvent;
     match (status, state) {
-        (TargetStatus::Succeeded | TargetStatus::Failed { .. } | TargetStatus::Skipped { .. }, _) => {
-            100
-        }
+        (
+            TargetStatus::Succeeded | TargetStatus::Failed { .. } | TargetStatus::Skipped { .. },
+            _,
+        ) => 100,
         (_, Some(HostState::Running { event, .. })) => {
             let events = LifecycleEvent::IN_PLACE;
             let done = events.iter().filter(|other| **other < event).count();

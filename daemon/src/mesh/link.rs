@@ -26,9 +26,8 @@ use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
-        CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent,
-        ConnectionId, FromSwarm, NetworkBehaviour, SubstreamProtocol, ToSwarm,
-        handler::ConnectionEvent,
+        CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
+        FromSwarm, NetworkBehaviour, SubstreamProtocol, ToSwarm, handler::ConnectionEvent,
     },
 };
 use tokio::sync::mpsc;
@@ -100,8 +99,9 @@ impl Links {
     }
 
     fn handler(&self, peer: PeerId) -> Result<Handler, ConnectionDenied> {
-        let host = host_of(&peer)
-            .ok_or_else(|| ConnectionDenied::new(io::Error::other("the peer's key is no host key")))?;
+        let host = host_of(&peer).ok_or_else(|| {
+            ConnectionDenied::new(io::Error::other("the peer's key is no host key"))
+        })?;
         Ok(Handler::new(host, self.events.clone()))
     }
 }
@@ -169,10 +169,7 @@ impl NetworkBehaviour for Links {
         }
     }
 
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ToSwarm<MeshEvent, std::convert::Infallible>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<MeshEvent, std::convert::Infallible>> {
         // Actions only come from the swarm's own calls, after which it polls again.
         self.actions.pop_front().map_or(Poll::Pending, Poll::Ready)
     }

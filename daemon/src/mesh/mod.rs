@@ -15,9 +15,7 @@ use futures::StreamExt;
 use groundswell_protocol::{
     cbor,
     ids::{FleetId, HostId},
-    limits::{
-        CALLS_PER_PEER_MAX, CALL_TIMEOUT, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX,
-    },
+    limits::{CALL_TIMEOUT, CALLS_PER_PEER_MAX, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX},
     trust::{Member, MemberCert, Receipt, SecretKey, Signed, Verified},
     wire::{Call, Hello, Message, Reply, Welcome},
 };
@@ -194,7 +192,8 @@ pub async fn start(
             reason: io_reason(error),
         })?;
     }
-    let mut task = Task { swarm, events: events_in, commands: commands_in.clone(), open: HashMap::new() };
+    let mut task =
+        Task { swarm, events: events_in, commands: commands_in.clone(), open: HashMap::new() };
     let addresses = task.listen_addresses(config.listen.len()).await;
     tokio::spawn(task.run(commands));
     Ok((Mesh { commands: commands_in, outboxes }, events, addresses))
@@ -210,9 +209,8 @@ fn build(
     let keypair = identity::Keypair::ed25519_from_bytes(config.key.seed()).map_err(|e| key(&e))?;
     let peer_id = keypair.public().to_peer_id();
     // Hosts of another fleet fail in the handshake, before a byte of theirs is looked at.
-    let noise = noise::Config::new(&keypair)
-        .map_err(|e| key(&e))?
-        .with_prologue(config.fleet.0.to_vec());
+    let noise =
+        noise::Config::new(&keypair).map_err(|e| key(&e))?.with_prologue(config.fleet.0.to_vec());
     let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(upgrade::Version::V1)
         .authenticate(Admission::new(noise, gate, config.epoch))

@@ -74,10 +74,7 @@ impl Import {
     }
 
     /// Works through events; a verified release makes the reader go on with more.
-    fn take(
-        &mut self,
-        events: Vec<BundleEvent>,
-    ) -> Result<Option<Vec<BundleEvent>>, ImportError> {
+    fn take(&mut self, events: Vec<BundleEvent>) -> Result<Option<Vec<BundleEvent>>, ImportError> {
         for event in events {
             match event {
                 BundleEvent::Release(signed) => return self.take_release(&signed).map(Some),
@@ -93,10 +90,7 @@ impl Import {
         Ok(None)
     }
 
-    fn take_release(
-        &mut self,
-        signed: &Signed<Release>,
-    ) -> Result<Vec<BundleEvent>, ImportError> {
+    fn take_release(&mut self, signed: &Signed<Release>) -> Result<Vec<BundleEvent>, ImportError> {
         let release = self.trust.release(signed)?;
         let (manifest, bytes) = (release.content().manifest, release.content().manifest_bytes);
         self.release = Some(release);

@@ -330,7 +330,8 @@ impl Node {
                 |host: HostId| ledger.is_member(host) || genesis.is_voter(host) || host == from;
             match self.view.insert(self.now, record, is_member) {
                 Ok(crate::fleet::Inserted::New) => news.push(record.clone()),
-                Ok(_) => {}
+                // The ledger here may be behind; the next comparison brings the record again.
+                Ok(_) | Err(crate::fleet::RecordRefused::NoMember(_)) => {}
                 Err(error) => {
                     let peer = self.name_of(from);
                     self.out.push(Output::Note(format!("record from {peer} refused: {error}")));

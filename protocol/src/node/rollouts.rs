@@ -14,7 +14,7 @@ use crate::{
     limits::RECEIPT_AGE_MAX,
     rollout::{Assignment, Entry},
     time::Mono,
-    trust::{Done, Outcome, Receipt, Signed, Want},
+    trust::{Done, MemberRefused, Outcome, Receipt, Signed, Want},
     wire::Message,
 };
 
@@ -362,6 +362,11 @@ impl Node {
         order: Digest,
         release: Digest,
     ) -> Option<crate::execute::Evidence> {
+        // The executor would refuse a certificate whose use of its token is still being counted.
+        let member = self.cert.verify(&self.trust, self.wall);
+        if matches!(member, Err(MemberRefused::NotCounted { .. })) {
+            return None;
+        }
         let after = report.map_or(0, |report| report.sequence);
         let mut evidence = self.ledger.evidence(self.me, group, order, release, after)?;
         // The ledger's copy has no receipts; this one has.

@@ -174,7 +174,11 @@ mod tests {
         };
         let token = Signed::new(&token, trust.fleet(), &[key]).unwrap();
         let enrolment = Enrolment::Token { seed, token };
-        Invitation { seeds: vec!["/ip4/1.2.3.4/tcp/1".into()], bundle: trust.bundle().clone(), enrolment }
+        Invitation {
+            seeds: vec!["/ip4/1.2.3.4/tcp/1".into()],
+            bundle: trust.bundle().clone(),
+            enrolment,
+        }
     }
 
     #[test]

@@ -1,0 +1,340 @@
+//! What changes the fleet: groups, deploy orders, stops. Each is signed here or elsewhere.
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use groundswell_protocol::{
+    ids::{ApplicationName, DeploymentId, Digest, FleetId, GroupName, LabelText, Labels},
+    rollout::{DeploymentConfiguration, MinimumHealthy},
+    trust::{Action, Group, Order, SecretKey, Signed},
+};
+use groundswell_signer::{
+    keyfile::{self, KeyRole, Passphrase},
+    orders::{self, Place},
+};
+use serde::Deserialize;
+
+use super::{Ended, Failed, Output, follow, text::plain, view};
+use crate::control::{
+    api::{self, Fleet},
+    client::Client,
+};
+
+/// The operator's key.
+#[derive(Args)]
+pub(super) struct OperatorKey {
+    /// The operator key. Without it, ~/.config/groundswell/operator.key, then
+    /// /etc/groundswell/operator.key.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Read the passphrase from the first line of this file instead of the terminal.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct ApplyArguments {
+    /// The group's TOML file.
+    file: PathBuf,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
+#[derive(Args)]
+pub(super) struct DeployArguments {
+    /// The deployment group.
+    #[arg(required_unless_present = "order")]
+    group: Option<GroupName>,
+    /// The release: its label, or its id.
+    #[arg(required_unless_present = "order")]
+    release: Option<String>,
+    /// Submit this order, signed elsewhere by `swell-sign order`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["group", "release"])]
+    order: Option<PathBuf>,
+    /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or percent:N
+    /// hosts that stay healthy.
+    #[arg(long)]
+    configuration: Option<MinimumHealthy>,
+    /// The release to go back to if the deployment fails; without it, the group's last good one.
+    #[arg(long, value_name = "RELEASE")]
+    fallback: Option<String>,
+    /// Leave hosts as they are if the deployment fails.
+    #[arg(long, conflicts_with = "fallback")]
+    no_rollback: bool,
+    /// Go on if the previous revision's ApplicationStop fails.
+    #[arg(long)]
+    ignore_application_stop_failures: bool,
+    /// Why, for those who read the deployment's report.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// End when the order is accepted instead of watching the deployment.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
+#[derive(Args)]
+pub(super) struct StopArguments {
+    /// The deployment; without it, the one that runs in the fleet, if there is only one.
+    id: Option<DeploymentId>,
+    /// Submit this order, signed elsewhere by `swell-sign order stop`.
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    order: Option<PathBuf>,
+    /// Why, for those who read the deployment's report.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
+impl OperatorKey {
+    fn load(&self) -> Result<SecretKey, Failed> {
+        let home = std::env::home_dir().map(|home| home.join(".config/groundswell/operator.key"));
+        let places = home.into_iter().chain(["/etc/groundswell/operator.key".into()]);
+        let path = match &self.key {
+            Some(path) => path.clone(),
+            None => places.clone().find(|path| path.exists()).ok_or_else(|| {
+                let places: Vec<_> = places.map(|path| path.display().to_string()).collect();
+                let hint = "name it with --key, or have the order signed with `swell-sign order`";
+                let reason = format!("there is no operator key at {}", places.join(" or "));
+                Failed::with_hint(reason, hint)
+            })?,
+        };
+        let passphrase =
+            self.passphrase_file.clone().map_or(Passphrase::Terminal, Passphrase::File);
+        let key = keyfile::load(&path, KeyRole::Operator, &passphrase);
+        Ok(key.map_err(groundswell_signer::SignError::from)?)
+    }
+}
+
+/// A group's file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupFile {
+    name: GroupName,
+    application: ApplicationName,
+    #[serde(default)]
+    filter: std::collections::BTreeMap<LabelText, LabelText>,
+    configuration: toml::Spanned<String>,
+    #[serde(default)]
+    minimum_healthy_seconds: u32,
+}
+
+pub(super) async fn apply(
+    client: &Client,
+    arguments: &ApplyArguments,
+    out: Output,
+) -> Result<(), Failed> {
+    let path = arguments.file.display();
+    let text = fs::read_to_string(&arguments.file)
+        .map_err(|error| Failed::new(format!("{path}: {error}")))?;
+    let at = |span: Option<std::ops::Range<usize>>| {
+        let before = span.and_then(|span| text.get(..span.start)).unwrap_or_default();
+        before.matches('\n').count() + 1
+    };
+    let file: GroupFile = toml::from_str(&text).map_err(|error| {
+        let (line, message) = (at(error.span()), error.message());
+        Failed::with_hint(format!("{path}:{line}: {message}"), GROUP_FILE_HINT)
+    })?;
+    let minimum_healthy = file.configuration.get_ref().parse().map_err(|error| {
+        let line = at(Some(file.configuration.span()));
+        Failed::new(format!("{path}:{line}: configuration: {error}"))
+    })?;
+    let fleet = client.fleet().await?;
+    let known = fleet.groups.iter().find(|group| group.name == file.name.as_str());
+    let group = Group {
+        name: file.name,
+        filter: Labels::new(file.filter.into_iter().collect())
+            .map_err(|error| Failed::new(format!("{path}: filter: {error}")))?,
+        version: known.map_or(1, |group| group.version + 1),
+        application: file.application,
+        configuration: DeploymentConfiguration { minimum_healthy },
+        minimum_healthy_seconds: file.minimum_healthy_seconds,
+    };
+    let key = arguments.operator.load()?;
+    let signed = orders::group(fleet_id(&fleet)?, &key, &group)?;
+    let accepted = client.group(signed.to_bytes()).await?;
+    if out.json {
+        out.json(&accepted);
+    } else {
+        out.line(format!("group {} is at version {}", group.name, group.version));
+    }
+    Ok(())
+}
+
+pub(super) async fn deploy(
+    client: &Client,
+    arguments: DeployArguments,
+    out: Output,
+) -> Result<Ended, Failed> {
+    let fleet = client.fleet().await?;
+    let fleet_id = fleet_id(&fleet)?;
+    let signed: Signed<Order> = match &arguments.order {
+        Some(path) => read_order(path)?,
+        None => sign_deploy(&fleet, fleet_id, &arguments)?,
+    };
+    client.order(signed.to_bytes()).await?;
+    let id = DeploymentId::of(signed.id(fleet_id), false).to_string();
+    if arguments.no_wait {
+        if out.json {
+            out.json(&serde_json::json!({ "deployment": id }));
+        } else {
+            out.line(format!("{id} has begun; watch it with: swell show {id}"));
+        }
+        return Ok(Ended::Well);
+    }
+    if !out.json {
+        out.line(format!("{id} has begun"));
+    }
+    watch(client, &id, out).await
+}
+
+/// Watches a deployment, and the rollback that follows it if it fails.
+async fn watch(client: &Client, id: &str, out: Output) -> Result<Ended, Failed> {
+    let mut progress = follow::Progress::new(out, false);
+    let report = follow::to_the_end(client, id, |report| progress.show(report)).await?;
+    progress.end();
+    finish(&report, out);
+    let ended = match report.summary.status.as_str() {
+        "succeeded" => Ended::Well,
+        "stopped" => Ended::Stopped,
+        _ => Ended::Badly,
+    };
+    if let Some(rollback) = report.related.filter(|_| ended == Ended::Badly) {
+        let mut progress = follow::Progress::new(out, false);
+        let report = follow::to_the_end(client, &rollback, |report| progress.show(report)).await?;
+        progress.end();
+        finish(&report, out);
+    }
+    Ok(ended)
+}
+
+fn finish(report: &api::Report, out: Output) {
+    if out.json {
+        out.line(serde_json::to_string(report).unwrap_or_default());
+    } else if report.summary.status == "failed" {
+        out.line(view::report_text(report));
+    } else {
+        out.line(view::summary_text(&report.summary));
+    }
+}
+
+fn sign_deploy(
+    fleet: &Fleet,
+    fleet_id: FleetId,
+    arguments: &DeployArguments,
+) -> Result<Signed<Order>, Failed> {
+    let (Some(name), Some(release)) = (&arguments.group, &arguments.release) else {
+        return Err(Failed::new("a group and a release are needed"));
+    };
+    let group = find_group(fleet, name)?;
+    let mut deploy = orders::deploy(find_release(fleet, group, release)?, group.version);
+    deploy.fallback = match (&arguments.fallback, &group.last_good_release) {
+        _ if arguments.no_rollback => None,
+        (Some(release), _) => Some(find_release(fleet, group, release)?),
+        (None, last) => last.as_ref().and_then(|id| id.parse().ok()),
+    };
+    deploy.fallback = deploy.fallback.filter(|fallback| *fallback != deploy.release);
+    deploy.configuration =
+        arguments.configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
+    deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
+    let key = arguments.operator.load()?;
+    let (place, reason) = (place(group)?, arguments.reason.clone());
+    Ok(orders::order(fleet_id, &key, place, Action::Deploy(deploy), reason, now())?)
+}
+
+pub(super) async fn stop(
+    client: &Client,
+    arguments: StopArguments,
+    out: Output,
+) -> Result<(), Failed> {
+    let signed: Signed<Order> = match &arguments.order {
+        Some(path) => read_order(path)?,
+        None => {
+            let fleet = client.fleet().await?;
+            let running: Vec<_> =
+                fleet.deployments.iter().filter(|d| d.status == "in progress").collect();
+            let id = match (arguments.id, running.as_slice()) {
+                (Some(id), _) => id.to_string(),
+                (None, [one]) => one.id.clone(),
+                (None, []) => return Err(Failed::new("no deployment is running")),
+                (None, _) => {
+                    let ids: Vec<_> = running.iter().map(|d| d.id.as_str()).collect();
+                    let reason = format!("several deployments run: {}", ids.join(", "));
+                    return Err(Failed::with_hint(reason, "say which one to stop"));
+                }
+            };
+            let report = client.report(&id).await?;
+            let group = report.summary.group.parse().map_err(not_understood)?;
+            let order: Digest = report.order.parse().map_err(not_understood)?;
+            let place = place(find_group(&fleet, &group)?)?;
+            let key = arguments.operator.load()?;
+            let action = Action::Stop { order };
+            let reason = arguments.reason.clone();
+            orders::order(fleet_id(&fleet)?, &key, place, action, reason, now())?
+        }
+    };
+    let accepted = client.order(signed.to_bytes()).await?;
+    if out.json {
+        out.json(&accepted);
+    } else {
+        out.line("nothing more begins; hosts in the middle of their lifecycle end it");
+    }
+    Ok(())
+}
+
+fn read_order(path: &PathBuf) -> Result<Signed<Order>, Failed> {
+    let bytes =
+        fs::read(path).map_err(|error| Failed::new(format!("{}: {error}", path.display())))?;
+    Signed::from_bytes(&bytes).map_err(|error| Failed::new(format!("{} {error}", path.display())))
+}
+
+fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, Failed> {
+    fleet.groups.iter().find(|group| group.name == name.as_str()).ok_or_else(|| {
+        let known: Vec<_> = fleet.groups.iter().map(|group| group.name.as_str()).collect();
+        let hint = format!("known are: {}; make one with `swell group apply`", list(&known));
+        Failed::with_hint(format!("there is no deployment group {name}"), hint)
+    })
+}
+
+fn find_release(fleet: &Fleet, group: &api::Group, text: &str) -> Result<Digest, Failed> {
+    let mut own = fleet.releases.iter().filter(|release| release.application == group.application);
+    let found = own.clone().find(|release| release.label == text || release.id == text);
+    match found {
+        Some(release) => release.id.parse().map_err(not_understood),
+        None => {
+            let known: Vec<_> = own.by_ref().map(|release| release.label.as_str()).collect();
+            let hint = format!("known are: {}; push another with `swell push`", list(&known));
+            let (text, application) = (plain(text), &group.application);
+            Err(Failed::with_hint(format!("{application} has no release {text} here"), hint))
+        }
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn place(group: &api::Group) -> Result<Place, Failed> {
+    Ok(Place {
+        group: group.name.parse().map_err(not_understood)?,
+        sequence: group.sequence,
+        head: group.head.parse().map_err(not_understood)?,
+    })
+}
+
+fn fleet_id(fleet: &Fleet) -> Result<FleetId, Failed> {
+    fleet.id.parse().map_err(not_understood)
+}
+
+fn not_understood(error: groundswell_protocol::ids::Malformed) -> Failed {
+    Failed::with_hint(format!("swelld's answer: {error}"), "update the older of swell and swelld")
+}
+
+fn now() -> groundswell_protocol::time::UnixSeconds {
+    crate::clock::Clock::start().wall()
+}
+
+const GROUP_FILE_HINT: &str = "a group's file has name, application, configuration, and if wanted \
+    filter and minimum_healthy_seconds";

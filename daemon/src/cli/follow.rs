@@ -1,0 +1,135 @@
+//! Watching a deployment to its end, with a bar for each batch where there is a terminal.
+
+use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
+
+use groundswell_protocol::rollout::MinimumHealthy;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Failed, Output, text::plain};
+use crate::control::{
+    api::{Report, Target},
+    client::{Client, ClientError},
+};
+
+/// Watches until the deployment is over. `seen` is called with each new state of it.
+pub(super) async fn to_the_end(
+    client: &Client,
+    id: &str,
+    mut seen: impl FnMut(&Report),
+) -> Result<Report, Failed> {
+    let mut away = 0;
+    loop {
+        match client.report(id).await {
+            Ok(report) => {
+                away = 0;
+                seen(&report);
+                if !matches!(report.summary.status.as_str(), "in progress" | "stopping") {
+                    return Ok(report);
+                }
+            }
+            // The deployment does not need whoever watches it; a daemon that restarts comes back.
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) if away < AWAY_MAX => {
+                away += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Shows a deployment: bars on a terminal, else a line for each change.
+pub(super) struct Progress {
+    bars: Option<(MultiProgress, Vec<ProgressBar>)>,
+    said: BTreeMap<String, String>,
+    out: Output,
+    quiet: bool,
+}
+
+impl Progress {
+    pub(super) fn new(out: Output, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !out.json && !quiet;
+        let bars = terminal.then(|| (MultiProgress::new(), Vec::new()));
+        Self { bars, said: BTreeMap::new(), out, quiet }
+    }
+
+    pub(super) fn show(&mut self, report: &Report) {
+        if self.quiet {
+            return;
+        }
+        match &mut self.bars {
+            Some((all, bars)) => show_bars(all, bars, report),
+            None => self.say(report),
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        if let Some((all, bars)) = self.bars.take() {
+            bars.iter().for_each(ProgressBar::finish);
+            drop(all);
+        }
+    }
+
+    fn say(&mut self, report: &Report) {
+        for target in &report.targets {
+            let state = target.doing.clone().filter(|_| target.status == "in progress");
+            let state = state.unwrap_or_else(|| target.status.clone());
+            if self.said.insert(target.host.clone(), state.clone()).as_ref() == Some(&state) {
+                continue;
+            }
+            let (host, id) = (&target.host, &report.summary.id);
+            if self.out.json {
+                let event = serde_json::json!({"deployment": id, "host": host, "state": state});
+                self.out.line(event.to_string());
+            } else {
+                self.out.line(format!("{id}  {host}  {}", plain(&state)));
+            }
+        }
+    }
+}
+
+/// Hosts in the order in which they get their turn, in batches as large as the quota.
+pub(super) fn batches(report: &Report) -> Vec<Vec<&Target>> {
+    let minimum: Option<MinimumHealthy> = report.configuration.parse().ok();
+    let hosts = report.targets.len();
+    let quota = minimum.map_or(hosts, |minimum| minimum.quota(hosts)).max(1);
+    let mut targets: Vec<_> = report.targets.iter().collect();
+    targets.sort_by_key(|target| (target.started_at.unwrap_or(u64::MAX), &target.host));
+    targets.chunks(quota).map(<[_]>::to_vec).collect()
+}
+
+fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) {
+    let batches = batches(report);
+    while bars.len() < batches.len() {
+        let bar = ProgressBar::new(100).with_style(style("{prefix:>12} {bar:30} {msg}"));
+        bar.set_prefix(format!("batch {} of {}", bars.len() + 1, batches.len()));
+        bars.push(all.add(bar));
+    }
+    for (bar, batch) in bars.iter().zip(&batches) {
+        let sum: u64 = batch.iter().map(|target| u64::from(target.percent)).sum();
+        bar.set_position(sum / u64::try_from(batch.len().max(1)).unwrap_or(1));
+        let states = batch.iter().map(|target| {
+            let state = target.doing.as_deref().filter(|_| target.status == "in progress");
+            format!("{} {}", target.host, plain(state.unwrap_or(&target.status)))
+        });
+        bar.set_message(states.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// A bar for bytes that are read.
+pub(super) fn bytes_bar(length: u64, out: Output) -> ProgressBar {
+    if out.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    }
+    ProgressBar::new(length).with_style(style("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}"))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants; a bad one would show the default bar.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Half a minute.
+const AWAY_MAX: u32 = 300;

@@ -1,0 +1,138 @@
+//! Making this host a member: its key, what it believes, its certificate, where to begin.
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use groundswell_protocol::{
+    ids::{HostId, HostName},
+    limits::ENVELOPE_BYTES_MAX,
+    trust::{Invitation, Signer, Trust},
+};
+
+use super::{Failed, Output};
+use crate::{
+    config,
+    home::{self, Home},
+};
+
+#[derive(Args)]
+pub(super) struct JoinArguments {
+    /// The file with the join token, or - to read it from standard input. It is a secret, and so it
+    /// is no argument.
+    token: PathBuf,
+    /// This host's name in the fleet; needed if the token leaves it open.
+    #[arg(long)]
+    name: Option<HostName>,
+    /// The settings of swelld. Without it, /etc/groundswell/swelld.toml if that exists.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The state directory of swell-exec, which is given its own copy of the fleet's trust.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/swell-exec")]
+    executor_state: PathBuf,
+}
+
+pub(super) fn identity(config: Option<&Path>, out: Output) -> Result<(), Failed> {
+    let settings = config::load(config)?;
+    let home = Home::new(&settings.state_dir);
+    let key = HostId::from(home.key_or_create(fresh_seed)?.public_key());
+    keep_owner(&settings.state_dir)?;
+    if out.json {
+        out.json(&serde_json::json!({ "key": key.to_string() }));
+    } else {
+        out.line(key.to_string());
+    }
+    Ok(())
+}
+
+pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed> {
+    let settings = config::load(arguments.config.as_deref())?;
+    let text = read_token(&arguments.token)?;
+    let refused = |error: &dyn std::fmt::Display| Failed::NotJoined(error.to_string());
+    let invitation = Invitation::from_text(&text).map_err(|e| refused(&e))?;
+    let trust = Trust::new(invitation.bundle.clone(), None)
+        .map_err(|error| refused(&format!("the token's trust bundle {error}")))?;
+    let home = Home::new(&settings.state_dir);
+    if let Ok(known) = home.trust()
+        && known.fleet() != trust.fleet()
+    {
+        let dir = settings.state_dir.display();
+        let (name, hint) = (&known.root().name, format!("remove {dir} to leave it"));
+        return Err(Failed::with_hint(format!("this host is in fleet {name} already"), hint));
+    }
+    let host = HostId::from(home.key_or_create(fresh_seed)?.public_key());
+    let cert = invitation
+        .certificate(trust.fleet(), host, arguments.name.clone())
+        .map_err(|e| refused(&e))?;
+    let member = cert.verify_uncounted(&trust, now()).map_err(|e| refused(&e))?;
+    if member.content().host != host {
+        return Err(refused(&"the token approves another host's key; see `swell identity`"));
+    }
+    // The executor first: a daemon that finds a certificate finds an executor that believes it.
+    let executor = &arguments.executor_state;
+    let written = home::replace(executor, "fleet.trust", &invitation.bundle.to_bytes())
+        .and_then(|()| home::replace(executor, "host.id", host.to_string().as_bytes()));
+    written.map_err(|error| {
+        let hint = "run `swell join` as the user that swell-exec runs as, mostly root";
+        Failed::with_hint(format!("{}: {error}", executor.display()), hint)
+    })?;
+    home.set_trust(&invitation.bundle)?;
+    home.set_seeds(&invitation.seeds)?;
+    home.set_cert(&cert)?;
+    keep_owner(&settings.state_dir)?;
+    let (name, fleet) = (&member.content().name, &trust.root().name);
+    if out.json {
+        out.json(&serde_json::json!({
+            "host": name, "key": host.to_string(), "fleet": trust.fleet().to_string(),
+        }));
+    } else {
+        out.line(format!(
+            "{name} may join fleet {fleet} ({})\nnext: systemctl start swell-exec swelld",
+            trust.fleet().short()
+        ));
+    }
+    Ok(())
+}
+
+fn read_token(path: &Path) -> Result<String, Failed> {
+    let mut text = String::new();
+    let limit = u64::try_from(ENVELOPE_BYTES_MAX * 2).unwrap_or(u64::MAX);
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_string(&mut text)
+    } else {
+        fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+    };
+    read.map_err(|error| {
+        let hint = "name the file that `swell-sign token` wrote, or - for standard input";
+        Failed::with_hint(format!("{}: {error}", path.display()), hint)
+    })?;
+    Ok(text)
+}
+
+/// What root writes into the daemon's directory belongs to the daemon.
+fn keep_owner(dir: &Path) -> Result<(), Failed> {
+    let failed = |error: std::io::Error| Failed::new(format!("{}: {error}", dir.display()));
+    let owner = fs::metadata(dir).map_err(failed)?;
+    if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn fresh_seed() -> std::io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+    Ok(seed)
+}
+
+fn now() -> groundswell_protocol::time::UnixSeconds {
+    crate::clock::Clock::start().wall()
+}

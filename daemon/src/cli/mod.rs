@@ -1,0 +1,255 @@
+//! `swell`: the command that people type.
+//!
+//! Exit codes: 0 done; 1 refused or failed; 2 the command line is wrong; 3 no daemon answers; 4 this
+//! host has not joined; 5 the deployment was stopped; 64 the configuration is wrong.
+
+mod demo;
+mod deploy;
+mod follow;
+mod join;
+mod text;
+mod view;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use groundswell_signer::SignError;
+use thiserror::Error;
+
+use crate::{
+    config::{self, ConfigError},
+    control::client::{Client, ClientError},
+    home::HomeError,
+};
+
+/// Deploys to a Groundswell fleet from any of its hosts.
+///
+/// Exit codes: 0 done; 1 refused or failed; 2 the command line is wrong; 3 no daemon answers; 4 this
+/// host has not joined a fleet; 5 the deployment was stopped; 64 the configuration is wrong.
+#[derive(Parser)]
+#[command(name = "swell", version, max_term_width = 100)]
+struct Arguments {
+    /// The control socket of the daemon on this host.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/swelld/control.sock")]
+    socket: PathBuf,
+    /// Print JSON, with a documented shape, instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a whole fleet on this machine and show what it does. Needs no root and no network.
+    Demo(demo::DemoArguments),
+    /// Show this host's key, for `swell-sign init` and `swell-sign host`; make one if there is none.
+    Identity(HostFiles),
+    /// Make this host a member of a fleet.
+    Join(join::JoinArguments),
+    /// Hand a .swell file to the fleet. The release is verified while it is read.
+    Push {
+        /// The file that `swell-sign release` wrote.
+        file: PathBuf,
+    },
+    /// Deployment groups: which hosts, and how carefully.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Bring a group to a release, and watch it.
+    Deploy(deploy::DeployArguments),
+    /// The fleet: hosts, groups, what runs and what is under way.
+    Status {
+        /// Show it anew twice a second until it is interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// All deployments, newest first.
+    Deployments,
+    /// The report of one deployment: which host, when, and what failed with the end of its log.
+    Show {
+        /// Its id, such as d-4KX81ZQ0B.
+        id: String,
+    },
+    /// Stop a deployment: nothing more begins; hosts in the middle of their lifecycle end it.
+    Stop(deploy::StopArguments),
+    /// All hosts, with addresses, labels and when they were last heard of.
+    Hosts,
+    /// The slots that are held: who may be disrupted right now.
+    Slots,
+    /// The voters, and who leads.
+    Voters,
+}
+
+#[derive(Subcommand)]
+enum GroupCommand {
+    /// Set a group up, or change it, as its TOML file says.
+    Apply(deploy::ApplyArguments),
+}
+
+/// Where the files of this host are.
+#[derive(Args)]
+struct HostFiles {
+    /// The settings of swelld. Without it, /etc/groundswell/swelld.toml if that exists.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub(crate) enum Failed {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error("{0}")]
+    NotJoined(String),
+    #[error("{reason}")]
+    Other { reason: String, hint: Option<String> },
+}
+
+impl Failed {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self::Other { reason: reason.into(), hint: None }
+    }
+
+    pub(crate) fn with_hint(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Other { reason: reason.into(), hint: Some(hint.into()) }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::NoDaemon { .. } | ClientError::Forbidden(_)) => 3,
+            Self::NotJoined(_) | Self::Home(HomeError::NotJoined { .. }) => 4,
+            Self::Config(_) => config::EXIT_CODE,
+            _ => 1,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Client(ClientError::NoDaemon { .. }) => Some(
+                "start it with `systemctl start swelld`, or name its socket with --socket".into(),
+            ),
+            Self::Client(ClientError::Forbidden(_)) => {
+                Some("use sudo, or join the group that control_group names".into())
+            }
+            Self::Home(error) => Some(error.hint()),
+            Self::Other { hint, .. } => hint.clone(),
+            _ => None,
+        }
+    }
+}
+
+/// How a command ended that did what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    /// The deployment failed, or a claim of the demo did not hold.
+    Badly,
+    /// The deployment was stopped.
+    Stopped,
+}
+
+/// Where output goes and in what form.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints a line, or ends quietly if nobody reads any more.
+    pub(crate) fn line(self, text: impl AsRef<str>) {
+        drop(writeln!(std::io::stdout(), "{}", text.as_ref().trim_end()));
+    }
+
+    /// Prints a value as JSON.
+    pub(crate) fn json(self, value: &impl serde::Serialize) {
+        if let Ok(text) = serde_json::to_string_pretty(value) {
+            self.line(text);
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failed::new(format!("cannot start: {error}"))),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Badly) => ExitCode::FAILURE,
+        Ok(Ended::Stopped) => ExitCode::from(5),
+        Err(failed) => report(&failed),
+    }
+}
+
+fn report(failed: &Failed) -> ExitCode {
+    eprintln!("swell: error: {}", text::plain(&failed.to_string()));
+    if let Some(hint) = failed.hint() {
+        eprintln!("swell: hint: {}", text::plain(&hint));
+    }
+    ExitCode::from(failed.code())
+}
+
+async fn run(arguments: Arguments) -> Result<Ended, Failed> {
+    let (client, out) = (Client::new(&arguments.socket), Output { json: arguments.json });
+    match arguments.command {
+        Command::Demo(arguments) => return demo::run(arguments, out).await,
+        Command::Identity(files) => join::identity(files.config.as_deref(), out)?,
+        Command::Join(arguments) => join::join(&arguments, out)?,
+        Command::Push { file } => push(&client, &file, out).await?,
+        Command::Group(GroupCommand::Apply(arguments)) => {
+            deploy::apply(&client, &arguments, out).await?;
+        }
+        Command::Deploy(arguments) => return deploy::deploy(&client, arguments, out).await,
+        Command::Stop(arguments) => deploy::stop(&client, arguments, out).await?,
+        Command::Status { watch } => view::status(&client, watch, out).await?,
+        Command::Deployments => view::deployments(&client, out).await?,
+        Command::Show { id } => view::show(&client, &id, out).await?,
+        Command::Hosts => view::hosts(&client, out).await?,
+        Command::Slots => view::slots(&client, out).await?,
+        Command::Voters => view::voters(&client, out).await?,
+    }
+    Ok(Ended::Well)
+}
+
+async fn push(client: &Client, file: &Path, out: Output) -> Result<(), Failed> {
+    use futures::TryStreamExt;
+    let opened = tokio::fs::File::open(file).await;
+    let opened = opened.map_err(|error| Failed::new(format!("{}: {error}", file.display())))?;
+    let length = opened.metadata().await.map_or(0, |metadata| metadata.len());
+    let bar = follow::bytes_bar(length, out);
+    let seen = bar.clone();
+    let stream = tokio_util::io::ReaderStream::with_capacity(opened, PUSH_PART_BYTES)
+        .inspect_ok(move |part| seen.inc(u64::try_from(part.len()).unwrap_or(0)));
+    let pushed = client.push(stream).await;
+    bar.finish_and_clear();
+    let pushed = pushed?;
+    if out.json {
+        out.json(&pushed);
+    } else {
+        out.line(format!(
+            "{} {}: release {}\n{} of {} bytes were new here; next: swell deploy GROUP {}",
+            pushed.application,
+            pushed.label,
+            pushed.release,
+            pushed.new_bytes,
+            pushed.total_bytes,
+            pushed.label
+        ));
+    }
+    Ok(())
+}
+
+const PUSH_PART_BYTES: usize = 256 << 10;

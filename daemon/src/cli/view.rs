@@ -1,0 +1,292 @@
+//! What is shown: the fleet, its hosts, its deployments.
+
+use std::{fmt::Write, time::Duration};
+
+use super::{
+    Failed, Output,
+    text::{Table, ago, duration, or_dash, plain},
+};
+use crate::control::{
+    api::{Fleet, Report, Summary},
+    client::Client,
+};
+
+pub(super) async fn status(client: &Client, watch: bool, out: Output) -> Result<(), Failed> {
+    if !watch {
+        let fleet = client.fleet().await?;
+        if out.json {
+            out.json(&fleet);
+        } else {
+            out.line(status_text(&fleet));
+        }
+        return Ok(());
+    }
+    loop {
+        let text = match client.fleet().await {
+            Ok(fleet) if out.json => serde_json::to_string(&fleet).unwrap_or_default(),
+            Ok(fleet) => format!("\x1b[H\x1b[J{}", status_text(&fleet)),
+            // A daemon that is restarted comes back.
+            Err(error) if !out.json => format!("\x1b[H\x1b[J{}", plain(&error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        out.line(text);
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn status_text(fleet: &Fleet) -> String {
+    let mut text = String::new();
+    let up = fleet.hosts.iter().filter(|host| host.standing == "reachable").count();
+    let leader = fleet.leader.as_deref().map_or("nobody leads".into(), |l| format!("{l} leads"));
+    let (voters, all) = (fleet.voters.len(), fleet.hosts.len());
+    line(
+        &mut text,
+        format!("fleet {}: {up} of {all} hosts up, {voters} voters, {leader}", fleet.name),
+    );
+    if fleet.root_keys == 1 {
+        line(&mut text, "root: 1 of 1: one key says who holds every role");
+    }
+    if !fleet.joined {
+        let why = fleet.turned_away.as_deref().unwrap_or("nobody has let it in yet");
+        line(&mut text, format!("this host has not joined: {why}"));
+    }
+    if !fleet.executor {
+        line(&mut text, "swell-exec does not answer on this host: nothing can be deployed to it");
+    }
+    let mut table = Table::new(&["", "HOST", "STATE", "GROUP", "RELEASE", "DOING", "HEARD"]);
+    for host in &fleet.hosts {
+        let mark = if host.name == fleet.me { "*" } else { "" };
+        let state = match (host.standing.as_str(), host.healthy) {
+            ("reachable", true) => "up",
+            ("reachable", false) => "unhealthy",
+            (other, _) => other,
+        };
+        let heard = host.heard_seconds_ago.map_or("never".into(), duration);
+        let first = [mark.to_owned(), host.name.clone(), state.to_owned()];
+        if host.groups.is_empty() {
+            table.row(first.into_iter().chain([dash(), dash(), dash(), heard]));
+            continue;
+        }
+        for group in &host.groups {
+            let doing = match (&group.event, group.percent) {
+                (Some(event), _) => format!("{}: {event}", group.state),
+                (None, Some(percent)) => format!("{} {percent} %", group.state),
+                (None, None) => group.state.clone(),
+            };
+            let release = or_dash(group.release.as_deref());
+            let rest = [group.group.clone(), release, doing, heard.clone()];
+            table.row(first.clone().into_iter().chain(rest));
+        }
+    }
+    line(&mut text, format!("\n{table}"));
+    if !fleet.groups.is_empty() {
+        let mut table =
+            Table::new(&["GROUP", "APPLICATION", "HOSTS", "DOWN", "CONFIGURATION", "LAST GOOD"]);
+        for group in &fleet.groups {
+            table.row([
+                group.name.clone(),
+                group.application.clone(),
+                group.hosts.len().to_string(),
+                format!("{} of {}", group.down.len(), group.quota),
+                group.configuration.clone(),
+                or_dash(group.last_good.as_deref()),
+            ]);
+        }
+        line(&mut text, table);
+    }
+    for deployment in &fleet.deployments {
+        line(&mut text, summary_text(deployment));
+    }
+    text
+}
+
+/// One line about a deployment.
+pub(super) fn summary_text(summary: &Summary) -> String {
+    let Summary { id, group, label, status, succeeded, hosts, .. } = summary;
+    let mut text = format!("{id}: {group} to {label}: {status}, {succeeded} of {hosts} hosts");
+    if summary.creator == "rollback" {
+        text.push_str(" (rollback)");
+    }
+    for more in [&summary.reason, &summary.waiting].into_iter().flatten() {
+        text.push_str(&format!("; {}", plain(more)));
+    }
+    text
+}
+
+pub(super) async fn deployments(client: &Client, out: Output) -> Result<(), Failed> {
+    let all = client.deployments().await?;
+    if out.json {
+        out.json(&all);
+        return Ok(());
+    }
+    let mut table = Table::new(&["ID", "GROUP", "RELEASE", "BY", "STATUS", "HOSTS", "BEGAN"]);
+    for summary in &all {
+        table.row([
+            summary.id.clone(),
+            summary.group.clone(),
+            summary.label.clone(),
+            summary.creator.clone(),
+            summary.status.clone(),
+            format!("{} of {}", summary.succeeded, summary.hosts),
+            ago(summary.created_at),
+        ]);
+    }
+    out.line(table.to_string());
+    Ok(())
+}
+
+pub(super) async fn show(client: &Client, id: &str, out: Output) -> Result<(), Failed> {
+    let id: groundswell_protocol::ids::DeploymentId =
+        id.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
+            Failed::with_hint(error.to_string(), "see `swell deployments`")
+        })?;
+    let report = client.report(&id.to_string()).await?;
+    if out.json {
+        out.json(&report);
+    } else {
+        out.line(report_text(&report));
+    }
+    Ok(())
+}
+
+/// The whole report of a deployment.
+pub(super) fn report_text(report: &Report) -> String {
+    let mut text = String::new();
+    let summary = &report.summary;
+    line(&mut text, summary_text(summary));
+    line(&mut text, format!("application    {}", report.application));
+    line(&mut text, format!("release        {} ({})", summary.label, report.release));
+    if let Some(revision) = &report.revision {
+        line(&mut text, format!("revision       {revision}"));
+    }
+    line(&mut text, format!("order          {}", report.order));
+    line(&mut text, format!("configuration  {}", report.configuration));
+    if !report.comment.is_empty() {
+        line(&mut text, format!("reason         {}", plain(&report.comment)));
+    }
+    if let Some(fallback) = &report.fallback {
+        line(&mut text, format!("if it fails    back to {fallback}"));
+    }
+    if let Some(related) = &report.related {
+        line(&mut text, format!("same order     {related}"));
+    }
+    line(&mut text, format!("began          {}", time(summary.created_at)));
+    if let Some(ended) = summary.ended_at {
+        let took = duration(ended.saturating_sub(summary.created_at));
+        line(&mut text, format!("ended          {}, after {took}", time(ended)));
+    }
+    let mut table = Table::new(&["HOST", "STATUS", "BEGAN", "TOOK", "DOING"]);
+    for target in &report.targets {
+        let took =
+            target.started_at.zip(target.ended_at).map(|(a, b)| duration(b.saturating_sub(a)));
+        let doing = target.doing.as_deref().or(target.reason.as_deref());
+        table.row([
+            target.host.clone(),
+            target.status.clone(),
+            target.started_at.map_or_else(dash, time),
+            took.unwrap_or_else(dash),
+            or_dash(doing),
+        ]);
+    }
+    line(&mut text, format!("\n{table}"));
+    for target in &report.targets {
+        let Some(failure) = &target.failure else { continue };
+        let restored = if failure.restored {
+            "the revision before runs again"
+        } else {
+            "NOTHING was put back"
+        };
+        let (host, event) = (&target.host, &failure.event);
+        let message = plain(&failure.message);
+        line(&mut text, format!("{host}: {event} failed: {message}; {restored}"));
+        for log in failure.log.lines() {
+            line(&mut text, format!("    {}", plain(log)));
+        }
+    }
+    text
+}
+
+pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    if out.json {
+        out.json(&fleet.hosts);
+        return Ok(());
+    }
+    let mut table = Table::new(&[
+        "HOST",
+        "STANDING",
+        "HEALTHY",
+        "HEARD",
+        "LABELS",
+        "ZONE",
+        "VERSION",
+        "ADDRESSES",
+    ]);
+    for host in &fleet.hosts {
+        table.row([
+            host.name.clone(),
+            host.standing.clone(),
+            if host.healthy { "yes".into() } else { "no".into() },
+            host.heard_seconds_ago.map_or("never".into(), |s| format!("{} ago", duration(s))),
+            or_dash(Some(&host.labels)),
+            or_dash(host.zone.as_deref()),
+            or_dash(host.version.as_deref()),
+            or_dash(Some(&host.addresses.join(" "))),
+        ]);
+    }
+    out.line(table.to_string());
+    Ok(())
+}
+
+pub(super) async fn slots(client: &Client, out: Output) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    if out.json {
+        out.json(&fleet.slots);
+        return Ok(());
+    }
+    if fleet.slots.is_empty() {
+        out.line("no slot is held: nothing is being disrupted");
+        return Ok(());
+    }
+    let mut table = Table::new(&["SLOT", "HOST", "DEPLOYMENT", "SINCE"]);
+    for slot in &fleet.slots {
+        table.row([
+            slot.token.to_string(),
+            slot.host.clone(),
+            slot.deployment.clone(),
+            ago(slot.since),
+        ]);
+    }
+    out.line(table.to_string());
+    Ok(())
+}
+
+pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    if out.json {
+        out.json(&fleet.voters);
+        return Ok(());
+    }
+    let mut table = Table::new(&["VOTER", "STANDING", "ROLE"]);
+    for voter in &fleet.voters {
+        let role = if voter.leader { "leader" } else { "follower" };
+        table.row([voter.name.clone(), voter.standing.clone(), role.into()]);
+    }
+    out.line(format!("{table}last entry applied here: {}", fleet.applied));
+    Ok(())
+}
+
+fn time(seconds: u64) -> String {
+    groundswell_protocol::time::UnixSeconds(seconds).to_string()
+}
+
+fn dash() -> String {
+    "-".into()
+}
+
+fn line(text: &mut String, more: impl std::fmt::Display) {
+    // Writing to a String cannot fail.
+    writeln!(text, "{more}").ok();
+}
+
+const WATCH_EVERY: Duration = Duration::from_millis(500);
