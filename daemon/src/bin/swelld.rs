@@ -121,7 +121,7 @@ fn start_log(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-fn log_level(level: tracing::level_filters::LevelFilter) -> log::LevelFilter {
+fn log_level(level: LevelFilter) -> log::LevelFilter {
     // Both are ordered alike, and both write their names alike.
     level.to_string().parse().unwrap_or(log::LevelFilter::Info)
 }

@@ -20,8 +20,11 @@ use groundswell_protocol::{
     wire::{Call, Hello, Message, Reply, Welcome},
 };
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport, connection_limits, core::upgrade, identity, noise,
-    request_response, swarm, swarm::SwarmEvent, tcp, yamux,
+    Multiaddr, PeerId, Swarm, Transport, connection_limits,
+    core::upgrade,
+    identity, noise, request_response, swarm,
+    swarm::{SwarmEvent, dial_opts::DialOpts},
+    tcp, yamux,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -192,8 +195,13 @@ pub async fn start(
             reason: io_reason(error),
         })?;
     }
-    let mut task =
-        Task { swarm, events: events_in, commands: commands_in.clone(), open: HashMap::new() };
+    let mut task = Task {
+        swarm,
+        events: events_in,
+        commands: commands_in.clone(),
+        open: HashMap::new(),
+        early: Vec::new(),
+    };
     let addresses = task.listen_addresses(config.listen.len()).await;
     tokio::spawn(task.run(commands));
     Ok((Mesh { commands: commands_in, outboxes }, events, addresses))
@@ -240,6 +248,8 @@ struct Task {
     events: mpsc::Sender<MeshEvent>,
     commands: mpsc::UnboundedSender<Command>,
     open: HashMap<request_response::OutboundRequestId, oneshot::Sender<Result<Reply, CallError>>>,
+    /// What happened while the addresses were not known yet.
+    early: Vec<SwarmEvent<BehaviourEvent>>,
 }
 
 impl Task {
@@ -251,13 +261,16 @@ impl Task {
             let wait = if addresses.len() < listeners { LISTEN_WAIT } else { INTERFACES_WAIT };
             match tokio::time::timeout(wait, self.swarm.select_next_some()).await {
                 Ok(SwarmEvent::NewListenAddr { address, .. }) => addresses.push(address),
-                Ok(_) => {}
+                Ok(event) => self.early.push(event),
                 Err(_) => return addresses,
             }
         }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        for event in std::mem::take(&mut self.early) {
+            self.swarm_event(event).await;
+        }
         loop {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.swarm_event(event).await,
@@ -275,7 +288,11 @@ impl Task {
     fn command(&mut self, command: Command) {
         match command {
             Command::Dial(address) => {
-                if let Err(error) = self.swarm.dial(address.clone()) {
+                // From a port of its own: two hosts that dial each other from the ports that they
+                // listen on would meet in one connection with two beginners.
+                let options =
+                    DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port();
+                if let Err(error) = self.swarm.dial(options.build()) {
                     tracing::debug!(%address, %error, "not dialled");
                 }
             }

@@ -138,7 +138,8 @@ case $LIFECYCLE_EVENT in
 ApplicationStop) echo "shop $version goes down" ;;
 ApplicationStart) sleep "$(cat "$shop/start_seconds")"; echo "shop $version comes up" ;;
 ValidateService)
-    if [ -e "$shop/broken" ]; then
+    # A version that is broken everywhere, or on this host alone.
+    if [ -e "$shop/broken" ] || [ -e "$SWELL_SCRATCH/broken-$version" ]; then
         echo "GET /health: 500 Internal Server Error" >&2
         exit 1
     fi

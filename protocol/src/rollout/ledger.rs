@@ -401,8 +401,13 @@ impl Ledger {
     }
 
     /// The rule that everything is for: with `host` down, no group of it has more hosts down than
-    /// its configuration allows.
+    /// its configuration allows. A host without a working revision is down for certain, and a slot
+    /// is the only way out: two such hosts in a group whose quota is one must not wait for each
+    /// other. One that is merely unreachable may be serving, and is not taken for down here.
     fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
+        if self.state.broken.contains(&host) {
+            return Ok(());
+        }
         for group in self.groups_of(host) {
             let others = self.down(group).into_iter().filter(|down| *down != host).count();
             let quota = self.quota(group);

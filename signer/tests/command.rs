@@ -1,0 +1,142 @@
+//! The program itself: from a directory to a bundle, and what it refuses on the way.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use groundswell_protocol::trust::{SecretKey, Signer};
+use tempfile::TempDir;
+
+/// A directory with the keys of a fleet and a good revision.
+struct Desk(TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self(tempfile::tempdir().unwrap());
+        let voter = format!("a={}", SecretKey::from_seed(&[1; 32]).public_key());
+        let keys = desk.path("keys").display().to_string();
+        desk.run(&["init", &keys, "--name", "f", "--voter", &voter, "--no-passphrase"]).unwrap();
+        fs::create_dir_all(desk.path("app/scripts")).unwrap();
+        fs::write(desk.path("app/index.html"), "hello").unwrap();
+        fs::write(desk.path("app/scripts/go.sh"), "#!/bin/sh\n").unwrap();
+        desk.appspec("hooks:\n  AfterInstall:\n    - location: scripts/go.sh\n");
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn appspec(&self, body: &str) {
+        let text = format!("version: 0.0\nos: linux\n{body}");
+        fs::write(self.path("app/appspec.yml"), text).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_swell-sign")).args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn release(&self, out: &str) -> Result<String, String> {
+        let [keys, app, out] =
+            ["keys", "app", out].map(|name| self.path(name).display().to_string());
+        self.run(&[
+            "release",
+            &app,
+            "--keys",
+            &keys,
+            "--application",
+            "shop",
+            "--label",
+            "1",
+            "--out",
+            &out,
+        ])
+    }
+
+    fn verify(&self, file: &Path) -> Result<String, String> {
+        let trust = self.path("keys/fleet.trust").display().to_string();
+        self.run(&["verify", &file.display().to_string(), "--trust", &trust])
+    }
+}
+
+#[test]
+fn what_is_released_verifies_and_every_flipped_byte_is_found() {
+    let desk = Desk::new();
+    desk.release("a.swell").unwrap();
+    let path = desk.path("a.swell");
+    assert!(desk.verify(&path).unwrap().contains("good; release"), "it verifies");
+    let shown = desk.run(&["inspect", &path.display().to_string()]).unwrap();
+    assert!(shown.starts_with("NOT VERIFIED") && shown.contains("\"shop\""), "{shown}");
+    let bytes = fs::read(&path).unwrap();
+    for at in (0..bytes.len()).step_by(bytes.len() / 40) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        let bad_path = desk.path("bad.swell");
+        fs::write(&bad_path, bad).unwrap();
+        assert!(desk.verify(&bad_path).is_err(), "byte {at}");
+    }
+    fs::write(desk.path("cut.swell"), &bytes[..bytes.len() - 1]).unwrap();
+    assert!(desk.verify(&desk.path("cut.swell")).unwrap_err().contains("copy it again"));
+}
+
+#[test]
+fn a_release_of_another_fleet_is_refused() {
+    let (desk, other) = (Desk::new(), Desk::new());
+    other.release("a.swell").unwrap();
+    let refused = desk.verify(&other.path("a.swell")).unwrap_err();
+    assert!(refused.contains("made for another fleet"), "{refused}");
+}
+
+#[test]
+fn the_same_directory_makes_the_same_revision() {
+    let desk = Desk::new();
+    let first = desk.release("a.swell").unwrap();
+    let second = desk.release("b.swell").unwrap();
+    let revision =
+        |text: &str| text.lines().find(|line| line.starts_with("revision")).unwrap().to_owned();
+    assert_eq!(revision(&first), revision(&second));
+}
+
+#[test]
+fn bad_appspecs_are_refused_with_their_place() {
+    let desk = Desk::new();
+    for (body, message) in [
+        ("files: 7\n", "appspec.yml:3:8: files: is a number; a list is needed"),
+        ("hooks:\n  AfterInstall:\n    - location: gone.sh\n", "'gone.sh' is not in the revision"),
+        (
+            "hooks:\n  AfterInstall:\n    - location: scripts/go.sh\n      timeout: 0\n",
+            "is 1 to 43200 seconds, not 0",
+        ),
+        ("files:\n  - source: ../etc\n    destination: /x\n", "contains '..'"),
+    ] {
+        desk.appspec(body);
+        let refused = desk.release("bad.swell").unwrap_err();
+        assert!(refused.contains(message), "{refused}");
+        assert!(!desk.path("bad.swell").exists() && !desk.path("bad.swell.part").exists());
+    }
+    fs::remove_file(desk.path("app/appspec.yml")).unwrap();
+    assert!(desk.release("bad.swell").unwrap_err().contains("has no appspec.yml"));
+}
+
+#[test]
+fn links_that_leave_the_tree_are_refused() {
+    for target in ["/etc/passwd", "../../etc/passwd"] {
+        let desk = Desk::new();
+        std::os::unix::fs::symlink(target, desk.path("app/link")).unwrap();
+        let refused = desk.release("bad.swell").unwrap_err();
+        assert!(refused.contains("'link'"), "{refused}");
+    }
+}
+
+#[test]
+fn nothing_that_exists_is_overwritten() {
+    let desk = Desk::new();
+    desk.release("a.swell").unwrap();
+    let refused = desk.release("a.swell").unwrap_err();
+    assert!(refused.contains("is not overwritten"), "{refused}");
+}
