@@ -105,14 +105,7 @@ async fn a_host_killed_in_any_lifecycle_event_goes_on_by_itself() {
             })
             .await;
         } else {
-            // ApplicationStop is a script of the version before.
-            let seen = Event::read(&host).len();
-            until(event, || {
-                let events = Event::read(&host);
-                events.len() > seen && events.last().is_some_and(|last| last.name == event)
-                    || events.last().is_some_and(|last| last.name == event)
-            })
-            .await;
+            until(event, || Event::read(&host).last().is_some_and(|last| last.name == event)).await;
         }
         fleet.kill_executor(victim);
         fleet.kill_daemon(victim);
@@ -185,6 +178,14 @@ async fn a_stop_lets_nothing_more_begin() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
+    until("a host that has begun", || {
+        let began = |host: &groundswell_daemon::scratch::Host| {
+            let events = Event::read(host.dir());
+            events.iter().any(|event| event.name == "BeforeInstall" && event.version == "1.1.0")
+        };
+        fleet.hosts().iter().any(began)
+    })
+    .await;
     fleet.swell(0, &["stop", &id, "--key", &key, "--reason", "enough"]).unwrap();
     for host in fleet.hosts() {
         std::fs::remove_file(host.dir().join("hold-BeforeInstall")).unwrap();
@@ -285,7 +286,7 @@ async fn the_signer_may_be_elsewhere() {
     assert_eq!(versions(&fleet), vec!["1.1.0"; 3]);
     // The same order again is a replay; another one for the same place is a fork.
     let replayed = fleet.swell(1, &["deploy", "--order", &out]).unwrap_err().to_string();
-    assert!(replayed.contains("It was replayed, or somebody else gave an order"), "{replayed}");
+    assert!(replayed.contains("was given before and is a replay"), "{replayed}");
     let fork = format!("{state}.fork");
     sign(&fork).unwrap();
     let forked = fleet.swell(1, &["deploy", "--order", &fork]).unwrap_err().to_string();

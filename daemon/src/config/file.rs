@@ -99,16 +99,19 @@ fn unknown(key: &str, at: usize) -> Problem {
     Problem { key: Some(key.into()), at, text }
 }
 
+/// Longer words are compared by their beginning.
+const LETTERS_MAX: usize = 64;
+
 /// The one of `words` that `text` was probably meant to be: at most a third of it is different.
 pub(super) fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (text.chars().count() / 3).max(1);
+    let allowed = (text.chars().take(LETTERS_MAX).count() / 3).max(1);
     let near = words.map(|word| (distance(text, word), word)).min_by_key(|(distance, _)| *distance);
     near.filter(|(distance, _)| *distance <= allowed).map(|(_, word)| word)
 }
 
 /// How many letters to add, drop, change or swap with their neighbour to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(LETTERS_MAX).collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for i in 1..=a.len() {
         let mut row = vec![i];

@@ -247,11 +247,7 @@ impl Node {
             Input::Message(from, message) => self.message(from, message),
             Input::Applicant(cert) => self.submit(Entry::Admit(Box::new(cert)), false),
             Input::Submit(entry) => {
-                // A stop does not wait for the voters.
-                if let Entry::Order(order) = &entry {
-                    self.stop(order.clone(), None);
-                }
-                self.submit(entry, true);
+                self.hand_in(entry);
             }
             Input::Executor(report) => self.rollouts.reported(report),
             Input::Executed(asked, answer) => self.executed(asked, answer),
@@ -405,6 +401,21 @@ impl Node {
         for peer in self.links.up().filter(|peer| Some(*peer) != from).collect::<Vec<_>>() {
             self.send(peer, Message::Stop(stop.clone()));
         }
+    }
+
+    /// Somebody on this host hands something in and waits for the answer.
+    fn hand_in(&mut self, entry: Entry) {
+        if let Entry::Order(order) = &entry {
+            if self.ledger.knows_order(order) {
+                let replayed = "this order was given before and is a replay: sign a new one";
+                let id = submission_id(&entry);
+                self.out.push(Output::Submitted(id, Err(replayed.into())));
+                return;
+            }
+            // A stop does not wait for the voters.
+            self.stop(order.clone(), None);
+        }
+        self.submit(entry, true);
     }
 
     fn executed(&mut self, asked: Asked, answer: Result<execute::Response, String>) {

@@ -13,7 +13,7 @@ use crate::{
         ReleaseLabel, ZoneName,
     },
     time::UnixSeconds,
-    trust::{Group, Release, Signed, Subject},
+    trust::{Group, Order, Release, Signed, Subject},
 };
 
 /// A member, for tables.
@@ -197,6 +197,13 @@ impl Ledger {
     /// Sequence and id of a group's newest order; the next one names them.
     pub fn head(&self, group: &GroupName) -> (u64, Digest) {
         self.state.groups.get(group).map_or((0, Digest::ZERO), |g| (g.sequence, g.head))
+    }
+
+    /// True if the order was followed already. To hand it in again is a replay.
+    pub fn knows_order(&self, order: &Signed<Order>) -> bool {
+        let fleet = self.trust().fleet();
+        let id = order.id(fleet);
+        self.state.groups.values().any(|g| g.orders.iter().any(|known| known.id(fleet) == id))
     }
 
     /// A release by its id.
