@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct Leadership {
     leading: bool,
     since: Mono,
+    /// The index of the ledger at which grants were last looked for.
+    granted_at: u64,
     /// Since when a host that counts as unhealthy has looked well again.
     well_since: BTreeMap<HostId, Mono>,
 }
@@ -27,7 +29,7 @@ impl Node {
 
     pub(super) fn role_changed(&mut self, leader: Option<HostId>, term: u64, leading: bool) {
         if leading && !self.leadership.leading {
-            self.leadership = Leadership { leading, since: self.now, well_since: BTreeMap::new() };
+            self.leadership = Leadership { leading, since: self.now, ..Leadership::default() };
             self.feed.proposed.clear();
         }
         self.leadership.leading = leading;
@@ -42,12 +44,23 @@ impl Node {
             return;
         }
         self.propose_health();
+        self.propose_grants();
+    }
+
+    /// Grants what may be granted, as soon as the ledger allows it.
+    pub(super) fn propose_grants(&mut self) {
         // Suggestions build on what is applied; they wait until the last ones are.
-        if self.feed.proposed.is_empty() {
-            for grant in self.ledger.next_grants() {
-                let entry = Entry::Grant(grant);
-                self.propose_checked(submission_id(&entry), entry, None);
-            }
+        let applied = self.ledger.applied_index();
+        if !self.leadership.leading
+            || !self.feed.proposed.is_empty()
+            || self.leadership.granted_at == applied
+        {
+            return;
+        }
+        self.leadership.granted_at = applied;
+        for grant in self.ledger.next_grants() {
+            let entry = Entry::Grant(grant);
+            self.propose_checked(submission_id(&entry), entry, None);
         }
     }
 

@@ -256,6 +256,7 @@ impl Node {
             }
         }
         self.roll_out();
+        self.propose_grants();
         self.publish_record();
         std::mem::take(&mut self.out)
     }

@@ -40,8 +40,10 @@ struct Rollout {
     unfit: Option<(Digest, Digest, String)>,
     /// The slot whose end was seen, and when: health is watched from then on.
     ended: Option<(u64, Mono)>,
-    /// When a question to the ledger may be repeated.
-    next_submit_at: Mono,
+    /// When a slot may be asked for again.
+    next_want_at: Mono,
+    /// When a slot may be given back again.
+    next_done_at: Mono,
     /// When the executor may be asked again after it refused.
     next_ask_at: Mono,
 }
@@ -264,7 +266,9 @@ impl Node {
             return self.stage(assignment, report, order, release);
         }
         let wanted = assignment.deployment.as_ref().is_some_and(|deployment| deployment.wanted);
-        if !wanted && self.may_submit(group) {
+        let now = self.now;
+        let rollout = self.rollouts.groups.entry(group.clone()).or_default();
+        if !wanted && may_repeat(now, &mut rollout.next_want_at) {
             let want = Want { host: self.me, order, release };
             if let Some(want) = self.sign(&want) {
                 self.submit(Entry::Want(want), false);
@@ -338,7 +342,7 @@ impl Node {
         if now < claim.next_ask_at {
             return;
         }
-        claim.next_ask_at = now + SUBMIT_AGAIN_AFTER;
+        claim.next_ask_at = now + RECEIPT_AGAIN_AFTER;
         let nonce = claim.nonce;
         let have: Vec<_> = claim.receipts.keys().copied().collect();
         for voter in self.voters() {
@@ -375,22 +379,14 @@ impl Node {
     }
 
     fn give_back(&mut self, group: &GroupName, token: u64, outcome: Outcome) {
-        if !self.may_submit(group) {
+        let now = self.now;
+        let rollout = self.rollouts.groups.entry(group.clone()).or_default();
+        if !may_repeat(now, &mut rollout.next_done_at) {
             return;
         }
         if let Some(done) = self.sign(&Done { host: self.me, token, outcome }) {
             self.submit(Entry::Done(done), false);
         }
-    }
-
-    /// Paces what is said to the ledger again and again until it shows there.
-    fn may_submit(&mut self, group: &GroupName) -> bool {
-        let rollout = self.rollouts.groups.entry(group.clone()).or_default();
-        let may = self.now >= rollout.next_submit_at;
-        if may {
-            rollout.next_submit_at = self.now + SUBMIT_AGAIN_AFTER;
-        }
-        may
     }
 
     /// Asks the executor one thing at a time for each group.
@@ -405,6 +401,15 @@ impl Node {
     }
 }
 
+/// Paces what is said to the ledger again and again until it shows there.
+fn may_repeat(now: Mono, next_at: &mut Mono) -> bool {
+    let may = now >= *next_at;
+    if may {
+        *next_at = now + SUBMIT_AGAIN_AFTER;
+    }
+    may
+}
+
 /// Cuts a message to what an outcome may carry.
 fn cut(mut text: String) -> String {
     let mut end = text.len().min(crate::limits::TEXT_BYTES_MAX);
@@ -416,6 +421,8 @@ fn cut(mut text: String) -> String {
 }
 
 const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// A voter that has not applied the grant yet will have in a moment.
+const RECEIPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Laying out a large revision takes a while; a dead executor is noticed by its closed socket.
 const ANSWER_LOST_AFTER: Duration = Duration::from_secs(600);

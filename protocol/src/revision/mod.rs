@@ -32,3 +32,6 @@ pub use rules::{PathKind, SpecRefused};
 pub use publish::{PublishError, Published, Publisher};
 #[cfg(feature = "publish")]
 pub use yaml::{AppSpecError, Place, Warning};
+
+#[cfg(all(test, feature = "publish"))]
+mod tests;

@@ -16,3 +16,6 @@ pub use entry::{Entry, Grant, Stamped};
 pub use ledger::Ledger;
 pub use refusal::Refusal;
 pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting};
+
+#[cfg(test)]
+mod tests;

@@ -21,3 +21,6 @@ pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
 pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
+
+#[cfg(test)]
+mod tests;

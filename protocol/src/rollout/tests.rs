@@ -1,0 +1,412 @@
+//! The ledger by itself: what it refuses, and that no schedule takes too many hosts down.
+
+use std::{num::NonZeroU8, sync::Arc};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    execute::LifecycleEvent,
+    ids::{
+        ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
+        ReleaseLabel,
+    },
+    time::UnixSeconds,
+    trust::{
+        Action, Deploy, Done, Genesis, Group, Member, MemberCert, Order, Outcome, Release, Role,
+        Roles, Root, SecretKey, Signed, Signer, Trust, TrustBundle, Voter, Want,
+    },
+};
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+/// A ledger with the keys of everybody who may write to it.
+struct Desk {
+    ledger: Ledger,
+    log: Vec<Vec<u8>>,
+    hosts: u8,
+    next_label: u32,
+}
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn host(number: u8) -> HostId {
+    key(100 + number).public_key().into()
+}
+
+fn group_name(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+fn trust() -> Arc<Trust> {
+    let role = |number| Role { keys: vec![key(number).public_key()], threshold: NonZeroU8::MIN };
+    let root = Root {
+        name: FleetName::new("test").unwrap(),
+        roles: Roles { root: role(1), release: role(2), operator: role(3), enrolment: role(4) },
+        version: 1,
+        review_by: UnixSeconds(u64::MAX),
+    };
+    let voters = vec![Voter { host: host(0), name: HostName::new("h0").unwrap() }];
+    let genesis = Genesis { voters, generation: 0 };
+    let (fleet, bundle) = TrustBundle::found(&root, &genesis, &[&key(1)]).unwrap();
+    Arc::new(Trust::new(bundle, Some(fleet)).unwrap())
+}
+
+impl Desk {
+    /// A fleet of `hosts`; every second one has the label role=web.
+    fn new(hosts: u8) -> Self {
+        let ledger = Ledger::new(trust());
+        let mut desk = Self { ledger, log: Vec::new(), hosts, next_label: 0 };
+        for number in 0..hosts {
+            let labels = if number % 2 == 0 { "role=web" } else { "role=db" };
+            let member = Member {
+                host: host(number),
+                name: HostName::new(format!("h{number}")).unwrap(),
+                zone: None,
+                labels: labels.parse().unwrap(),
+                not_after: UnixSeconds(u64::MAX),
+                incarnation: 0,
+            };
+            let member = desk.sign(&member, 4);
+            let cert = MemberCert { token: None, member, receipts: Vec::new() };
+            desk.apply(Entry::Admit(Box::new(cert))).unwrap();
+        }
+        desk
+    }
+
+    fn sign<T: crate::trust::Document>(&self, content: &T, by: u8) -> Signed<T> {
+        Signed::new(content, self.ledger.trust().fleet(), &[&key(by)]).unwrap()
+    }
+
+    fn apply(&mut self, entry: Entry) -> Result<bool, Refusal> {
+        self.apply_at(NOW, entry)
+    }
+
+    fn apply_at(&mut self, at: UnixSeconds, entry: Entry) -> Result<bool, Refusal> {
+        let stamped = Stamped { at, entry };
+        let bytes = stamped.to_bytes();
+        let index = self.ledger.applied_index() + 1;
+        let before = self.ledger.snapshot();
+        let checked = self.ledger.check(at, &stamped.entry);
+        let applied = self.ledger.apply(index, Stamped::hash(&bytes), &stamped);
+        assert_eq!(checked.is_ok(), applied.is_ok(), "check and apply agree");
+        if applied.is_err() {
+            let trust = self.ledger.trust().clone();
+            let mut skipped = Ledger::restore(trust, &before).unwrap();
+            skipped.skip(index);
+            assert_eq!(skipped.state_hash(), self.ledger.state_hash(), "a refusal changes nothing");
+        }
+        self.log.push(bytes);
+        self.ledger.check_invariants();
+        applied
+    }
+
+    fn group(
+        &mut self,
+        name: &str,
+        filter: &str,
+        minimum: MinimumHealthy,
+        version: u64,
+    ) -> Result<bool, Refusal> {
+        let group = Group {
+            name: group_name(name),
+            filter: filter.parse::<Labels>().unwrap(),
+            version,
+            application: ApplicationName::new(name).unwrap(),
+            configuration: DeploymentConfiguration { minimum_healthy: minimum },
+            minimum_healthy_seconds: 0,
+        };
+        let group = self.sign(&group, 3);
+        self.apply(Entry::Group(group))
+    }
+
+    fn release(&mut self, application: &str) -> Digest {
+        self.next_label += 1;
+        let release = Release {
+            label: ReleaseLabel::new(self.next_label.to_string()).unwrap(),
+            parent: None,
+            manifest: Digest([9; 32]),
+            created_at: NOW,
+            application: ApplicationName::new(application).unwrap(),
+            architecture: None,
+            environments: Vec::new(),
+            content_bytes: 0,
+            manifest_bytes: 1,
+        };
+        let release = self.sign(&release, 2);
+        self.apply(Entry::Release(release.clone())).unwrap();
+        release.id(self.ledger.trust().fleet())
+    }
+
+    fn order(&self, group: &str, action: Action) -> Order {
+        let (sequence, parent) = self.ledger.head(&group_name(group));
+        Order {
+            group: group_name(group),
+            action,
+            parent,
+            reason: String::new(),
+            sequence: sequence + 1,
+            issued_at: NOW,
+            not_after: Some(UnixSeconds(NOW.0 + 60)),
+        }
+    }
+
+    fn deploy_order(&self, group: &str, release: Digest, fallback: Option<Digest>) -> Order {
+        let version = self.ledger.group(&group_name(group)).map_or(1, |g| g.group.version);
+        self.order(
+            group,
+            Action::Deploy(Deploy {
+                release,
+                fallback,
+                configuration: None,
+                group_version: version,
+                file_exists_behavior: None,
+                ignore_application_stop_failures: false,
+            }),
+        )
+    }
+
+    fn give(&mut self, order: &Order) -> Result<bool, Refusal> {
+        let order = self.sign(order, 3);
+        self.apply(Entry::Order(order))
+    }
+
+    fn deploy(&mut self, group: &str) -> DeploymentId {
+        let release = self.release(group);
+        let order = self.deploy_order(group, release, None);
+        self.give(&order).unwrap();
+        DeploymentId::of(self.sign(&order, 3).id(self.ledger.trust().fleet()), false)
+    }
+
+    /// Every host asks for a slot in everything that it has a part in.
+    fn want_all(&mut self) {
+        for number in 0..self.hosts {
+            self.want(number);
+        }
+    }
+
+    fn want(&mut self, number: u8) {
+        for assignment in self.ledger.assignments(host(number)) {
+            let Some(part) = assignment.deployment else { continue };
+            let want = Want { host: host(number), order: part.order, release: part.release };
+            let want = self.sign(&want, 100 + number);
+            drop(self.apply(Entry::Want(want)));
+        }
+    }
+
+    fn done(&mut self, number: u8, outcome: Outcome) {
+        let Some(slot) = self.ledger.slot_of(host(number)) else { return };
+        let done = Done { host: host(number), token: slot.token, outcome };
+        let done = self.sign(&done, 100 + number);
+        self.apply(Entry::Done(done)).unwrap();
+    }
+
+    fn down(&self, group: &str) -> (usize, usize) {
+        let view = self.ledger.group(&group_name(group)).unwrap();
+        (view.down.len(), view.quota)
+    }
+}
+
+fn failure(restored: bool) -> Outcome {
+    Outcome::Failed {
+        log: String::new(),
+        code: 4,
+        event: LifecycleEvent::ValidateService,
+        script: "x".into(),
+        message: "no".into(),
+        restored,
+    }
+}
+
+#[test]
+fn orders_are_taken_once_and_in_their_place() {
+    let mut desk = Desk::new(4);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let release = desk.release("web");
+    let first = desk.deploy_order("web", release, None);
+    desk.give(&first).unwrap();
+    // The same bytes again change nothing; the same place again is a fork; a gap is a gap.
+    assert_eq!(desk.give(&first), Ok(false));
+    let fork = Order { reason: "other".into(), ..first.clone() };
+    assert!(matches!(desk.give(&fork), Err(Refusal::OutOfOrder { expected: 2, got: 1, .. })));
+    let second = desk.deploy_order("web", release, None);
+    let gap = Order { sequence: 3, ..second.clone() };
+    assert!(matches!(desk.give(&gap), Err(Refusal::OutOfOrder { expected: 2, got: 3, .. })));
+    let orphan = Order { parent: Digest([1; 32]), ..second.clone() };
+    assert!(matches!(desk.give(&orphan), Err(Refusal::WrongParent { .. })));
+    assert!(matches!(desk.give(&second), Err(Refusal::DeploymentRunning(_))));
+}
+
+#[test]
+fn what_is_unknown_expired_or_forged_is_refused() {
+    let mut desk = Desk::new(3);
+    let release = desk.release("web");
+    let order = desk.deploy_order("web", release, None);
+    assert!(matches!(desk.give(&order), Err(Refusal::UnknownGroup(_))));
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    assert!(matches!(
+        desk.group("web", "", MinimumHealthy::AllAtOnce, 3),
+        Err(Refusal::GroupVersion { expected: 2, got: 3, .. })
+    ));
+    let unknown = desk.deploy_order("web", Digest([5; 32]), None);
+    assert!(matches!(desk.give(&unknown), Err(Refusal::UnknownRelease(_))));
+    let order = desk.deploy_order("web", release, None);
+    let signed = desk.sign(&order, 3);
+    let late = UnixSeconds(NOW.0 + 61);
+    assert!(matches!(desk.apply_at(late, Entry::Order(signed)), Err(Refusal::OrderExpired(_))));
+    let forged = desk.sign(&order, 2);
+    assert!(matches!(desk.apply(Entry::Order(forged)), Err(Refusal::Untrusted { .. })));
+    desk.group("none", "role=nobody", MinimumHealthy::AllAtOnce, 1).unwrap();
+    let other = desk.release("none");
+    let order = desk.deploy_order("none", other, None);
+    assert!(matches!(desk.give(&order), Err(Refusal::NoHosts(_))));
+    // A host speaks for itself alone.
+    let id = desk.deploy("web");
+    let order = desk.ledger.deployment(id).unwrap().order;
+    let release = desk.ledger.deployment(id).unwrap().release;
+    let want = Want { host: host(1), order, release };
+    let forged = desk.sign(&want, 102);
+    assert!(matches!(desk.apply(Entry::Want(forged)), Err(Refusal::Untrusted { .. })));
+}
+
+#[test]
+fn hosts_without_a_working_revision_do_not_wait_for_each_other() {
+    let mut desk = Desk::new(5);
+    desk.group("web", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    for grant in desk.ledger.next_grants() {
+        desk.apply(Entry::Grant(grant)).unwrap();
+    }
+    for number in 0..5 {
+        desk.done(number, if number < 2 { failure(false) } else { Outcome::Succeeded });
+    }
+    desk.group("web", "", MinimumHealthy::OneAtATime, 2).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let grants = desk.ledger.next_grants();
+    assert_eq!(grants.len(), 1, "one at a time");
+    let broken = [host(0), host(1)];
+    assert!(broken.contains(&grants[0].host), "a host that is down already goes first");
+}
+
+#[test]
+fn a_slot_is_not_freed_by_its_holders_death() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let grant = desk.ledger.next_grants().remove(0);
+    desk.apply(Entry::Grant(grant.clone())).unwrap();
+    desk.apply(Entry::Health { host: grant.host, healthy: false }).unwrap();
+    assert!(desk.ledger.next_grants().is_empty());
+    desk.apply(Entry::Health { host: grant.host, healthy: true }).unwrap();
+    assert!(desk.ledger.next_grants().is_empty());
+}
+
+#[test]
+fn a_failure_rolls_back_where_the_release_ran_and_never_a_rollback() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let (good, bad) = (desk.release("web"), desk.release("web"));
+    let order = desk.deploy_order("web", bad, Some(good));
+    desk.give(&order).unwrap();
+    let id = desk.sign(&order, 3).id(desk.ledger.trust().fleet());
+    desk.want_all();
+    let step = |desk: &mut Desk, outcome: Outcome| {
+        let grant = desk.ledger.next_grants().remove(0);
+        desk.apply(Entry::Grant(grant.clone())).unwrap();
+        let number = (0..3).find(|number| host(*number) == grant.host).unwrap();
+        desk.done(number, outcome);
+        grant.host
+    };
+    let ran = step(&mut desk, Outcome::Succeeded);
+    step(&mut desk, failure(true));
+    let failed = desk.ledger.deployment(DeploymentId::of(id, false)).unwrap();
+    assert!(matches!(failed.status, DeploymentStatus::Failed { .. }));
+    let rollback = desk.ledger.deployment(DeploymentId::of(id, true)).unwrap();
+    assert_eq!(rollback.targets.keys().copied().collect::<Vec<_>>(), [ran]);
+    assert_eq!(rollback.release, good);
+    desk.want_all();
+    step(&mut desk, failure(true));
+    assert_eq!(desk.ledger.deployments().len(), 2, "no rollback of a rollback");
+    assert!(desk.ledger.deployments().iter().all(|d| d.status.is_over()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Two groups that share hosts, under quotas of their own, and anything that may happen.
+    #[test]
+    fn no_schedule_takes_more_hosts_down_than_a_group_allows(
+        hosts in 3u8..8,
+        quotas in (0usize..4, 0usize..4),
+        steps in prop::collection::vec((0u8..12, any::<u8>()), 1..80),
+    ) {
+        let configurations = [
+            MinimumHealthy::OneAtATime,
+            MinimumHealthy::HalfAtATime,
+            MinimumHealthy::HostCount(1),
+            MinimumHealthy::FleetPercent(60),
+        ];
+        let mut desk = Desk::new(hosts);
+        desk.group("all", "", configurations[quotas.0], 1).unwrap();
+        desk.group("web", "role=web", configurations[quotas.1], 1).unwrap();
+        for (step, argument) in steps {
+            let number = argument % hosts;
+            match step {
+                0 => {
+                    let group = if argument % 2 == 0 { "all" } else { "web" };
+                    let release = desk.release(group);
+                    let order = desk.deploy_order(group, release, None);
+                    drop(desk.give(&order));
+                }
+                1..=3 => desk.want(number),
+                4..=6 => {
+                    let grants = desk.ledger.next_grants();
+                    if let Some(grant) = grants.get(usize::from(argument) % grants.len().max(1)) {
+                        let free = desk.ledger.is_broken(grant.host);
+                        // Each of them may come first.
+                        if desk.apply(Entry::Grant(grant.clone())).is_ok() && !free {
+                            for group in ["all", "web"] {
+                                let view = desk.ledger.group(&group_name(group)).unwrap();
+                                let (down, quota) = desk.down(group);
+                                prop_assert!(
+                                    !view.hosts.contains(&grant.host) || down <= quota,
+                                    "{group}: {down} of {quota}"
+                                );
+                            }
+                        }
+                    }
+                }
+                7 | 8 => desk.done(number, Outcome::Succeeded),
+                9 => desk.done(number, failure(argument % 3 != 0)),
+                10 => {
+                    let healthy = argument % 2 == 0;
+                    drop(desk.apply(Entry::Health { host: host(number), healthy }));
+                }
+                _ => {
+                    let group = if argument % 2 == 0 { "all" } else { "web" };
+                    let view = desk.ledger.group(&group_name(group)).unwrap();
+                    let running = view.running.and_then(|id| desk.ledger.deployment(id));
+                    if let Some(order) = running.map(|deployment| deployment.order) {
+                        let stop = desk.order(group, Action::Stop { order });
+                        desk.give(&stop).unwrap();
+                    }
+                }
+            }
+        }
+        // Whoever applies the same entries, at once or over a snapshot, comes to the same state.
+        let mut other = Ledger::new(desk.ledger.trust().clone());
+        for (index, bytes) in (1..).zip(&desk.log) {
+            let stamped = Stamped::from_bytes(bytes).unwrap();
+            drop(other.apply(index, Stamped::hash(bytes), &stamped));
+            if index % 7 == 0 {
+                other = Ledger::restore(other.trust().clone(), &other.snapshot()).unwrap();
+            }
+        }
+        prop_assert_eq!(other.state_hash(), desk.ledger.state_hash());
+    }
+}

@@ -1,0 +1,335 @@
+//! What the envelope and the documents promise, for every kind of document at once.
+
+use std::num::{NonZeroU8, NonZeroU32};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    execute::LifecycleEvent,
+    fleet::{Accusation, GroupStatus, HostState, Record},
+    ids::{
+        ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, LabelText, Nonce,
+        ReleaseLabel, ZoneName,
+    },
+    rollout::{DeploymentConfiguration, Entry, MinimumHealthy, Stamped},
+    time::UnixSeconds,
+};
+
+const FLEET: FleetId = FleetId([0xf1; 32]);
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn role(keys: &[u8], threshold: u8) -> Role {
+    let mut keys: Vec<_> = keys.iter().map(|number| key(*number).public_key()).collect();
+    keys.sort();
+    Role { keys, threshold: NonZeroU8::new(threshold).unwrap() }
+}
+
+fn root(version: u64, keys: &[u8], threshold: u8) -> Root {
+    Root {
+        name: FleetName::new("prod").unwrap(),
+        roles: Roles {
+            root: role(keys, threshold),
+            release: role(&[2], 1),
+            operator: role(&[3], 1),
+            enrolment: role(&[4], 1),
+        },
+        version,
+        review_by: UnixSeconds(2_000_000_000),
+    }
+}
+
+fn genesis() -> Genesis {
+    let voter = |number: u8, name: &str| Voter {
+        host: key(number).public_key().into(),
+        name: HostName::new(name).unwrap(),
+    };
+    let mut voters = vec![voter(10, "a"), voter(11, "b"), voter(12, "c")];
+    voters.sort();
+    Genesis { voters, generation: 0 }
+}
+
+fn release() -> Release {
+    Release {
+        label: ReleaseLabel::new("1.4.2").unwrap(),
+        parent: Some(Digest([7; 32])),
+        manifest: Digest([8; 32]),
+        created_at: UnixSeconds(1_800_000_000),
+        application: ApplicationName::new("shop").unwrap(),
+        architecture: Some(LabelText::new("x86_64").unwrap()),
+        environments: vec![LabelText::new("prod").unwrap()],
+        content_bytes: 1 << 33,
+        manifest_bytes: 1234,
+    }
+}
+
+fn deploy() -> Order {
+    Order {
+        group: GroupName::new("web").unwrap(),
+        action: Action::Deploy(Deploy {
+            release: Digest([1; 32]),
+            fallback: Some(Digest([2; 32])),
+            configuration: Some(DeploymentConfiguration {
+                minimum_healthy: MinimumHealthy::FleetPercent(66),
+            }),
+            group_version: 3,
+            file_exists_behavior: Some(crate::revision::FileExistsBehavior::Overwrite),
+            ignore_application_stop_failures: true,
+        }),
+        parent: Digest([3; 32]),
+        reason: "größer".into(),
+        sequence: 2,
+        issued_at: UnixSeconds(1_800_000_001),
+        not_after: Some(UnixSeconds(1_800_000_002)),
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed {
+        log: "a\nb".into(),
+        code: 4,
+        event: LifecycleEvent::ValidateService,
+        script: "scripts/check.sh".into(),
+        message: "exit code 1".into(),
+        restored: true,
+    }
+}
+
+fn receipt(subject: Subject) -> Receipt {
+    Receipt {
+        entry: Digest([4; 32]),
+        index: 77,
+        voter: key(10).public_key().into(),
+        subject,
+        generation: 0,
+    }
+}
+
+fn record() -> Record {
+    let host: HostId = key(10).public_key().into();
+    Record {
+        host,
+        epoch: 5,
+        groups: vec![GroupStatus {
+            group: GroupName::new("web").unwrap(),
+            order: Some(Digest([1; 32])),
+            state: HostState::Running { event: LifecycleEvent::Install, restoring: false },
+            token: Some(9),
+            release: Some((Digest([2; 32]), ReleaseLabel::new("1").unwrap())),
+        }],
+        accused: vec![Accusation { host: HostId([1; 32]), epoch: 1, sequence: 2 }],
+        version: "0.1.0".into(),
+        sequence: 6,
+        addresses: vec!["/ip4/192.0.2.1/tcp/7717".into()],
+        signed_at: UnixSeconds(1_800_000_003),
+    }
+}
+
+/// One of each kind, signed by the keys that it needs: its context and its bytes.
+fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
+    fn sign<T: Document>(content: &T, by: u8) -> (&'static str, Vec<u8>) {
+        (T::CONTEXT, Signed::new(content, FLEET, &[&key(by)]).unwrap().to_bytes())
+    }
+    let host: HostId = key(10).public_key().into();
+    let token = Token {
+        key: key(20).public_key(),
+        uses: NonZeroU32::new(3),
+        zone: Some(ZoneName::new("z1").unwrap()),
+        labels: "role=web".parse().unwrap(),
+        not_after: UnixSeconds(1_900_000_000),
+        name_pattern: "web-*".into(),
+        member_seconds: 86_400,
+    };
+    let member = Member {
+        host,
+        name: HostName::new("web-1").unwrap(),
+        zone: None,
+        labels: "role=web,tier=front".parse().unwrap(),
+        not_after: UnixSeconds(1_900_000_000),
+        incarnation: 0,
+    };
+    let group = Group {
+        name: GroupName::new("web").unwrap(),
+        filter: "role=web".parse().unwrap(),
+        version: 1,
+        application: ApplicationName::new("shop").unwrap(),
+        configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
+        minimum_healthy_seconds: 10,
+    };
+    let slot = Subject::Slot {
+        host,
+        nonce: Nonce([5; 16]),
+        order: Digest([1; 32]),
+        release: Digest([2; 32]),
+    };
+    vec![
+        sign(&root(1, &[1], 1), 1),
+        sign(&genesis(), 1),
+        sign(&release(), 2),
+        sign(&group, 3),
+        sign(&deploy(), 3),
+        sign(&token, 4),
+        sign(&member, 4),
+        sign(&Want { host, order: Digest([1; 32]), release: Digest([2; 32]) }, 10),
+        sign(&Done { host, token: 9, outcome: failed() }, 10),
+        sign(&receipt(slot), 10),
+        sign(&record(), 10),
+    ]
+}
+
+#[test]
+fn signed_formats_are_pinned() {
+    let mut text = String::new();
+    for (context, bytes) in every_kind() {
+        text.push_str(&format!("{context} {}\n", data_encoding::HEXLOWER.encode(&bytes)));
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Reads `bytes` as a document of the context, verifies it with the keys of that context.
+fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted> {
+    fn by<T: Document>(bytes: &[u8], fleet: FleetId, number: u8) -> Result<(), Untrusted> {
+        let public = key(number).public_key();
+        Signed::<T>::from_bytes(bytes)?.verify(fleet, KeySet::one(&public)).map(drop)
+    }
+    match context {
+        Root::CONTEXT => by::<Root>(bytes, fleet, 1),
+        Genesis::CONTEXT => by::<Genesis>(bytes, fleet, 1),
+        Release::CONTEXT => by::<Release>(bytes, fleet, 2),
+        Group::CONTEXT => by::<Group>(bytes, fleet, 3),
+        Order::CONTEXT => by::<Order>(bytes, fleet, 3),
+        Token::CONTEXT => by::<Token>(bytes, fleet, 4),
+        Member::CONTEXT => by::<Member>(bytes, fleet, 4),
+        Want::CONTEXT => by::<Want>(bytes, fleet, 10),
+        Done::CONTEXT => by::<Done>(bytes, fleet, 10),
+        Receipt::CONTEXT => by::<Receipt>(bytes, fleet, 10),
+        Record::CONTEXT => by::<Record>(bytes, fleet, 10),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn each_kind_is_believed_as_itself_and_as_nothing_else() {
+    let all = every_kind();
+    for (context, bytes) in &all {
+        assert_eq!(believe(context, bytes, FLEET), Ok(()), "{context}");
+        for (other, _) in all.iter().filter(|(other, _)| other != context) {
+            let refused = believe(other, bytes, FLEET).unwrap_err();
+            assert!(matches!(refused, Untrusted::OtherContext { .. }), "{context} as {other}");
+        }
+    }
+}
+
+#[test]
+fn nothing_signed_for_one_fleet_means_anything_in_another() {
+    for (context, bytes) in every_kind() {
+        let refused = believe(context, &bytes, FleetId([0xf2; 32])).unwrap_err();
+        assert!(matches!(refused, Untrusted::BadSignature { .. }), "{context}: {refused}");
+    }
+}
+
+#[test]
+fn no_bit_can_be_flipped() {
+    for (context, bytes) in every_kind() {
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << (at % 8);
+            assert!(believe(context, &bad, FLEET).is_err(), "{context}, byte {at}");
+        }
+        assert!(believe(context, &bytes[..bytes.len() - 1], FLEET).is_err());
+        assert!(believe(context, &[&bytes[..], &[0]].concat(), FLEET).is_err());
+    }
+}
+
+#[test]
+fn a_threshold_counts_different_keys() {
+    let role = role(&[1, 2, 3], 2);
+    let release = release();
+    let by = |signers: &[&dyn Signer]| {
+        Signed::new(&release, FLEET, signers).unwrap().verify(FLEET, role.key_set())
+    };
+    let (one, two, stranger) = (key(1), key(2), key(9));
+    assert_eq!(by(&[&one]).unwrap_err(), Untrusted::Unauthorised { have: 1, need: 2 });
+    assert_eq!(by(&[&one, &one]).unwrap_err(), Untrusted::Unauthorised { have: 1, need: 2 });
+    assert_eq!(by(&[&one, &stranger]).unwrap_err(), Untrusted::Unauthorised { have: 1, need: 2 });
+    assert_eq!(by(&[&one, &two]).unwrap().signers().len(), 2);
+    assert_eq!(by(&[&one, &two, &stranger]).unwrap().signers().len(), 2);
+}
+
+#[test]
+fn the_chain_of_roots_is_walked_step_by_step() {
+    let sign = |document: &Root, fleet, by: &[u8]| {
+        let keys: Vec<_> = by.iter().map(|number| key(*number)).collect();
+        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
+        Signed::new(document, fleet, &signers).unwrap()
+    };
+    let (fleet, bundle) = TrustBundle::found(&root(1, &[1], 1), &genesis(), &[&key(1)]).unwrap();
+    let with = |roots: Vec<Signed<Root>>, genesis_by: u8| {
+        let genesis = Signed::new(&genesis(), fleet, &[&key(genesis_by)]).unwrap();
+        let roots = bundle.roots.iter().cloned().chain(roots).collect();
+        Trust::new(TrustBundle { roots, genesis }, Some(fleet))
+    };
+    assert_eq!(with(Vec::new(), 1).unwrap().root().version, 1);
+    // Rotation: the old keys and the new ones sign, here with a threshold of two.
+    let second = root(2, &[5, 6], 2);
+    let trust = with(vec![sign(&second, fleet, &[1, 5, 6])], 5);
+    assert!(matches!(trust, Err(RootRefused::Genesis(_))), "two must sign the genesis now");
+    assert!(with(vec![sign(&second, fleet, &[5, 6])], 5).is_err(), "the old key is missing");
+    assert!(with(vec![sign(&second, fleet, &[1, 5])], 5).is_err(), "a new key is missing");
+    let skipped = with(vec![sign(&root(3, &[1], 1), fleet, &[1])], 1);
+    assert!(matches!(skipped, Err(RootRefused::Gap { expected: 2, got: 3 })));
+    let third = sign(&root(2, &[1, 7], 1), fleet, &[1]);
+    assert_eq!(with(vec![third], 7).unwrap().root().version, 2);
+    let other = Trust::new(bundle, Some(FLEET));
+    assert!(matches!(other, Err(RootRefused::OtherFleet { .. })));
+}
+
+#[test]
+fn documents_that_say_what_they_must_not_are_not_signed() {
+    let refused = |order: Order| Signed::new(&order, FLEET, &[&key(3)]).is_err();
+    assert!(!refused(deploy()));
+    assert!(refused(Order { sequence: 0, ..deploy() }));
+    assert!(refused(Order { sequence: 1, ..deploy() }), "the first order has no parent");
+    assert!(refused(Order { parent: Digest::ZERO, ..deploy() }));
+    assert!(!refused(Order { reason: "x".repeat(1024), ..deploy() }));
+    assert!(refused(Order { reason: "x".repeat(1025), ..deploy() }));
+    let releases = |content_bytes| {
+        let limit = Release { content_bytes, ..release() };
+        Signed::new(&limit, FLEET, &[&key(2)]).is_ok()
+    };
+    assert!(releases(crate::limits::REVISION_BYTES_MAX));
+    assert!(!releases(crate::limits::REVISION_BYTES_MAX + 1));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        drop(Signed::<Order>::from_bytes(&bytes));
+        drop(TrustBundle::from_bytes(&bytes));
+        drop(Stamped::from_bytes(&bytes));
+        drop(crate::cbor::decode::<Entry>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::wire::Message>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::wire::Hello>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::execute::Request>(&bytes, 1 << 20));
+        drop(Invitation::from_text(&String::from_utf8_lossy(&bytes)));
+        let text = format!("swell-join-1:{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
+        drop(Invitation::from_text(&text));
+    }
+
+    /// Bytes that are nearly right reach deeper than random ones.
+    #[test]
+    fn no_change_of_a_good_document_makes_a_decoder_panic(
+        which in 0usize..11,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (context, mut bytes) = every_kind().swap_remove(which);
+        for (at, byte) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        drop(believe(context, &bytes, FLEET));
+    }
+}
