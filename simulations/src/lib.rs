@@ -1,1 +1,2 @@
-//! .
+//! What doubts the project: `swell-bench` measures a fleet of the real programs against the numbers
+//! that the README promises.

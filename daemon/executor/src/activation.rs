@@ -176,8 +176,7 @@ impl Executor {
         let log = ScriptLog::open(&self.config.script_log(&group, judged.deployment));
         let log = log.unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
         let mut work = Work { executor: self.clone(), judged, log };
-        loop {
-            let Some(activation) = work.activation() else { break };
+        while let Some(activation) = work.activation() {
             if let Step::Ended(outcome) = &activation.step {
                 report_end(&group, activation.token, outcome);
                 break;

@@ -273,7 +273,7 @@ impl Plan {
                 saved.push((path.clone(), number));
             }
         }
-        sync([saved_dir.as_path()].into_iter())?;
+        File::open(&saved_dir)?.sync_all()?;
         let mode = |path: &PathBuf| fs::metadata(path).map_or(0o755, |there| there.mode() & 0o7777);
         Ok(Undo {
             files: self.files.keys().cloned().collect(),
@@ -358,7 +358,9 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     } else {
         fs::copy(from, to)?;
         let times = fs::FileTimes::new().set_modified(there.modified()?);
-        File::options().write(true).open(to)?.set_times(times)?;
+        let file = File::options().write(true).open(to)?;
+        file.set_times(times)?;
+        file.sync_all()?;
     }
     lchown(to, Some(there.uid()), Some(there.gid()))?;
     if there.is_symlink() { Ok(()) } else { fs::set_permissions(to, there.permissions()) }

@@ -53,7 +53,7 @@ fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
         event => run_scripts(work, &work.judged.manifest.spec, work.archive(), event, &log),
     };
     match done {
-        Ok(()) => match after(event) {
+        Ok(()) => match next_forward(&work.judged.manifest.spec, event) {
             Some(next) => Step::Forward(next),
             None => {
                 work.succeeded();
@@ -120,6 +120,15 @@ fn with_restored(failure: &Outcome, was_restored: bool, why_not: Option<&str>) -
         }
     }
     outcome
+}
+
+/// The event that follows and has something to do: one without scripts is not worth a journal entry.
+fn next_forward(spec: &AppSpec, event: LifecycleEvent) -> Option<LifecycleEvent> {
+    let mut next = after(event)?;
+    while next.is_scriptable() && spec.scripts(next).is_empty() {
+        next = after(next)?;
+    }
+    Some(next)
 }
 
 /// The event that follows in an in-place deployment.

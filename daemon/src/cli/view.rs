@@ -37,7 +37,8 @@ pub(super) async fn status(client: &Client, watch: bool, out: Output) -> Result<
 fn status_text(fleet: &Fleet) -> String {
     let mut text = String::new();
     let up = fleet.hosts.iter().filter(|host| host.standing == "reachable").count();
-    let leader = fleet.leader.as_deref().map_or("nobody leads".into(), |l| format!("{l} leads"));
+    let leader =
+        fleet.leader.as_deref().map_or_else(|| "nobody leads".into(), |l| format!("{l} leads"));
     let (voters, all) = (fleet.voters.len(), fleet.hosts.len());
     line(
         &mut text,
@@ -61,7 +62,7 @@ fn status_text(fleet: &Fleet) -> String {
             ("reachable", false) => "unhealthy",
             (other, _) => other,
         };
-        let heard = host.heard_seconds_ago.map_or("never".into(), duration);
+        let heard = host.heard_seconds_ago.map_or_else(|| "never".into(), duration);
         let first = [mark.to_owned(), host.name.clone(), state.to_owned()];
         if host.groups.is_empty() {
             table.row(first.into_iter().chain([dash(), dash(), dash(), heard]));
@@ -227,7 +228,8 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
             host.name.clone(),
             host.standing.clone(),
             if host.healthy { "yes".into() } else { "no".into() },
-            host.heard_seconds_ago.map_or("never".into(), |s| format!("{} ago", duration(s))),
+            host.heard_seconds_ago
+                .map_or_else(|| "never".into(), |s| format!("{} ago", duration(s))),
             or_dash(Some(&host.labels)),
             or_dash(host.zone.as_deref()),
             or_dash(host.version.as_deref()),

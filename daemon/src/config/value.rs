@@ -76,18 +76,15 @@ pub(super) fn advertise(text: &Spanned<String>) -> Result<Multiaddr, Problem> {
 /// An IP address and a TCP port, nothing more; with whether the address is unspecified, and the port.
 fn tcp(text: &Spanned<String>) -> Option<(Multiaddr, bool, u16)> {
     let address: Multiaddr = text.get_ref().parse().ok()?;
-    let mut parts = address.iter();
-    let unspecified = match parts.next()? {
+    let parts: Vec<_> = address.iter().collect();
+    let [host, Protocol::Tcp(port)] = parts.as_slice() else { return None };
+    let unspecified = match host {
         Protocol::Ip4(ip) => ip.is_unspecified(),
         Protocol::Ip6(ip) => ip.is_unspecified(),
         _ => return None,
     };
-    let Protocol::Tcp(port) = parts.next()? else { return None };
-    if parts.next().is_some() {
-        return None;
-    }
-    drop(parts);
-    Some((address, unspecified, port))
+    let port = *port;
+    Some((address.clone(), unspecified, port))
 }
 
 /// A number of bytes that is enough for a store.

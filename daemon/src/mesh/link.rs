@@ -42,7 +42,10 @@ const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// Where messages to each peer are put, shared by everyone who sends.
 #[derive(Clone, Default)]
-pub(super) struct Outboxes(Arc<Mutex<BTreeMap<HostId, Vec<(ConnectionId, Outbox)>>>>);
+pub(super) struct Outboxes(Arc<Mutex<ByPeer>>);
+
+/// The open links of each peer, the newest last.
+type ByPeer = BTreeMap<HostId, Vec<(ConnectionId, Outbox)>>;
 
 /// Messages that wait for one connection. The link ends when it is dropped.
 #[derive(Clone, Debug)]
@@ -78,7 +81,7 @@ impl Outboxes {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<HostId, Vec<(ConnectionId, Outbox)>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ByPeer> {
         // Nothing that panics runs while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

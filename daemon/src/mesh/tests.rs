@@ -1,1 +1,144 @@
+//! Two real meshes over loopback: who gets in, and what becomes of a member that talks nonsense.
 
+use std::num::NonZeroU8;
+
+use groundswell_protocol::{
+    ids::{Digest, FleetName, HostName, Labels},
+    time::UnixSeconds,
+    trust::{Genesis, Role, Roles, Root, Signer, Trust, TrustBundle, Voter},
+};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn trust(root_key: u8) -> Arc<Trust> {
+    let role = || Role { keys: vec![key(root_key).public_key()], threshold: NonZeroU8::MIN };
+    let root = Root {
+        name: FleetName::new("test").unwrap(),
+        roles: Roles { root: role(), release: role(), operator: role(), enrolment: role() },
+        version: 1,
+        review_by: UnixSeconds(0),
+    };
+    let voter = Voter { host: key(10).public_key().into(), name: HostName::new("v").unwrap() };
+    let genesis = Genesis { voters: vec![voter], generation: 0 };
+    let (_, bundle) = TrustBundle::found(&root, &genesis, &[&key(root_key)]).unwrap();
+    Arc::new(Trust::new(bundle, None).unwrap())
+}
+
+/// Lets in whoever the trust lets in.
+struct Door {
+    trust: Arc<Trust>,
+    cert: MemberCert,
+}
+
+impl Gatekeeper for Door {
+    fn my_cert(&self) -> MemberCert {
+        self.cert.clone()
+    }
+
+    fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
+        match hello.cert.verify(&self.trust, UnixSeconds(0)) {
+            Ok(member) if member.content().host == peer => Verdict::Admit(Arc::new(member)),
+            Ok(_) => Verdict::Refuse("the certificate is another host's".into()),
+            Err(error) => Verdict::Refuse(error.to_string()),
+        }
+    }
+
+    fn outcome_at(&self, _: HostId, _: &Welcome) {}
+}
+
+struct Host {
+    id: HostId,
+    mesh: Mesh,
+    events: mpsc::Receiver<MeshEvent>,
+    address: Multiaddr,
+}
+
+/// A host with key `number` and a certificate for the key `certified`.
+async fn host(number: u8, certified: u8, root_key: u8) -> Host {
+    let trust = trust(root_key);
+    let member = Member {
+        host: key(certified).public_key().into(),
+        name: HostName::new(format!("h{number}")).unwrap(),
+        zone: None,
+        labels: Labels::default(),
+        not_after: UnixSeconds(u64::MAX),
+        incarnation: 0,
+    };
+    let member = Signed::new(&member, trust.fleet(), &[&key(root_key)]).unwrap();
+    let cert = MemberCert { token: None, member, receipts: Vec::new() };
+    let config = MeshConfig {
+        key: key(number),
+        fleet: trust.fleet(),
+        epoch: 1,
+        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+    };
+    let (mesh, events, addresses) = start(config, Arc::new(Door { trust, cert })).await.unwrap();
+    let id = key(number).public_key().into();
+    Host { id, mesh, events, address: addresses[0].clone() }
+}
+
+impl Host {
+    async fn next(&mut self) -> MeshEvent {
+        tokio::time::timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("something")
+            .expect("events")
+    }
+}
+
+#[tokio::test]
+async fn members_talk_and_ask() {
+    let (mut a, mut b) = (host(10, 10, 1).await, host(11, 11, 1).await);
+    a.mesh.dial(b.address.clone());
+    assert!(matches!(a.next().await, MeshEvent::Up { peer } if peer == b.id));
+    assert!(matches!(b.next().await, MeshEvent::Up { peer } if peer == a.id));
+    let said = Message::WantLedger { first: 7 };
+    a.mesh.send(b.id, &said);
+    assert!(
+        matches!(b.next().await, MeshEvent::Message { from, message } if from == a.id && message == said)
+    );
+    let call = Call::Frame { frame: Digest::ZERO };
+    let asked = tokio::spawn({
+        let (mesh, peer, call) = (a.mesh.clone(), b.id, call.clone());
+        async move { mesh.call(peer, call).await }
+    });
+    match b.next().await {
+        MeshEvent::Call { from, call: came, reply } => {
+            assert_eq!((from, came), (a.id, call));
+            reply.send(Reply::Bytes(vec![5; 100_000]));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(asked.await.unwrap().unwrap(), Reply::Bytes(vec![5; 100_000]));
+}
+
+#[tokio::test]
+async fn strangers_stay_out() {
+    let mut inside = host(10, 10, 1).await;
+    // Another fleet; and a certificate that is another host's.
+    for mut stranger in [host(11, 11, 2).await, host(11, 12, 1).await] {
+        stranger.mesh.dial(inside.address.clone());
+        let event = stranger.next().await;
+        assert!(matches!(event, MeshEvent::DialFailed { .. }), "{event:?}");
+    }
+    assert!(inside.events.try_recv().is_err(), "nothing was heard of them");
+}
+
+#[tokio::test]
+async fn a_member_that_talks_nonsense_is_hung_up_on() {
+    for nonsense in [vec![0xff; 100], b"GET / HTTP/1.1".to_vec(), vec![0x81; 100_000]] {
+        let (mut a, mut b) = (host(10, 10, 1).await, host(11, 11, 1).await);
+        a.mesh.dial(b.address.clone());
+        assert!(matches!(a.next().await, MeshEvent::Up { .. }));
+        assert!(matches!(b.next().await, MeshEvent::Up { .. }));
+        a.mesh.outboxes.send(b.id, nonsense);
+        assert!(matches!(b.next().await, MeshEvent::Down { peer } if peer == a.id));
+        assert!(matches!(a.next().await, MeshEvent::Down { peer } if peer == b.id));
+    }
+}
