@@ -34,8 +34,8 @@ pub(super) struct Rollouts {
 #[derive(Default)]
 struct Rollout {
     status: Option<GroupStatus>,
-    /// The question that the executor has not answered yet, and since when.
-    asking: Option<(AskedKind, Mono)>,
+    /// The question that the executor has not answered yet.
+    asking: Option<Asking>,
     /// The release that the executor will not stage, and why.
     unfit: Option<(Digest, Digest, String)>,
     /// The slot whose end was seen, and when: health is watched from then on.
@@ -46,6 +46,15 @@ struct Rollout {
     next_done_at: Mono,
     /// When the executor may be asked again after it refused.
     next_ask_at: Mono,
+}
+
+/// A question to the executor.
+#[derive(Clone, Copy)]
+struct Asking {
+    kind: AskedKind,
+    at: Mono,
+    /// The version of its newest report when it was asked.
+    seen: u64,
 }
 
 /// Receipts on the way to a majority.
@@ -74,9 +83,12 @@ impl Rollouts {
 
     /// Notes an answer of the executor.
     pub(super) fn answered(&mut self, now: Mono, asked: &Asked, answer: &Result<Response, String>) {
+        let version = self.executor.as_ref().map_or(0, |report| report.version);
         let rollout = self.groups.entry(asked.group.clone()).or_default();
-        if rollout.asking.is_some_and(|(kind, _)| kind == asked.kind) {
+        let mut reported = false;
+        if let Some(asking) = rollout.asking.filter(|asking| asking.kind == asked.kind) {
             rollout.asking = None;
+            reported = version != asking.seen;
         }
         match (asked.kind, answer) {
             (AskedKind::Prepare(token), Ok(Response::Prepared { nonce })) => {
@@ -91,7 +103,9 @@ impl Rollouts {
                 self.claim = None;
                 rollout.next_ask_at = now + ASK_AGAIN_AFTER;
             }
-            // What was accepted shows in the next report, and only then is it clear what is next.
+            // What was accepted shows in a report, and only then is it clear what is next. The
+            // report may have been faster than the answer.
+            (_, Ok(Response::Accepted)) if reported => {}
             (_, Ok(Response::Accepted | Response::Refused { .. }) | Err(_)) => {
                 rollout.next_ask_at = now + ASK_AGAIN_AFTER;
             }
@@ -391,12 +405,14 @@ impl Node {
 
     /// Asks the executor one thing at a time for each group.
     fn ask_executor(&mut self, asked: Asked, request: Request) {
+        let seen = self.rollouts.executor.as_ref().map_or(0, |report| report.version);
         let rollout = self.rollouts.groups.entry(asked.group.clone()).or_default();
-        let waits = rollout.asking.is_some_and(|(_, at)| self.now.since(at) < ANSWER_LOST_AFTER);
+        let waits =
+            rollout.asking.is_some_and(|asking| self.now.since(asking.at) < ANSWER_LOST_AFTER);
         if waits || self.now < rollout.next_ask_at {
             return;
         }
-        rollout.asking = Some((asked.kind, self.now));
+        rollout.asking = Some(Asking { kind: asked.kind, at: self.now, seen });
         self.out.push(Output::Execute(asked, Box::new(request)));
     }
 }
