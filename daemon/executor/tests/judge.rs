@@ -1,0 +1,508 @@
+//! The executor as a process: what it does when everything is signed, and that it does nothing when
+//! anything is not. The test speaks for a network daemon that was taken over.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    num::NonZeroU8,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use groundswell_protocol::{
+    cbor,
+    execute::{Evidence, Phase, Report, Request, Response},
+    ids::{
+        ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, Labels, Nonce,
+        ReleaseLabel,
+    },
+    limits::EXECUTOR_FRAME_BYTES_MAX,
+    revision::{AppSpec, FileMapping, Publisher},
+    rollout::{DeploymentConfiguration, MinimumHealthy},
+    time::UnixSeconds,
+    trust::{
+        Action, Deploy, Document, Genesis, Group, Member, MemberCert, Order, Outcome, Receipt,
+        Release, Role, Roles, Root, SecretKey, Signed, Signer, Subject, TrustBundle, Voter,
+    },
+};
+use tempfile::TempDir;
+
+const RELEASER: u8 = 2;
+const OPERATOR: u8 = 3;
+const ENROLMENT: u8 = 4;
+const ME: u8 = 10;
+const TOKEN: u64 = 41;
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+fn host(number: u8) -> HostId {
+    key(number).public_key().into()
+}
+
+/// A running executor on a host of a fleet with three voters, and a store with one revision.
+struct Bench {
+    dir: TempDir,
+    child: Child,
+    fleet: FleetId,
+    release: Release,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let role = |n| Role { keys: vec![key(n).public_key()], threshold: NonZeroU8::MIN };
+        let root = Root {
+            name: FleetName::new("test").unwrap(),
+            roles: Roles {
+                root: role(1),
+                release: role(RELEASER),
+                operator: role(OPERATOR),
+                enrolment: role(ENROLMENT),
+            },
+            version: 1,
+            review_by: UnixSeconds(0),
+        };
+        let mut voters: Vec<_> = (20..23)
+            .map(|n| Voter { host: host(n), name: HostName::new(format!("v{n}")).unwrap() })
+            .collect();
+        voters.sort();
+        let genesis = Genesis { voters, generation: 0 };
+        let (fleet, bundle) = TrustBundle::found(&root, &genesis, &[&key(1)]).unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        fs::write(state.join("fleet.trust"), bundle.to_bytes()).unwrap();
+        fs::write(state.join("host.id"), host(ME).to_string()).unwrap();
+        let release = write_store(&dir.path().join("store"));
+        let child = start(dir.path());
+        Self { dir, child, fleet, release }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn sign<T: Document>(&self, content: &T, by: u8) -> Signed<T> {
+        Signed::new(content, self.fleet, &[&key(by)]).unwrap()
+    }
+
+    fn group(&self) -> Group {
+        Group {
+            name: GroupName::new("web").unwrap(),
+            filter: "role=web".parse().unwrap(),
+            version: 1,
+            application: ApplicationName::new("shop").unwrap(),
+            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
+            minimum_healthy_seconds: 0,
+        }
+    }
+
+    fn order(&self, sequence: u64, parent: Digest, action: Action) -> Order {
+        Order {
+            group: GroupName::new("web").unwrap(),
+            action,
+            parent,
+            reason: String::new(),
+            sequence,
+            issued_at: UnixSeconds(0),
+            not_after: None,
+        }
+    }
+
+    fn deploy(&self) -> Order {
+        let release = self.sign(&self.release, RELEASER).id(self.fleet);
+        let deploy = Deploy {
+            release,
+            fallback: None,
+            configuration: None,
+            group_version: 1,
+            file_exists_behavior: None,
+            ignore_application_stop_failures: false,
+        };
+        self.order(1, Digest::ZERO, Action::Deploy(deploy))
+    }
+
+    fn cert(&self, of: u8, labels: &str, by: u8) -> MemberCert {
+        let member = Member {
+            host: host(of),
+            name: HostName::new("web-1").unwrap(),
+            zone: None,
+            labels: labels.parse::<Labels>().unwrap(),
+            not_after: UnixSeconds(u64::MAX),
+            incarnation: 0,
+        };
+        MemberCert { token: None, member: self.sign(&member, by), receipts: Vec::new() }
+    }
+
+    /// Evidence in which everything is as it should be.
+    fn evidence(&self) -> Evidence {
+        let order = self.sign(&self.deploy(), OPERATOR);
+        Evidence {
+            cert: self.cert(ME, "role=web", ENROLMENT),
+            group: self.sign(&self.group(), OPERATOR),
+            order: order.id(self.fleet),
+            orders: vec![order],
+            release: self.sign(&self.release, RELEASER),
+        }
+    }
+
+    fn receipt(&self, evidence: &Evidence, voter: u8, nonce: Nonce) -> Receipt {
+        let release = evidence.release.id(self.fleet);
+        let subject = Subject::Slot { host: host(ME), nonce, order: evidence.order, release };
+        let voter = host(voter);
+        Receipt { entry: Digest([7; 32]), index: TOKEN, voter, subject, generation: 0 }
+    }
+
+    fn ask(&self, request: &Request) -> Response {
+        let mut stream = UnixStream::connect(self.path("exec.sock")).unwrap();
+        let bytes = cbor::encode(request);
+        stream.write_all(&u32::try_from(bytes.len()).unwrap().to_be_bytes()).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut bytes = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+        stream.read_exact(&mut bytes).unwrap();
+        cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX).unwrap()
+    }
+
+    fn prepare(&self, evidence: &Evidence) -> Nonce {
+        let request = Request::Prepare {
+            group: GroupName::new("web").unwrap(),
+            order: evidence.order,
+            release: evidence.release.id(self.fleet),
+        };
+        match self.ask(&request) {
+            Response::Prepared { nonce } => nonce,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn activate(&self, evidence: &Evidence, receipts: Vec<Signed<Receipt>>) -> Response {
+        let evidence = Box::new(evidence.clone());
+        self.ask(&Request::Activate { evidence, token: TOKEN, receipts })
+    }
+
+    fn receipts(&self, evidence: &Evidence, nonce: Nonce, voters: &[u8]) -> Vec<Signed<Receipt>> {
+        let sign = |voter: &u8| self.sign(&self.receipt(evidence, *voter, nonce), *voter);
+        voters.iter().map(sign).collect()
+    }
+
+    fn report(&self) -> Report {
+        match self.ask(&Request::Report { seen: 0 }) {
+            Response::Report(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let report = self.report();
+            let activation = report.groups.first().and_then(|group| group.activation.as_ref());
+            if let Some(Phase::Ended(outcome)) = activation.map(|a| a.phase.clone()) {
+                return outcome;
+            }
+            assert!(Instant::now() < until, "it did not end: {report:?}");
+        }
+    }
+
+    /// Nothing was begun and no file is in place.
+    fn assert_untouched(&self) {
+        let report = self.report();
+        assert!(report.groups.iter().all(|group| group.activation.is_none()), "{report:?}");
+        assert!(!self.path("live/srv").exists());
+    }
+}
+
+fn refusal(response: Response) -> String {
+    match response {
+        Response::Refused { reason } => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn start(dir: &Path) -> Child {
+    fs::create_dir_all(dir.join("live")).unwrap();
+    let shown = dir.display();
+    let settings = format!(
+        "state_dir = \"{shown}/state\"\nroot_dir = \"{shown}/root\"\nstore_dir = \"{shown}/store\"\n\
+         socket = \"{shown}/exec.sock\"\ndestination_root = \"{shown}/live\"\n"
+    );
+    fs::write(dir.join("swell-exec.toml"), settings).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_swell-exec"))
+        .arg("--config")
+        .arg(dir.join("swell-exec.toml"))
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while UnixStream::connect(dir.join("exec.sock")).is_err() {
+        assert!(Instant::now() < until, "the executor does not listen");
+        std::thread::yield_now();
+    }
+    child
+}
+
+/// Writes a revision as `swelld` would, and the release that names it.
+fn write_store(dir: &Path) -> Release {
+    let mapping = FileMapping { source: "app".into(), destination: "/srv/app".into() };
+    let spec = AppSpec { files: vec![mapping], ..AppSpec::default() };
+    let mut publisher = Publisher::new(spec).unwrap();
+    publisher.directory("app").unwrap();
+    publisher.begin_file("app/index.html", 0o644, UnixSeconds(1)).unwrap();
+    let mut frames = publisher.write(b"hello").unwrap();
+    frames.extend(publisher.end_file().unwrap());
+    let mut published = publisher.finish().unwrap();
+    frames.append(&mut published.frames);
+    let manifest = groundswell_protocol::revision::Manifest::id_of(&published.bytes);
+    fs::create_dir_all(dir.join("manifests")).unwrap();
+    fs::write(dir.join("manifests").join(manifest.to_string()), &published.bytes).unwrap();
+    for (frame, bytes) in frames {
+        let name = frame.hash.to_string();
+        fs::create_dir_all(dir.join("frames").join(&name[..2])).unwrap();
+        fs::write(dir.join("frames").join(&name[..2]).join(name), bytes).unwrap();
+    }
+    Release {
+        label: ReleaseLabel::new("1").unwrap(),
+        parent: None,
+        manifest,
+        created_at: UnixSeconds(0),
+        application: ApplicationName::new("shop").unwrap(),
+        architecture: None,
+        environments: Vec::new(),
+        content_bytes: 5,
+        manifest_bytes: u64::try_from(published.bytes.len()).unwrap(),
+    }
+}
+
+#[test]
+fn what_is_signed_by_everybody_is_done() {
+    let mut bench = Bench::new();
+    let evidence = bench.evidence();
+    assert_eq!(bench.ask(&Request::Stage(Box::new(evidence.clone()))), Response::Accepted);
+    assert!(!bench.path("live/srv").exists(), "staging touches nothing that lives");
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 22]);
+    assert_eq!(bench.activate(&evidence, receipts.clone()), Response::Accepted);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+    assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello");
+    // It is all still there after a restart, and a slot that was used is not used again.
+    bench.child.kill().unwrap();
+    bench.child.wait().unwrap();
+    bench.child = start(bench.dir.path());
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+    assert_eq!(bench.activate(&evidence, receipts), Response::Accepted);
+    let group = GroupName::new("web").unwrap();
+    assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    assert!(bench.report().groups[0].activation.is_none());
+    assert!(bench.report().groups[0].current.is_some());
+}
+
+#[test]
+fn evidence_with_one_thing_wrong_is_refused() {
+    let bench = Bench::new();
+    let good = bench.evidence();
+    let change = |change: &dyn Fn(&mut Evidence)| {
+        let mut evidence = good.clone();
+        change(&mut evidence);
+        refusal(bench.ask(&Request::Stage(Box::new(evidence))))
+    };
+    let elsewhere =
+        Release { application: ApplicationName::new("x").unwrap(), ..bench.release.clone() };
+    let prod = Release {
+        environments: vec!["prod".parse().unwrap()],
+        label: ReleaseLabel::new("2").unwrap(),
+        ..bench.release.clone()
+    };
+    let deploy_of = |release: &Signed<Release>| {
+        let Action::Deploy(deploy) = bench.deploy().action else { unreachable!() };
+        let release = release.id(bench.fleet);
+        let order = bench.order(1, Digest::ZERO, Action::Deploy(Deploy { release, ..deploy }));
+        bench.sign(&order, OPERATOR)
+    };
+    for (what, evidence, expected) in [
+        (
+            "the operator signs a release",
+            change(&|e| e.release = bench.sign(&bench.release, OPERATOR)),
+            "the release is signed by 0 of the 1",
+        ),
+        (
+            "the releaser gives an order",
+            change(&|e| e.orders = vec![bench.sign(&bench.deploy(), RELEASER)]),
+            "the order is signed by 0 of the 1",
+        ),
+        (
+            "the releaser changes the group",
+            change(&|e| e.group = bench.sign(&bench.group(), RELEASER)),
+            "the group is signed by 0 of the 1",
+        ),
+        (
+            "a certificate by nobody",
+            change(&|e| e.cert = bench.cert(ME, "role=web", OPERATOR)),
+            "certificate",
+        ),
+        (
+            "another host's certificate",
+            change(&|e| e.cert = bench.cert(11, "role=web", ENROLMENT)),
+            "another host's",
+        ),
+        (
+            "a host that is not in the group",
+            change(&|e| e.cert = bench.cert(ME, "role=db", ENROLMENT)),
+            "is not in group web",
+        ),
+        (
+            "another version of the group",
+            change(&|e| e.group = bench.sign(&Group { version: 2, ..bench.group() }, OPERATOR)),
+            "for version 1 of the group, not 2",
+        ),
+        (
+            "a release that the order does not name",
+            change(&|e| e.release = bench.sign(&prod, RELEASER)),
+            "names neither this release",
+        ),
+        (
+            "an order that is not the newest",
+            change(&|e| e.order = Digest([3; 32])),
+            "a newer order has replaced this one",
+        ),
+        (
+            "an order with a gap before it",
+            change(&|e| {
+                e.orders = vec![
+                    bench.sign(&bench.order(3, Digest([1; 32]), bench.deploy().action), OPERATOR),
+                ]
+            }),
+            "",
+        ),
+    ] {
+        assert!(evidence.contains(expected), "{what}: {evidence}");
+        bench.assert_untouched();
+    }
+    // An application and an environment that do not fit, on executors that know no order yet.
+    for (release, expected) in [
+        (elsewhere, "the release is of application x"),
+        (prod, "may not run in this host's environment (none)"),
+    ] {
+        let bench = Bench::new();
+        let release = bench.sign(&release, RELEASER);
+        let order = deploy_of(&release);
+        let order = Signed::from_bytes(&order.to_bytes()).unwrap();
+        let id = order.id(bench.fleet);
+        let evidence = Evidence { orders: vec![order], order: id, release, ..bench.evidence() };
+        let reason = refusal(bench.ask(&Request::Stage(Box::new(evidence))));
+        assert!(reason.contains(expected), "{reason}");
+    }
+}
+
+#[test]
+fn without_fresh_receipts_of_a_majority_nothing_begins() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let never = bench.activate(&evidence, bench.receipts(&evidence, Nonce([0; 16]), &[20, 21, 22]));
+    assert!(refusal(never).contains("prepare first"));
+    let nonce = bench.prepare(&evidence);
+    let changed = |change: fn(&mut Receipt)| -> Vec<Signed<Receipt>> {
+        let sign = |voter: u8| {
+            let mut receipt = bench.receipt(&evidence, voter, nonce);
+            change(&mut receipt);
+            bench.sign(&receipt, voter)
+        };
+        [20, 21, 22].map(sign).to_vec()
+    };
+    for (what, receipts) in [
+        ("none", Vec::new()),
+        ("one of three", bench.receipts(&evidence, nonce, &[20])),
+        ("one three times", bench.receipts(&evidence, nonce, &[20, 20, 20])),
+        ("of hosts that are no voters", bench.receipts(&evidence, nonce, &[30, 31, 32])),
+        ("with another number", bench.receipts(&evidence, Nonce([9; 16]), &[20, 21, 22])),
+        ("for another slot", changed(|receipt| receipt.index += 1)),
+        ("of another generation", changed(|receipt| receipt.generation = 1)),
+        (
+            "for another host",
+            changed(|receipt| {
+                if let Subject::Slot { host, .. } = &mut receipt.subject {
+                    *host = HostId([1; 32]);
+                }
+            }),
+        ),
+        (
+            "for another release",
+            changed(|receipt| {
+                if let Subject::Slot { release, .. } = &mut receipt.subject {
+                    *release = Digest([1; 32]);
+                }
+            }),
+        ),
+    ] {
+        let reason = refusal(bench.activate(&evidence, receipts));
+        assert!(reason.contains("of 2 voters vouch for slot 41"), "{what}: {reason}");
+        bench.assert_untouched();
+    }
+    // Signed by another than the voter that it names.
+    let forged = bench.sign(&bench.receipt(&evidence, 21, nonce), 22);
+    let receipts = [bench.receipts(&evidence, nonce, &[20]), vec![forged]].concat();
+    assert!(refusal(bench.activate(&evidence, receipts)).contains("a receipt"));
+    // A number that was drawn later makes the older one worthless.
+    let old = bench.receipts(&evidence, nonce, &[20, 21]);
+    bench.prepare(&evidence);
+    assert!(refusal(bench.activate(&evidence, old)).contains("0 of 2 voters"));
+    bench.assert_untouched();
+}
+
+#[test]
+fn a_stop_is_heeded_before_its_turn_in_the_chain() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let stop = bench.order(2, evidence.order, Action::Stop { order: evidence.order });
+    let forged = bench.sign(&stop, RELEASER);
+    assert!(refusal(bench.ask(&Request::Stop(forged))).contains("the order is signed by 0"));
+    assert_eq!(bench.ask(&Request::Stop(bench.sign(&stop, OPERATOR))), Response::Accepted);
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 21, 22]);
+    assert!(refusal(bench.activate(&evidence, receipts)).contains("the order was stopped"));
+    bench.assert_untouched();
+}
+
+#[test]
+fn a_damaged_store_is_found_out() {
+    let bench = Bench::new();
+    let frames = bench.path("store/frames");
+    let dir = fs::read_dir(&frames).unwrap().next().unwrap().unwrap().path();
+    let frame = fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&frame).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&frame, &bytes).unwrap();
+    let evidence = bench.evidence();
+    let reason = refusal(bench.ask(&Request::Stage(Box::new(evidence.clone()))));
+    assert!(reason.contains("is damaged"), "{reason}");
+    fs::remove_file(&frame).unwrap();
+    let reason = refusal(bench.ask(&Request::Stage(Box::new(evidence))));
+    assert!(reason.contains("No such file"), "{reason}");
+    let staged: Vec<_> = bench.report().groups.into_iter().flat_map(|group| group.staged).collect();
+    assert!(staged.is_empty());
+}
+
+#[test]
+fn garbage_on_the_socket_ends_only_its_connection() {
+    let bench = Bench::new();
+    for garbage in
+        [&b"\xff\xff\xff\xff"[..], b"\x00\x00\x00\x04abcd", b"GET / HTTP/1.1\r\n\r\n", b""]
+    {
+        let mut stream = UnixStream::connect(bench.path("exec.sock")).unwrap();
+        stream.write_all(garbage).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // It answers that this is no request, or hangs up.
+        stream.read_to_end(&mut Vec::new()).ok();
+    }
+    assert_eq!(bench.report().fleet, Some(bench.fleet));
+}
