@@ -45,8 +45,7 @@ impl ScriptLog {
         inner.tail.push_str(&shown);
         inner.tail.push('\n');
         if inner.tail.len() > LOG_TAIL_BYTES_MAX * 4 {
-            let cut = cut_front(&inner.tail, LOG_TAIL_BYTES_MAX).to_owned();
-            inner.tail = cut;
+            inner.tail = cut_front(&inner.tail, LOG_TAIL_BYTES_MAX);
         }
         if inner.written > HOOK_OUTPUT_BYTES_MAX {
             return;
@@ -61,9 +60,9 @@ impl ScriptLog {
         drop(inner.file.write_all(line.as_bytes()));
     }
 
-    /// The last whole lines of the present event, as many as an outcome may carry.
+    /// The last lines of the present event, as many as an outcome may carry.
     pub(crate) fn tail(&self) -> String {
-        cut_front(&self.lock().tail, LOG_TAIL_BYTES_MAX - 1).to_owned()
+        cut_front(&self.lock().tail, LOG_TAIL_BYTES_MAX - 1)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -77,17 +76,30 @@ fn harmless(c: char) -> char {
     if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
 }
 
-/// The last whole lines of `text` that have at most `bytes_max` bytes.
-fn cut_front(text: &str, bytes_max: usize) -> &str {
+/// The last whole lines of `text` that have at most `bytes_max` bytes. Of a last line that is longer
+/// than that, its end: it is mostly the end that says what went wrong.
+fn cut_front(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
-        return text;
+        return text.to_owned();
     }
-    let mut start = text.len() - bytes_max;
+    let end = last_bytes(text, bytes_max);
+    match end.split_once('\n') {
+        Some((_, lines)) if !lines.is_empty() => lines.to_owned(),
+        _ => format!("{CUT}{}", last_bytes(text, bytes_max.saturating_sub(CUT.len()))),
+    }
+}
+
+/// The longest end of `text` that has at most `bytes_max` bytes.
+fn last_bytes(text: &str, bytes_max: usize) -> &str {
+    let mut start = text.len().saturating_sub(bytes_max);
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    text[start..].find('\n').map_or("", |newline| &text[start + newline + 1..])
+    &text[start..]
 }
+
+/// Stands for the beginning of a line.
+const CUT: &str = "...";
 
 /// `2026-11-23 22:10:05`, in UTC: the hosts of a fleet are compared with each other.
 fn clock_time(seconds: u64) -> String {
@@ -114,5 +126,24 @@ mod tests {
         assert!(tail.len() < LOG_TAIL_BYTES_MAX && tail.starts_with("[stdout]line "));
         assert!(tail.ends_with("line 499\n[stderr]\u{fffd}[2Jbad\n"), "{tail}");
         assert!(!tail.contains("old"));
+    }
+
+    #[test]
+    fn of_a_last_line_that_is_too_long_the_end_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        // Four bytes each, at every offset to the cut; one, and enough that the tail is cut while
+        // it is written, too.
+        for (padding, crabs) in (0..4).flat_map(|padding| [(padding, 512), (padding, 4000)]) {
+            log.begin("AfterInstall");
+            log.line("[stdout]before");
+            let line = format!("{}{}", "x".repeat(padding), "\u{1f980}".repeat(crabs));
+            log.line(&format!("{line} no space left on device"));
+            let tail = log.tail();
+            assert!(tail.len() < LOG_TAIL_BYTES_MAX, "{}", tail.len());
+            assert!(tail.len() > LOG_TAIL_BYTES_MAX - 10, "{}", tail.len());
+            assert!(tail.starts_with("...\u{1f980}"), "{tail}");
+            assert!(tail.ends_with("\u{1f980} no space left on device\n"), "{tail}");
+        }
     }
 }
