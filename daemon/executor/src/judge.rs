@@ -5,7 +5,7 @@
 //! that this host is in the group, and a majority of voters says that the host may be disrupted.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -234,24 +234,31 @@ pub(crate) fn check_receipts(
     let (genesis, fleet) = (belief.trust.genesis(), belief.trust.fleet());
     let subject =
         Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };
-    let mut voters = BTreeSet::new();
-    let mut entry = None;
+    // A majority must have seen one and the same entry. What a lying voter says, in whatever place
+    // of the list, counts only for the entry that it names.
+    let mut voters: BTreeMap<Digest, BTreeSet<HostId>> = BTreeMap::new();
+    let mut bad = String::new();
     for receipt in receipts.iter().take(VOTERS_MAX) {
-        let receipt = receipt.verify_host(fleet).map_err(|e| format!("a receipt {e}"))?;
+        let receipt = match receipt.verify_host(fleet) {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                bad = format!("; a receipt {error}");
+                continue;
+            }
+        };
         let content = receipt.content();
-        let same_entry = *entry.get_or_insert(content.entry) == content.entry;
         if content.subject == subject
             && content.index == token
             && content.generation == genesis.generation
             && genesis.is_voter(content.voter)
-            && same_entry
         {
-            voters.insert(content.voter);
+            voters.entry(content.entry).or_default().insert(content.voter);
         }
     }
-    let need = genesis.majority();
-    if voters.len() < need {
-        return Err(format!("{} of {need} voters vouch for slot {token}", voters.len()));
+    let (most, need) = (voters.values().map(BTreeSet::len).max(), genesis.majority());
+    let most = most.unwrap_or(0);
+    if most < need {
+        return Err(format!("{most} of {need} voters vouch for slot {token}{bad}"));
     }
     Ok(())
 }

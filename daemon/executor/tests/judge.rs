@@ -460,6 +460,24 @@ fn without_fresh_receipts_of_a_majority_nothing_begins() {
 }
 
 #[test]
+fn a_voter_that_lies_does_not_spoil_what_the_others_say() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let nonce = bench.prepare(&evidence);
+    let other =
+        |entry, by| bench.sign(&Receipt { entry, ..bench.receipt(&evidence, by, nonce) }, by);
+    let lie = other(Digest([9; 32]), 20);
+    let forged = bench.sign(&bench.receipt(&evidence, 20, nonce), 21);
+    let entries = [[lie.clone()].as_slice(), &bench.receipts(&evidence, nonce, &[21])].concat();
+    let reason = refusal(bench.activate(&evidence, entries));
+    assert!(reason.contains("1 of 2 voters"), "two entries are no majority for one: {reason}");
+    let honest = bench.receipts(&evidence, nonce, &[21, 22]);
+    let receipts = [vec![lie, forged], honest].concat();
+    assert_eq!(bench.activate(&evidence, receipts), Response::Accepted);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+}
+
+#[test]
 fn a_stop_is_heeded_before_its_turn_in_the_chain() {
     let bench = Bench::new();
     let evidence = bench.evidence();
