@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::unix::{
-        fs::PermissionsExt,
+        fs::{FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use groundswell_protocol::{
@@ -76,7 +76,17 @@ fn bind(config: &Config) -> Result<UnixListener, Failed> {
             });
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => fs::remove_file(path).map_err(failed)?,
+        // A socket that nobody listens at was left by a process that was killed.
+        Err(_) if fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() => {
+            fs::remove_file(path).map_err(failed)?;
+        }
+        Err(_) => {
+            return Err(Failed {
+                code: 74,
+                message: format!("{} is there and is no socket", path.display()),
+                hint: "move it away, or name another socket in the settings",
+            });
+        }
     }
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(failed)?;
@@ -100,14 +110,7 @@ fn open_to_group(path: &Path, group: Option<&str>) -> io::Result<()> {
 fn serve(mut stream: UnixStream, executor: &Arc<Executor>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     loop {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if length > EXECUTOR_FRAME_BYTES_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut bytes = vec![0; length];
-        stream.read_exact(&mut bytes)?;
+        let bytes = read_frame(&mut stream, PATIENCE)?;
         let response = match cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX) {
             Ok(request) => answer(executor, request),
             Err(error) => Response::Refused { reason: format!("this is no request: {error}") },
@@ -117,6 +120,44 @@ fn serve(mut stream: UnixStream, executor: &Arc<Executor>) -> io::Result<()> {
         stream.write_all(&length.to_be_bytes())?;
         stream.write_all(&bytes)?;
     }
+}
+
+/// Reads one frame. Its first byte may be long in coming; the others have `patience` together, so
+/// that half a frame does not hold a connection for ever.
+fn read_frame(stream: &mut UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.set_read_timeout(None)?;
+    stream.read_exact(&mut length[..1])?;
+    let until = Instant::now() + patience;
+    read_exact_until(stream, &mut length[1..], until)?;
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if length > EXECUTOR_FRAME_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
+    read_exact_until(stream, &mut bytes, until)?;
+    Ok(bytes)
+}
+
+fn read_exact_until(
+    stream: &mut UnixStream,
+    mut buffer: &mut [u8],
+    until: Instant,
+) -> io::Result<()> {
+    while !buffer.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => buffer = &mut buffer[read..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn answer(executor: &Arc<Executor>, request: Request) -> Response {
@@ -135,5 +176,44 @@ fn answer(executor: &Arc<Executor>, request: Request) -> Response {
 /// One daemon keeps one connection for reports and opens a few for requests.
 const CONNECTIONS_MAX: usize = 32;
 const THREAD_STACK_BYTES: usize = 1 << 20;
+/// How long the rest of a frame, or the taking of an answer, may be in coming.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_frame_is_not_waited_for_and_a_slow_first_byte_is() {
+        const SHORT: Duration = Duration::from_millis(200);
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        let reader = thread::spawn(move || [(); 2].map(|()| read_frame(&mut here, SHORT)));
+        thread::sleep(SHORT * 2);
+        there.write_all(&[0, 0, 0, 2, 7, 7]).unwrap();
+        // Byte by byte: none is late, but together they are.
+        for byte in [0, 0, 0, 4, 1, 2, 3] {
+            there.write_all(&[byte]).ok();
+            thread::sleep(SHORT / 4);
+        }
+        let [whole, half] = reader.join().unwrap();
+        assert_eq!(whole.unwrap(), [7, 7]);
+        let kind = half.unwrap_err().kind();
+        assert!(matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{kind}");
+    }
+
+    #[test]
+    fn only_a_socket_is_removed_to_make_room_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { socket: dir.path().join("exec.sock"), ..Config::default() };
+        fs::write(&config.socket, "precious").unwrap();
+        let failed = bind(&config).err().unwrap();
+        assert_eq!((failed.code, failed.message.contains("is no socket")), (74, true));
+        assert_eq!(fs::read_to_string(&config.socket).unwrap(), "precious");
+        fs::remove_file(&config.socket).unwrap();
+        drop(bind(&config).ok().unwrap());
+        // It is left behind, as by a process that was killed.
+        assert!(config.socket.exists());
+        assert_eq!(bind(&config).err().map(|failed| failed.message), None);
+    }
+}
