@@ -20,6 +20,7 @@ mod stage;
 use std::{path::PathBuf, process::ExitCode};
 
 fn main() -> ExitCode {
+    end_on_panic();
     let path = match arguments() {
         Ok(Some(path)) => path,
         Ok(None) => return ExitCode::SUCCESS,
@@ -35,6 +36,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Makes a panic in any thread end the process. A thread that is gone would leave its group running
+/// for ever; a process that is gone is started again, and its journal says where to go on.
+fn end_on_panic() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        fail(70, "this is a defect of swell-exec", "report it; when started again, it goes on");
+        #[expect(clippy::exit, reason = "no thread may go on without the one that panics")]
+        std::process::exit(70)
+    }));
+}
+
 /// The only argument is the settings' path: a parser would be larger than what it parses.
 fn arguments() -> Result<Option<PathBuf>, String> {
     let mut arguments = std::env::args_os().skip(1);
@@ -47,7 +60,7 @@ fn arguments() -> Result<Option<PathBuf>, String> {
                 "The executor of a Groundswell host: verifies orders again and changes the host.\n\n\
                  Usage: swell-exec [--config FILE]\n\n\
                  Exit codes: 0 stopped by a signal; 64 the configuration is wrong, nothing was \
-                 opened;\n69 the socket is in use; 74 reading or writing failed."
+                 opened;\n69 the socket is in use; 70 a defect; 74 reading or writing failed."
             );
             Ok(None)
         }
@@ -64,4 +77,29 @@ fn fail(code: u8, message: &str, hint: &str) -> ExitCode {
     eprintln!("swell-exec: error: {message}");
     eprintln!("swell-exec: hint: {hint}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread, time::Duration};
+
+    /// Runs in a process of its own, for the test below.
+    #[test]
+    #[ignore = "ends its process"]
+    fn panics_in_a_thread() {
+        super::end_on_panic();
+        thread::spawn(|| panic!("planted"));
+        thread::sleep(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process_and_says_so() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "tests::panics_in_a_thread"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{text}");
+        assert!(text.contains("planted") && text.contains("a defect of swell-exec"), "{text}");
+    }
 }
