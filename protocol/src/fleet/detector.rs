@@ -4,10 +4,7 @@
 //! travel in records; the verdict follows from the records that are here and from how long they have
 //! been. It stops grants and shows on screens. It never frees a slot.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     record::Accusation,
@@ -45,8 +42,8 @@ pub struct Detector {
     last_tick: Mono,
     /// When each neighbour was last heard, directly or by a new record.
     heard: BTreeMap<HostId, Mono>,
-    /// Links that broke of late.
-    lost: VecDeque<Mono>,
+    /// Peers whose link broke of late, and when: one that comes and goes counts once.
+    lost: BTreeMap<HostId, Mono>,
     accused: Vec<Accusation>,
     suspects: BTreeMap<HostId, Suspicion>,
 }
@@ -66,7 +63,7 @@ impl Detector {
             me,
             last_tick: now,
             heard: BTreeMap::new(),
-            lost: VecDeque::new(),
+            lost: BTreeMap::new(),
             accused: Vec::new(),
             suspects: BTreeMap::new(),
         }
@@ -78,18 +75,15 @@ impl Detector {
     }
 
     /// The last connection to `peer` broke.
-    pub fn link_down(&mut self, now: Mono, _peer: HostId) {
-        self.lost.push_back(now);
-        if self.lost.len() > LOST_KEPT {
-            self.lost.pop_front();
-        }
+    pub fn link_down(&mut self, now: Mono, peer: HostId) {
+        self.lost.insert(peer, now);
     }
 
     /// Listens round: `neighbours` are the hosts that ought to be heard. Called every quarter of a
     /// second.
     pub fn tick(&mut self, now: Mono, view: &View, neighbours: &[HostId]) {
         self.excuse_own_absence(now, neighbours);
-        self.lost.retain(|at| now.since(*at) < LOST_WITHIN);
+        self.lost.retain(|_, at| now.since(*at) < LOST_WITHIN);
         self.accused =
             if self.is_muted(neighbours) { Vec::new() } else { self.silent(now, view, neighbours) };
         self.suspects = neighbours
@@ -143,8 +137,10 @@ impl Detector {
         neighbours: &[HostId],
     ) -> Option<Suspicion> {
         let current = version_of(view.get(host)?);
+        // Of the very record that is here: what accuses versions that do not exist is a lie, which no
+        // newer record could ever refute.
         let accuses = |list: &[Accusation]| {
-            list.iter().any(|a| a.host == host && (a.epoch, a.sequence) >= current)
+            list.iter().any(|a| a.host == host && (a.epoch, a.sequence) == current)
         };
         let is_mute = |other: &HostId| self.accused.iter().any(|a| a.host == *other);
         let judges = neighbours.iter().filter(|other| **other != host && !is_mute(other));
@@ -179,7 +175,7 @@ impl Detector {
     pub fn accused_me(&self, view: &View) -> bool {
         let Some(current) = view.get(self.me).map(version_of) else { return false };
         view.iter().any(|record| {
-            record.accused.iter().any(|a| a.host == self.me && (a.epoch, a.sequence) >= current)
+            record.accused.iter().any(|a| a.host == self.me && (a.epoch, a.sequence) == current)
         })
     }
 
@@ -205,8 +201,6 @@ impl Detector {
 
 /// Time over which broken links are counted.
 const LOST_WITHIN: Duration = Duration::from_secs(10);
-/// Broken links that are remembered: more than a full mesh has.
-const LOST_KEPT: usize = 64;
 /// A tick that is later than this tells of this host's own absence.
 const LATE_AFTER: Duration = Duration::from_millis(750);
 
@@ -326,6 +320,29 @@ mod tests {
         ears.now = ears.now + Duration::from_secs(60);
         ears.detector.tick(ears.now, &ears.view, &ears.neighbours);
         assert!(ears.detector.accused().is_empty());
+    }
+
+    #[test]
+    fn accusations_of_records_that_do_not_exist_count_for_nothing() {
+        let mut ears = Ears::new(6);
+        for by in [3, 4, 5, 6] {
+            let lie = Accusation { host: host(2), epoch: u64::MAX, sequence: u64::MAX };
+            let me = Accusation { host: host(1), epoch: u64::MAX, sequence: u64::MAX };
+            ears.view.insert(ears.now, &record(by, (1, 2), &[lie, me]), |_| true).unwrap();
+        }
+        ears.run(VERDICT_ALONE_AFTER * 2, &[]);
+        assert_eq!(ears.standing(), Standing::Reachable);
+        assert!(!ears.detector.accused_me(&ears.view), "nothing could ever refute that");
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_mutes_nobody() {
+        let mut ears = Ears::new(5);
+        for _ in 0..10 {
+            ears.detector.link_down(ears.now, host(2));
+        }
+        ears.run(ACCUSE_AFTER + STEP, &[2]);
+        assert_eq!(ears.detector.accused().len(), 1);
     }
 
     #[test]
