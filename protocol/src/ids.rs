@@ -236,10 +236,13 @@ macro_rules! name {
     };
 }
 
-const NAME_RULE: &str = "1 to 100 characters out of letters, digits and + = , . @ _ -";
+const NAME_RULE: &str = "1 to 100 characters out of letters, digits and + = , . @ _ -, \
+    the first of them no dot";
 
 fn is_name(text: &str) -> bool {
+    // Names become names of files and directories: none is hidden, none is the one above.
     (1..=crate::limits::NAME_BYTES_MAX).contains(&text.len())
+        && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
 }
 
@@ -402,6 +405,8 @@ mod tests {
         assert!(HostName::new("a".repeat(101)).is_err());
         assert!(HostName::new("").is_err());
         assert!(HostName::new("a b").is_err());
+        assert!(GroupName::new("..").is_err() && GroupName::new(".new-x").is_err());
+        assert!(ReleaseLabel::new("1..2").is_ok());
         assert!(HostName::new("a\x1b[2J").unwrap_err().to_string().contains("\\u{1b}"));
     }
 

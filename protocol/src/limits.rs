@@ -1,4 +1,5 @@
-//! Every bound, with its unit at the end of its name, its reason, and a test at it and one past it.
+//! Every bound, with its unit at the end of its name and its reason. What strangers can reach is
+//! tested at the limit and one past it, beside the code that checks it.
 //!
 //! A length is compared with its limit before anything is allocated for it.
 
@@ -29,12 +30,15 @@ pub const ROOT_BYTES_MAX: usize = 256 << 10;
 pub const ROOT_CHAIN_MAX: usize = 1024;
 /// An order, a group, a release, a token, a member certificate.
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
-/// A host's record. The longest part is the diagnosis of a failed event.
+/// A host's record. The longest part is its list of accusations.
 pub const RECORD_BYTES_MAX: usize = 16 << 10;
 /// A slot request, a slot return, a receipt.
 pub const SLOT_DOCUMENT_BYTES_MAX: usize = 16 << 10;
 /// First voters in a genesis document.
 pub const VOTERS_MAX: usize = 7;
+/// How long a group may ask its hosts to be healthy before a slot passes on; CodeDeploy's cap on one
+/// lifecycle event.
+pub const MINIMUM_HEALTHY_SECONDS_MAX: u32 = 3600;
 /// Deployment groups that one host may be in, so that its record stays small.
 pub const GROUPS_PER_HOST_MAX: usize = 16;
 /// Addresses in a host's record.
@@ -153,6 +157,14 @@ pub const TICK: Duration = Duration::from_millis(100);
 pub const RECEIPT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Entries of the log between two snapshots.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
+/// The ledger's state in one piece: ten thousand hosts with certificates take a tenth of it.
+pub const SNAPSHOT_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of a snapshot in one message.
+pub const SNAPSHOT_PART_BYTES: usize = 512 << 10;
+/// Bytes of the log between two snapshots, where entries are long.
+pub const SNAPSHOT_EVERY_BYTES: usize = 16 << 20;
+/// Submissions of one host that are under way, its own or passed on.
+pub const SUBMISSIONS_MAX: usize = 1024;
 /// Entries that one message may carry.
 pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 /// An entry of the ledger with its evidence.
@@ -172,4 +184,5 @@ const _: () = {
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(ROOT_BYTES_MAX < ENVELOPE_BYTES_MAX);
+    assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
 };

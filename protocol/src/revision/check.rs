@@ -1,6 +1,6 @@
 //! The rules that a manifest must keep, whoever signed it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     links,
@@ -153,23 +153,37 @@ fn check_chunk(chunk: &Chunk, frames: &[Frame], frames_used: &mut usize) -> Resu
     Ok(())
 }
 
+/// The patches of one file and base follow each other and make the whole file.
 fn check_deltas(manifest: &Manifest) -> Result<(), ManifestRefused> {
-    if manifest.deltas.is_empty() {
-        return Ok(());
-    }
-    let files: BTreeSet<&Digest> = manifest.entries.iter().filter_map(Entry::file_hash).collect();
-    let mut previous = None;
+    let sizes: BTreeMap<&Digest, u64> = manifest
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry.file_hash()?, entry.kind.size())))
+        .collect();
+    let key = |delta: &'_ Delta| (delta.file, delta.base);
     for (index, delta) in manifest.deltas.iter().enumerate() {
-        let refused = |problem| ManifestRefused::Delta { index, problem };
-        let key = (&delta.file, &delta.base);
-        if previous.is_some_and(|previous| previous >= key) {
-            return Err(refused("is not in the order of file and base".into()));
-        }
-        previous = Some(key);
-        if !files.contains(&delta.file) {
-            return Err(refused("makes a file that the revision does not have".into()));
-        }
+        let refused = |problem: String| ManifestRefused::Delta { index, problem };
+        let size = sizes.get(&delta.file).copied();
+        let size =
+            size.ok_or_else(|| refused("makes a file that the revision does not have".into()))?;
         check_delta(delta).map_err(refused)?;
+        let before = index.checked_sub(1).map(|before| &manifest.deltas[before]);
+        let expected = match before {
+            Some(before) if key(before) == key(delta) => before.file_offset + before.file_bytes,
+            Some(before) if key(before) > key(delta) => {
+                return Err(refused("is not in the order of file and base".into()));
+            }
+            _ => 0,
+        };
+        if delta.file_offset != expected {
+            let got = delta.file_offset;
+            return Err(refused(format!("begins at {got} where {expected} comes next")));
+        }
+        let end = delta.file_offset.saturating_add(delta.file_bytes);
+        let goes_on = manifest.deltas.get(index + 1).is_some_and(|next| key(next) == key(delta));
+        if end > size || (end < size && !goes_on) {
+            return Err(refused(format!("ends at {end} of the {size} bytes of its file")));
+        }
     }
     Ok(())
 }
@@ -178,8 +192,11 @@ fn check_delta(delta: &Delta) -> Result<(), String> {
     if delta.base == delta.file {
         return Err("makes a file out of itself".into());
     }
-    if delta.base_bytes > REVISION_BYTES_MAX {
+    if delta.base_offset.saturating_add(delta.base_bytes) > REVISION_BYTES_MAX {
         return Err(format!("has a base of more than {REVISION_BYTES_MAX} bytes"));
+    }
+    if delta.file_bytes == 0 {
+        return Err("makes nothing".into());
     }
     if !WINDOW_LOGS.contains(&delta.window_log) {
         return Err(format!("has the window 2^{}; 2^10 to 2^27 are allowed", delta.window_log));

@@ -9,7 +9,7 @@ use super::{
     manifest::{Entry, EntryKind},
     paths::{parent, shown},
 };
-use crate::limits::SYMLINK_HOPS_MAX;
+use crate::limits::{PATH_DEPTH_MAX, SYMLINK_HOPS_MAX};
 
 /// Fails with the first link, and the reason, that leads out of the revision or in a circle.
 ///
@@ -70,6 +70,10 @@ impl<'a> Links<'a> {
             };
         }
         at.place.push(name);
+        // Through links a place could grow a thousandfold, and each one is remembered.
+        if at.place.len() > PATH_DEPTH_MAX {
+            return Err(format!("leads more than {PATH_DEPTH_MAX} directories deep"));
+        }
         let path = at.place.join("/");
         if self.targets.contains_key(path.as_str()) {
             let through = self.follow(&path, depth + 1)?;
@@ -134,6 +138,13 @@ mod tests {
         assert!(chain(SYMLINK_HOPS_MAX).is_ok());
         assert!(chain(SYMLINK_HOPS_MAX + 1).is_err());
         assert!(chain(10_000).is_err());
+    }
+
+    #[test]
+    fn places_are_as_deep_as_the_limit_and_not_deeper() {
+        let deep = |depth: usize| judge(&[("a", &vec!["x"; depth].join("/"))]);
+        assert!(deep(PATH_DEPTH_MAX).is_ok());
+        assert!(deep(PATH_DEPTH_MAX + 1).is_err());
     }
 
     #[test]

@@ -21,7 +21,8 @@ use crate::{
 pub struct Manifest {
     /// What to do with the files.
     pub spec: AppSpec,
-    /// Signed patches against files of earlier revisions; taken only where a host has the base.
+    /// Signed patches against files of earlier revisions, sorted by file, base and place; taken only
+    /// where a host has the base.
     pub deltas: Vec<Delta>,
     /// The units of transfer, in the order of first use.
     pub frames: Vec<Frame>,
@@ -87,19 +88,26 @@ pub struct Frame {
     pub raw_bytes: u32,
 }
 
-/// A patch that makes one file out of another.
+/// A patch that makes a part of one file out of a part of another. The patches from one base to one
+/// file make all of it, so that a file of any size is made in bounded memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
-    /// BLAKE3 of the file that must be there.
+    /// BLAKE3 of the whole file that must be there.
     pub base: Digest,
-    /// BLAKE3 of the file that it makes.
+    /// BLAKE3 of the whole file that it makes a part of.
     pub file: Digest,
     /// The patch, in units of transfer.
     pub frames: Vec<Frame>,
-    /// Length of the base file.
+    /// Length of the base's part, which decoding refers to.
     pub base_bytes: u64,
+    /// Length of the part that it makes.
+    pub file_bytes: u64,
     /// The window that decoding needs, as a power of two.
     pub window_log: u8,
+    /// Where the base's part begins.
+    pub base_offset: u64,
+    /// Where the part that it makes begins.
+    pub file_offset: u64,
 }
 
 /// Why a manifest was not accepted. The publisher broke a rule, or the bytes are not what it wrote.
@@ -220,20 +228,6 @@ impl Manifest {
             EntryKind::File { .. } => PathKind::File,
             EntryKind::Symlink { .. } => PathKind::Symlink,
         })
-    }
-
-    /// The indexes of the frames that hold the content of `entry`, each once, rising.
-    pub fn frames_of(&self, entry: &Entry) -> Vec<u32> {
-        let mut frames: Vec<u32> = entry.kind.chunks().iter().map(|chunk| chunk.frame).collect();
-        frames.sort_unstable();
-        frames.dedup();
-        frames
-    }
-
-    /// The index of the frame with this hash. Looks at one frame after the other.
-    pub fn frame_index(&self, hash: &Digest) -> Option<u32> {
-        let index = self.frames.iter().position(|frame| frame.hash == *hash)?;
-        u32::try_from(index).ok()
     }
 }
 

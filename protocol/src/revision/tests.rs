@@ -220,6 +220,94 @@ fn numbers_that_lie_are_refused() {
 }
 
 #[test]
+fn patches_make_whole_files_in_order() {
+    let (published, _) = publish(&[("a", noise(3, 500_000))]);
+    let EntryKind::File { hash: file, .. } = published.manifest.entries[0].kind else {
+        unreachable!()
+    };
+    let frame = published.manifest.frames[0].clone();
+    let part = |file_offset: u64, file_bytes: u64| Delta {
+        base: Digest([7; 32]),
+        file,
+        frames: vec![frame.clone()],
+        base_bytes: 1000,
+        file_bytes,
+        window_log: 20,
+        base_offset: 0,
+        file_offset,
+    };
+    let check = |deltas: Vec<Delta>| Manifest { deltas, ..published.manifest.clone() }.check();
+    assert_eq!(check(vec![part(0, 500_000)]), Ok(()));
+    assert_eq!(check(vec![part(0, 200_000), part(200_000, 300_000)]), Ok(()));
+    for bad in [
+        vec![part(0, 499_999)],
+        vec![part(0, 500_001)],
+        vec![part(1, 499_999)],
+        vec![part(0, 200_000), part(200_001, 299_999)],
+        vec![part(200_000, 300_000), part(0, 200_000)],
+        vec![part(0, 500_000), part(0, 500_000)],
+        vec![part(0, 0), part(0, 500_000)],
+        vec![Delta { base: file, ..part(0, 500_000) }],
+        vec![Delta { file: Digest([8; 32]), ..part(0, 500_000) }],
+        vec![Delta { window_log: 28, ..part(0, 500_000) }],
+        vec![Delta { frames: Vec::new(), ..part(0, 500_000) }],
+        vec![Delta { base_bytes: u64::MAX, ..part(0, 500_000) }],
+    ] {
+        let refused = check(bad.clone());
+        assert!(matches!(refused, Err(ManifestRefused::Delta { .. })), "{bad:?}: {refused:?}");
+    }
+}
+
+/// A manifest with one of everything, a release of it, and the bundle that carries both: pinned,
+/// because the hash of the first is signed and the last is carried between versions.
+#[test]
+fn manifest_and_bundle_are_pinned() {
+    let yaml = include_bytes!("../../testdata/appspec.yml");
+    let kind_of =
+        |path: &str| Some(if path == "app" { PathKind::Directory } else { PathKind::File });
+    let (spec, _) = AppSpec::from_yaml(yaml, &kind_of).unwrap();
+    let (published, frames) = publish(&[("run", b"#!/bin/sh\n".to_vec()), ("x", noise(5, 70))]);
+    let mut manifest = Manifest { spec, ..published.manifest };
+    let EntryKind::File { hash: file, size, .. } = manifest.entries[1].kind else { unreachable!() };
+    manifest.entries.insert(0, Entry { kind: EntryKind::Directory, path: "app".into() });
+    let target = "run".into();
+    manifest.entries.push(Entry { kind: EntryKind::Symlink { target }, path: "y".into() });
+    manifest.deltas.push(Delta {
+        base: Digest([7; 32]),
+        file,
+        frames: vec![manifest.frames[0].clone()],
+        base_bytes: 1000,
+        file_bytes: size,
+        window_log: 20,
+        base_offset: 5,
+        file_offset: 0,
+    });
+    let bytes = manifest.to_bytes();
+    let release = Release {
+        label: ReleaseLabel::new("1").unwrap(),
+        parent: None,
+        manifest: Manifest::id_of(&bytes),
+        created_at: UnixSeconds(0),
+        application: ApplicationName::new("a").unwrap(),
+        architecture: None,
+        environments: Vec::new(),
+        content_bytes: manifest.total_bytes(),
+        manifest_bytes: u64::try_from(bytes.len()).unwrap(),
+    };
+    let signed =
+        Signed::new(&release, FleetId([1; 32]), &[&SecretKey::from_seed(&[1; 32])]).unwrap();
+    let mut bundle = bundle_header(&signed, &bytes);
+    frames.iter().for_each(|frame| bundle.extend_from_slice(frame));
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+    insta::assert_snapshot!(format!(
+        "manifest {}\n{}\n\nbundle\n{}",
+        Manifest::id_of(&bytes),
+        hex(&bytes),
+        hex(&bundle)
+    ));
+}
+
+#[test]
 fn entries_are_counted_at_the_limit_and_one_past_it() {
     let directories = |count: usize| {
         let entries = (0..count)

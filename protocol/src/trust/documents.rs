@@ -13,8 +13,9 @@ use crate::{
         ReleaseLabel,
     },
     limits::{
-        DOCUMENT_BYTES_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX, MANIFEST_BYTES_MAX, REVISION_BYTES_MAX,
-        SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX, VOTERS_MAX,
+        DOCUMENT_BYTES_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX, MANIFEST_BYTES_MAX,
+        MINIMUM_HEALTHY_SECONDS_MAX, REVISION_BYTES_MAX, SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX,
+        VOTERS_MAX,
     },
     revision::FileExistsBehavior,
     rollout::DeploymentConfiguration,
@@ -170,8 +171,9 @@ impl Document for Group {
 
     fn check(&self) -> Result<(), Invalid> {
         Invalid::unless(self.version > 0, || "a group's first version is 1".into())?;
-        Invalid::unless(self.minimum_healthy_seconds <= 3600, || {
-            format!("minimum_healthy_seconds is at most 3600, not {}", self.minimum_healthy_seconds)
+        Invalid::unless(self.minimum_healthy_seconds <= MINIMUM_HEALTHY_SECONDS_MAX, || {
+            let (max, got) = (MINIMUM_HEALTHY_SECONDS_MAX, self.minimum_healthy_seconds);
+            format!("minimum_healthy_seconds is at most {max}, not {got}")
         })?;
         self.configuration.check()
     }

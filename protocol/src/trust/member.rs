@@ -150,13 +150,9 @@ pub enum MemberRefused {
 }
 
 impl MemberCert {
-    /// Believes the certificate as far as signatures go: a token that counts its uses is not asked
-    /// whether this one was counted. Voters judge by this when they count it.
-    pub fn verify_uncounted(
-        &self,
-        trust: &Trust,
-        now: UnixSeconds,
-    ) -> Result<Verified<Member>, MemberRefused> {
+    /// Believes the certificate as far as signatures and the token's limits go, whatever the time: a
+    /// token that counts its uses is not asked whether this one was counted.
+    pub fn verify_signatures(&self, trust: &Trust) -> Result<Verified<Member>, MemberRefused> {
         let untrusted = |what| move |source| MemberRefused::Untrusted { what, source };
         let enrolment = trust.root().roles.enrolment.key_set();
         let Some(token) = &self.token else {
@@ -178,27 +174,38 @@ impl MemberCert {
             ("labels", token.labels == content.labels),
             ("zone", token.zone == content.zone),
             ("end of validity", content.not_after <= latest),
+            // To take a name over from another key is for enrolment itself to allow.
+            ("incarnation", content.incarnation == 0),
         ];
         if let Some((what, _)) = within.iter().find(|(_, good)| !good) {
             return Err(MemberRefused::BeyondToken(what));
         }
-        if content.not_after < now {
-            return Err(MemberRefused::Expired {
-                what: "membership certificate",
-                until: content.not_after,
-            });
-        }
         Ok(member)
     }
 
-    /// Believes the certificate whole, receipts included. First voters need none: genesis names
-    /// their keys.
+    /// The same, while the certificate's time is not over. Voters judge by this when they count it.
+    pub fn verify_uncounted(
+        &self,
+        trust: &Trust,
+        now: UnixSeconds,
+    ) -> Result<Verified<Member>, MemberRefused> {
+        in_time(self.verify_signatures(trust)?, now)
+    }
+
+    /// Believes the certificate whole, receipts included, while its time is not over.
     pub fn verify(
         &self,
         trust: &Trust,
         now: UnixSeconds,
     ) -> Result<Verified<Member>, MemberRefused> {
-        let member = self.verify_uncounted(trust, now)?;
+        in_time(self.verify_though_expired(trust)?, now)
+    }
+
+    /// Believes the certificate whole, whatever the time: a host whose certificate has expired may
+    /// still end what it has begun and go back to what it ran. First voters need no receipts, since
+    /// genesis names their keys.
+    pub fn verify_though_expired(&self, trust: &Trust) -> Result<Verified<Member>, MemberRefused> {
+        let member = self.verify_signatures(trust)?;
         if !self.is_counted() || trust.genesis().is_voter(member.content().host) {
             return Ok(member);
         }
@@ -217,6 +224,7 @@ impl MemberCert {
             .is_some_and(|token| token.claim().is_ok_and(|token| token.uses.is_some()))
     }
 
+    /// How many voters agree that this use was counted, in one entry of the ledger.
     fn counted_by(&self, member: &Verified<Member>, trust: &Trust) -> usize {
         let subject = Subject::Admission { member: member.id() };
         let mut by_entry = std::collections::BTreeMap::new();
@@ -234,4 +242,12 @@ impl MemberCert {
         }
         by_entry.values().map(BTreeSet::len).max().unwrap_or(0)
     }
+}
+
+fn in_time(member: Verified<Member>, now: UnixSeconds) -> Result<Verified<Member>, MemberRefused> {
+    let until = member.content().not_after;
+    if until < now {
+        return Err(MemberRefused::Expired { what: "membership certificate", until });
+    }
+    Ok(member)
 }

@@ -12,6 +12,11 @@ use crate::{
         ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, LabelText, Nonce,
         ReleaseLabel, ZoneName,
     },
+    limits::{
+        ADDRESSES_MAX, DOCUMENT_BYTES_MAX, ENVELOPE_BYTES_MAX, GROUPS_PER_HOST_MAX, LABELS_MAX,
+        LOG_TAIL_BYTES_MAX, MINIMUM_HEALTHY_SECONDS_MAX, ROLE_KEYS_MAX, ROOT_CHAIN_MAX,
+        SIGNATURES_MAX, TEXT_BYTES_MAX, VOTERS_MAX,
+    },
     rollout::{DeploymentConfiguration, Entry, MinimumHealthy, Stamped},
     time::UnixSeconds,
 };
@@ -177,7 +182,17 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&Done { host, token: 9, outcome: failed() }, 10),
         sign(&receipt(slot), 10),
         sign(&record(), 10),
+        // The other shapes that some of them can have.
+        sign(&Order { action: Action::Stop { order: Digest([1; 32]) }, ..deploy() }, 3),
+        sign(&Done { host, token: 9, outcome: Outcome::Succeeded }, 10),
+        sign(&Done { host, token: 9, outcome: Outcome::Declined { reason: "x".into() } }, 10),
+        sign(&receipt(Subject::Admission { member: Digest([6; 32]) }), 10),
     ]
+}
+
+/// The trust of a fleet that was founded with these keys.
+fn founded() -> (FleetId, TrustBundle) {
+    TrustBundle::found(&root(1, &[1], 1), &genesis(), &[&key(1)]).unwrap()
 }
 
 #[test]
@@ -186,6 +201,27 @@ fn signed_formats_are_pinned() {
     for (context, bytes) in every_kind() {
         text.push_str(&format!("{context} {}\n", data_encoding::HEXLOWER.encode(&bytes)));
     }
+    // Unsigned themselves, and carried between versions.
+    let (fleet, bundle) = founded();
+    text.push_str(&format!("bundle {}\n", data_encoding::HEXLOWER.encode(&bundle.to_bytes())));
+    let token = Token {
+        key: token_key(&[20; 32]),
+        uses: None,
+        zone: None,
+        labels: Default::default(),
+        not_after: UnixSeconds(1_900_000_000),
+        name_pattern: "*".into(),
+        member_seconds: 86_400,
+    };
+    let invitation = Invitation {
+        seeds: vec!["/ip4/192.0.2.1/tcp/7717".into()],
+        bundle,
+        enrolment: Enrolment::Token {
+            seed: [20; 32],
+            token: Signed::new(&token, fleet, &[&key(4)]).unwrap(),
+        },
+    };
+    text.push_str(&format!("invitation {}\n", invitation.to_text()));
     insta::assert_snapshot!(text);
 }
 
@@ -242,6 +278,163 @@ fn no_bit_can_be_flipped() {
         assert!(believe(context, &bytes[..bytes.len() - 1], FLEET).is_err());
         assert!(believe(context, &[&bytes[..], &[0]].concat(), FLEET).is_err());
     }
+}
+
+#[test]
+fn certificates_end_with_their_time_and_their_tokens_limits() {
+    let (fleet, bundle) = founded();
+    let trust = Trust::new(bundle, Some(fleet)).unwrap();
+    let member = Member {
+        host: key(10).public_key().into(),
+        name: HostName::new("web-1").unwrap(),
+        zone: None,
+        labels: "role=web".parse().unwrap(),
+        not_after: UnixSeconds(1000),
+        incarnation: 0,
+    };
+    let token = Token {
+        key: key(20).public_key(),
+        uses: None,
+        zone: None,
+        labels: "role=web".parse().unwrap(),
+        not_after: UnixSeconds(900),
+        name_pattern: "web-*".into(),
+        member_seconds: 100,
+    };
+    let token = Signed::new(&token, fleet, &[&key(4)]).unwrap();
+    let by = |member: &Member, token: Option<&Signed<Token>>| MemberCert {
+        member: Signed::new(member, fleet, &[&key(if token.is_some() { 20 } else { 4 })]).unwrap(),
+        token: token.cloned(),
+        receipts: Vec::new(),
+    };
+    for cert in [by(&member, None), by(&member, Some(&token))] {
+        assert!(cert.verify(&trust, UnixSeconds(1000)).is_ok());
+        let late = cert.verify(&trust, UnixSeconds(1001)).unwrap_err();
+        assert!(matches!(late, MemberRefused::Expired { until: UnixSeconds(1000), .. }));
+        assert!(cert.verify_though_expired(&trust).is_ok(), "for what makes a host safe");
+    }
+    for beyond in [
+        Member { name: HostName::new("db-1").unwrap(), ..member.clone() },
+        Member { labels: "role=db".parse().unwrap(), ..member.clone() },
+        Member { zone: Some(ZoneName::new("z").unwrap()), ..member.clone() },
+        Member { not_after: UnixSeconds(1001), ..member.clone() },
+        // Whoever has a token would take names over from other hosts.
+        Member { incarnation: 1, ..member },
+    ] {
+        let refused = by(&beyond, Some(&token)).verify(&trust, UnixSeconds(1)).unwrap_err();
+        assert!(matches!(refused, MemberRefused::BeyondToken(_)), "{refused}");
+        assert!(by(&beyond, None).verify(&trust, UnixSeconds(1)).is_ok());
+    }
+}
+
+#[test]
+fn counts_in_documents_are_checked_at_the_limit_and_one_past_it() {
+    let keys = |count: usize| {
+        let mut keys: Vec<_> = (0..count)
+            .map(|n| SecretKey::from_seed(&[u8::try_from(n).unwrap(); 32]).public_key())
+            .collect();
+        keys.sort();
+        let mut root = root(1, &[1], 1);
+        root.roles.release = Role { keys, threshold: NonZeroU8::MIN };
+        root.check()
+    };
+    assert!(keys(ROLE_KEYS_MAX).is_ok() && keys(ROLE_KEYS_MAX + 1).is_err());
+
+    let voters = |count: usize| {
+        let voter = |n| Voter {
+            host: key(u8::try_from(n).unwrap()).public_key().into(),
+            name: HostName::new(format!("h{n}")).unwrap(),
+        };
+        let mut voters: Vec<_> = (0..count).map(voter).collect();
+        voters.sort();
+        Genesis { voters, generation: 0 }.check()
+    };
+    assert!(voters(VOTERS_MAX).is_ok() && voters(VOTERS_MAX + 1).is_err() && voters(0).is_err());
+
+    let environments = |count: usize| {
+        let names = (0..count).map(|n| LabelText::new(format!("e{n:02}")).unwrap());
+        Release { environments: names.collect(), ..release() }.check()
+    };
+    assert!(environments(LABELS_MAX).is_ok() && environments(LABELS_MAX + 1).is_err());
+
+    let reason = |length: usize| Order { reason: "x".repeat(length), ..deploy() }.check();
+    assert!(reason(TEXT_BYTES_MAX).is_ok() && reason(TEXT_BYTES_MAX + 1).is_err());
+
+    let host: HostId = key(10).public_key().into();
+    let log = |length: usize| {
+        let mut outcome = failed();
+        if let Outcome::Failed { log, .. } = &mut outcome {
+            *log = "x".repeat(length);
+        }
+        Done { host, token: 9, outcome }.check()
+    };
+    assert!(log(LOG_TAIL_BYTES_MAX).is_ok() && log(LOG_TAIL_BYTES_MAX + 1).is_err());
+
+    let addresses = |count: usize| Record { addresses: vec!["x".into(); count], ..record() };
+    assert!(addresses(ADDRESSES_MAX).check().is_ok());
+    assert!(addresses(ADDRESSES_MAX + 1).check().is_err());
+    let group = record().groups.remove(0);
+    let groups = |count: usize| Record { groups: vec![group.clone(); count], ..record() };
+    assert!(groups(GROUPS_PER_HOST_MAX).check().is_ok());
+    assert!(groups(GROUPS_PER_HOST_MAX + 1).check().is_err());
+
+    let seconds = |seconds| {
+        let group = Group {
+            name: GroupName::new("web").unwrap(),
+            filter: Default::default(),
+            version: 1,
+            application: ApplicationName::new("shop").unwrap(),
+            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
+            minimum_healthy_seconds: seconds,
+        };
+        group.check()
+    };
+    assert!(seconds(MINIMUM_HEALTHY_SECONDS_MAX).is_ok());
+    assert!(seconds(MINIMUM_HEALTHY_SECONDS_MAX + 1).is_err());
+}
+
+#[test]
+fn envelopes_are_checked_at_the_limit_and_one_past_it() {
+    let signed_by = |count: usize| {
+        let keys: Vec<_> = (0..count).map(|n| key(u8::try_from(n).unwrap())).collect();
+        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
+        let bytes = Signed::new(&release(), FLEET, &signers).unwrap().to_bytes();
+        Signed::<Release>::from_bytes(&bytes)
+    };
+    assert!(signed_by(SIGNATURES_MAX).is_ok() && signed_by(SIGNATURES_MAX + 1).is_err());
+
+    // A payload of any length in an envelope of another hand.
+    let with_payload = |length: usize| {
+        #[derive(serde::Serialize)]
+        struct Envelope {
+            context: &'static str,
+            payload: serde_bytes::ByteBuf,
+            signatures: Vec<u8>,
+        }
+        let payload = serde_bytes::ByteBuf::from(vec![0; length]);
+        let envelope = Envelope { context: "order/1", payload, signatures: Vec::new() };
+        Signed::<Order>::from_bytes(&crate::cbor::encode(&envelope)).map(drop)
+    };
+    assert_eq!(with_payload(DOCUMENT_BYTES_MAX), Ok(()));
+    assert!(with_payload(DOCUMENT_BYTES_MAX + 1).is_err());
+    assert!(with_payload(ENVELOPE_BYTES_MAX).is_err());
+}
+
+#[test]
+fn a_chain_of_roots_is_walked_as_far_as_the_limit() {
+    let (fleet, bundle) = founded();
+    let mut roots = bundle.roots.clone();
+    for version in 2..=u64::try_from(ROOT_CHAIN_MAX).unwrap() {
+        roots.push(Signed::new(&root(version, &[1], 1), fleet, &[&key(1)]).unwrap());
+    }
+    let longest = TrustBundle { roots: roots.clone(), genesis: bundle.genesis.clone() };
+    assert!(Trust::new(longest, Some(fleet)).is_ok());
+    roots.push(roots[0].clone());
+    let longer = TrustBundle { roots, genesis: bundle.genesis };
+    assert_eq!(
+        Trust::new(longer, Some(fleet)).unwrap_err(),
+        RootRefused::Length(ROOT_CHAIN_MAX + 1)
+    );
 }
 
 #[test]
