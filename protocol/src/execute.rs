@@ -187,6 +187,8 @@ pub struct GroupReport {
     pub current: Option<(Digest, ReleaseLabel)>,
     /// The releases that are laid out and ready to run.
     pub staged: Vec<Digest>,
+    /// Deploy orders for which a stop has come: nothing will begin for them any more.
+    pub stopped: Vec<Digest>,
     /// The activation that runs, was interrupted, or has ended and was not yet returned.
     pub activation: Option<ActivationReport>,
 }

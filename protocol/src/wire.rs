@@ -29,9 +29,9 @@ pub struct Hello {
 pub enum Welcome {
     /// The connection is admitted.
     Admitted,
-    /// The certificate is good but for the count of its token, which was now passed to the voters.
-    /// Try again soon; receipts that are already there are enclosed.
-    Pending(Vec<Signed<Receipt>>),
+    /// The certificate is good and the ledger does not know it yet: it was now passed to the voters.
+    /// Try again soon.
+    Pending,
     /// The certificate is not good here. Trying again is of no use.
     Refused(String),
 }
@@ -60,12 +60,12 @@ pub enum Message {
         /// What is to be added.
         entry: Box<Entry>,
     },
-    /// The answer to a submission that was refused. One that was accepted shows in the ledger.
-    SubmitRefused {
+    /// What became of a submission that does not show in the ledger, from a voter.
+    Submitted {
         /// The submission.
         id: Digest,
-        /// Why.
-        reason: String,
+        /// The ledger's index at which it was old news, or why it was refused.
+        outcome: Result<u64, String>,
     },
     /// Committed entries of the ledger, from a voter to those who follow it.
     Ledger {
@@ -83,14 +83,20 @@ pub enum Message {
         /// The first index that is missing.
         first: u64,
     },
-    /// The ledger's state up to an index, for one who is too far behind.
-    LedgerSnapshot {
-        /// The index that it stands for.
+    /// The entries that were asked for are gone: there is a snapshot to begin with.
+    HaveSnapshot {
+        /// The last index that is in it.
         index: u64,
-        /// The encoded state.
-        #[serde(with = "serde_bytes")]
-        state: Vec<u8>,
     },
+    /// Asks a voter for a part of its snapshot at this index.
+    WantSnapshot {
+        /// Which one.
+        index: u64,
+        /// The first byte that is wanted.
+        offset: u64,
+    },
+    /// A part of a snapshot.
+    Snapshot(SnapshotPart),
     /// Asks a voter to vouch for a slot that the sender holds.
     WantReceipt {
         /// The slot.
@@ -109,6 +115,20 @@ pub enum Message {
     Stop(Signed<Order>),
     /// The revisions that the sender holds in full or in part, with one bit for each frame.
     Have(Vec<Holding>),
+}
+
+/// A part of a ledger's snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPart {
+    /// The last index that is in the snapshot.
+    pub index: u64,
+    /// The snapshot's length, in bytes.
+    pub total: u64,
+    /// Where this part begins.
+    pub offset: u64,
+    /// The part.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
 }
 
 /// How new a host's record is.

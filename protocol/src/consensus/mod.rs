@@ -12,12 +12,12 @@
 mod log;
 mod wire;
 
-use raft::{Config, RawNode, StateRole, eraftpb};
+use raft::{Config, RawNode, SnapshotStatus, StateRole, eraftpb};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::log::Log;
 pub use self::wire::WireError;
+use self::{log::Log, wire::Frame};
 use crate::{
     ids::{Digest, HashDomain, HostId},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
@@ -101,6 +101,13 @@ pub enum Output {
         /// In order, without a gap.
         entries: Vec<LogEntry>,
     },
+    /// A snapshot is needed: bring its state and hand it to [`Consensus::snapshot_came`].
+    Pull {
+        /// The voter that has it.
+        from: HostId,
+        /// The last index that is in it.
+        index: u64,
+    },
     /// The applied state is replaced by this one.
     Restore(Snapshot),
     /// Who leads has changed.
@@ -129,6 +136,8 @@ pub struct Consensus {
     generation: u64,
     seed: u64,
     last_role: Option<(u64, u64, bool)>,
+    /// The frame that waits for its snapshot to be pulled.
+    awaiting: Option<(HostId, Frame)>,
 }
 
 impl Consensus {
@@ -153,8 +162,14 @@ impl Consensus {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, Log::new(restored, ids), &logger)
             .expect("the configuration is constant and valid");
-        let mut consensus =
-            Self { node, voters, generation: genesis.generation, seed, last_role: None };
+        let mut consensus = Self {
+            node,
+            voters,
+            generation: genesis.generation,
+            seed,
+            last_role: None,
+            awaiting: None,
+        };
         consensus.time_election();
         consensus
     }
@@ -169,16 +184,48 @@ impl Consensus {
     pub fn receive(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
         let sender = id_of(&self.voters, from).ok_or(WireError::NotAVoter)?;
         let frame = wire::decode(bytes, self.generation)?;
+        if let Some(index) = frame.snapshot_index() {
+            wire::admit(frame.clone(), sender, &self.node)?;
+            self.awaiting = Some((from, frame));
+            return Ok(vec![Output::Pull { from, index }]);
+        }
         let message = wire::admit(frame, sender, &self.node)?;
         // What the library refuses, such as a frame of an old term, is simply lost.
         drop(self.node.step(message));
         Ok(self.outputs())
     }
 
-    /// Proposes `data`. It is applied when a majority has it, or lost with this leader.
+    /// The state that [`Output::Pull`] asked for. The caller has read it as what it should be.
+    pub fn snapshot_came(&mut self, from: HostId, index: u64, state: Vec<u8>) -> Vec<Output> {
+        let awaited = self
+            .awaiting
+            .take()
+            .filter(|(sender, frame)| (*sender, frame.snapshot_index()) == (from, Some(index)));
+        let (Some((_, frame)), Some(sender)) = (awaited, id_of(&self.voters, from)) else {
+            return Vec::new();
+        };
+        // Judged once more: the log may have grown past it meanwhile.
+        if let Ok(message) = wire::admit(frame.with_state(state), sender, &self.node) {
+            drop(self.node.step(message));
+        }
+        self.outputs()
+    }
+
+    /// A snapshot on its way to `peer` is lost: it is behind, and is told anew from where it is.
+    pub fn snapshot_lost(&mut self, peer: HostId) -> Vec<Output> {
+        if let Some(id) = id_of(&self.voters, peer) {
+            self.node.report_snapshot(id, SnapshotStatus::Failure);
+        }
+        self.outputs()
+    }
+
+    /// Proposes `data`. It is applied when a majority has it, or lost with this leader. What is longer
+    /// than [`ENTRY_BYTES_MAX`] is never taken, since no other voter would take it.
     pub fn propose(&mut self, data: Vec<u8>) -> Result<Vec<Output>, NotLeader> {
-        assert!(data.len() <= ENTRY_BYTES_MAX, "entries are bounded where they are made");
-        if !self.is_leading() || self.node.propose(Vec::new(), data).is_err() {
+        if data.len() > ENTRY_BYTES_MAX
+            || !self.is_leading()
+            || self.node.propose(Vec::new(), data).is_err()
+        {
             return Err(NotLeader { leader: self.leader() });
         }
         Ok(self.outputs())
@@ -227,6 +274,7 @@ impl Consensus {
             }
             self.send(light.take_messages(), &mut out);
             apply(light.take_committed_entries(), &mut out);
+            self.node.advance_apply();
         }
         self.time_election();
         self.note_role(&mut out);

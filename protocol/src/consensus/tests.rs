@@ -100,6 +100,15 @@ impl Cluster {
                     }
                 }
                 Output::Apply { entries } => self.applied[place].extend(entries),
+                Output::Pull { from, index } => {
+                    let sender = self.genesis.voters.iter().position(|v| v.host == from).unwrap();
+                    let there = self.disks[sender].restored.snapshot.clone();
+                    if let Some(there) = there.filter(|there| there.index == index) {
+                        let node = self.nodes[place].as_mut().unwrap();
+                        let outputs = node.snapshot_came(from, index, there.state);
+                        self.perform(place, outputs);
+                    }
+                }
                 Output::Restore(_) => {}
                 Output::Role { term, leading: true, .. } => {
                     let leader = *self.leaders.entry(term).or_insert(place);
@@ -285,7 +294,7 @@ proptest! {
         reject in any::<bool>(),
         hint in prop_oneof![0u64..12, any::<u64>()],
         requested in prop_oneof![0u64..12, any::<u64>()],
-        snapshot in proptest::option::of((0u64..20, 0u64..6)),
+        snapshot in proptest::option::of((prop_oneof![0u64..20, any::<u64>()], 0u64..6)),
         to in 0usize..3,
     ) {
         let mut cluster = warm();
@@ -293,7 +302,12 @@ proptest! {
             .map(|(n, term)| (first.saturating_add(n as u64), term)).collect();
         let frame = wire::hostile(kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
         let from = cluster.genesis.voters[(to + 1) % 3].host;
-        drop(cluster.nodes[to].as_mut().unwrap().receive(from, &frame));
+        let node = cluster.nodes[to].as_mut().unwrap();
+        if let Ok(outputs) = node.receive(from, &frame)
+            && let Some(Output::Pull { from, index }) = outputs.first()
+        {
+            drop(node.snapshot_came(*from, *index, Vec::new()));
+        }
         for _ in 0..30 {
             let Some(node) = &mut cluster.nodes[to] else { break };
             let outputs = node.tick();

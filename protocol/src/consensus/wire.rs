@@ -69,6 +69,7 @@ pub(super) struct Frame {
     entries: Vec<LogEntry>,
     commit: u64,
     commit_term: u64,
+    /// Its state is empty: the receiver pulls it.
     snapshot: Option<Snapshot>,
     request_snapshot: u64,
     reject: bool,
@@ -82,7 +83,7 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
     let snapshot = message.snapshot.take().map(|snapshot| Snapshot {
         index: snapshot.get_metadata().index,
         term: snapshot.get_metadata().term,
-        state: snapshot.data.to_vec(),
+        state: Vec::new(),
     });
     cbor::encode(&Frame {
         generation,
@@ -98,6 +99,21 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
         reject: message.reject,
         reject_hint: message.reject_hint,
     })
+}
+
+impl Frame {
+    /// The index of the snapshot that it tells of.
+    pub(super) fn snapshot_index(&self) -> Option<u64> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.index)
+    }
+
+    /// Puts in what was pulled.
+    pub(super) fn with_state(mut self, state: Vec<u8>) -> Self {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.state = state;
+        }
+        self
+    }
 }
 
 pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Frame, WireError> {
@@ -148,6 +164,7 @@ pub(super) fn admit(
         Kind::Snapshot => {
             let index = frame.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
             check(index > 0, "an empty snapshot")?;
+            check(index <= horizon, "a snapshot far in the future")?;
             let sane = frame.snapshot.as_ref().is_some_and(|s| s.term <= frame.term);
             check(sane, "a snapshot of the future")?;
         }

@@ -7,12 +7,15 @@ use std::{
 
 use serde_bytes::ByteBuf;
 
-use super::{Node, Output, submission_id};
+use super::{Node, NotTaken, Output, submission_id};
 use crate::{
     consensus::{self, LogEntry, Snapshot},
     ids::{Digest, HostId},
-    limits::{ENTRIES_PER_MESSAGE_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_EVERY_ENTRIES},
-    rollout::{Entry, Ledger, Stamped},
+    limits::{
+        ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
+        SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX,
+    },
+    rollout::{Effect, Entry, Ledger, Refusal, Stamped},
     time::Mono,
     wire::Message,
 };
@@ -23,11 +26,14 @@ pub type LogRecord = LogEntry;
 /// What is under way between this host and the ledger.
 #[derive(Default)]
 pub(super) struct Feed {
+    snapshot_every_entries: u64,
     /// Applied entries since the snapshot, for those who follow.
     log: BTreeMap<u64, Vec<u8>>,
-    snapshot: Option<Snapshot>,
+    pub(super) snapshot: Option<Snapshot>,
     /// Who gets entries as they are applied.
     pub(super) followers: BTreeSet<HostId>,
+    /// Bytes of `log`.
+    log_bytes: usize,
     /// This host's own submissions that do not show in the ledger yet.
     pending: BTreeMap<Digest, Pending>,
     /// Submissions that were passed on, for the way back of a refusal.
@@ -50,31 +56,43 @@ struct Pending {
 }
 
 impl Feed {
+    pub(super) fn new(snapshot_every_entries: u64) -> Self {
+        Self { snapshot_every_entries, ..Self::default() }
+    }
+
+    fn clear_log(&mut self) {
+        self.log.clear();
+        self.log_bytes = 0;
+    }
+
     pub(super) fn is_bounded(&self) -> bool {
         [self.pending.len(), self.forwarded.len(), self.applicants.len()]
             .into_iter()
-            .all(|length| length <= PENDING_MAX)
+            .all(|length| length <= SUBMISSIONS_MAX)
     }
 }
 
 impl Node {
     /// Sees to it that `entry` gets into the ledger. With `answer`, the outcome is reported.
-    pub(super) fn submit(&mut self, entry: Entry, answer: bool) {
+    pub(super) fn submit(&mut self, mut entry: Entry, answer: bool) {
+        if let Entry::Admit(cert) = &mut entry {
+            // They follow from the entry, and differ from host to host.
+            cert.receipts.clear();
+        }
         let id = submission_id(&entry);
         let answer_by = answer.then(|| self.now + ANSWER_WITHIN);
         if let Some(pending) = self.feed.pending.get_mut(&id) {
             pending.answer_by = pending.answer_by.max(answer_by);
             return;
         }
-        if self.feed.pending.len() >= PENDING_MAX {
+        if self.feed.pending.len() >= SUBMISSIONS_MAX {
             if answer {
-                let busy = "too many submissions are under way; try again in a moment".into();
-                self.out.push(Output::Submitted(id, Err(busy)));
+                self.out.push(Output::Submitted(id, Err(NotTaken::Busy)));
             }
             return;
         }
         if let Entry::Admit(cert) = &entry {
-            if self.feed.applicants.len() >= PENDING_MAX {
+            if self.feed.applicants.len() >= SUBMISSIONS_MAX {
                 self.feed.applicants.clear();
             }
             self.feed.applicants.insert(id, cert.member.id(self.trust.fleet()));
@@ -91,8 +109,7 @@ impl Node {
         for id in due {
             let late = self.feed.pending.get(&id).and_then(|pending| pending.answer_by);
             if late.is_some_and(|by| by <= now) {
-                let reason = "the voters did not answer: no majority of them can be reached";
-                self.settle(id, Err(reason.into()));
+                self.settle(id, Err(NotTaken::Unanswered));
             } else {
                 self.push_submission(id);
             }
@@ -134,7 +151,7 @@ impl Node {
         } else if !self.trust.genesis().is_voter(from)
             && let Some(leader) = self.leader().filter(|leader| self.links.is_up(*leader))
         {
-            if self.feed.forwarded.len() >= PENDING_MAX {
+            if self.feed.forwarded.len() >= SUBMISSIONS_MAX {
                 self.feed.forwarded.clear();
             }
             self.feed.forwarded.insert(id, from);
@@ -152,42 +169,61 @@ impl Node {
         if own && from.is_some() {
             return;
         }
-        if let Err(refusal) = self.ledger.check(self.wall, &entry) {
-            self.refuse_submission(id, &entry, from, refusal.to_string());
-            return;
+        match self.ledger.check(self.wall, &entry) {
+            Ok(Effect::Change) => {}
+            Ok(Effect::None) => {
+                return self.answer_submission(id, from, Ok(self.ledger.applied_index()));
+            }
+            Err(refusal) => {
+                if let Entry::Admit(cert) = &entry {
+                    let member = cert.member.id(self.trust.fleet());
+                    self.remember_refused(member, refusal.to_string());
+                }
+                return self.answer_submission(id, from, Err(refusal.to_string()));
+            }
         }
-        let stamped = Stamped { at: self.wall, entry };
+        let bytes = Stamped { at: self.wall, entry }.to_bytes();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            let got = bytes.len();
+            let long = format!("what was handed in has {got} bytes; at most {ENTRY_BYTES_MAX} fit");
+            return self.answer_submission(id, from, Err(long));
+        }
         let Some(consensus) = &mut self.consensus else { return };
-        if let Ok(outputs) = consensus.propose(stamped.to_bytes()) {
+        if let Ok(outputs) = consensus.propose(bytes) {
             self.feed.proposed.insert(id, self.now);
             self.consensus_outputs(outputs);
         }
     }
 
-    fn refuse_submission(
+    fn answer_submission(
         &mut self,
         id: Digest,
-        entry: &Entry,
         from: Option<HostId>,
-        reason: String,
+        outcome: Result<u64, String>,
     ) {
-        if let Entry::Admit(cert) = entry {
-            self.remember_refused(cert.member.id(self.trust.fleet()), reason.clone());
-        }
         match from {
-            Some(peer) => self.send(peer, Message::SubmitRefused { id, reason }),
-            None => self.settle(id, Err(reason)),
+            Some(peer) => self.send(peer, Message::Submitted { id, outcome }),
+            None => self.settle(id, outcome.map_err(NotTaken::Refused)),
         }
     }
 
-    pub(super) fn submit_refused(&mut self, id: Digest, reason: String) {
-        if let Some(member) = self.feed.applicants.remove(&id) {
+    /// A voter says what became of a submission that does not show in the ledger.
+    pub(super) fn submission_answered(
+        &mut self,
+        from: HostId,
+        id: Digest,
+        outcome: Result<u64, String>,
+    ) {
+        if !self.trust.genesis().is_voter(from) {
+            return;
+        }
+        if let (Some(member), Err(reason)) = (self.feed.applicants.remove(&id), &outcome) {
             self.remember_refused(member, reason.clone());
         }
         if let Some(origin) = self.feed.forwarded.remove(&id) {
-            self.send(origin, Message::SubmitRefused { id, reason: reason.clone() });
+            self.send(origin, Message::Submitted { id, outcome: outcome.clone() });
         }
-        self.settle(id, Err(reason));
+        self.settle(id, outcome.map_err(NotTaken::Refused));
     }
 
     fn remember_refused(&mut self, member: Digest, reason: String) {
@@ -198,7 +234,7 @@ impl Node {
         self.out.push(Output::Roster);
     }
 
-    fn settle(&mut self, id: Digest, outcome: Result<u64, String>) {
+    fn settle(&mut self, id: Digest, outcome: Result<u64, NotTaken>) {
         let pending = self.feed.pending.remove(&id);
         if pending.is_some_and(|pending| pending.answer_by.is_some()) {
             self.out.push(Output::Submitted(id, outcome));
@@ -237,6 +273,7 @@ impl Node {
                     }
                     self.compact();
                 }
+                consensus::Output::Pull { from, index } => self.pull_snapshot(from, index),
                 consensus::Output::Restore(snapshot) => self.restore(&snapshot),
                 consensus::Output::Role { leader, term, leading } => {
                     self.role_changed(leader, term, leading);
@@ -255,6 +292,7 @@ impl Node {
             Ok(stamped) => self.apply_stamped(index, &data, &stamped),
             Err(_) => self.ledger.skip(index),
         }
+        self.feed.log_bytes += data.len();
         self.feed.log.insert(index, data);
     }
 
@@ -269,14 +307,15 @@ impl Node {
         if matches!(stamped.entry, Entry::Admit(_)) {
             self.out.push(Output::Roster);
         }
-        self.settle(id, outcome.map(|_| index).map_err(|refusal| refusal.to_string()));
+        let refused = |refusal: Refusal| NotTaken::Refused(refusal.to_string());
+        self.settle(id, outcome.map(|_| index).map_err(refused));
     }
 
     pub(super) fn restore(&mut self, snapshot: &Snapshot) {
         match Ledger::restore(self.trust.clone(), &snapshot.state) {
             Ok(ledger) if ledger.applied_index() >= self.ledger.applied_index() => {
                 self.ledger = ledger;
-                self.feed.log.clear();
+                self.feed.clear_log();
                 self.feed.snapshot = Some(snapshot.clone());
                 self.out.push(Output::Roster);
             }
@@ -290,7 +329,9 @@ impl Node {
 
     /// Replaces a long log by a snapshot, on disk and in memory.
     fn compact(&mut self) {
-        if u64::try_from(self.feed.log.len()).unwrap_or(u64::MAX) < SNAPSHOT_EVERY_ENTRIES {
+        let entries = u64::try_from(self.feed.log.len()).unwrap_or(u64::MAX);
+        if entries < self.feed.snapshot_every_entries && self.feed.log_bytes < SNAPSHOT_EVERY_BYTES
+        {
             return;
         }
         let index = self.ledger.applied_index();
@@ -309,7 +350,7 @@ impl Node {
                 snapshot
             }
         };
-        self.feed.log.clear();
+        self.feed.clear_log();
         self.feed.snapshot = Some(snapshot);
     }
 
@@ -328,14 +369,9 @@ impl Node {
             return;
         }
         self.feed.followers.insert(to);
-        let snapshot = self.feed.snapshot.clone();
-        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.index >= first) {
-            let next = snapshot.index + 1;
-            let Snapshot { index, state, .. } = snapshot;
-            self.send(to, Message::LedgerSnapshot { index, state });
-            self.send_entries(to, next);
-        } else {
-            self.send_entries(to, first);
+        match self.feed.snapshot.as_ref().map(|snapshot| snapshot.index) {
+            Some(index) if index >= first => self.send(to, Message::HaveSnapshot { index }),
+            _ => self.send_entries(to, first),
         }
     }
 
@@ -397,9 +433,17 @@ impl Node {
         }
     }
 
-    pub(super) fn follow_snapshot(&mut self, from: HostId, index: u64, state: Vec<u8>) {
+    /// A voter has only a snapshot of what this host lacks.
+    pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64) {
         let behind = self.ledger.applied_index() < index;
-        if self.consensus.is_some() || !self.trust.genesis().is_voter(from) || !behind {
+        if self.consensus.is_none() && self.trust.genesis().is_voter(from) && behind {
+            self.pull_snapshot(from, index);
+        }
+    }
+
+    /// Begins anew from a snapshot that was read as a ledger, and goes on from there.
+    pub(super) fn follow_snapshot(&mut self, from: HostId, index: u64, state: Vec<u8>) {
+        if self.ledger.applied_index() >= index {
             return;
         }
         let snapshot = Snapshot { index, term: 0, state };
@@ -408,10 +452,10 @@ impl Node {
             let (hard_state, entries) = (None, Vec::new());
             self.out.push(Output::Persist { hard_state, entries, snapshot: Some(snapshot) });
         }
+        self.ask_ledger_of(from);
     }
 }
 
-const PENDING_MAX: usize = 1024;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const RETRY_EVERY: Duration = Duration::from_millis(700);
 const PROPOSAL_LOST_AFTER: Duration = Duration::from_secs(3);

@@ -3,13 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, Output, submission_id};
-use crate::{
-    consensus::Consensus,
-    fleet::{HostState, Standing},
-    ids::HostId,
-    rollout::Entry,
-    time::Mono,
-};
+use crate::{consensus::Consensus, fleet::Standing, ids::HostId, rollout::Entry, time::Mono};
 
 /// This host's time as leader.
 #[derive(Default)]
@@ -92,10 +86,8 @@ impl Node {
             Standing::Unreachable { .. } => false,
             // A host that was never heard of gets some time to appear.
             Standing::Unknown => self.now.since(self.leadership.since) < APPEAR_WITHIN,
-            Standing::Reachable | Standing::Suspect { .. } => {
-                let record = self.view.get(host);
-                record.is_none_or(|r| r.groups.iter().all(|g| g.state != HostState::Failed))
-            }
+            // A host without a working revision is down in that group alone, and the ledger knows.
+            Standing::Reachable | Standing::Suspect { .. } => true,
         }
     }
 }

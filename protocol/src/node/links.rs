@@ -94,6 +94,7 @@ impl Node {
         self.links.up.remove(&peer);
         self.feed.followers.remove(&peer);
         self.detector.link_down(self.now, peer);
+        self.snapshot_link_down(peer);
         if let Some(attempt) = self.links.known.get_mut(&peer) {
             attempt.rest();
         }
@@ -123,14 +124,21 @@ impl Node {
                 dials.push(address);
             }
         }
-        // Without any link the seeds are all there is; with some they still join split parts.
+        // Without any link the seeds are all there is. While a voter was never heard of they are
+        // tried as well: two parts of a young fleet that do not know each other find together so.
         let lonely = links.up.is_empty();
+        let unheard = |voter: &crate::trust::Voter| {
+            voter.host != links.me && !links.known.contains_key(&voter.host)
+        };
+        let incomplete = self.trust.genesis().voters.iter().any(unheard);
         for seed in &mut links.seeds {
             if lonely && seed.backoff > SEED_LONELY {
                 seed.backoff = SEED_LONELY;
                 seed.next_at = seed.next_at.min(now + SEED_LONELY);
             }
-            if lonely && let Some(address) = seed.due(now) {
+            if (lonely || incomplete)
+                && let Some(address) = seed.due(now)
+            {
                 dials.push(address);
             }
         }

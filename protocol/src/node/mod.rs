@@ -12,6 +12,7 @@ mod feed;
 mod leader;
 mod links;
 mod rollouts;
+mod snapshot;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,9 @@ use std::{
 
 pub use feed::LogRecord;
 
-use self::{feed::Feed, leader::Leadership, links::Links, rollouts::Rollouts};
+use thiserror::Error;
+
+use self::{feed::Feed, leader::Leadership, links::Links, rollouts::Rollouts, snapshot::Incoming};
 use crate::{
     cbor,
     consensus::{self, Consensus, Restored},
@@ -55,6 +58,8 @@ pub struct Setup {
     pub followed: Vec<LogRecord>,
     /// The ledger's snapshot that comes before the log.
     pub snapshot: Option<consensus::Snapshot>,
+    /// Entries of the log between two snapshots.
+    pub snapshot_every_entries: u64,
     /// Draws for everything that wants variety, and nothing that wants secrecy.
     pub seed: u64,
     /// The daemon's version.
@@ -112,6 +117,23 @@ pub enum AskedKind {
     Stop,
 }
 
+/// Why a submission did not get into the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotTaken {
+    /// It was judged, and the ledger is as it was.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody judged it in time. It may still get in.
+    #[error(
+        "the voters did not answer, since no majority of them can be reached: see `swell voters`; \
+         it may still be taken when they are back"
+    )]
+    Unanswered,
+    /// Too much is under way on this host. It was not passed on.
+    #[error("too many submissions are under way on this host: try again in a moment")]
+    Busy,
+}
+
 /// How much of a revision is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -147,9 +169,11 @@ pub enum Output {
         manifest: Digest,
         /// The length of its manifest.
         manifest_bytes: u64,
+        /// Read every frame of it again first: one that is here may have rotted.
+        recheck: bool,
     },
     /// The answer to [`Input::Submit`], by the id of the submission.
-    Submitted(Digest, Result<u64, String>),
+    Submitted(Digest, Result<u64, NotTaken>),
     /// This host's certificate has become more complete: keep it.
     Certificate(MemberCert),
     /// The roster, or who was refused, has changed: judge new connections by it.
@@ -178,16 +202,21 @@ pub struct Node {
     detector: Detector,
     links: Links,
     feed: Feed,
+    /// A snapshot of the ledger that is coming in.
+    incoming: Option<Incoming>,
     leadership: Leadership,
     rollouts: Rollouts,
     /// My own record as it was last signed.
     record: Option<Record>,
-    /// Orders that a stop named, known with or without the ledger.
-    stopped: BTreeSet<Digest>,
+    /// Receipts for this host's certificate, by voter.
+    admissions: BTreeMap<HostId, Signed<crate::trust::Receipt>>,
+    /// Stops by the deploy orders that they name, known with or without the ledger.
+    stopped: BTreeMap<Digest, Signed<Order>>,
     out: Vec<Output>,
     next_digest_at: Mono,
     next_admission_at: Mono,
     next_detector_at: Mono,
+    next_refutation_at: Mono,
 }
 
 impl Node {
@@ -214,16 +243,19 @@ impl Node {
             view: View::new(me, fleet),
             detector: Detector::new(me, now),
             links: Links::new(me, setup.seeds, setup.known, setup.seed),
-            feed: Feed::default(),
+            feed: Feed::new(setup.snapshot_every_entries),
+            incoming: None,
             leadership: Leadership::default(),
             rollouts: Rollouts::default(),
             record: None,
-            stopped: BTreeSet::new(),
+            admissions: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             out: Vec::new(),
             trust: setup.trust,
             next_digest_at: now,
             next_admission_at: now,
             next_detector_at: now,
+            next_refutation_at: now,
         };
         if let Some(snapshot) = setup.snapshot {
             node.restore(&snapshot);
@@ -274,6 +306,7 @@ impl Node {
         }
         self.tend_links();
         self.tend_feed();
+        self.tend_snapshot();
         self.lead();
         if self.now >= self.next_digest_at {
             self.next_digest_at = self.now + RECONCILE_EVERY;
@@ -302,12 +335,14 @@ impl Node {
             Message::WantRecords(hosts) => self.send_records(from, &hosts),
             Message::Consensus(bytes) => self.consensus_message(from, &bytes),
             Message::Submit { id, entry } => self.submitted_by(from, id, *entry),
-            Message::SubmitRefused { id, reason } => self.submit_refused(id, reason),
+            Message::Submitted { id, outcome } => self.submission_answered(from, id, outcome),
             Message::Ledger { first, entries, applied, leader } => {
                 self.follow(from, first, entries, applied, leader);
             }
             Message::WantLedger { first } => self.serve_ledger(from, first),
-            Message::LedgerSnapshot { index, state } => self.follow_snapshot(from, index, state),
+            Message::HaveSnapshot { index } => self.follow_by_snapshot(from, index),
+            Message::WantSnapshot { index, offset } => self.serve_snapshot(from, index, offset),
+            Message::Snapshot(part) => self.snapshot_part(from, part),
             Message::WantReceipt { token, nonce } => self.give_receipt(from, token, nonce),
             Message::WantAdmission { member } => self.give_admission(from, member),
             Message::Receipt(receipt) => self.receipt(from, &receipt),
@@ -345,8 +380,10 @@ impl Node {
     }
 
     fn send_records(&mut self, to: HostId, hosts: &[HostId]) {
+        // Each once, however often it was asked for.
+        let hosts: BTreeSet<_> = hosts.iter().collect();
         let records: Vec<_> =
-            hosts.iter().filter_map(|host| self.view.signed(*host).cloned()).collect();
+            hosts.into_iter().filter_map(|host| self.view.signed(*host).cloned()).collect();
         // A batch stays well under the limit of one message.
         for batch in records.chunks(RECORDS_PER_MESSAGE) {
             self.send(to, Message::Records(batch.to_vec()));
@@ -365,7 +402,7 @@ impl Node {
             addresses: self.addresses.clone(),
             signed_at: self.wall,
         };
-        let refute = self.detector.accused_me(&self.view);
+        let refute = self.now >= self.next_refutation_at && self.detector.accused_me(&self.view);
         if let Some(last) = &self.record {
             record.sequence = last.sequence;
             record.signed_at = last.signed_at;
@@ -373,6 +410,9 @@ impl Node {
                 return;
             }
             record.signed_at = self.wall;
+        }
+        if refute {
+            self.next_refutation_at = self.now + REFUTE_EVERY;
         }
         record.sequence += 1;
         let Some(signed) = self.sign(&record) else { return };
@@ -392,7 +432,7 @@ impl Node {
     fn stop(&mut self, stop: Signed<Order>, from: Option<HostId>) {
         let Ok(verified) = self.trust.order(&stop) else { return };
         let crate::trust::Action::Stop { order } = verified.content().action else { return };
-        if !self.stopped.insert(order) {
+        if self.stopped.insert(order, stop.clone()).is_some() {
             return;
         }
         let group = verified.content().group.clone();
@@ -408,9 +448,9 @@ impl Node {
     fn hand_in(&mut self, entry: Entry) {
         if let Entry::Order(order) = &entry {
             if self.ledger.knows_order(order) {
-                let replayed = "this order was given before and is a replay: sign a new one";
+                let replayed = "this order was given before and is a replay: sign a new one".into();
                 let id = submission_id(&entry);
-                self.out.push(Output::Submitted(id, Err(replayed.into())));
+                self.out.push(Output::Submitted(id, Err(NotTaken::Refused(replayed))));
                 return;
             }
             // A stop does not wait for the voters.
@@ -436,15 +476,14 @@ impl Node {
             self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
             return;
         }
-        let counted = self.trust.genesis().majority();
-        if !self.cert.is_counted() || self.cert.receipts.len() >= counted {
+        if !self.cert.is_counted() || self.cert.verify(&self.trust, self.wall).is_ok() {
             return;
         }
         let member = self.member_id;
         for voter in self.voters() {
             if voter == self.me {
                 if let Some(receipt) = self.sign_admission(member) {
-                    self.keep_admission(receipt);
+                    self.keep_admission(voter, receipt);
                 }
             } else if self.links.is_up(voter) {
                 self.send(voter, Message::WantAdmission { member });
@@ -505,21 +544,20 @@ impl Node {
         }
         match &verified.content().subject {
             Subject::Admission { member } if *member == self.member_id => {
-                self.keep_admission(receipt.clone());
+                self.keep_admission(from, receipt.clone());
             }
             Subject::Admission { .. } => {}
-            Subject::Slot { nonce, .. } => {
-                self.rollouts.receipt(from, verified.content().index, *nonce, receipt.clone());
-            }
+            Subject::Slot { .. } => self.rollouts.receipt(&verified),
         }
     }
 
-    /// Adds a receipt to this host's certificate, one for each voter.
-    fn keep_admission(&mut self, receipt: Signed<crate::trust::Receipt>) {
-        if self.cert.receipts.contains(&receipt) {
+    /// Adds a receipt to this host's certificate: the newest of each voter.
+    fn keep_admission(&mut self, voter: HostId, receipt: Signed<crate::trust::Receipt>) {
+        if self.admissions.get(&voter) == Some(&receipt) {
             return;
         }
-        self.cert.receipts.push(receipt);
+        self.admissions.insert(voter, receipt);
+        self.cert.receipts = self.admissions.values().cloned().collect();
         if self.cert.verify(&self.trust, self.wall).is_ok() {
             self.out.push(Output::Certificate(self.cert.clone()));
         }
@@ -619,6 +657,8 @@ pub fn submission_id(entry: &Entry) -> Digest {
     Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(entry)])
 }
 
+/// A member that accuses whatever it hears makes others answer this often, and no oftener.
+const REFUTE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 const DETECT_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
 const RECONCILE_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);

@@ -14,7 +14,7 @@ use crate::{
     limits::RECEIPT_AGE_MAX,
     rollout::{Assignment, Entry},
     time::Mono,
-    trust::{Done, MemberRefused, Outcome, Receipt, Signed, Want},
+    trust::{Done, MemberRefused, Order, Outcome, Receipt, Signed, Subject, Verified, Want},
     wire::Message,
 };
 
@@ -38,6 +38,13 @@ struct Rollout {
     asking: Option<Asking>,
     /// The release that the executor will not stage, and why.
     unfit: Option<(Digest, Digest, String)>,
+    /// Slots that the executor would not act on, and why.
+    refused: Option<Refused>,
+    /// When the store may be asked again for a revision that it could not bring.
+    next_fetch_at: Mono,
+    /// The release whose frames were checked anew because the executor could not lay it out.
+    rechecked: Option<Digest>,
+    recheck: bool,
     /// The slot whose end was seen, and when: health is watched from then on.
     ended: Option<(u64, Mono)>,
     /// When a slot may be asked for again.
@@ -57,13 +64,41 @@ struct Asking {
     seen: u64,
 }
 
+/// How often the executor refused to act on a slot.
+#[derive(Clone)]
+struct Refused {
+    token: u64,
+    times: u32,
+    reason: String,
+}
+
+impl Refused {
+    /// Once may be a receipt that grew old on the way. Again and again is a reason that stays.
+    fn is_final(&self, token: u64) -> bool {
+        self.token == token && self.times >= REFUSALS_UNTIL_DECLINED
+    }
+}
+
 /// Receipts on the way to a majority.
 struct Claim {
     token: u64,
     nonce: Nonce,
     since: Mono,
     next_ask_at: Mono,
-    receipts: BTreeMap<HostId, Signed<Receipt>>,
+    /// By voter: the entry that it vouches for, and its receipt.
+    receipts: BTreeMap<HostId, (Digest, Signed<Receipt>)>,
+}
+
+impl Claim {
+    /// How many voters vouch for the same entry. One that lies does not keep the others from
+    /// agreeing.
+    fn agreeing(&self) -> usize {
+        let mut voters: BTreeMap<Digest, usize> = BTreeMap::new();
+        for (entry, _) in self.receipts.values() {
+            *voters.entry(*entry).or_default() += 1;
+        }
+        voters.into_values().max().unwrap_or(0)
+    }
 }
 
 impl Rollouts {
@@ -96,12 +131,22 @@ impl Rollouts {
                 let nonce = *nonce;
                 self.claim = Some(Claim { token, nonce, since, next_ask_at, receipts });
             }
+            // A frame may have rotted since it came: the store looks at them all once more.
+            (AskedKind::Stage, Ok(Response::Refused { .. }))
+                if rollout.rechecked != Some(asked.release) =>
+            {
+                rollout.rechecked = Some(asked.release);
+                rollout.recheck = true;
+            }
             (AskedKind::Stage, Ok(Response::Refused { reason })) => {
                 rollout.unfit = Some((asked.order, asked.release, reason.clone()));
             }
-            (AskedKind::Activate(_), Ok(Response::Refused { .. })) => {
+            (AskedKind::Activate(token), Ok(Response::Refused { reason })) => {
                 self.claim = None;
                 rollout.next_ask_at = now + ASK_AGAIN_AFTER;
+                let before = rollout.refused.take().filter(|refused| refused.token == token);
+                let times = before.map_or(1, |refused| refused.times + 1);
+                rollout.refused = Some(Refused { token, times, reason: reason.clone() });
             }
             // What was accepted shows in a report, and only then is it clear what is next. The
             // report may have been faster than the answer.
@@ -114,17 +159,13 @@ impl Rollouts {
     }
 
     /// Notes a voter's receipt, if it is for the present claim.
-    pub(super) fn receipt(
-        &mut self,
-        voter: HostId,
-        token: u64,
-        nonce: Nonce,
-        receipt: Signed<Receipt>,
-    ) {
+    pub(super) fn receipt(&mut self, receipt: &Verified<Receipt>) {
+        let content = receipt.content();
+        let Subject::Slot { nonce, .. } = content.subject else { return };
         if let Some(claim) = &mut self.claim
-            && (claim.token, claim.nonce) == (token, nonce)
+            && (claim.token, claim.nonce) == (content.index, nonce)
         {
-            claim.receipts.insert(voter, receipt);
+            claim.receipts.insert(content.voter, (content.entry, receipt.signed().clone()));
         }
     }
 
@@ -163,10 +204,10 @@ impl Node {
         if let Some((token, order, release)) = held {
             return self.step_granted(assignment, report, token, order, release);
         }
-        let broken = self.ledger.is_broken(self.me);
+        let broken = self.ledger.is_broken_in(&assignment.group, self.me);
         let rest = if broken { HostState::Failed } else { HostState::Idle };
         let Some(deployment) = &assignment.deployment else { return rest };
-        if deployment.stopped || self.stopped.contains(&deployment.order) {
+        if deployment.stopped || self.stopped.contains_key(&deployment.order) {
             return rest;
         }
         self.step_waiting(assignment, report, deployment.order, deployment.release)
@@ -239,8 +280,13 @@ impl Node {
         release: Digest,
     ) -> HostState {
         let group = &assignment.group;
-        if self.stopped.contains(&order) {
-            let reason = "stopped before it began".into();
+        if let Some(stop) = self.stop_of(assignment, order) {
+            self.step_stopped(group, report, token, order, stop);
+            return HostState::Waiting;
+        }
+        let refusals = self.rollouts.groups.get(group).and_then(|rollout| rollout.refused.clone());
+        if let Some(refused) = refusals.filter(|refused| refused.is_final(token)) {
+            let reason = cut(refused.reason);
             self.give_back(group, token, Outcome::Declined { reason });
             return HostState::Waiting;
         }
@@ -262,6 +308,34 @@ impl Node {
         }
         self.claim_slot(group, report, token, order, release);
         HostState::Waiting
+    }
+
+    /// The stop of an order, as far as one is known here: by itself, or in the ledger.
+    fn stop_of(&self, assignment: &Assignment, order: Digest) -> Option<Signed<Order>> {
+        if let Some(stop) = self.stopped.get(&order) {
+            return Some(stop.clone());
+        }
+        let stopped = assignment.deployment.as_ref().filter(|part| part.order == order)?.stopped;
+        stopped.then(|| self.ledger.stop_of(&assignment.group, order).cloned()).flatten()
+    }
+
+    /// A stop came while this host holds a slot that the executor does not use, as far as is known:
+    /// it may be about to begin. Only when it says that it never will is the slot given back.
+    fn step_stopped(
+        &mut self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        token: u64,
+        order: Digest,
+        stop: Signed<Order>,
+    ) {
+        if report.is_some_and(|report| report.stopped.contains(&order)) {
+            let reason = "stopped before it began".into();
+            self.give_back(group, token, Outcome::Declined { reason });
+            return;
+        }
+        let (group, release, kind) = (group.clone(), Digest::ZERO, AskedKind::Stop);
+        self.ask_executor(Asked { group, order, release, kind }, Request::Stop(stop));
     }
 
     /// A deployment runs and this host has no slot: stage, then ask for one.
@@ -301,13 +375,19 @@ impl Node {
     ) -> HostState {
         let Some(content) = self.ledger.release(release) else { return HostState::Idle };
         let (manifest, manifest_bytes) = (content.manifest, content.manifest_bytes);
+        let now = self.now;
+        let rollout = self.rollouts.groups.entry(assignment.group.clone()).or_default();
+        let recheck = std::mem::take(&mut rollout.recheck);
         match self.rollouts.revisions.get(&manifest) {
-            Some(Progress::Complete) => {}
+            Some(Progress::Complete) if !recheck => {}
             Some(Progress::Fetching(percent)) => return HostState::Staging { percent: *percent },
-            Some(Progress::Troubled(_)) => return HostState::Staging { percent: 0 },
-            None => {
+            Some(Progress::Troubled(_)) if now < rollout.next_fetch_at => {
+                return HostState::Staging { percent: 0 };
+            }
+            Some(Progress::Complete | Progress::Troubled(_)) | None => {
+                rollout.next_fetch_at = now + FETCH_AGAIN_AFTER;
                 self.rollouts.revisions.insert(manifest, Progress::Fetching(0));
-                self.out.push(Output::Fetch { manifest, manifest_bytes });
+                self.out.push(Output::Fetch { manifest, manifest_bytes, recheck });
                 return HostState::Staging { percent: 0 };
             }
         }
@@ -338,10 +418,10 @@ impl Node {
         }
         self.ask_for_receipts(token);
         let Some(claim) = &self.rollouts.claim else { return };
-        if claim.receipts.len() < self.trust.genesis().majority() {
+        if claim.agreeing() < self.trust.genesis().majority() {
             return;
         }
-        let receipts = claim.receipts.values().cloned().collect();
+        let receipts = claim.receipts.values().map(|(_, receipt)| receipt.clone()).collect();
         if let Some(evidence) = self.evidence(group, report, order, release) {
             let kind = AskedKind::Activate(token);
             let asked = Asked { group: group.clone(), order, release, kind };
@@ -365,7 +445,7 @@ impl Node {
             }
             if voter == self.me {
                 if let Some(receipt) = self.sign_slot(self.me, token, nonce) {
-                    self.rollouts.receipt(voter, token, nonce, receipt);
+                    self.receipt(self.me, &receipt);
                 }
             } else if self.links.is_up(voter) {
                 self.send(voter, Message::WantReceipt { token, nonce });
@@ -439,6 +519,9 @@ fn cut(mut text: String) -> String {
 const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A voter that has not applied the grant yet will have in a moment.
 const RECEIPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+const REFUSALS_UNTIL_DECLINED: u32 = 5;
+/// The disk may have room again, or a peer may have come.
+const FETCH_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Laying out a large revision takes a while; a dead executor is noticed by its closed socket.
 const ANSWER_LOST_AFTER: Duration = Duration::from_secs(600);

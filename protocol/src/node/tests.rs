@@ -10,12 +10,14 @@ use super::*;
 use crate::{
     consensus::HardState,
     execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
-    ids::{ApplicationName, FleetName, GroupName, HostName, Labels, Nonce, ReleaseLabel},
+    ids::{
+        ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
+    },
     limits::TICK,
     rollout::{DeploymentConfiguration, DeploymentStatus, MinimumHealthy},
     trust::{
-        Action, Deploy, Genesis, Group, Member, Outcome, Release, Role, Roles, Root, Signer,
-        TrustBundle, Voter,
+        Action, Deploy, Genesis, Group, Member, Outcome, Receipt, Release, Role, Roles, Root,
+        Signer, TrustBundle, Voter,
     },
 };
 
@@ -28,9 +30,17 @@ struct World {
     releaser: SecretKey,
     hosts: Vec<Host>,
     wire: VecDeque<(usize, usize, Message)>,
-    answers: BTreeMap<Digest, Result<u64, String>>,
+    answers: BTreeMap<Digest, Result<u64, NotTaken>>,
     /// Releases whose ValidateService fails.
     bad: BTreeSet<Digest>,
+    /// Requests of these kinds do not come to the executors until they are let go.
+    held_back: Vec<fn(&Request) -> bool>,
+    held: Vec<(usize, Asked, Request)>,
+    /// Executors that act on no slot.
+    stubborn: BTreeSet<usize>,
+    /// A voter that vouches for entries that nobody else knows.
+    liar: Option<usize>,
+    snapshot_every_entries: u64,
     /// The most hosts that were ever disturbed at once.
     most_down: usize,
 }
@@ -93,6 +103,11 @@ impl World {
             wire: VecDeque::new(),
             answers: BTreeMap::new(),
             bad: BTreeSet::new(),
+            held_back: Vec::new(),
+            held: Vec::new(),
+            stubborn: BTreeSet::new(),
+            liar: None,
+            snapshot_every_entries: u64::MAX,
             most_down: 0,
         };
         for n in 1..=hosts {
@@ -138,6 +153,7 @@ impl World {
                 entries,
             },
             snapshot: host.disk.snapshot.clone(),
+            snapshot_every_entries: self.snapshot_every_entries,
             seed: u64::from(host.seed),
             version: "test".into(),
         };
@@ -187,7 +203,12 @@ impl World {
                     }
                     disk.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
                 }
-                Output::Send(to, message) => {
+                Output::Send(to, mut message) => {
+                    if let (Message::Receipt(receipt), true) =
+                        (&mut message, self.liar == Some(index))
+                    {
+                        *receipt = self.lie(index, receipt);
+                    }
                     if let Some(to) = self.hosts.iter().position(|host| host.id == to) {
                         self.wire.push_back((index, to, message));
                     }
@@ -208,11 +229,32 @@ impl World {
         }
     }
 
+    fn lie(&self, index: usize, receipt: &Signed<Receipt>) -> Signed<Receipt> {
+        let fleet = self.trust.fleet();
+        let mut content = receipt.verify_host(fleet).unwrap().content().clone();
+        content.entry = Digest([0xff; 32]);
+        Signed::new(&content, fleet, &[&SecretKey::from_seed(&[self.hosts[index].seed; 32])])
+            .unwrap()
+    }
+
     fn execute(&mut self, index: usize, asked: Asked, request: Request) {
-        let now = self.now;
-        let majority = self.trust.genesis().majority();
-        let executor = &mut self.hosts[index].executor;
-        let answer = executor.answer(now, majority, &asked, request);
+        if self.held_back.iter().any(|holds| holds(&request)) {
+            self.held.push((index, asked, request));
+            return;
+        }
+        self.answer(index, asked, request);
+    }
+
+    fn answer(&mut self, index: usize, asked: Asked, request: Request) {
+        let answer = match &request {
+            Request::Activate { .. } if self.stubborn.contains(&index) => {
+                Response::Refused { reason: "the order's time is over".into() }
+            }
+            _ => {
+                let (now, trust) = (self.now, self.trust.clone());
+                self.hosts[index].executor.answer(now, &trust, &asked, request)
+            }
+        };
         self.feed(index, Input::Executed(asked, Ok(answer)));
     }
 
@@ -327,6 +369,52 @@ impl World {
         order.id(self.trust.fleet())
     }
 
+    fn stop(&mut self, from: usize, deploy: Digest) {
+        let group = GroupName::new("web").unwrap();
+        let (sequence, parent) = self.node(from).ledger().head(&group);
+        let order = Order {
+            group,
+            action: Action::Stop { order: deploy },
+            parent,
+            reason: String::new(),
+            sequence: sequence + 1,
+            issued_at: self.wall,
+            not_after: None,
+        };
+        let order = Signed::new(&order, self.trust.fleet(), &[&self.operator]).unwrap();
+        self.submit(from, Entry::Order(order));
+    }
+
+    fn run_for(&mut self, seconds: u64) {
+        let end = self.now + std::time::Duration::from_secs(seconds);
+        while self.now < end {
+            self.tick();
+        }
+    }
+
+    /// A group that is as large as a group can be.
+    fn large_group(&mut self, number: usize) {
+        let text = |key: usize, what: &str| {
+            LabelText::new(format!("{what}{key:02}{}", "x".repeat(90))).unwrap()
+        };
+        let labels = (0..crate::limits::LABELS_MAX).map(|n| (text(n, "key"), text(n, "value")));
+        let group = Group {
+            name: GroupName::new(format!("group-{number}")).unwrap(),
+            filter: Labels::new(labels.collect()).unwrap(),
+            version: 1,
+            application: ApplicationName::new("shop").unwrap(),
+            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::AllAtOnce },
+            minimum_healthy_seconds: 1,
+        };
+        let group = Signed::new(&group, self.trust.fleet(), &[&self.operator]).unwrap();
+        self.submit(0, Entry::Group(group));
+    }
+
+    fn state_hashes(&self) -> BTreeSet<Digest> {
+        let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.map(|node| node.ledger().state_hash()).collect()
+    }
+
     fn status(&self, from: usize, order: Digest) -> DeploymentStatus {
         let id = crate::ids::DeploymentId::of(order, false);
         self.node(from).ledger().deployment(id).unwrap().status.clone()
@@ -342,7 +430,7 @@ impl World {
 }
 
 impl FakeExecutor {
-    fn answer(&mut self, now: Mono, majority: usize, asked: &Asked, request: Request) -> Response {
+    fn answer(&mut self, now: Mono, trust: &Trust, asked: &Asked, request: Request) -> Response {
         self.dirty = true;
         self.report.version += 1;
         let group = match self.report.groups.iter().position(|g| g.group == asked.group) {
@@ -354,6 +442,7 @@ impl FakeExecutor {
                     head: Digest::ZERO,
                     current: None,
                     staged: Vec::new(),
+                    stopped: Vec::new(),
                     activation: None,
                 });
                 self.report.groups.len() - 1
@@ -366,15 +455,25 @@ impl FakeExecutor {
                 group.staged.push(asked.release);
             }
             Request::Prepare { .. } => return Response::Prepared { nonce: Nonce([7; 16]) },
+            Request::Activate { .. } if group.stopped.contains(&asked.order) => {
+                return Response::Refused { reason: "the order was stopped".into() };
+            }
             Request::Activate { token, receipts, .. } => {
-                assert!(receipts.len() >= majority, "a majority vouches for the slot");
+                let entries: Vec<_> = receipts
+                    .iter()
+                    .map(|receipt| receipt.verify_host(trust.fleet()).unwrap().content().entry)
+                    .collect();
+                let agree = |entry| entries.iter().filter(|other| *other == entry).count();
+                let most = entries.iter().map(agree).max();
+                assert!(most >= Some(trust.genesis().majority()), "a majority vouches for it");
                 let phase = Phase::Running { event: LifecycleEvent::Install, restoring: false };
                 let (order, release) = (asked.order, asked.release);
                 group.activation = Some(ActivationReport { token, order, release, phase });
                 self.ends_at = Some(now + std::time::Duration::from_secs(1));
             }
             Request::Returned { .. } => group.activation = None,
-            Request::Stop(_) | Request::Report { .. } => {}
+            Request::Stop(_) => group.stopped.push(asked.order),
+            Request::Report { .. } => {}
         }
         Response::Accepted
     }
@@ -492,5 +591,137 @@ fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_returns
     world.restart(4);
     world.run_until("the return", |world| {
         (0..4).all(|i| world.node(i).standing(dead) == crate::fleet::Standing::Reachable)
+    });
+}
+
+#[test]
+fn a_stop_does_not_free_a_slot_that_the_executor_may_be_about_to_use() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Activate { .. } | Request::Stop(_)));
+    let order = world.deploy(0, release, None);
+    world.run_until("an executor on its way", |world| {
+        world.held.iter().any(|(_, _, request)| matches!(request, Request::Activate { .. }))
+    });
+    world.stop(0, order);
+    world.run_for(10);
+    assert_eq!(world.node(0).ledger().slots().count(), 1, "nobody said that it never begins");
+    // It begins first, and hears of the stop then: what it has begun it ends.
+    world.held_back.clear();
+    let held = std::mem::take(&mut world.held);
+    let (begins, stops): (Vec<_>, Vec<_>) =
+        held.into_iter().partition(|(_, _, request)| matches!(request, Request::Activate { .. }));
+    for (index, asked, request) in begins.into_iter().chain(stops) {
+        world.answer(index, asked, request);
+    }
+    world.run_until("the end", |world| world.status(0, order) == DeploymentStatus::Stopped);
+    assert_eq!(world.running(release), 1);
+    assert_eq!(world.most_down, 1);
+}
+
+#[test]
+fn a_stop_that_is_faster_frees_the_slot_unused() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Activate { .. }));
+    let order = world.deploy(0, release, None);
+    world.run_until("an executor on its way", |world| !world.held.is_empty());
+    world.stop(0, order);
+    world.run_until("the end", |world| world.status(0, order) == DeploymentStatus::Stopped);
+    world.held_back.clear();
+    for (index, asked, request) in std::mem::take(&mut world.held) {
+        world.answer(index, asked, request);
+    }
+    world.run_for(5);
+    assert_eq!(world.running(release), 0);
+    assert_eq!(world.most_down, 0);
+}
+
+#[test]
+fn a_slot_that_the_executor_will_not_use_is_given_back() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.stubborn.insert(1);
+    let order = world.deploy(0, release, None);
+    world.run_until("an end", |world| world.status(0, order).is_over());
+    assert_eq!(world.running(release), 2);
+    let id = crate::ids::DeploymentId::of(order, false);
+    let report = world.node(0).ledger().deployment(id).unwrap();
+    let skipped = &report.targets[&world.hosts[1].id].status;
+    let said = format!("{skipped:?}");
+    assert!(said.contains("the order's time is over"), "{said}");
+}
+
+#[test]
+fn one_voter_that_lies_denies_nobody_a_slot() {
+    let mut world = fleet(5, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    world.liar = world.hosts.iter().position(|host| world.trust.genesis().is_voter(host.id));
+    let order = world.deploy(4, release, None);
+    world.run_until("success", |world| world.status(4, order) == DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn what_is_too_long_or_old_news_gets_no_place_in_the_log() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let leader = world.leader().unwrap();
+    let before = world.node(leader).ledger().applied_index();
+    let group = world.node(leader).ledger().group(&GroupName::new("web").unwrap()).unwrap();
+    let again = Signed::new(group.group, world.trust.fleet(), &[&world.operator]).unwrap();
+    assert_eq!(world.submit((leader + 1) % 3, Entry::Group(again)), before);
+
+    let enrolment = SecretKey::from_seed(&[204; 32]);
+    let mut cert = world.cert(1, &enrolment);
+    let junk = Receipt {
+        entry: Digest::ZERO,
+        index: 1,
+        voter: world.hosts[1].id,
+        subject: Subject::Admission { member: Digest::ZERO },
+        generation: 0,
+    };
+    let key = SecretKey::from_seed(&[world.hosts[1].seed; 32]);
+    let junk = Signed::new(&junk, world.trust.fleet(), &[&key]).unwrap();
+    cert.receipts = vec![junk; 2000];
+    let entry = Entry::Admit(Box::new(cert));
+    let id = submission_id(&entry);
+    let message = Message::Submit { id, entry: Box::new(entry) };
+    let from = world.hosts[1].id;
+    world.feed(leader, Input::Message(from, message));
+    world.run_for(2);
+    assert_eq!(world.node(leader).ledger().applied_index(), before);
+    assert!(world.leader().is_some());
+}
+
+#[test]
+fn whoever_is_far_behind_pulls_a_snapshot() {
+    let mut world = World::new(4, 3);
+    world.run_until("a roster", |world| {
+        (0..4).all(|i| world.node(i).ledger().members().count() == 4)
+    });
+    let voter = (0..3).find(|index| Some(*index) != world.leader() && *index != 0).unwrap();
+    world.kill(3);
+    world.kill(voter);
+    world.snapshot_every_entries = 30;
+    // The others take it up with their next start.
+    for index in (0..3).filter(|index| *index != voter) {
+        world.kill(index);
+        world.restart(index);
+    }
+    world.run_until("a leader", |world| world.leader().is_some());
+    for number in 0..100 {
+        world.large_group(number);
+    }
+    let leader = world.leader().unwrap();
+    let snapshot = world.hosts[leader].disk.snapshot.as_ref().unwrap();
+    assert!(snapshot.state.len() > 2 * crate::limits::SNAPSHOT_PART_BYTES, "it takes parts");
+    world.restart(3);
+    world.restart(voter);
+    world.run_until("everybody knows the same", |world| {
+        world.state_hashes().len() == 1 && world.node(3).ledger().groups().count() == 100
     });
 }

@@ -178,12 +178,15 @@ impl Deployment {
                 ),
             });
         }
+        // A host that declined is as little on the release as one that failed.
         let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
-        let healthy = self.targets.len() - failed;
-        if succeeded > 0 && healthy >= self.minimum() {
+        if succeeded >= self.minimum().max(1) {
             return Some(DeploymentStatus::Succeeded);
         }
-        let reason = format!("HEALTH_CONSTRAINTS: {failed} of {} hosts failed", self.targets.len());
+        let reason = format!(
+            "HEALTH_CONSTRAINTS: {succeeded} of {} hosts took the release, {failed} failed",
+            self.targets.len()
+        );
         Some(DeploymentStatus::Failed { reason })
     }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cbor::{self, DecodeError},
     ids::{DeploymentId, Digest, GroupName, HashDomain, HostId, Labels},
-    limits::DEPLOYMENTS_KEPT_PER_GROUP,
+    limits::{DEPLOYMENTS_KEPT_PER_GROUP, GROUPS_PER_HOST_MAX, HOSTS_MAX},
     time::UnixSeconds,
     trust::{
         Action, Deploy, Done, Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust,
@@ -46,8 +46,8 @@ pub(super) struct State {
     pub(super) slots: BTreeMap<HostId, Slot>,
     /// Hosts that the fleet's records call unhealthy.
     pub(super) unhealthy: BTreeSet<HostId>,
-    /// Hosts whose last deployment left them without a working revision.
-    pub(super) broken: BTreeSet<HostId>,
+    /// Hosts that their group's last deployment left without a working revision.
+    pub(super) broken: BTreeSet<(GroupName, HostId)>,
 }
 
 /// A host of the fleet.
@@ -80,6 +80,15 @@ pub(super) struct Slot {
     pub(super) grant: Grant,
     pub(super) deployment: DeploymentId,
     pub(super) since: UnixSeconds,
+}
+
+/// What an entry would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It is old news: nothing. Such an entry is not worth a place in the log.
+    None,
+    /// It changes the ledger.
+    Change,
 }
 
 /// What an entry came to, after it was judged and before it is carried out.
@@ -132,9 +141,12 @@ impl Ledger {
         self.state.applied = self.state.applied.max(index);
     }
 
-    /// Would `entry` be applied now? What would change nothing is not refused.
-    pub fn check(&self, at: UnixSeconds, entry: &Entry) -> Result<(), Refusal> {
-        self.judge(at, entry).map(drop)
+    /// What would come of `entry` if it were applied now.
+    pub fn check(&self, at: UnixSeconds, entry: &Entry) -> Result<Effect, Refusal> {
+        Ok(match self.judge(at, entry)? {
+            Judged::Nothing => Effect::None,
+            _ => Effect::Change,
+        })
     }
 
     /// Applies the entry at `index`; `hash` is that of its bytes. A refused entry changes nothing
@@ -145,7 +157,9 @@ impl Ledger {
         let at = stamped.at;
         match self.judge(at, &stamped.entry)? {
             Judged::Nothing => return Ok(false),
-            Judged::Admit { cert, member, token } => self.admit(index, hash, *cert, &member, token),
+            Judged::Admit { cert, member, token } => {
+                self.admit(at, index, hash, *cert, &member, token)
+            }
             Judged::Group(group) => self.set_group(&group),
             Judged::Release(release) => {
                 self.state.releases.insert(release.id(), release.signed().clone());
@@ -199,11 +213,23 @@ impl Ledger {
     }
 
     fn judge_admit(&self, at: UnixSeconds, cert: &MemberCert) -> Result<Judged, Refusal> {
+        // Receipts follow from this entry. In it they would be bytes that nobody looks at.
+        if !cert.receipts.is_empty() {
+            return Err(Refusal::WithReceipts);
+        }
         let member = cert.verify_uncounted(&self.trust, at)?;
         let content = member.content();
         let known = self.state.members.get(&content.host);
         if known.is_some_and(|known| known.id == member.id()) {
             return Ok(Judged::Nothing);
+        }
+        if known.is_none() && self.state.members.len() >= HOSTS_MAX {
+            return Err(Refusal::FleetFull);
+        }
+        let groups = self.state.groups.values();
+        let groups = groups.filter(|group| group.group.filter.matches(&content.labels)).count();
+        if groups > GROUPS_PER_HOST_MAX {
+            return Err(Refusal::TooManyGroups { host: content.name.clone() });
         }
         let same_name = |other: &&Membership| {
             other.member.name == content.name && other.member.host != content.host
@@ -246,8 +272,22 @@ impl Ledger {
             let (group, got) = (content.name.clone(), content.version);
             return Err(Refusal::GroupVersion { group, expected, got });
         }
-        if known.is_some_and(|known| known.group.application != content.application) {
-            return Err(Refusal::OtherApplication(content.name.clone()));
+        if let Some(known) = known {
+            if known.group.application != content.application {
+                return Err(Refusal::OtherApplication(content.name.clone()));
+            }
+            // A host that left the group in the middle would hold a slot in a group that it is not in.
+            if let Some(running) = known.running.filter(|_| known.group.filter != content.filter) {
+                return Err(Refusal::DeploymentRunning(running));
+            }
+        }
+        let in_many_others = |host: &HostId| {
+            let others = self.groups_of(*host).filter(|other| other.group.name != content.name);
+            others.count() >= GROUPS_PER_HOST_MAX
+        };
+        if let Some(host) = self.hosts_of(&content.filter).find(in_many_others) {
+            let host = self.state.members[&host].member.name.clone();
+            return Err(Refusal::TooManyGroups { host });
         }
         Ok(Judged::Group(group))
     }
@@ -382,6 +422,9 @@ impl Ledger {
     }
 
     fn judge_grant(&self, grant: &Grant) -> Result<Judged, Refusal> {
+        if !self.is_member(grant.host) {
+            return Err(Refusal::UnknownHost(grant.host.short()));
+        }
         let deployment = self.running(grant.order, grant.release).ok_or(Refusal::NoPart)?;
         let target = deployment.targets.get(&grant.host).ok_or(Refusal::NoPart)?;
         if let Some(slot) = self.state.slots.get(&grant.host) {
@@ -401,14 +444,15 @@ impl Ledger {
     }
 
     /// The rule that everything is for: with `host` down, no group of it has more hosts down than
-    /// its configuration allows. A host without a working revision is down for certain, and a slot
-    /// is the only way out: two such hosts in a group whose quota is one must not wait for each
-    /// other. One that is merely unreachable may be serving, and is not taken for down here.
+    /// its configuration allows. A group for which the host has no working revision is not asked: the
+    /// host is down there for certain, and a slot is the only way out, so two such hosts under a
+    /// quota of one must not wait for each other. A host that is merely unreachable may be serving,
+    /// and is not taken for down here.
     fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
-        if self.state.broken.contains(&host) {
-            return Ok(());
-        }
         for group in self.groups_of(host) {
+            if self.is_broken_in(&group.group.name, host) {
+                continue;
+            }
             let others = self.down(group).into_iter().filter(|down| *down != host).count();
             let quota = self.quota(group);
             if others + 1 > quota {
@@ -435,6 +479,7 @@ impl Ledger {
 
     fn admit(
         &mut self,
+        at: UnixSeconds,
         index: u64,
         entry: Digest,
         cert: MemberCert,
@@ -445,14 +490,33 @@ impl Ledger {
         let host = content.host;
         // A name that comes back with another key and a higher incarnation is the same machine,
         // installed anew: the old key is out.
-        self.state
-            .members
-            .retain(|other, known| *other == host || known.member.name != content.name);
+        let members = self.state.members.values();
+        let same_name = members.filter(|known| known.member.name == content.name);
+        let replaced = same_name.map(|known| known.member.host).find(|other| *other != host);
+        if let Some(replaced) = replaced {
+            self.remove(at, replaced);
+        }
         if let Some(token) = token {
             self.state.token_uses.entry(token).or_default().insert(host);
         }
         let membership = Membership { cert, member: content, id: member.id(), index, entry };
         self.state.members.insert(host, membership);
+    }
+
+    /// Takes a host out of the fleet. Its slot is free, since nothing of it is in a group any more.
+    fn remove(&mut self, at: UnixSeconds, host: HostId) {
+        self.state.members.remove(&host);
+        self.state.slots.remove(&host);
+        self.state.unhealthy.remove(&host);
+        self.state.broken.retain(|(_, broken)| *broken != host);
+        let running = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
+        for target in running.filter_map(|deployment| deployment.targets.get_mut(&host)) {
+            if !target.status.is_over() {
+                let reason = "the host was replaced by another key of its name".into();
+                target.status = TargetStatus::Skipped { reason };
+                target.ended_at = Some(at);
+            }
+        }
     }
 
     fn set_group(&mut self, group: &Verified<Group>) {
@@ -526,14 +590,15 @@ impl Ledger {
 
     fn free(&mut self, at: UnixSeconds, host: HostId, outcome: Outcome) {
         let Some(slot) = self.state.slots.remove(&host) else { return };
+        let group = self.state.deployments.get(&slot.deployment).map(|d| d.group.clone());
         let status = match outcome {
             Outcome::Succeeded => {
-                self.state.broken.remove(&host);
+                self.state.broken.retain(|(g, h)| (Some(g), *h) != (group.as_ref(), host));
                 TargetStatus::Succeeded
             }
             Outcome::Failed { log, code, event, script, message, restored } => {
                 if !restored {
-                    self.state.broken.insert(host);
+                    self.state.broken.extend(group.map(|group| (group, host)));
                 }
                 TargetStatus::Failed { event, script, code, message, log, restored }
             }
@@ -644,12 +709,19 @@ impl Ledger {
     /// Hosts of a group that are down: they hold a slot, whatever for, or are not well.
     pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
         self.hosts_of(&group.group.filter)
-            .filter(|host| self.state.slots.contains_key(host) || !self.is_well(*host))
+            .filter(|host| {
+                self.state.slots.contains_key(host) || !self.is_well_in(&group.group.name, *host)
+            })
             .collect()
     }
 
-    fn is_well(&self, host: HostId) -> bool {
-        !self.state.unhealthy.contains(&host) && !self.state.broken.contains(&host)
+    fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {
+        !self.state.unhealthy.contains(&host) && !self.is_broken_in(group, host)
+    }
+
+    /// True if the group's last deployment left the host without a working revision.
+    pub fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {
+        self.state.broken.iter().any(|(g, h)| (g, *h) == (group, host))
     }
 
     /// How many hosts of a group may be down: by the running deployment's configuration, if any.
@@ -682,7 +754,9 @@ impl Ledger {
         // and does not favour the same hosts each time.
         waiting.sort_by_key(|(deployment, host, _)| {
             let id = deployment.to_string();
-            (self.is_well(*host), Digest::of(HashDomain::Entry, &[id.as_bytes(), &host.0]))
+            let group = self.deployment(*deployment).map(|deployment| &deployment.group);
+            let well = group.is_none_or(|group| self.is_well_in(group, *host));
+            (well, Digest::of(HashDomain::Entry, &[id.as_bytes(), &host.0]))
         });
         let mut grants = Vec::new();
         for (deployment, host, grant) in waiting {

@@ -13,7 +13,7 @@ mod views;
 pub use configuration::{DeploymentConfiguration, MinimumHealthy};
 pub use deployment::{Creator, Deployment, DeploymentStatus, Target, TargetStatus};
 pub use entry::{Entry, Grant, Stamped};
-pub use ledger::Ledger;
+pub use ledger::{Effect, Ledger};
 pub use refusal::Refusal;
 pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting};
 

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostName, ReleaseLabel},
+    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
     time::UnixSeconds,
     trust::{MemberRefused, Untrusted},
 };
@@ -34,8 +35,26 @@ pub enum Refusal {
         /// The end of its time.
         until: UnixSeconds,
     },
+    /// A certificate that carries receipts already.
+    #[error("a certificate is handed in without receipts: they are what comes back")]
+    WithReceipts,
+    /// No more hosts than this version is built for.
+    #[error("the fleet has {HOSTS_MAX} hosts, the most that this version is built for")]
+    FleetFull,
+    /// A host's record has room for so many groups.
+    #[error(
+        "host {host} would be in more than {GROUPS_PER_HOST_MAX} groups: narrow the filter or its \
+         labels"
+    )]
+    TooManyGroups {
+        /// The host.
+        host: HostName,
+    },
     /// Another host has the name.
-    #[error("the name {name} belongs to another host: choose another name, or remove that host")]
+    #[error(
+        "the name {name} belongs to another host: choose another name, or approve this one in its \
+         place with `swell-sign host --incarnation`"
+    )]
     NameTaken {
         /// The name.
         name: HostName,

@@ -60,20 +60,32 @@ impl Desk {
         let ledger = Ledger::new(trust());
         let mut desk = Self { ledger, log: Vec::new(), hosts, next_label: 0 };
         for number in 0..hosts {
-            let labels = if number % 2 == 0 { "role=web" } else { "role=db" };
-            let member = Member {
-                host: host(number),
-                name: HostName::new(format!("h{number}")).unwrap(),
-                zone: None,
-                labels: labels.parse().unwrap(),
-                not_after: UnixSeconds(u64::MAX),
-                incarnation: 0,
-            };
-            let member = desk.sign(&member, 4);
-            let cert = MemberCert { token: None, member, receipts: Vec::new() };
-            desk.apply(Entry::Admit(Box::new(cert))).unwrap();
+            desk.admit(number, number, 0).unwrap();
         }
         desk
+    }
+
+    /// Makes `number` a member under the name of host `named`.
+    fn admit(&mut self, number: u8, named: u8, incarnation: u64) -> Result<bool, Refusal> {
+        let labels = if named.is_multiple_of(2) { "role=web" } else { "role=db" };
+        let member = Member {
+            host: host(number),
+            name: HostName::new(format!("h{named}")).unwrap(),
+            zone: None,
+            labels: labels.parse().unwrap(),
+            not_after: UnixSeconds(u64::MAX),
+            incarnation,
+        };
+        let member = self.sign(&member, 4);
+        let cert = MemberCert { token: None, member, receipts: Vec::new() };
+        self.apply(Entry::Admit(Box::new(cert)))
+    }
+
+    /// Grants the first slot that may be granted; returns the holder's number.
+    fn grant_next(&mut self) -> u8 {
+        let grant = self.ledger.next_grants().remove(0);
+        self.apply(Entry::Grant(grant.clone())).unwrap();
+        (0..self.hosts).find(|number| host(*number) == grant.host).unwrap()
     }
 
     fn sign<T: crate::trust::Document>(&self, content: &T, by: u8) -> Signed<T> {
@@ -293,6 +305,140 @@ fn hosts_without_a_working_revision_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn a_host_that_is_broken_in_one_group_costs_only_that_group() {
+    let mut desk = Desk::new(3);
+    desk.group("a", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    desk.group("b", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    desk.deploy("a");
+    desk.want_all();
+    for grant in desk.ledger.next_grants() {
+        desk.apply(Entry::Grant(grant)).unwrap();
+    }
+    for number in 0..3 {
+        desk.done(number, if number == 0 { failure(false) } else { Outcome::Succeeded });
+    }
+    let (a, b) = (group_name("a"), group_name("b"));
+    assert!(desk.ledger.is_broken_in(&a, host(0)) && !desk.ledger.is_broken_in(&b, host(0)));
+    assert_eq!((desk.down("a").0, desk.down("b").0), (1, 0));
+    desk.group("b", "", MinimumHealthy::OneAtATime, 2).unwrap();
+    // In b all three are well: one at a time means one at a time, the broken one included.
+    desk.deploy("b");
+    desk.want_all();
+    for _ in 0..3 {
+        assert_eq!(desk.ledger.next_grants().len(), 1);
+        let number = desk.grant_next();
+        assert!(desk.ledger.next_grants().is_empty(), "h{number} is down in b");
+        desk.done(number, Outcome::Succeeded);
+    }
+    // A success in b mends nothing in a, where one host at a time would be one too many.
+    assert!(desk.ledger.is_broken_in(&a, host(0)));
+    desk.group("a", "", MinimumHealthy::OneAtATime, 2).unwrap();
+    desk.deploy("a");
+    desk.want(1);
+    assert!(desk.ledger.next_grants().is_empty());
+}
+
+#[test]
+fn a_replaced_host_leaves_neither_a_slot_nor_a_part_behind() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let id = desk.deploy("web");
+    desk.want_all();
+    let holder = desk.grant_next();
+    assert!(matches!(desk.admit(9, holder, 0), Err(Refusal::NameTaken { .. })));
+    desk.admit(9, holder, 1).unwrap();
+    assert!(desk.ledger.slots().next().is_none(), "the machine is another one now");
+    assert!(!desk.ledger.is_member(host(holder)));
+    for _ in 0..2 {
+        let number = desk.grant_next();
+        assert_ne!(number, holder);
+        desk.done(number, Outcome::Succeeded);
+    }
+    assert_eq!(desk.ledger.deployment(id).unwrap().status, DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_group_keeps_its_hosts_while_a_deployment_runs() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    let narrowed = desk.group("web", "role=web", MinimumHealthy::OneAtATime, 2);
+    assert!(matches!(narrowed, Err(Refusal::DeploymentRunning(_))));
+    desk.group("web", "", MinimumHealthy::HalfAtATime, 2).unwrap();
+}
+
+#[test]
+fn hosts_that_decline_do_not_make_a_success() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let id = desk.deploy("web");
+    desk.want_all();
+    for step in 0..3 {
+        let number = desk.grant_next();
+        let declined = Outcome::Declined { reason: "the order's time is over".into() };
+        desk.done(number, if step == 0 { Outcome::Succeeded } else { declined });
+    }
+    let status = &desk.ledger.deployment(id).unwrap().status;
+    assert!(matches!(status, DeploymentStatus::Failed { .. }), "{status:?}");
+}
+
+#[test]
+fn old_news_is_told_from_news() {
+    let mut desk = Desk::new(2);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    let assignment = desk.ledger.assignments(host(0)).remove(0);
+    let part = assignment.deployment.unwrap();
+    let want = Want { host: host(0), order: part.order, release: part.release };
+    let want = Entry::Want(desk.sign(&want, 100));
+    assert_eq!(desk.ledger.check(NOW, &want), Ok(Effect::Change));
+    desk.apply(want.clone()).unwrap();
+    assert_eq!(desk.ledger.check(NOW, &want), Ok(Effect::None));
+    // Whoever it is that gives back what nobody holds.
+    let done = Done { host: host(77), token: 3, outcome: Outcome::Succeeded };
+    let done = Entry::Done(desk.sign(&done, 177));
+    assert_eq!(desk.ledger.check(NOW, &done), Ok(Effect::None));
+}
+
+#[test]
+fn groups_of_a_host_are_counted_at_the_limit_and_one_past_it() {
+    let mut desk = Desk::new(2);
+    for number in 0..crate::limits::GROUPS_PER_HOST_MAX {
+        desk.group(&format!("g{number}"), "role=web", MinimumHealthy::OneAtATime, 1).unwrap();
+    }
+    let one_more = desk.group("more", "role=web", MinimumHealthy::OneAtATime, 1);
+    assert!(matches!(one_more, Err(Refusal::TooManyGroups { .. })));
+    desk.group("more", "role=db", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.group("g0", "role=web", MinimumHealthy::HalfAtATime, 2).unwrap();
+    desk.admit(9, 8, 0).unwrap();
+}
+
+#[test]
+fn receipts_have_no_place_in_an_entry() {
+    let mut desk = Desk::new(1);
+    let voter = host(0);
+    let receipt = crate::trust::Receipt {
+        entry: Digest([1; 32]),
+        index: 1,
+        voter,
+        subject: crate::trust::Subject::Admission { member: Digest([2; 32]) },
+        generation: 0,
+    };
+    let receipt = desk.sign(&receipt, 100);
+    let member = Member {
+        host: host(5),
+        name: HostName::new("h5").unwrap(),
+        zone: None,
+        labels: Labels::default(),
+        not_after: UnixSeconds(u64::MAX),
+        incarnation: 0,
+    };
+    let member = desk.sign(&member, 4);
+    let cert = MemberCert { token: None, member, receipts: vec![receipt] };
+    assert_eq!(desk.apply(Entry::Admit(Box::new(cert))), Err(Refusal::WithReceipts));
+}
+
+#[test]
 fn a_slot_is_not_freed_by_its_holders_death() {
     let mut desk = Desk::new(3);
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
@@ -367,10 +513,15 @@ proptest! {
                 4..=6 => {
                     let grants = desk.ledger.next_grants();
                     if let Some(grant) = grants.get(usize::from(argument) % grants.len().max(1)) {
-                        let free = desk.ledger.is_broken(grant.host);
+                        let free = ["all", "web"].map(|group| {
+                            desk.ledger.is_broken_in(&group_name(group), grant.host)
+                        });
                         // Each of them may come first.
-                        if desk.apply(Entry::Grant(grant.clone())).is_ok() && !free {
-                            for group in ["all", "web"] {
+                        if desk.apply(Entry::Grant(grant.clone())).is_ok() {
+                            for (group, free) in ["all", "web"].into_iter().zip(free) {
+                                if free {
+                                    continue;
+                                }
                                 let view = desk.ledger.group(&group_name(group)).unwrap();
                                 let (down, quota) = desk.down(group);
                                 prop_assert!(

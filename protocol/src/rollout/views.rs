@@ -13,7 +13,7 @@ use crate::{
         ReleaseLabel, ZoneName,
     },
     time::UnixSeconds,
-    trust::{Group, Order, Release, Signed, Subject},
+    trust::{Action, Group, Order, Release, Signed, Subject},
 };
 
 /// A member, for tables.
@@ -167,9 +167,9 @@ impl Ledger {
         !self.state.unhealthy.contains(&host)
     }
 
-    /// True if the host's last deployment left it without a working revision.
+    /// True if a deployment left the host without a working revision of some group.
     pub fn is_broken(&self, host: HostId) -> bool {
-        self.state.broken.contains(&host)
+        self.state.broken.iter().any(|(_, broken)| *broken == host)
     }
 
     /// The groups, sorted by name.
@@ -258,9 +258,19 @@ impl Ledger {
         self.state.slots.get(&host).map(|slot| view(host, slot))
     }
 
-    /// What a host has to do.
+    /// What a host has to do: in the groups that it is in, and in those that it has left but whose
+    /// deployment it still has a part in.
     pub fn assignments(&self, host: HostId) -> Vec<Assignment> {
-        self.groups_of(host).map(|group| self.assignment(host, group)).collect()
+        let is_in: Vec<_> = self.groups_of(host).map(|group| &group.group.name).collect();
+        let has_part = |group: &&GroupState| {
+            let running = group.running.and_then(|id| self.deployment(id));
+            running.is_some_and(|deployment| deployment.targets.contains_key(&host))
+        };
+        let groups = self.state.groups.values();
+        groups
+            .filter(|group| is_in.contains(&&group.group.name) || has_part(group))
+            .map(|group| self.assignment(host, group))
+            .collect()
     }
 
     fn assignment(&self, host: HostId, group: &GroupState) -> Assignment {
@@ -285,6 +295,16 @@ impl Ledger {
             deployment: part,
             slot: slot.map(|slot| view(host, slot)),
         }
+    }
+
+    /// The stop that names a deploy order of a group.
+    pub fn stop_of(&self, group: &GroupName, order: Digest) -> Option<&Signed<Order>> {
+        // They were verified when they were applied.
+        let names = |stop: &&Signed<Order>| {
+            let stop = self.trust().order(stop);
+            stop.is_ok_and(|stop| stop.content().action == Action::Stop { order })
+        };
+        self.state.groups.get(group)?.orders.iter().rev().find(names)
     }
 
     /// All that an executor needs to judge an order, from the order after `after` on.

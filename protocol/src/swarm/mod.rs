@@ -8,9 +8,11 @@
 mod choice;
 mod fetch;
 mod frame_set;
+mod turns;
 
 #[cfg(test)]
 mod crowd;
 
 pub use fetch::{Ask, Failure, Fetch, Progress};
 pub use frame_set::HoldingRefused;
+pub use turns::Turns;

@@ -1,0 +1,135 @@
+//! Snapshots of the ledger on their way from a voter: asked for part by part, believed as a whole.
+//!
+//! A host that is too far behind is told which snapshot there is and pulls it, so that one part is
+//! under way at a time and nothing grows but the one buffer. What has come is read as a ledger
+//! before anything is replaced by it.
+
+use std::time::Duration;
+
+use super::{Node, Output};
+use crate::{
+    ids::HostId,
+    limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES},
+    rollout::Ledger,
+    time::Mono,
+    wire::{Message, SnapshotPart},
+};
+
+/// A snapshot that is coming in.
+pub(super) struct Incoming {
+    from: HostId,
+    index: u64,
+    state: Vec<u8>,
+    /// When the next part is asked for again.
+    next_at: Mono,
+}
+
+impl Node {
+    /// Begins to pull the snapshot at `index` from a voter, unless that is under way.
+    pub(super) fn pull_snapshot(&mut self, from: HostId, index: u64) {
+        let under_way = self.incoming.as_ref();
+        if under_way.is_some_and(|incoming| (incoming.from, incoming.index) == (from, index)) {
+            return;
+        }
+        self.incoming = Some(Incoming { from, index, state: Vec::new(), next_at: self.now });
+        self.ask_for_part();
+    }
+
+    /// Asks again for a part that did not come.
+    pub(super) fn tend_snapshot(&mut self) {
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.next_at <= self.now) {
+            self.ask_for_part();
+        }
+    }
+
+    fn ask_for_part(&mut self) {
+        let Some(incoming) = &mut self.incoming else { return };
+        incoming.next_at = self.now + PART_AGAIN_AFTER;
+        let (from, index) = (incoming.from, incoming.index);
+        let offset = u64::try_from(incoming.state.len()).unwrap_or(u64::MAX);
+        self.send(from, Message::WantSnapshot { index, offset });
+    }
+
+    /// Gives a part of the snapshot at `index`. One that is gone is told again from the start.
+    pub(super) fn serve_snapshot(&mut self, to: HostId, index: u64, offset: u64) {
+        let Some(snapshot) = self.feed.snapshot.as_ref().filter(|s| s.index == index) else {
+            return self.snapshot_gone(to);
+        };
+        let total = snapshot.state.len();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
+        let until = from.saturating_add(SNAPSHOT_PART_BYTES).min(total);
+        let bytes = snapshot.state[from..until].to_vec();
+        let total = u64::try_from(total).unwrap_or(u64::MAX);
+        self.send(to, Message::Snapshot(SnapshotPart { index, total, offset, bytes }));
+    }
+
+    fn snapshot_gone(&mut self, to: HostId) {
+        match &mut self.consensus {
+            // The library waits for this snapshot to arrive, and must not.
+            Some(consensus) if self.trust.genesis().is_voter(to) => {
+                let outputs = consensus.snapshot_lost(to);
+                self.consensus_outputs(outputs);
+            }
+            _ => {
+                if let Some(snapshot) = &self.feed.snapshot {
+                    let index = snapshot.index;
+                    self.send(to, Message::HaveSnapshot { index });
+                }
+            }
+        }
+    }
+
+    pub(super) fn snapshot_part(&mut self, from: HostId, part: SnapshotPart) {
+        let SnapshotPart { index, total, offset, bytes } = part;
+        let Some(incoming) = &mut self.incoming else { return };
+        let here = u64::try_from(incoming.state.len()).unwrap_or(u64::MAX);
+        if (incoming.from, incoming.index, here) != (from, index, offset) {
+            return;
+        }
+        let length = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let stuck = bytes.is_empty() && length < total;
+        if total > SNAPSHOT_BYTES_MAX || length > total || stuck {
+            self.incoming = None;
+            let peer = self.name_of(from);
+            self.out.push(Output::Note(format!("{peer} sends a snapshot that cannot be")));
+            return;
+        }
+        incoming.state.extend_from_slice(&bytes);
+        if length < total {
+            return self.ask_for_part();
+        }
+        let Some(Incoming { state, .. }) = self.incoming.take() else { return };
+        self.snapshot_came(from, index, state);
+    }
+
+    /// A whole snapshot is here. Nothing is replaced by one that is no ledger at that index.
+    fn snapshot_came(&mut self, from: HostId, index: u64, state: Vec<u8>) {
+        let is_ledger = Ledger::restore(self.trust.clone(), &state)
+            .is_ok_and(|ledger| ledger.applied_index() == index);
+        if !is_ledger {
+            let peer = self.name_of(from);
+            self.out.push(Output::Note(format!("{peer} sent a snapshot that is no ledger")));
+            return;
+        }
+        match &mut self.consensus {
+            Some(consensus) => {
+                let outputs = consensus.snapshot_came(from, index, state);
+                self.consensus_outputs(outputs);
+            }
+            None => self.follow_snapshot(from, index, state),
+        }
+    }
+
+    /// The link to a peer is gone, and with it what was under way on it.
+    pub(super) fn snapshot_link_down(&mut self, peer: HostId) {
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.from == peer) {
+            self.incoming = None;
+        }
+        if let Some(consensus) = &mut self.consensus {
+            let outputs = consensus.snapshot_lost(peer);
+            self.consensus_outputs(outputs);
+        }
+    }
+}
+
+const PART_AGAIN_AFTER: Duration = Duration::from_secs(3);
