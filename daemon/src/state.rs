@@ -90,7 +90,7 @@ impl State {
             }
         }
         if let Some(bytes) = meta.get(SNAPSHOT)? {
-            match cbor::decode(bytes.value(), SNAPSHOT_BYTES_MAX).map_err(damaged("snapshot")) {
+            match cbor::decode(bytes.value(), usize::MAX).map_err(damaged("snapshot")) {
                 Ok(snapshot) => restored.snapshot = Some(snapshot),
                 Err(error) => return Ok(Err(error)),
             }
@@ -154,8 +154,6 @@ const HARD_STATE: &str = "hard state";
 const SNAPSHOT: &str = "snapshot";
 /// The state is small and read once; the default cache of a gigabyte would be for nothing.
 const CACHE_BYTES: usize = 1 << 20;
-/// A ledger of ten thousand hosts with its history.
-const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 #[cfg(test)]
 mod tests {

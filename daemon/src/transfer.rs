@@ -15,7 +15,8 @@ use groundswell_protocol::{
     ids::{Digest, HostId},
     limits::CALL_BYTES_MAX,
     node::Progress,
-    swarm::{Ask, Failure, Fetch},
+    revision::Manifest,
+    swarm::{Ask, Failure, Fetch, Turns},
     time::Mono,
     wire::{Call, Holding, Message, Reply},
 };
@@ -32,6 +33,8 @@ pub enum TransferInput {
         manifest: Digest,
         /// The length of its manifest.
         bytes: u64,
+        /// Read every frame that is here again first.
+        recheck: bool,
     },
     /// A revision was imported on this host.
     Imported(Digest),
@@ -41,10 +44,23 @@ pub enum TransferInput {
     LinkUp(HostId),
     /// A peer is gone.
     LinkDown(HostId),
-    /// A manifest was fetched, or could not be.
-    ManifestFetched(Digest, Result<(), String>),
+    /// A manifest was fetched from this peer, or could not be.
+    ManifestFetched(Digest, HostId, Result<(), ManifestTrouble>),
+    /// Every frame of a revision was read again.
+    Rechecked(Digest, u64),
+    /// A revision that is here in full was made durable, or could not be.
+    Synced(Digest, Result<(), String>),
     /// A call for a frame has ended.
     FrameFetched(Digest, HostId, u32, Result<(), FrameTrouble>),
+}
+
+/// Why a manifest did not come.
+#[derive(Debug)]
+pub enum ManifestTrouble {
+    /// The peer's fault or bad luck; another peer may do better.
+    Peer(String),
+    /// This host's own store failed.
+    Store(String),
 }
 
 /// Why a call brought no frame.
@@ -69,14 +85,36 @@ pub struct Transfers {
     reports: Reports,
     inbox: mpsc::UnboundedSender<TransferInput>,
     links: BTreeSet<HostId>,
-    holdings: BTreeMap<HostId, BTreeMap<Digest, Holding>>,
+    holdings: BTreeMap<HostId, Holdings>,
     jobs: BTreeMap<Digest, Job>,
+}
+
+/// What a peer says that it holds, as far as it is kept.
+#[derive(Default)]
+struct Holdings {
+    by_manifest: BTreeMap<Digest, Holding>,
+    bytes: usize,
+}
+
+impl Holdings {
+    /// Keeps what fits. The rest is not asked for at this peer.
+    fn keep(&mut self, holding: Holding) {
+        let size = |holding: &Holding| holding.frames.len() + size_of::<Holding>() * 2;
+        let before = self.by_manifest.remove(&holding.manifest);
+        self.bytes -= before.as_ref().map_or(0, size);
+        if self.bytes + size(&holding) <= HOLDINGS_BYTES_PER_PEER_MAX {
+            self.bytes += size(&holding);
+            self.by_manifest.insert(holding.manifest, holding);
+        }
+    }
 }
 
 /// One revision on its way here.
 struct Job {
     manifest_bytes: u64,
     manifest_asked: bool,
+    /// Whom to ask for the manifest.
+    turns: Turns,
     fetch: Option<Fetch>,
     last_percent: Option<u8>,
     announced: u32,
@@ -119,11 +157,16 @@ impl Transfers {
 
     async fn take(&mut self, input: TransferInput) {
         match input {
-            TransferInput::Fetch { manifest, bytes } => self.fetch(manifest, bytes).await,
+            TransferInput::Fetch { manifest, bytes, recheck: true } => {
+                self.recheck(manifest, bytes);
+            }
+            TransferInput::Fetch { manifest, bytes, recheck: false }
+            | TransferInput::Rechecked(manifest, bytes) => self.fetch(manifest, bytes),
             TransferInput::Imported(manifest) => {
                 self.jobs.remove(&manifest);
-                self.complete(manifest).await;
+                self.complete(manifest);
             }
+            TransferInput::Synced(manifest, outcome) => self.synced(manifest, outcome).await,
             TransferInput::Have(peer, holdings) => self.have(peer, holdings),
             TransferInput::LinkUp(peer) => {
                 self.links.insert(peer);
@@ -138,14 +181,8 @@ impl Transfers {
                     }
                 }
             }
-            TransferInput::ManifestFetched(manifest, outcome) => {
-                if let Some(job) = self.jobs.get_mut(&manifest) {
-                    job.manifest_asked = false;
-                }
-                match outcome {
-                    Ok(()) => self.begin_frames(manifest),
-                    Err(reason) => self.report(manifest, Progress::Troubled(reason)).await,
-                }
+            TransferInput::ManifestFetched(manifest, peer, outcome) => {
+                self.manifest_fetched(manifest, peer, outcome).await;
             }
             TransferInput::FrameFetched(manifest, peer, index, outcome) => {
                 self.frame_fetched(manifest, peer, index, outcome).await;
@@ -154,14 +191,48 @@ impl Transfers {
         self.advance().await;
     }
 
-    async fn fetch(&mut self, manifest: Digest, manifest_bytes: u64) {
+    async fn manifest_fetched(
+        &mut self,
+        manifest: Digest,
+        peer: HostId,
+        outcome: Result<(), ManifestTrouble>,
+    ) {
+        let now = self.clock.mono();
+        let Some(job) = self.jobs.get_mut(&manifest) else { return };
+        job.manifest_asked = false;
+        match outcome {
+            Ok(()) => self.begin_frames(manifest),
+            Err(ManifestTrouble::Peer(reason)) => {
+                tracing::debug!(peer = peer.short(), reason, "a peer gave no manifest");
+                job.turns.failed(now, peer);
+            }
+            // The node asks again after a while: whatever it was may be mended by then.
+            Err(ManifestTrouble::Store(reason)) => {
+                self.jobs.remove(&manifest);
+                self.report(manifest, Progress::Troubled(reason)).await;
+            }
+        }
+    }
+
+    fn recheck(&self, manifest: Digest, bytes: u64) {
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Some(content) = store.manifest(&manifest) {
+                store.recheck(&content);
+            }
+            drop(inbox.send(TransferInput::Rechecked(manifest, bytes)));
+        });
+    }
+
+    fn fetch(&mut self, manifest: Digest, manifest_bytes: u64) {
         if self.is_complete(&manifest) {
-            self.complete(manifest).await;
+            self.complete(manifest);
             return;
         }
-        self.jobs.entry(manifest).or_insert(Job {
+        self.jobs.entry(manifest).or_insert_with(|| Job {
             manifest_bytes,
             manifest_asked: false,
+            turns: Turns::default(),
             fetch: None,
             last_percent: None,
             announced: 0,
@@ -183,9 +254,7 @@ impl Transfers {
             {
                 offer(fetch, peer, &holding);
             }
-            if known.len() < HOLDINGS_PER_PEER_MAX || known.contains_key(&holding.manifest) {
-                known.insert(holding.manifest, holding);
-            }
+            known.keep(holding);
         }
     }
 
@@ -209,7 +278,7 @@ impl Transfers {
         ]) ^ self.clock.mono().0;
         let mut fetch = Fetch::new(manifest, &content.frames, |frame| store.has_frame(frame), seed);
         for (peer, holdings) in &self.holdings {
-            if let Some(holding) = holdings.get(&manifest) {
+            if let Some(holding) = holdings.by_manifest.get(&manifest) {
                 offer(&mut fetch, *peer, holding);
             }
         }
@@ -240,7 +309,7 @@ impl Transfers {
         }
         for manifest in done {
             self.jobs.remove(&manifest);
-            self.complete(manifest).await;
+            self.complete(manifest);
         }
     }
 
@@ -250,24 +319,27 @@ impl Transfers {
     }
 
     fn ask_manifest(&mut self, manifest: Digest) {
+        let now = self.clock.mono();
         let Some(job) = self.jobs.get_mut(&manifest) else { return };
         if job.fetch.is_some() || job.manifest_asked {
             return;
         }
-        let holders: Vec<_> = self
-            .holdings
-            .iter()
-            .filter(|(peer, held)| self.links.contains(peer) && held.contains_key(&manifest))
-            .map(|(peer, _)| *peer)
-            .collect();
-        let turn = usize::try_from(self.clock.mono().0).unwrap_or(0);
-        let Some(peer) = holders.get(turn % holders.len().max(1)).copied() else { return };
+        let holds = |(_, held): &(&HostId, &Holdings)| held.by_manifest.contains_key(&manifest);
+        let holders = self.holdings.iter().filter(holds).map(|(peer, _)| *peer);
+        let Some(peer) = job.turns.next(now, holders.filter(|peer| self.links.contains(peer)))
+        else {
+            return;
+        };
         job.manifest_asked = true;
         let (bytes, mesh, store) = (job.manifest_bytes, self.mesh.clone(), self.store.clone());
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            let outcome = fetch_manifest(&mesh, &store, peer, manifest, bytes).await;
-            drop(inbox.send(TransferInput::ManifestFetched(manifest, outcome)));
+            let outcome = fetch_manifest(&mesh, &store, peer, manifest, bytes);
+            let outcome = tokio::time::timeout(MANIFEST_PATIENCE, outcome).await;
+            let outcome = outcome.unwrap_or_else(|_| {
+                Err(ManifestTrouble::Peer("it takes too long over a manifest".into()))
+            });
+            drop(inbox.send(TransferInput::ManifestFetched(manifest, peer, outcome)));
         });
     }
 
@@ -305,19 +377,27 @@ impl Transfers {
                 fetch.received(now, peer, index, false);
             }
             Err(FrameTrouble::Peer(failure)) => fetch.failed(now, peer, index, failure),
+            // Not the peers' fault: the fetch ends, and the node begins another after a while.
             Err(FrameTrouble::Store(reason)) => {
-                fetch.failed(now, peer, index, Failure::Error);
                 tracing::error!(%reason, "a frame could not be stored");
+                self.jobs.remove(&manifest);
                 self.report(manifest, Progress::Troubled(reason)).await;
             }
         }
     }
 
-    async fn complete(&mut self, manifest: Digest) {
-        let store = self.store.clone();
-        let synced = tokio::task::spawn_blocking(move || store.sync()).await;
-        if let Ok(Err(error)) = synced {
-            self.report(manifest, Progress::Troubled(error.to_string())).await;
+    /// All of it is here: make it outlive a power cut, off this task.
+    fn complete(&self, manifest: Digest) {
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let outcome = store.sync().map_err(|error| error.to_string());
+            drop(inbox.send(TransferInput::Synced(manifest, outcome)));
+        });
+    }
+
+    async fn synced(&mut self, manifest: Digest, outcome: Result<(), String>) {
+        if let Err(reason) = outcome {
+            self.report(manifest, Progress::Troubled(reason)).await;
             return;
         }
         if let Some(holding) = self.holding_of(&manifest) {
@@ -366,30 +446,40 @@ fn offer(fetch: &mut Fetch, peer: HostId, holding: &Holding) {
     }
 }
 
-/// Fetches a manifest part by part and stores it once its hash is right.
+/// Fetches a manifest part by part and stores it once its hash is right. Parts that are shorter than
+/// they need be would make it a matter of hours.
 async fn fetch_manifest(
     mesh: &Mesh,
     store: &Arc<Store>,
     peer: HostId,
     manifest: Digest,
     bytes: u64,
-) -> Result<(), String> {
+) -> Result<(), ManifestTrouble> {
+    let peers = |reason: &str| ManifestTrouble::Peer(reason.into());
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     let mut content = Vec::new();
-    while u64::try_from(content.len()).unwrap_or(u64::MAX) < bytes {
+    while content.len() < bytes {
         let offset = u64::try_from(content.len()).unwrap_or(u64::MAX);
         let reply = mesh.call(peer, Call::Manifest { manifest, offset }).await;
-        match reply.map_err(|error| error.to_string())? {
-            Reply::Bytes(part) if !part.is_empty() => content.extend_from_slice(&part),
-            Reply::Bytes(_) | Reply::Absent => return Err("the peer has no such manifest".into()),
-            Reply::Busy => tokio::time::sleep(BEAT).await,
+        match reply.map_err(|error| peers(&error.to_string()))? {
+            Reply::Bytes(part) if part.len() == MANIFEST_PART_BYTES.min(bytes - content.len()) => {
+                content.extend_from_slice(&part);
+            }
+            Reply::Bytes(_) => return Err(peers("it sent a part of another length")),
+            Reply::Absent => return Err(peers("it has no such manifest")),
+            Reply::Busy => return Err(peers("it is busy")),
         }
     }
+    if Manifest::id_of(&content) != manifest {
+        return Err(peers("it sent another manifest"));
+    }
+    let failed = |error: &dyn std::fmt::Display| ManifestTrouble::Store(error.to_string());
     let store = store.clone();
     tokio::task::spawn_blocking(move || store.put_manifest(&content, manifest))
         .await
-        .map_err(|error| error.to_string())?
+        .map_err(|error| failed(&error))?
         .map(drop)
-        .map_err(|error| error.to_string())
+        .map_err(|error| failed(&error))
 }
 
 async fn fetch_frame(mesh: &Mesh, store: Arc<Store>, ask: &Ask) -> Result<(), FrameTrouble> {
@@ -426,6 +516,9 @@ pub fn serve(store: &Store, call: &Call) -> Reply {
 
 const BEAT: Duration = Duration::from_millis(100);
 const MANIFEST_PART_BYTES: usize = CALL_BYTES_MAX / 2;
-const HOLDINGS_PER_PEER_MAX: usize = 256;
+/// The largest manifest in its parts, over a slow link.
+const MANIFEST_PATIENCE: Duration = Duration::from_secs(60);
+/// Bitmaps of eight million frames: more than any store has.
+const HOLDINGS_BYTES_PER_PEER_MAX: usize = 1 << 20;
 /// About 16 MiB of raw bytes between two announcements of a fetch under way.
 const ANNOUNCE_EVERY_FRAMES: u32 = 64;

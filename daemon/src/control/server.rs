@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -18,9 +18,11 @@ use futures::StreamExt;
 use groundswell_protocol::{
     ids::{DeploymentId, Digest},
     limits::ENVELOPE_BYTES_MAX,
+    node::NotTaken,
     rollout::Entry,
     trust::Signed,
 };
+use nix::unistd::Group;
 use thiserror::Error;
 use tokio::{
     net::UnixListener,
@@ -43,7 +45,7 @@ pub enum Command {
     /// A revision was imported.
     Imported(Digest),
     /// Put this into the ledger.
-    Submit(Box<Entry>, oneshot::Sender<Result<u64, String>>),
+    Submit(Box<Entry>, oneshot::Sender<Result<u64, NotTaken>>),
 }
 
 /// Why the socket could not be opened.
@@ -52,9 +54,17 @@ pub enum BindError {
     /// Another daemon answers there.
     #[error("the control socket {} is in use: another swelld runs here", .0.display())]
     InUse(PathBuf),
-    /// The group is unknown.
-    #[error("there is no Unix group '{0}'")]
-    NoGroup(String),
+    /// Something else is in its place.
+    #[error("{} is there and is no socket", .0.display())]
+    NoSocket(PathBuf),
+    /// Only a member of a group may give something to it.
+    #[error("the control socket {} cannot be given to the group {group}: swelld is not in it", path.display())]
+    NotInGroup {
+        /// The socket.
+        path: PathBuf,
+        /// The group.
+        group: String,
+    },
     /// The system refuses.
     #[error("the control socket {}: {source}", path.display())]
     Io {
@@ -70,32 +80,43 @@ impl BindError {
     pub fn hint(&self) -> String {
         match self {
             Self::InUse(_) => "stop it, or give this one another control_socket".into(),
-            Self::NoGroup(_) => "make the group with `groupadd`, or change control_group".into(),
+            Self::NoSocket(_) => "move it away, or name another control_socket".into(),
+            Self::NotInGroup { group, .. } => format!(
+                "add `SupplementaryGroups={group}` below [Service] with `systemctl edit swelld`, or \
+                 change control_group"
+            ),
             Self::Io { .. } => "check that its directory exists and belongs to this user".into(),
         }
     }
 }
 
 /// Opens the socket at `path` for this user, root and the members of `group`.
-pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, BindError> {
+pub fn bind(path: &Path, group: Option<&Group>) -> Result<UnixListener, BindError> {
     let io = |source| BindError::Io { path: path.into(), source };
     // A socket that nobody answers on was left by a daemon that died.
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(BindError::InUse(path.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => fs::remove_file(path).map_err(io)?,
+        Err(_) if fs::symlink_metadata(path).map_err(io)?.file_type().is_socket() => {
+            fs::remove_file(path).map_err(io)?;
+        }
+        Err(_) => return Err(BindError::NoSocket(path.into())),
     }
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(io)?;
     }
     let listener = UnixListener::bind(path).map_err(io)?;
+    // The group first: a moment later its members may, and nobody else's ever could.
+    if let Some(Group { name, gid, .. }) = group {
+        lchown(path, None, Some(gid.as_raw())).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                BindError::NotInGroup { path: path.into(), group: name.clone() }
+            }
+            _ => io(error),
+        })?;
+    }
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io)?;
-    if let Some(name) = group {
-        let found = nix::unistd::Group::from_name(name).ok().flatten();
-        let found = found.ok_or_else(|| BindError::NoGroup(name.into()))?;
-        nix::unistd::chown(path, None, Some(found.gid)).map_err(|e| io(e.into()))?;
-    }
     Ok(listener)
 }
 
@@ -160,9 +181,23 @@ async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Fa
         total_bytes: imported.total_bytes,
     };
     let manifest = release.manifest;
-    tell(&engine, Command::Imported(manifest)).await?;
     let entry = Entry::Release(imported.release.signed().clone());
-    submit(&engine, entry).await.map(|_| Json(pushed))
+    match submit(&engine, entry).await {
+        Ok(_) => {
+            tell(&engine, Command::Imported(manifest)).await?;
+            Ok(Json(pushed))
+        }
+        // A release that the fleet does not take has no place in the store. Where the voters did not
+        // answer it may still come to be one.
+        Err(refused) if refused.0 == StatusCode::CONFLICT => {
+            off_the_loop(move || imported.discard().map_err(ImportError::from)).await?;
+            Err(refused)
+        }
+        Err(unanswered) => {
+            tell(&engine, Command::Imported(manifest)).await?;
+            Err(unanswered)
+        }
+    }
 }
 
 /// Hashing and disks take time that other requests should not wait for.
@@ -203,7 +238,14 @@ async fn submit(
     entry: Entry,
 ) -> Result<Json<api::Accepted>, Failed> {
     let outcome = ask(engine, |reply| Command::Submit(Box::new(entry), reply)).await?;
-    let index = outcome.map_err(|reason| Failed(StatusCode::CONFLICT, reason))?;
+    let index = outcome.map_err(|not_taken| {
+        let status = match not_taken {
+            NotTaken::Refused(_) => StatusCode::CONFLICT,
+            NotTaken::Unanswered => StatusCode::GATEWAY_TIMEOUT,
+            NotTaken::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Failed(status, not_taken.to_string())
+    })?;
     Ok(Json(api::Accepted { index }))
 }
 
@@ -233,4 +275,61 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         (self.0, Json(api::Refused { error: self.1 })).into_response()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    use nix::unistd::{Gid, Uid, getegid, geteuid, setfsuid};
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_for_its_owner_or_for_a_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+        let listener = bind(&path, None).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(matches!(bind(&path, None), Err(BindError::InUse(_))));
+        // Left behind, as by a daemon that was killed.
+        drop(listener);
+        let group = Group::from_gid(getegid()).unwrap().unwrap();
+        drop(bind(&path, Some(&group)).unwrap());
+        assert_eq!(mode(), 0o660);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path, None), Err(BindError::NoSocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_group_that_the_daemon_is_not_in_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let runtime = Handle::current();
+        if geteuid().is_root() {
+            chown(dir.path(), Some(NOBODY), None).unwrap();
+        }
+        let bound = std::thread::spawn(move || {
+            let _context = runtime.enter();
+            // For this thread's use of files, root becomes someone without privileges.
+            if geteuid().is_root() {
+                setfsuid(Uid::from_raw(NOBODY));
+            }
+            let foreign = Group { gid: Gid::from_raw(54_321), ..group() };
+            bind(&path, Some(&foreign))
+        });
+        let refused = bound.join().unwrap().unwrap_err();
+        assert!(matches!(refused, BindError::NotInGroup { .. }), "{refused}");
+        assert!(refused.hint().contains("SupplementaryGroups=deployers"), "{}", refused.hint());
+    }
+
+    fn group() -> Group {
+        Group { name: "deployers".into(), ..Group::from_gid(getegid()).unwrap().unwrap() }
+    }
+
+    const NOBODY: u32 = 65_534;
 }

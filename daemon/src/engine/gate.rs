@@ -74,7 +74,7 @@ impl Gatekeeper for Gate {
             ));
         }
         let now = self.clock.wall();
-        let member = match hello.cert.verify_uncounted(&self.trust, now) {
+        let member = match hello.cert.verify_signatures(&self.trust) {
             Ok(member) => member,
             Err(error) => return Verdict::Refuse(error.to_string()),
         };
@@ -82,23 +82,32 @@ impl Gatekeeper for Gate {
             return Verdict::Refuse("the certificate is another host's".into());
         }
         let id = member.id();
-        let (admitted, refused) =
-            self.read(|roster| (roster.admitted.contains(&id), roster.refused.get(&id).cloned()));
-        if admitted || hello.cert.verify(&self.trust, now).is_ok() {
+        // A member whose certificate has expired still hears stops and tells how it is.
+        if self.read(|roster| roster.admitted.contains(&id)) {
             return Verdict::Admit(Arc::new(member));
         }
-        if let Some(reason) = refused {
+        if let Err(error) = hello.cert.verify_uncounted(&self.trust, now) {
+            return Verdict::Refuse(error.to_string());
+        }
+        // Before a ledger is here a whole certificate is enough, or nobody would bring one; and the
+        // first voters need no ledger. After that it is the ledger that says who belongs.
+        let young = self.read(|roster| roster.admitted.is_empty());
+        let voter = self.trust.genesis().is_voter(peer);
+        if (young || voter) && hello.cert.verify(&self.trust, now).is_ok() {
+            return Verdict::Admit(Arc::new(member));
+        }
+        if let Some(reason) = self.read(|roster| roster.refused.get(&id).cloned()) {
             return Verdict::Refuse(reason);
         }
         // A full queue means that many are before this one; it will try again.
         drop(self.applicants.try_send(hello.cert.clone()));
-        Verdict::Pending { receipts: Vec::new() }
+        Verdict::Pending
     }
 
     fn outcome_at(&self, peer: HostId, welcome: &Welcome) {
         let said = match welcome {
             Welcome::Admitted => None,
-            Welcome::Pending(_) => Some("waits to be counted by the voters".to_owned()),
+            Welcome::Pending => Some("waits to be counted by the voters".to_owned()),
             Welcome::Refused(reason) => {
                 tracing::warn!(peer = peer.short(), %reason, "turned away; see `swell status`");
                 Some(reason.clone())

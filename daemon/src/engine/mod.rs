@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use groundswell_protocol::{
     execute::Report,
     ids::{Digest, HostId},
-    limits::{ADDRESSES_MAX, TICK},
-    node::{Asked, Input, Node, Output, Progress, Setup, submission_id},
+    limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
+    node::{Asked, Input, Node, NotTaken, Output, Progress, Setup, submission_id},
     trust::{MemberCert, Signer, Trust},
     wire::Message,
 };
@@ -88,6 +88,8 @@ pub struct Engine {
     transfers: mpsc::UnboundedSender<TransferInput>,
     inputs: mpsc::Sender<Input>,
     known: BTreeMap<HostId, Vec<String>>,
+    /// There is something in `known` that is not on disk.
+    known_changed: bool,
     waiting: BTreeMap<Digest, Vec<views::SubmitReply>>,
 }
 
@@ -107,9 +109,11 @@ pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Resul
     engine.perform(first)?;
     let mut beat = tokio::time::interval(TICK);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut housekeeping = tokio::time::interval(REMEMBER_EVERY);
     loop {
         tokio::select! {
             _ = beat.tick() => engine.feed(Input::Tick)?,
+            _ = housekeeping.tick() => engine.remember(),
             event = sources.events.recv() => match event {
                 Some(event) => engine.mesh_event(event)?,
                 None => return Err(EngineError::Ended("network")),
@@ -177,6 +181,7 @@ async fn start(
         restored: remembered.restored,
         followed,
         snapshot,
+        snapshot_every_entries: SNAPSHOT_EVERY_ENTRIES,
         seed: random_seed(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -202,6 +207,7 @@ async fn start(
         executor,
         transfers,
         known,
+        known_changed: false,
         waiting,
         inputs: inputs_in,
     };
@@ -229,9 +235,8 @@ impl Engine {
                     Err(error) => tracing::warn!(%address, %error, "not an address"),
                 },
                 Output::Execute(asked, request) => self.execute(asked, *request),
-                Output::Fetch { manifest, manifest_bytes } => {
-                    let bytes = manifest_bytes;
-                    self.transfer(TransferInput::Fetch { manifest, bytes });
+                Output::Fetch { manifest, manifest_bytes: bytes, recheck } => {
+                    self.transfer(TransferInput::Fetch { manifest, bytes, recheck });
                 }
                 Output::Submitted(id, outcome) => self.answer(id, &outcome),
                 Output::Certificate(cert) => {
@@ -241,7 +246,7 @@ impl Engine {
                 Output::Roster => roster_changed = true,
                 Output::Known(host, addresses) => {
                     self.known.insert(host, addresses);
-                    self.home.set_known(&self.known)?;
+                    self.known_changed = true;
                 }
                 Output::Note(text) => tracing::info!("{text}"),
             }
@@ -250,6 +255,17 @@ impl Engine {
             self.refresh_gate();
         }
         Ok(())
+    }
+
+    /// Writes down where other hosts are. It only saves time after a restart, so it is not worth a
+    /// write for each change, nor stopping for.
+    fn remember(&mut self) {
+        if std::mem::take(&mut self.known_changed)
+            && let Err(error) = self.home.set_known(&self.known)
+        {
+            self.known_changed = true;
+            tracing::warn!(%error, "the addresses of other hosts could not be written down");
+        }
     }
 
     fn refresh_gate(&self) {
@@ -313,7 +329,7 @@ impl Engine {
         self.feed(Input::Submit(entry))
     }
 
-    fn answer(&mut self, id: Digest, outcome: &Result<u64, String>) {
+    fn answer(&mut self, id: Digest, outcome: &Result<u64, NotTaken>) {
         for reply in self.waiting.remove(&id).into_iter().flatten() {
             reply.send(outcome);
         }
@@ -347,3 +363,4 @@ fn random_seed() -> u64 {
 }
 
 const QUEUE: usize = 256;
+const REMEMBER_EVERY: std::time::Duration = std::time::Duration::from_secs(5);

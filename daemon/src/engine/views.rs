@@ -3,6 +3,7 @@
 use groundswell_protocol::{
     fleet::{HostState, Record, Standing},
     ids::{DeploymentId, Digest, HostId},
+    node::NotTaken,
     rollout::{
         Creator, Deployment, DeploymentStatus, GroupView, HostView, Ledger, Target, TargetStatus,
         Waiting,
@@ -18,10 +19,10 @@ use crate::{
 };
 
 /// Someone who waits for the outcome of a submission.
-pub(super) struct SubmitReply(oneshot::Sender<Result<u64, String>>);
+pub(super) struct SubmitReply(oneshot::Sender<Result<u64, NotTaken>>);
 
 impl SubmitReply {
-    pub(super) fn send(self, outcome: &Result<u64, String>) {
+    pub(super) fn send(self, outcome: &Result<u64, NotTaken>) {
         // Whoever asked may have given up.
         drop(self.0.send(outcome.clone()));
     }

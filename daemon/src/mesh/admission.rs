@@ -65,9 +65,7 @@ impl Admission {
         let theirs: Hello = frame::read_value(&mut io, HELLO_BYTES_MAX).await?;
         let (welcome, verdict) = match self.gate.judge(host, &theirs) {
             Verdict::Admit(_) => (Welcome::Admitted, Ok(())),
-            Verdict::Pending { receipts } => {
-                (Welcome::Pending(receipts), Err(NotAdmitted::Pending))
-            }
+            Verdict::Pending => (Welcome::Pending, Err(NotAdmitted::Pending)),
             Verdict::Refuse(reason) => {
                 (Welcome::Refused(reason.clone()), Err(NotAdmitted::RefusedHere(reason)))
             }
@@ -79,7 +77,7 @@ impl Admission {
         self.gate.outcome_at(host, &said);
         match said {
             Welcome::Admitted => Ok((peer, io)),
-            Welcome::Pending(_) => Err(NotAdmitted::Pending),
+            Welcome::Pending => Err(NotAdmitted::Pending),
             Welcome::Refused(reason) => {
                 let reason = reason.escape_debug().take(200).collect();
                 Err(NotAdmitted::RefusedThere(reason))

@@ -16,7 +16,7 @@ use groundswell_protocol::{
     cbor,
     ids::{FleetId, HostId},
     limits::{CALL_TIMEOUT, CALLS_PER_PEER_MAX, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX},
-    trust::{Member, MemberCert, Receipt, SecretKey, Signed, Verified},
+    trust::{Member, MemberCert, SecretKey, Verified},
     wire::{Call, Hello, Message, Reply, Welcome},
 };
 use libp2p::{
@@ -58,10 +58,7 @@ pub enum Verdict {
     /// It may connect.
     Admit(Arc<Verified<Member>>),
     /// Not yet: its token's uses are being counted.
-    Pending {
-        /// Receipts that are already here.
-        receipts: Vec<Signed<Receipt>>,
-    },
+    Pending,
     /// It may not.
     Refuse(String),
 }
@@ -257,11 +254,19 @@ impl Task {
     /// where it listens on all.
     async fn listen_addresses(&mut self, listeners: usize) -> Vec<Multiaddr> {
         let mut addresses = Vec::new();
+        // From the last address on, so that whoever connects meanwhile does not make it longer.
+        let mut until = tokio::time::Instant::now() + LISTEN_WAIT;
         loop {
-            let wait = if addresses.len() < listeners { LISTEN_WAIT } else { INTERFACES_WAIT };
-            match tokio::time::timeout(wait, self.swarm.select_next_some()).await {
-                Ok(SwarmEvent::NewListenAddr { address, .. }) => addresses.push(address),
-                Ok(event) => self.early.push(event),
+            match tokio::time::timeout_at(until, self.swarm.select_next_some()).await {
+                Ok(SwarmEvent::NewListenAddr { address, .. }) => {
+                    addresses.push(address);
+                    if addresses.len() >= listeners {
+                        until = tokio::time::Instant::now() + INTERFACES_WAIT;
+                    }
+                }
+                // Of strangers' attempts to connect nothing is kept; these come from members.
+                Ok(event @ SwarmEvent::Behaviour(_)) => self.early.push(event),
+                Ok(_) => {}
                 Err(_) => return addresses,
             }
         }

@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 use groundswell_protocol::{
     ids::{Digest, FleetName, HostName, Labels},
     time::UnixSeconds,
-    trust::{Genesis, Role, Roles, Root, Signer, Trust, TrustBundle, Voter},
+    trust::{Genesis, Role, Roles, Root, Signed, Signer, Trust, TrustBundle, Voter},
 };
 
 use super::*;

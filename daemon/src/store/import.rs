@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use groundswell_protocol::{
-    ids::Digest,
     revision::{BundleError, BundleEvent, BundleReader, Manifest},
     trust::{Release, Signed, Trust, Untrusted, Verified},
 };
 use thiserror::Error;
 
-use super::{Store, StoreError};
+use super::{Claim, Store, StoreError};
 
 /// Why a bundle was not imported. Nothing of it was kept.
 #[derive(Debug, Error)]
@@ -26,10 +25,12 @@ pub enum ImportError {
     /// It cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Frames went while it was imported: the disk damages what it keeps.
+    #[error("{0} frames of the revision were damaged on this host's disk; push it again")]
+    Rotten(usize),
 }
 
-/// What was imported.
-#[derive(Debug)]
+/// What was imported. As long as this is held nobody else's failure takes any of it away.
 pub struct Imported {
     /// The release.
     pub release: Verified<Release>,
@@ -37,6 +38,15 @@ pub struct Imported {
     pub new_bytes: u64,
     /// Bytes of all its frames.
     pub total_bytes: u64,
+    claim: Claim,
+}
+
+impl Imported {
+    /// Takes the revision out of the store again, if this import brought it: the fleet does not want
+    /// it.
+    pub fn discard(self) -> Result<(), StoreError> {
+        self.claim.discard()
+    }
 }
 
 /// One import. Dropped before it is finished, it takes back what it has stored.
@@ -45,8 +55,8 @@ pub struct Import {
     trust: Arc<Trust>,
     reader: BundleReader,
     release: Option<Verified<Release>>,
-    manifest: Option<(Vec<u8>, Manifest)>,
-    added: Vec<Digest>,
+    manifest: Option<(Vec<u8>, Arc<Manifest>)>,
+    claim: Option<Claim>,
     new_bytes: u64,
 }
 
@@ -59,7 +69,7 @@ impl Import {
             reader: BundleReader::new(),
             release: None,
             manifest: None,
-            added: Vec::new(),
+            claim: None,
             new_bytes: 0,
         }
     }
@@ -80,7 +90,9 @@ impl Import {
                 BundleEvent::Release(signed) => return self.take_release(&signed).map(Some),
                 BundleEvent::Manifest { bytes, .. } => {
                     let Some(release) = &self.release else { continue };
-                    let manifest = Manifest::of_release(&bytes, release.content())?;
+                    let manifest = Arc::new(Manifest::of_release(&bytes, release.content())?);
+                    let id = release.content().manifest;
+                    self.claim = Some(Claim::new(self.store.clone(), id, manifest.clone()));
                     self.manifest = Some((bytes, manifest));
                 }
                 BundleEvent::Frame { index, bytes } => self.take_frame(index, &bytes)?,
@@ -101,7 +113,6 @@ impl Import {
         let Some((_, manifest)) = &self.manifest else { return Ok(()) };
         let hash = manifest.frames[index].hash;
         if self.store.put_frame(hash, bytes)? {
-            self.added.push(hash);
             self.new_bytes += u64::from(manifest.frames[index].bytes);
         }
         Ok(())
@@ -110,23 +121,20 @@ impl Import {
     /// Ends the import: everything is durable, and only now does the store know the revision.
     pub fn finish(mut self) -> Result<Imported, ImportError> {
         std::mem::take(&mut self.reader).finish()?;
-        let (Some(release), Some((bytes, manifest))) = (self.release.take(), self.manifest.take())
+        let (Some(release), Some((bytes, manifest)), Some(mut claim)) =
+            (self.release.take(), self.manifest.take(), self.claim.take())
         else {
             return Err(BundleError::Failed.into());
         };
-        self.store.sync()?;
-        self.store.put_manifest(&bytes, release.content().manifest)?;
-        self.store.sync()?;
-        self.added.clear();
-        let total_bytes = manifest.transfer_bytes();
-        Ok(Imported { release, new_bytes: self.new_bytes, total_bytes })
-    }
-}
-
-impl Drop for Import {
-    fn drop(&mut self) {
-        for frame in &self.added {
-            self.store.remove_frame(frame);
+        let missing = self.store.missing(&manifest).len();
+        if missing > 0 {
+            return Err(ImportError::Rotten(missing));
         }
+        self.store.sync()?;
+        claim.store(&bytes)?;
+        self.store.sync()?;
+        claim.keep();
+        let total_bytes = manifest.transfer_bytes();
+        Ok(Imported { release, new_bytes: self.new_bytes, total_bytes, claim })
     }
 }

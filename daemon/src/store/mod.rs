@@ -7,6 +7,7 @@
 //!
 //! The executor reads the same files by the same names and verifies them by itself.
 
+mod claim;
 mod import;
 
 use std::{
@@ -27,6 +28,7 @@ use groundswell_protocol::{
 };
 use thiserror::Error;
 
+use claim::Claim;
 pub use import::{Import, ImportError, Imported};
 
 /// Why something is not in the store.
@@ -96,6 +98,8 @@ pub struct Store {
 struct Held {
     frames: BTreeMap<Digest, u32>,
     manifests: BTreeMap<Digest, Arc<Manifest>>,
+    /// Revisions that are being imported: what they name is not to go.
+    claimed: BTreeMap<u64, (Digest, Arc<Manifest>)>,
     bytes: u64,
 }
 
@@ -249,6 +253,13 @@ impl Store {
                 self.remove_frame(id);
                 None
             }
+        }
+    }
+
+    /// Reads every frame of `manifest` that is here. Damaged ones are removed, and then missing.
+    pub fn recheck(&self, manifest: &Manifest) {
+        for frame in &manifest.frames {
+            drop(self.frame(&frame.hash));
         }
     }
 
