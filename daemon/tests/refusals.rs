@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -80,6 +81,8 @@ async fn what_is_not_good_changes_nothing() {
     let operator = fs::read_to_string(fleet.keys().join("operator.key")).unwrap();
     let forged = operator.replace("\"operator\"", "\"release\"");
     fs::write(wrong_role.join("release.key"), forged).unwrap();
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(wrong_role.join("release.key"), private).unwrap();
     let (app, keys) = (fleet.dir().join("shop-1.0.0"), wrong_role.display().to_string());
     let out = wrong_role.join("x.swell").display().to_string();
     let arguments = [

@@ -1,24 +1,26 @@
 //! Founding a fleet and letting hosts in.
 
 use std::{
+    collections::BTreeSet,
     fs,
     num::{NonZeroU8, NonZeroU32},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use groundswell_protocol::{
     ids::{FleetId, FleetName, HostId, HostName, Labels, ZoneName},
+    limits::ENVELOPE_BYTES_MAX,
     time::UnixSeconds,
     trust::{
-        Enrolment, Genesis, Invitation, Member, MemberCert, Role, Roles, Root, SecretKey, Signed,
-        Signer, Token, Trust, TrustBundle, Voter, token_key,
+        Document, Enrolment, Genesis, Invitation, Member, MemberCert, Role, Roles, Root, SecretKey,
+        Signed, Signer, Token, Trust, TrustBundle, Voter, token_key,
     },
 };
 
 use crate::{
     SignError,
     keyfile::{self, KeyRole, Passphrase},
-    random, write_public,
+    random, read_start, write_public, write_secret,
 };
 
 /// The name of the trust bundle's file.
@@ -31,7 +33,8 @@ pub fn key_file(role: KeyRole) -> String {
 
 /// Makes the four role keys, the first root document and the genesis, in `dir`.
 ///
-/// One key for each role; the root is one of one, and every view of the fleet says so.
+/// One key for each role; the root is one of one, and every view of the fleet says so. Everything is
+/// checked and made before the first file is written; what an error leaves half written is removed.
 pub fn init(
     dir: &Path,
     name: FleetName,
@@ -39,14 +42,22 @@ pub fn init(
     passphrase: &Passphrase,
     now: UnixSeconds,
 ) -> Result<FleetId, SignError> {
-    fs::create_dir_all(dir).map_err(SignError::io(dir))?;
+    voters.sort();
+    check_voters(&voters)?;
+    let genesis = Genesis { voters, generation: 0 };
+    genesis.check().map_err(|invalid| SignError::refused(invalid.to_string()))?;
+    let key_path = |role| dir.join(key_file(role));
     let trust_path = dir.join(TRUST_FILE);
-    if trust_path.exists() {
-        return Err(SignError::Exists(trust_path));
+    let mut paths = KeyRole::ALL.map(key_path).into_iter().chain([trust_path.clone()]);
+    if let Some(path) = paths.find(|path| path.symlink_metadata().is_ok()) {
+        return Err(SignError::Exists(path));
     }
-    let create = |role| keyfile::create(&dir.join(key_file(role)), role, passphrase);
-    let (root, release) = (create(KeyRole::Root)?, create(KeyRole::Release)?);
-    let (operator, enrolment) = (create(KeyRole::Operator)?, create(KeyRole::Enrolment)?);
+    // In the order of KeyRole::ALL; each may ask for a passphrase.
+    let make = |role| keyfile::make(role, passphrase);
+    let (root, root_text) = make(KeyRole::Root)?;
+    let (release, release_text) = make(KeyRole::Release)?;
+    let (operator, operator_text) = make(KeyRole::Operator)?;
+    let (enrolment, enrolment_text) = make(KeyRole::Enrolment)?;
     let document = Root {
         name,
         roles: Roles {
@@ -58,11 +69,48 @@ pub fn init(
         version: 1,
         review_by: UnixSeconds(now.0.saturating_add(REVIEW_AFTER_SECONDS)),
     };
-    voters.sort();
-    let genesis = Genesis { voters, generation: 0 };
     let (fleet, bundle) = TrustBundle::found(&document, &genesis, &[&root])?;
-    write_public(&trust_path, &bundle.to_bytes())?;
-    Ok(fleet)
+
+    let is_new = !dir.exists();
+    fs::create_dir_all(dir).map_err(SignError::io(dir))?;
+    let texts = [&root_text, &release_text, &operator_text, &enrolment_text];
+    let keys = KeyRole::ALL.into_iter().zip(texts);
+    let keys: Vec<_> = keys.map(|(role, text)| (key_path(role), text.as_bytes())).collect();
+    let done = write_all(&keys, (&trust_path, &bundle.to_bytes()));
+    if done.is_err() && is_new {
+        drop(fs::remove_dir(dir));
+    }
+    done.map(|()| fleet)
+}
+
+/// Writes all files, or removes those that were written before the one that failed.
+fn write_all(secrets: &[(PathBuf, &[u8])], public: (&Path, &[u8])) -> Result<(), SignError> {
+    let mut written = Vec::new();
+    let done = secrets
+        .iter()
+        .try_for_each(|(path, bytes)| write_secret(path, bytes).map(|()| written.push(path)))
+        .and_then(|()| write_public(public.0, public.1));
+    if done.is_err() {
+        written.into_iter().for_each(|path| drop(fs::remove_file(path)));
+    }
+    done
+}
+
+/// The rules of a genesis that a person breaks by a slip, in that person's words.
+fn check_voters(voters: &[Voter]) -> Result<(), SignError> {
+    // Sorted by key.
+    let same_key = voters.windows(2).find(|pair| pair[0].host == pair[1].host);
+    if let Some([a, b]) = same_key {
+        let reason = format!("the voters {} and {} have the same key", a.name, b.name);
+        let hint = "each host has its own: run `swell identity` on each";
+        return Err(SignError::refused(reason).with_hint(hint));
+    }
+    let mut names = BTreeSet::new();
+    match voters.iter().find(|voter| !names.insert(&voter.name)) {
+        Some(voter) => Err(SignError::refused(format!("two voters are named {}", voter.name))
+            .with_hint("a host's name is its own in the fleet: give one of them another")),
+        None => Ok(()),
+    }
 }
 
 fn role_of(key: &SecretKey) -> Role {
@@ -71,10 +119,10 @@ fn role_of(key: &SecretKey) -> Role {
 
 /// Reads and checks a trust bundle.
 pub fn load_trust(path: &Path) -> Result<Trust, SignError> {
-    let bytes = fs::read(path).map_err(SignError::io(path))?;
+    let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
     TrustBundle::from_bytes(&bytes)
         .and_then(|bundle| Trust::new(bundle, None))
-        .map_err(|error| SignError::Refused(format!("{}: {error}", path.display())))
+        .map_err(|error| SignError::refused(format!("{}: {error}", path.display())))
 }
 
 /// What a join token allows.
@@ -156,3 +204,51 @@ pub fn approve(
 
 /// A year after which people are asked to look at the root keys again.
 const REVIEW_AFTER_SECONDS: u64 = 365 * 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn voter(name: &str, seed: u8) -> Voter {
+        let host = SecretKey::from_seed(&[seed; 32]).public_key().into();
+        Voter { host, name: HostName::new(name).unwrap() }
+    }
+
+    fn found(dir: &Path, voters: &[Voter], passphrase: &Passphrase) -> Result<FleetId, SignError> {
+        let name = FleetName::new("f").unwrap();
+        init(dir, name, voters.to_vec(), passphrase, UnixSeconds(0))
+    }
+
+    #[test]
+    fn what_init_refuses_leaves_nothing_behind() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("keys");
+        for (voters, message) in [
+            (vec![voter("a", 1), voter("b", 1)], "a and b have the same key"),
+            (vec![voter("a", 1), voter("a", 2)], "two voters are named a"),
+            ((1..200).map(|n| voter(&format!("h{n}"), n)).collect(), "voters, not 199"),
+        ] {
+            let refused = found(&dir, &voters, &Passphrase::None).unwrap_err().to_string();
+            assert!(refused.contains(message) && !dir.exists(), "{refused}");
+        }
+        let word = Passphrase::File(scratch.path().join("no-such-file"));
+        assert!(found(&dir, &[voter("a", 1)], &word).is_err() && !dir.exists());
+        // A key from elsewhere is in the way of the third one.
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("operator.key"), "mine").unwrap();
+        let refused = found(&dir, &[voter("a", 1)], &Passphrase::None).unwrap_err();
+        assert!(matches!(refused, SignError::Exists(_)), "{refused}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing was added");
+        fs::remove_file(dir.join("operator.key")).unwrap();
+        found(&dir, &[voter("a", 1)], &Passphrase::None).unwrap();
+    }
+    #[test]
+    fn an_error_in_the_middle_takes_back_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, trust) = (dir.path().join("root.key"), dir.path().join(TRUST_FILE));
+        fs::write(&trust, "in the way").unwrap();
+        let refused = write_all(&[(key.clone(), b"secret")], (&trust, b"public"));
+        assert!(matches!(refused, Err(SignError::Exists(_))));
+        assert!(!key.exists() && fs::read(&trust).unwrap() == b"in the way");
+    }
+}

@@ -4,8 +4,9 @@
 //! that a release key cannot be passed off as an operator key.
 
 use std::{
-    fs,
-    io::{self, BufRead},
+    fs::File,
+    io::{self, BufRead, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::{SignError, random, write_secret};
+use crate::{SignError, random};
 
 /// What a key may sign; the name of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,11 @@ pub enum KeyRole {
     Operator,
     /// Which hosts belong.
     Enrolment,
+}
+
+impl KeyRole {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::Root, Self::Release, Self::Operator, Self::Enrolment];
 }
 
 impl std::fmt::Display for KeyRole {
@@ -93,9 +99,32 @@ pub enum KeyError {
     /// The passphrase is wrong, or the file was altered.
     #[error("{} does not open: the passphrase is wrong, or the file was altered", .0.display())]
     Locked(PathBuf),
+    /// The key is in the clear, and not for this user's eyes alone.
+    #[error("{} holds its key in the clear, and others can read it", .0.display())]
+    Exposed(PathBuf),
     /// No passphrase could be had.
-    #[error("no passphrase: {0}; give one with --passphrase-file")]
+    #[error("no passphrase: {0}")]
     NoPassphrase(String),
+}
+
+impl KeyError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("keys are in the directory that `swell-sign init` made".into())
+            }
+            Self::Unreadable { .. } | Self::Malformed { .. } => None,
+            Self::OtherRole { expected, .. } => Some(format!("give {expected}.key")),
+            Self::Locked(_) => {
+                Some("try again; if the passphrase is right, restore the file from its copy".into())
+            }
+            Self::Exposed(path) => Some(format!("chmod 600 {}", path.display())),
+            Self::NoPassphrase(_) => {
+                Some("type it on a terminal, or name its file with --passphrase-file".into())
+            }
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,8 +145,11 @@ enum Stored {
     Sealed { memory_kib: u32, passes: u32, lanes: u32, salt: String, nonce: String, sealed: String },
 }
 
-/// Makes a key and writes its file.
-pub fn create(path: &Path, role: KeyRole, passphrase: &Passphrase) -> Result<SecretKey, SignError> {
+/// Makes a key, and the text of its file, which is a secret. Nothing is written.
+pub fn make(
+    role: KeyRole,
+    passphrase: &Passphrase,
+) -> Result<(SecretKey, Zeroizing<String>), SignError> {
     let seed = Zeroizing::new(random::<32>()?);
     let key = SecretKey::from_seed(&seed);
     let public = key.public_key();
@@ -126,23 +158,22 @@ pub fn create(path: &Path, role: KeyRole, passphrase: &Passphrase) -> Result<Sec
         other => seal(&read_passphrase(other, Some(role))?, &seed, role, public)?,
     };
     let file = KeyFile { version: 1, role, public, key: stored };
-    let mut text = serde_json::to_string_pretty(&file)
-        .map_err(|error| SignError::Refused(error.to_string()))?;
+    let text = serde_json::to_string_pretty(&file)
+        .map_err(|error| SignError::refused(error.to_string()))?;
+    let mut text = Zeroizing::new(text);
     text.push('\n');
-    write_secret(path, text.as_bytes())?;
-    Ok(key)
+    Ok((key, text))
 }
 
 /// Opens a key file, which must hold the key of `role`.
 pub fn load(path: &Path, role: KeyRole, passphrase: &Passphrase) -> Result<SecretKey, KeyError> {
     let unreadable = |source| KeyError::Unreadable { path: path.into(), source };
     let malformed = |reason: String| KeyError::Malformed { path: path.into(), reason };
-    let length = fs::metadata(path).map_err(unreadable)?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(malformed(format!("it has {length} bytes")));
-    }
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(unreadable)?);
-    let file: KeyFile = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
+    let opened = File::open(path).map_err(unreadable)?;
+    let mode = opened.metadata().map_err(unreadable)?.permissions().mode();
+    let mut text = Zeroizing::new(Vec::new());
+    opened.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(unreadable)?;
+    let file: KeyFile = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
     if file.version != 1 {
         return Err(malformed(format!("it has version {}; this program knows 1", file.version)));
     }
@@ -151,6 +182,7 @@ pub fn load(path: &Path, role: KeyRole, passphrase: &Passphrase) -> Result<Secre
     }
     let locked = || KeyError::Locked(path.into());
     let seed = match &file.key {
+        Stored::Plain(_) if mode & 0o077 != 0 => return Err(KeyError::Exposed(path.into())),
         Stored::Plain(seed) => Zeroizing::new(bytes::<32>(seed).ok_or_else(locked)?),
         sealed => {
             let passphrase = read_passphrase(passphrase, None)?;
@@ -168,7 +200,7 @@ fn seal(
     role: KeyRole,
     public: PublicKey,
 ) -> Result<Stored, SignError> {
-    let failed = |what: &str| SignError::Refused(format!("cannot seal the key: {what}"));
+    let failed = |what: &str| SignError::refused(format!("cannot seal the key: {what}"));
     let (salt, nonce) = (random::<16>()?, random::<24>()?);
     let params = (MEMORY_KIB, PASSES, LANES);
     let key = derive(passphrase, &salt, params).ok_or_else(|| failed("argon2"))?;
@@ -237,7 +269,7 @@ fn read_passphrase(
     let text = match from {
         Passphrase::None => return Err(KeyError::NoPassphrase("the key is sealed".into())),
         Passphrase::File(path) => {
-            let file = fs::File::open(path)
+            let file = File::open(path)
                 .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
             let mut line = Zeroizing::new(String::new());
             io::BufReader::new(file)
@@ -274,11 +306,21 @@ fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
 const MEMORY_KIB: u32 = 64 << 10;
 const PASSES: u32 = 3;
 const LANES: u32 = 4;
+/// Ten times what a key file has; of a longer file only this much is looked at.
 const FILE_BYTES_MAX: u64 = 16 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::write_secret;
+
+    fn create(path: &Path, role: KeyRole, passphrase: &Passphrase) -> SecretKey {
+        let (key, text) = make(role, passphrase).unwrap();
+        write_secret(path, text.as_bytes()).unwrap();
+        key
+    }
 
     #[test]
     fn a_sealed_key_opens_with_its_passphrase_and_role_only() {
@@ -286,7 +328,7 @@ mod tests {
         let (path, word) = (dir.path().join("operator.key"), dir.path().join("word"));
         fs::write(&word, "correct horse\n").unwrap();
         let word = Passphrase::File(word);
-        let key = create(&path, KeyRole::Operator, &word).unwrap();
+        let key = create(&path, KeyRole::Operator, &word);
         let opened = load(&path, KeyRole::Operator, &word).unwrap();
         assert_eq!(opened.public_key(), key.public_key());
 
@@ -308,16 +350,37 @@ mod tests {
 
     #[test]
     fn the_file_shows_no_seed_and_is_private() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let (path, word) = (dir.path().join("root.key"), dir.path().join("word"));
         fs::write(&word, "x y z").unwrap();
-        let key = create(&path, KeyRole::Root, &Passphrase::File(word)).unwrap();
+        let key = create(&path, KeyRole::Root, &Passphrase::File(word));
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&HEXLOWER.encode(&key.seed())));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = create(&path, KeyRole::Root, &Passphrase::None);
-        assert!(matches!(again, Err(SignError::Exists(_))));
+    }
+
+    #[test]
+    fn a_key_in_the_clear_must_be_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("operator.key");
+        create(&path, KeyRole::Operator, &Passphrase::None);
+        let load = || load(&path, KeyRole::Operator, &Passphrase::Terminal);
+        assert!(load().is_ok());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = load().unwrap_err();
+        assert!(matches!(refused, KeyError::Exposed(_)), "{refused}");
+        assert_eq!(refused.hint(), Some(format!("chmod 600 {}", path.display())));
+    }
+
+    #[test]
+    fn a_sealed_key_may_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, word) = (dir.path().join("operator.key"), dir.path().join("word"));
+        fs::write(&word, "x y z").unwrap();
+        let word = Passphrase::File(word);
+        create(&path, KeyRole::Operator, &word);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(load(&path, KeyRole::Operator, &word).is_ok());
     }
 
     #[test]

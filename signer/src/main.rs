@@ -30,6 +30,7 @@ use groundswell_signer::{
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Place},
     release::{self, ReleaseTerms},
+    terminal::{plain, plain_lines},
     write_public, write_secret,
 };
 
@@ -96,7 +97,8 @@ impl Secret {
 
 impl Keys {
     fn trust(&self) -> Result<Trust, SignError> {
-        fleet::load_trust(&self.keys.join(TRUST_FILE))
+        let hint = "name the directory that `swell-sign init` made with --keys";
+        fleet::load_trust(&self.keys.join(TRUST_FILE)).map_err(|error| error.with_hint(hint))
     }
 
     fn load(&self, role: KeyRole) -> Result<SecretKey, SignError> {
@@ -269,11 +271,14 @@ fn main() -> ExitCode {
     match done {
         Ok(text) => {
             // Nobody reads any more if the pipe is closed.
-            drop(writeln!(std::io::stdout(), "{}", text.trim_end()));
+            drop(writeln!(std::io::stdout(), "{}", plain_lines(&text)));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("swell-sign: error: {error}");
+            eprintln!("swell-sign: error: {}", plain(&error.to_string()));
+            if let Some(hint) = error.hint() {
+                eprintln!("swell-sign: hint: {}", plain(&hint));
+            }
             ExitCode::FAILURE
         }
     }
@@ -339,7 +344,8 @@ fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
     let (dir, out) = (&arguments.dir, &arguments.out);
     let made = release::make(dir, out, trust.fleet(), &key, terms, now())?;
     for warning in &made.warnings {
-        eprintln!("swell-sign: warning: {}/appspec.yml:{warning}", dir.display());
+        let warning = format!("{}/appspec.yml:{warning}", dir.display());
+        eprintln!("swell-sign: warning: {}", plain(&warning));
     }
     Ok(format!(
         "{}: release {}\nrevision {}: {} entries, {} bytes, {} to carry\nnext: swell push {0}",
@@ -387,7 +393,7 @@ impl PlaceArguments {
         let path = &self.fleet_state;
         let refused = |what: &str| {
             let hint = "write it with `swell status --json` on a host";
-            SignError::Refused(format!("{}: {what}: {hint}", path.display()))
+            SignError::refused(format!("{}: {what}: {hint}", path.display()))
         };
         let text = fs::read_to_string(path)
             .map_err(|source| SignError::Io { path: path.clone(), source })?;
@@ -448,7 +454,7 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
     release.or_else(|_| order()).or_else(|_| group()).map_err(|error| {
-        SignError::Refused(format!(
+        SignError::refused(format!(
             "{} is nothing that this program signs: {error}",
             path.display()
         ))
@@ -463,7 +469,7 @@ fn inspect(path: &Path) -> Result<String, SignError> {
                 fs::read(path).map_err(|source| SignError::Io { path: path.into(), source })?;
             let events = reader
                 .push(&bytes[..bytes.len().min(ENVELOPE_BYTES_MAX * 2)])
-                .map_err(|error| SignError::Refused(format!("{} {error}", path.display())))?;
+                .map_err(|error| SignError::refused(format!("{} {error}", path.display())))?;
             match events.first() {
                 Some(groundswell_protocol::revision::BundleEvent::Release(release)) => {
                     format!("a bundle with {}", claim(release)?)
@@ -493,13 +499,13 @@ fn inspect(path: &Path) -> Result<String, SignError> {
 }
 
 fn claim<T: Document + std::fmt::Debug>(signed: &Signed<T>) -> Result<String, SignError> {
-    let shown = signed.unverified_claim().map_err(|error| SignError::Refused(error.to_string()))?;
+    let shown = signed.unverified_claim().map_err(|error| SignError::refused(error.to_string()))?;
     Ok(format!("{}: {shown}", T::NAME))
 }
 
 fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
     let shown = path.display();
-    let refused = |error: &dyn std::fmt::Display| SignError::Refused(format!("{shown} {error}"));
+    let refused = |error: &dyn std::fmt::Display| SignError::refused(format!("{shown} {error}"));
     let kind = kind_of(path)?;
     if let Kind::Trust(bundle) = kind {
         let trust = Trust::new(bundle, None).map_err(|error| refused(&error))?;

@@ -3,8 +3,8 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt,
+    path::Path,
 };
 
 use groundswell_protocol::{
@@ -18,7 +18,7 @@ use groundswell_protocol::{
     trust::{Release, Signed, Signer, Trust},
 };
 
-use crate::SignError;
+use crate::{SignError, beside, dir_of, publish};
 
 /// What the release says beside its content.
 #[derive(Clone, Debug)]
@@ -64,12 +64,10 @@ pub fn make(
     }
     let found = walk(dir)?;
     let (spec, warnings) = read_appspec(dir, &found)?;
-    // The manifest comes first in the file and is known last: frames wait in a file beside.
-    let beside = out.with_extension("frames.part");
-    let part = out.with_extension("swell.part");
-    let cleanup = Cleanup(vec![beside.clone(), part.clone()]);
-    let mut frames = scratch(&beside)?;
-    let published = publish(dir, &found, spec, &mut frames, &beside)?;
+    // The manifest comes first in the file and is known last: frames wait in a file without a name.
+    let io = SignError::io(out);
+    let mut frames = tempfile::tempfile_in(dir_of(out)).map_err(&io)?;
+    let published = cut(dir, &found, spec, &mut frames, out)?;
     let mut environments = terms.environments;
     environments.sort();
     environments.dedup();
@@ -85,16 +83,12 @@ pub fn make(
         manifest_bytes: u64::try_from(published.0.len()).unwrap_or(u64::MAX),
     };
     let signed = Signed::new(&release, fleet, &[signer])?;
-    let mut file = scratch(&part)?;
-    let write = |file: &mut File, frames: &mut File| {
-        file.write_all(&bundle_header(&signed, &published.0))?;
-        frames.rewind()?;
-        io::copy(frames, file)?;
-        file.sync_all()?;
-        fs::rename(&part, out)
-    };
-    write(&mut file, &mut frames).map_err(SignError::io(out))?;
-    drop(cleanup);
+    let mut file = beside(out, 0o644)?;
+    file.write_all(&bundle_header(&signed, &published.0))
+        .and_then(|()| frames.rewind())
+        .and_then(|()| io::copy(&mut frames, file.as_file_mut()))
+        .map_err(&io)?;
+    publish(file, out)?;
     Ok(Made {
         release: signed.id(fleet),
         manifest: release.manifest,
@@ -103,24 +97,6 @@ pub fn make(
         transfer_bytes: published.1.transfer_bytes(),
         warnings,
     })
-}
-
-/// Removes what was only needed on the way, however it ends.
-struct Cleanup(Vec<PathBuf>);
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // Renamed away, or never made.
-            drop(fs::remove_file(path));
-        }
-    }
-}
-
-fn scratch(path: &Path) -> Result<File, SignError> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(true).mode(0o644);
-    options.open(path).map_err(SignError::io(path))
 }
 
 struct Found {
@@ -140,7 +116,8 @@ fn walk(dir: &Path) -> Result<Vec<Found>, SignError> {
             let entry = entry.map_err(&io)?;
             let name = entry.file_name().into_string().map_err(|name| {
                 let shown = name.to_string_lossy().escape_debug().to_string();
-                SignError::Refused(format!("the file name '{shown}' is not UTF-8: rename it"))
+                SignError::refused(format!("the file name '{shown}' is not UTF-8"))
+                    .with_hint("rename it")
             })?;
             let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
             let metadata = entry.metadata().map_err(&io)?;
@@ -158,7 +135,8 @@ fn read_appspec(dir: &Path, found: &[Found]) -> Result<(AppSpec, Vec<Warning>), 
     let names = ["appspec.yml", "appspec.yaml"];
     let name = names.into_iter().find(|name| dir.join(name).is_file()).ok_or_else(|| {
         let dir = dir.display();
-        SignError::Refused(format!("{dir} has no appspec.yml: add one at the top of the directory"))
+        SignError::refused(format!("{dir} has no appspec.yml"))
+            .with_hint("add one at the top of the directory")
     })?;
     let path = dir.join(name);
     let mut bytes = Vec::new();
@@ -178,10 +156,11 @@ fn read_appspec(dir: &Path, found: &[Found]) -> Result<(AppSpec, Vec<Warning>), 
         })
     };
     AppSpec::from_yaml(&bytes, &kind_of)
-        .map_err(|error| SignError::Refused(format!("{}:{error}", path.display())))
+        .map_err(|error| SignError::refused(format!("{}:{error}", path.display())))
 }
 
-fn publish(
+/// Writes the frames of everything in `dir`, and gives the manifest and its bytes.
+fn cut(
     dir: &Path,
     found: &[Found],
     spec: AppSpec,
@@ -189,7 +168,7 @@ fn publish(
     out_path: &Path,
 ) -> Result<(Vec<u8>, Manifest), SignError> {
     let refused = |error: groundswell_protocol::revision::PublishError| {
-        SignError::Refused(format!("{}: {error}", dir.display()))
+        SignError::refused(format!("{}: {error}", dir.display()))
     };
     let mut write = |frames: Vec<(Frame, Vec<u8>)>| {
         frames
@@ -207,7 +186,7 @@ fn publish(
         } else if kind.is_symlink() {
             let target = fs::read_link(&path).map_err(SignError::io(&path))?;
             let target = target.to_str().ok_or_else(|| {
-                SignError::Refused(format!("{}: the link's target is not UTF-8", path.display()))
+                SignError::refused(format!("{}: the link's target is not UTF-8", path.display()))
             })?;
             publisher.symlink(&entry.path, target).map_err(refused)?;
         } else if kind.is_file() {
@@ -223,10 +202,11 @@ fn publish(
             }
             write(publisher.end_file().map_err(refused)?)?;
         } else {
-            return Err(SignError::Refused(format!(
-                "{} is no file, directory or link: remove it from the revision",
+            return Err(SignError::refused(format!(
+                "{} is no file, directory or link",
                 path.display()
-            )));
+            ))
+            .with_hint("remove it from the revision"));
         }
     }
     let published = publisher.finish().map_err(refused)?;
@@ -237,7 +217,7 @@ fn publish(
 /// Reads a whole `.swell` file, checks every byte of it, and gives its release.
 pub fn verify_bundle(path: &Path, trust: &Trust) -> Result<(Digest, Release), SignError> {
     let refused =
-        |error: &dyn std::fmt::Display| SignError::Refused(format!("{} {error}", path.display()));
+        |error: &dyn std::fmt::Display| SignError::refused(format!("{} {error}", path.display()));
     let mut file = File::open(path).map_err(SignError::io(path))?;
     let mut reader = BundleReader::new();
     let mut buffer = vec![0; 256 << 10];

@@ -140,3 +140,19 @@ fn nothing_that_exists_is_overwritten() {
     let refused = desk.release("a.swell").unwrap_err();
     assert!(refused.contains("is not overwritten"), "{refused}");
 }
+
+#[test]
+fn what_init_refuses_is_said_before_anything_is_asked_or_written() {
+    let desk = Desk::new();
+    let keys = desk.path("other").display().to_string();
+    let voter = |name: &str| format!("{name}={}", SecretKey::from_seed(&[1; 32]).public_key());
+    let [a, b] = ["a", "b"].map(voter);
+    // No terminal and no passphrase: the voters are judged first.
+    let both = ["init", &keys, "--name", "f", "--voter", &a, "--voter", &b];
+    let refused = desk.run(&both).unwrap_err();
+    assert!(refused.contains("error: the voters a and b have the same key"), "{refused}");
+    assert!(refused.contains("\nswell-sign: hint: each host has its own"), "{refused}");
+    assert!(!desk.path("other").exists(), "nothing was written");
+    let one = ["init", &keys, "--name", "f", "--voter", &a, "--no-passphrase"];
+    desk.run(&one).unwrap();
+}
