@@ -1,8 +1,9 @@
 //! swell-sign: keys, releases, orders and enrolment, used away from the fleet.
 
 use std::{
+    fmt::Write as _,
     fs,
-    io::Write,
+    io::Write as _,
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,12 +17,12 @@ use groundswell_protocol::{
         ReleaseLabel, ZoneName,
     },
     limits::ENVELOPE_BYTES_MAX,
-    revision::BUNDLE_MAGIC,
+    revision::{BUNDLE_MAGIC, BundleEvent, BundleReader},
     rollout::{DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
     trust::{
-        Action, Document, Enrolment, Group, Invitation, MemberCert, Order, Release, SecretKey,
-        Signed, Trust, TrustBundle, Voter,
+        Action, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
+        SecretKey, Signed, Token, Trust, TrustBundle, Voter, token_key,
     },
 };
 use groundswell_signer::{
@@ -29,6 +30,7 @@ use groundswell_signer::{
     fleet::{self, HostTerms, TRUST_FILE, TokenTerms, key_file},
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Place},
+    read_start,
     release::{self, ReleaseTerms},
     terminal::{plain, plain_lines},
     write_public, write_secret,
@@ -36,7 +38,8 @@ use groundswell_signer::{
 
 /// Signs what a Groundswell fleet may run. Keys stay here, away from the fleet.
 ///
-/// Exit codes: 0 done; 1 refused or failed, nothing was written; 2 the command line is wrong.
+/// Exit codes: 0 done, or the file is good; 1 refused or failed, nothing was written; 2 the command
+/// line is wrong.
 #[derive(Parser)]
 #[command(name = "swell-sign", version, max_term_width = 100)]
 struct Arguments {
@@ -113,7 +116,8 @@ struct InitArguments {
     /// The fleet's name.
     #[arg(long)]
     name: FleetName,
-    /// A first voter: its name and the key that `swell identity` shows on it. One, three or five.
+    /// A first voter: its name and the key that `swell identity` shows on it. Give three or five;
+    /// one will do for a fleet that may stand still when that host does.
     #[arg(long = "voter", value_name = "NAME=KEY", required = true, value_parser = voter)]
     voters: Vec<Voter>,
     /// Store the keys in the clear, for tests and demonstrations.
@@ -141,7 +145,7 @@ struct TokenArguments {
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     names: String,
     /// Labels of the hosts, as KEY=VALUE joined by commas.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     labels: Labels,
     /// Zone of the hosts.
     #[arg(long)]
@@ -149,7 +153,7 @@ struct TokenArguments {
     /// How many hosts may join with it; without this, any number.
     #[arg(long, value_name = "N")]
     uses: Option<NonZeroU32>,
-    /// How long it is good for.
+    /// How long it is good for: days, hours, minutes or seconds, as 90d, 12h, 30m or 45s.
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = seconds)]
     valid: u64,
     /// How long the certificates of its hosts are good for.
@@ -172,7 +176,7 @@ struct HostArguments {
     #[arg(long = "seed", value_name = "ADDRESS", required = true)]
     seeds: Vec<String>,
     /// Labels of the host, as KEY=VALUE joined by commas.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     labels: Labels,
     /// Zone of the host.
     #[arg(long)]
@@ -200,8 +204,9 @@ struct ReleaseArguments {
     /// The machine architecture it is for, such as x86_64; any without this.
     #[arg(long)]
     architecture: Option<LabelText>,
-    /// A value of the host label `environment` under which it may run; any without this.
-    #[arg(long = "environment")]
+    /// A value of the host label `environment` under which it may run; any without this. Give it
+    /// once for each.
+    #[arg(long = "environment", value_name = "VALUE")]
     environments: Vec<LabelText>,
     /// Where to write the .swell file.
     #[arg(long, value_name = "FILE")]
@@ -250,7 +255,7 @@ struct PlaceArguments {
     #[arg(long, value_name = "FILE")]
     fleet_state: PathBuf,
     /// Why, for those who read the deployment's report.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// Where to write the order.
     #[arg(long, value_name = "FILE")]
@@ -421,7 +426,8 @@ fn release_id(text: &str, trust: &Trust) -> Result<Digest, SignError> {
 
 /// What a file can be.
 enum Kind {
-    Bundle,
+    /// With its first bytes, in which the release is.
+    Bundle(Vec<u8>),
     Invitation(Box<Invitation>),
     Trust(TrustBundle),
     Release(Signed<Release>),
@@ -431,13 +437,9 @@ enum Kind {
 }
 
 fn kind_of(path: &Path) -> Result<Kind, SignError> {
-    use std::io::Read;
-    let io = |source| SignError::Io { path: path.into(), source };
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(ENVELOPE_BYTES_MAX * 2).unwrap_or(u64::MAX);
-    fs::File::open(path).map_err(io)?.take(limit).read_to_end(&mut bytes).map_err(io)?;
+    let bytes = read_start(path, ENVELOPE_BYTES_MAX * 2)?;
     if bytes.starts_with(BUNDLE_MAGIC) {
-        return Ok(Kind::Bundle);
+        return Ok(Kind::Bundle(bytes));
     }
     if let Ok(text) = std::str::from_utf8(&bytes)
         && let Ok(invitation) = Invitation::from_text(text)
@@ -454,26 +456,19 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
     release.or_else(|_| order()).or_else(|_| group()).map_err(|error| {
-        SignError::refused(format!(
-            "{} is nothing that this program signs: {error}",
-            path.display()
-        ))
+        let path = path.display();
+        SignError::refused(format!("{path} is nothing that this program signs: {error}"))
     })
 }
 
 fn inspect(path: &Path) -> Result<String, SignError> {
     let claim = match kind_of(path)? {
-        Kind::Bundle => {
-            let mut reader = groundswell_protocol::revision::BundleReader::new();
-            let bytes =
-                fs::read(path).map_err(|source| SignError::Io { path: path.into(), source })?;
-            let events = reader
-                .push(&bytes[..bytes.len().min(ENVELOPE_BYTES_MAX * 2)])
+        Kind::Bundle(bytes) => {
+            let events = BundleReader::new()
+                .push(&bytes)
                 .map_err(|error| SignError::refused(format!("{} {error}", path.display())))?;
             match events.first() {
-                Some(groundswell_protocol::revision::BundleEvent::Release(release)) => {
-                    format!("a bundle with {}", claim(release)?)
-                }
+                Some(BundleEvent::Release(release)) => format!("a bundle with {}", claim(release)?),
                 _ => "a bundle that ends before its release".into(),
             }
         }
@@ -511,18 +506,21 @@ fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
         let trust = Trust::new(bundle, None).map_err(|error| refused(&error))?;
         return Ok(format!("{shown}: good; fleet {} {}", trust.root().name, trust.fleet()));
     }
-    let trust = fleet::load_trust(trust)?;
+    let trust = fleet::load_trust(trust)
+        .map_err(|error| error.with_hint("name the fleet's trust bundle with --trust"))?;
     let what = match kind {
         Kind::Trust(_) => String::new(),
-        Kind::Bundle => {
+        Kind::Bundle(_) => {
             let (id, release) = release::verify_bundle(path, &trust)?;
             format!("release {id}, {} {}", release.application, release.label)
         }
         Kind::Invitation(invitation) => {
-            if *invitation.bundle.to_bytes() != *trust.bundle().to_bytes() {
-                return Err(refused(&"is for another fleet, or has older root documents"));
-            }
-            "the fleet's own join token".into()
+            verify_invitation(&invitation, &trust).map_err(|error| match error {
+                SignError::Refused { reason, hint } => {
+                    SignError::Refused { reason: format!("{shown}: {reason}"), hint }
+                }
+                other => other,
+            })?
         }
         Kind::Release(signed) => {
             format!("release {}", trust.release(&signed).map_err(|e| refused(&e))?.id())
@@ -535,11 +533,80 @@ fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
             format!("group {} version {}", group.content().name, group.content().version)
         }
         Kind::Cert(cert) => {
-            let member = cert.verify_uncounted(&trust, now()).map_err(|e| refused(&e))?;
-            format!("host {}", member.content().name)
+            let member = cert.verify_uncounted(&trust, now());
+            describe_member(member.map_err(|e| refused(&format!("is refused: {e}")))?.content())
         }
     };
     Ok(format!("{shown}: good; {what}"))
+}
+
+/// Checks what a new host would be handed as that host and the fleet would, and says what it allows.
+fn verify_invitation(invitation: &Invitation, trust: &Trust) -> Result<String, SignError> {
+    let anew = "make a new one with `swell-sign token` or `swell-sign host`";
+    let refused = |reason: String| SignError::refused(reason).with_hint(anew);
+    let theirs = Trust::new(invitation.bundle.clone(), Some(trust.fleet()))
+        .map_err(|error| refused(format!("its trust bundle {error}")))?;
+    if theirs.bundle() != trust.bundle() {
+        let (got, expected) = (theirs.root().version, trust.root().version);
+        return Err(refused(format!(
+            "its newest root document is version {got}; that of the fleet is version {expected}"
+        )));
+    }
+    let mut what = match &invitation.enrolment {
+        Enrolment::Token { seed, token } => {
+            let enrolment = trust.root().roles.enrolment.key_set();
+            let token = token.verify(trust.fleet(), enrolment);
+            let token = token.map_err(|error| refused(format!("the join token {error}")))?;
+            let token = token.content();
+            if token_key(seed) != token.key {
+                return Err(refused("its secret is not that of its join token".into()));
+            }
+            if token.not_after < now() {
+                return Err(refused(format!("it let hosts join until {}", token.not_after)));
+            }
+            describe_token(token)
+        }
+        Enrolment::Approved(cert) => {
+            let member = cert.verify_uncounted(trust, now());
+            describe_member(member.map_err(|error| refused(error.to_string()))?.content())
+        }
+    };
+    for seed in &invitation.seeds {
+        write!(what, "\nseed    {}", plain(seed)).ok();
+    }
+    Ok(what)
+}
+
+fn describe_token(token: &Token) -> String {
+    let uses = token.uses.map_or_else(|| "any number".into(), |uses| uses.to_string());
+    format!(
+        "a join token, which is a secret\nnames   {}\n{}\nhosts   {uses}\njoin    until {}\n\
+         member  until {}",
+        plain(&token.name_pattern),
+        describe_place(&token.labels, token.zone.as_ref()),
+        token.not_after,
+        UnixSeconds(token.not_after.0.saturating_add(token.member_seconds)),
+    )
+}
+
+fn describe_member(member: &Member) -> String {
+    format!(
+        "host {}\nkey     {}\n{}\nmember  until {}",
+        member.name,
+        member.host,
+        describe_place(&member.labels, member.zone.as_ref()),
+        member.not_after,
+    )
+}
+
+fn describe_place(labels: &Labels, zone: Option<&ZoneName>) -> String {
+    let labels = Some(labels.to_string()).filter(|labels| !labels.is_empty());
+    let (labels, zone) = (labels.unwrap_or_else(none), zone.map_or_else(none, ToString::to_string));
+    format!("labels  {labels}\nzone    {zone}")
+}
+
+fn none() -> String {
+    "none".into()
 }
 
 /// Reads `90d`, `12h`, `30m` or `45s`.

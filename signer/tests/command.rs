@@ -6,7 +6,11 @@ use std::{
     process::Command,
 };
 
-use groundswell_protocol::trust::{SecretKey, Signer};
+use groundswell_protocol::{
+    time::UnixSeconds,
+    trust::{Enrolment, Invitation, SecretKey, Signed, Signer, Token, token_key},
+};
+use groundswell_signer::{fleet, keyfile};
 use tempfile::TempDir;
 
 /// A directory with the keys of a fleet and a good revision.
@@ -39,6 +43,32 @@ impl Desk {
             Command::new(env!("CARGO_BIN_EXE_swell-sign")).args(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn text_of(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A join token in the file `name`.
+    fn token(&self, name: &str) -> Invitation {
+        let (keys, out) = (self.text_of("keys"), self.text_of(name));
+        let arguments = [
+            "token",
+            "--keys",
+            &keys,
+            "--seed",
+            "/ip4/192.0.2.1/tcp/7717",
+            "--names",
+            "web-*",
+            "--labels",
+            "role=web",
+            "--uses",
+            "20",
+            "--out",
+            &out,
+        ];
+        self.run(&arguments).unwrap();
+        Invitation::from_text(&fs::read_to_string(out).unwrap()).unwrap()
     }
 
     fn release(&self, out: &str) -> Result<String, String> {
@@ -144,7 +174,7 @@ fn nothing_that_exists_is_overwritten() {
 #[test]
 fn what_init_refuses_is_said_before_anything_is_asked_or_written() {
     let desk = Desk::new();
-    let keys = desk.path("other").display().to_string();
+    let keys = desk.text_of("other");
     let voter = |name: &str| format!("{name}={}", SecretKey::from_seed(&[1; 32]).public_key());
     let [a, b] = ["a", "b"].map(voter);
     // No terminal and no passphrase: the voters are judged first.
@@ -155,4 +185,88 @@ fn what_init_refuses_is_said_before_anything_is_asked_or_written() {
     assert!(!desk.path("other").exists(), "nothing was written");
     let one = ["init", &keys, "--name", "f", "--voter", &a, "--no-passphrase"];
     desk.run(&one).unwrap();
+}
+
+#[test]
+fn a_token_is_good_only_if_the_fleet_signed_it_and_says_what_it_allows() {
+    let desk = Desk::new();
+    let good = desk.token("good.token");
+    let said = desk.verify(&desk.path("good.token")).unwrap();
+    for line in [
+        "names   web-*",
+        "labels  role=web",
+        "zone    none",
+        "hosts   20",
+        "join    until 2",
+        "member  until 2",
+        "seed    /ip4/192.0.2.1/tcp/7717",
+    ] {
+        assert!(said.lines().any(|said| said.starts_with(line)), "{line}: {said}");
+    }
+
+    let refused = |invitation: &Invitation| {
+        fs::write(desk.path("bad.token"), invitation.to_text()).unwrap();
+        desk.verify(&desk.path("bad.token")).unwrap_err()
+    };
+    let trust = fleet::load_trust(&desk.path("keys/fleet.trust")).unwrap();
+    let key = |role, name: &str| {
+        keyfile::load(&desk.path("keys").join(name), role, &keyfile::Passphrase::None).unwrap()
+    };
+    let with = |signer: &SecretKey, secret: [u8; 32], not_after: u64| {
+        let token = Token {
+            key: token_key(&[7; 32]),
+            uses: None,
+            zone: None,
+            labels: "role=db".parse().unwrap(),
+            not_after: UnixSeconds(not_after),
+            name_pattern: "*".into(),
+            member_seconds: 60,
+        };
+        let token = Signed::new(&token, trust.fleet(), &[signer]).unwrap();
+        Invitation { enrolment: Enrolment::Token { seed: secret, token }, ..good.clone() }
+    };
+    let enrolment = key(keyfile::KeyRole::Enrolment, "enrolment.key");
+    let operator = key(keyfile::KeyRole::Operator, "operator.key");
+    let later = 1 << 40;
+    let forged = refused(&with(&operator, [7; 32], later));
+    assert!(forged.contains("the join token is signed by 0 of the 1 keys it needs"), "{forged}");
+    let swapped = refused(&with(&enrolment, [8; 32], later));
+    assert!(swapped.contains("its secret is not that of its join token"), "{swapped}");
+    let expired = refused(&with(&enrolment, [7; 32], 0));
+    assert!(expired.contains("it let hosts join until 1970-01-01"), "{expired}");
+    let foreign = refused(&Desk::new().token("t"));
+    assert!(foreign.contains("is for fleet"), "{foreign}");
+}
+
+#[test]
+fn an_approved_host_is_verified_with_its_signature() {
+    let desk = Desk::new();
+    let (keys, out) = (desk.text_of("keys"), desk.text_of("host"));
+    let host = SecretKey::from_seed(&[9; 32]).public_key().to_string();
+    let approve = |valid: &str| {
+        fs::remove_file(&out).ok();
+        let seed = "/ip4/192.0.2.1/tcp/7717";
+        let rest = ["--seed", seed, "--member-valid", valid, "--out", &out];
+        desk.run(&[&["host", "--keys", &keys, &host, "web-1"], &rest[..]].concat()).unwrap();
+        desk.verify(Path::new(&out))
+    };
+    let said = approve("1h").unwrap();
+    assert!(said.contains("good; host web-1") && said.contains(&host), "{said}");
+    let mut old = Invitation::from_text(&fs::read_to_string(&out).unwrap()).unwrap();
+    let other = Desk::new();
+    let foreign = other.token("t");
+    old.enrolment = foreign.enrolment;
+    fs::write(&out, old.to_text()).unwrap();
+    assert!(desk.verify(Path::new(&out)).is_err(), "a token of another fleet in this one's dress");
+}
+
+#[test]
+fn only_the_start_of_a_long_bundle_is_read_to_show_it() {
+    let desk = Desk::new();
+    desk.release("a.swell").unwrap();
+    let path = desk.path("a.swell");
+    // A terabyte, with a hole in it: reading it whole would take longer than any test.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+    let shown = desk.run(&["inspect", &path.display().to_string()]).unwrap();
+    assert!(shown.contains("a bundle with") && shown.contains("\"shop\""), "{shown}");
 }
