@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -292,6 +292,28 @@ fn bad_settings_end_the_daemon_with_64_before_anything_is_opened() {
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("swelld.toml:2:11: listen: '0.0.0.0:7717' is not an address"), "{said}");
     assert!(!socket.exists(), "nothing was opened");
+}
+
+#[test]
+fn root_is_led_nowhere_by_links_in_the_daemons_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::new(dir.path(), 1, programs()).unwrap();
+    let (state, victim) = (fleet.hosts()[0].dir().join("state"), dir.path().join("victim"));
+    fs::create_dir(&state).unwrap();
+    fs::write(&victim, "root's own").unwrap();
+    symlink(&victim, state.join("x")).unwrap();
+    symlink(&victim, state.join(".fleet.trust.new")).unwrap();
+    let root = nix::unistd::geteuid().is_root();
+    let owner = if root { 65_534 } else { nix::unistd::geteuid().as_raw() };
+    chown(&state, Some(owner), None).unwrap();
+    fleet.found().unwrap();
+    fleet.join(0, "token").unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "root's own");
+    let of_victim = fs::metadata(&victim).unwrap();
+    assert_eq!(of_victim.uid(), nix::unistd::geteuid().as_raw());
+    for name in ["host.key", "fleet.trust", "member.cert", "seeds"] {
+        assert_eq!(fs::symlink_metadata(state.join(name)).unwrap().uid(), owner, "{name}");
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Read,
-    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -40,7 +39,6 @@ pub(super) fn identity(config: Option<&Path>, out: Output) -> Result<(), Failed>
     let settings = config::load(config)?;
     let home = Home::new(&settings.state_dir);
     let key = HostId::from(home.key_or_create(fresh_seed)?.public_key());
-    keep_owner(&settings.state_dir)?;
     if out.json {
         out.json(&serde_json::json!({ "key": key.to_string() }));
     } else {
@@ -83,7 +81,6 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     home.set_trust(&invitation.bundle)?;
     home.set_seeds(&invitation.seeds)?;
     home.set_cert(&cert)?;
-    keep_owner(&settings.state_dir)?;
     let (name, fleet) = (&member.content().name, &trust.root().name);
     if out.json {
         out.json(&serde_json::json!({
@@ -111,20 +108,6 @@ fn read_token(path: &Path) -> Result<String, Failed> {
         Failed::with_hint(format!("{}: {error}", path.display()), hint)
     })?;
     Ok(text)
-}
-
-/// What root writes into the daemon's directory belongs to the daemon.
-fn keep_owner(dir: &Path) -> Result<(), Failed> {
-    let failed = |error: std::io::Error| Failed::new(format!("{}: {error}", dir.display()));
-    let owner = fs::metadata(dir).map_err(failed)?;
-    if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
-        return Ok(());
-    }
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn fresh_seed() -> std::io::Result<[u8; 32]> {
