@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use groundswell_daemon::scratch::{Fleet, Programs, Shop};
@@ -292,6 +292,28 @@ fn bad_settings_end_the_daemon_with_64_before_anything_is_opened() {
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("swelld.toml:2:11: listen: '0.0.0.0:7717' is not an address"), "{said}");
     assert!(!socket.exists(), "nothing was opened");
+}
+
+#[test]
+fn what_watches_ends_when_nobody_reads() {
+    // Without a daemon it says so twice a second, until one is there.
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_swell"))
+        .args(["--socket", "/no/such/control.sock", "status", "--watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 17];
+    watch.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"no swelld answers");
+    let until = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match watch.try_wait().unwrap() {
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+            ended => break ended,
+        }
+    };
+    watch.kill().ok();
+    assert_eq!(ended.and_then(|ended| ended.code()), Some(0), "it ends, and well");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Ended, Failed, Output, follow, text::plain};
+use super::{Ended, Failed, Output, follow};
 use crate::{
     control::api::Report,
     scratch::{Event, Fleet, Programs, ScratchError, Shop, downtimes},
@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: DemoArguments, out: Output) -> Result<Ended, 
     let mut fleet = Fleet::new(&dir, arguments.hosts.into(), programs)?;
     let story = Story { out, begun: Instant::now(), failed: false };
     let told = tokio::select! {
-        told = tell(story, &mut fleet) => told,
+        told = run_story(story, &mut fleet) => told,
         _ = tokio::signal::ctrl_c() => Err(Failed::new("interrupted")),
     };
     let held = match &told {
@@ -68,18 +68,14 @@ pub(super) async fn run(arguments: DemoArguments, out: Output) -> Result<Ended, 
             std::fs::remove_dir_all(&dir)
                 .map_err(|error| Failed::new(format!("{}: {error}", dir.display())))?;
         } else {
-            out.line(event_or_text(out, "logs", &format!("the logs are in {}", dir.display())));
+            tell(out, "logs", &format!("the logs are in {}", dir.display()));
         }
     }
     told.map(|held| if held { Ended::Well } else { Ended::Badly })
 }
 
-fn event_or_text(out: Output, event: &str, text: &str) -> String {
-    if out.json {
-        serde_json::json!({"event": event, "text": text}).to_string()
-    } else {
-        text.into()
-    }
+fn tell(out: Output, event: &str, text: &str) {
+    out.tell(&serde_json::json!({"event": event, "text": text}), text);
 }
 
 /// What is told, and whether every claim held.
@@ -92,19 +88,14 @@ struct Story {
 impl Story {
     fn say(&self, event: &str, text: &str) {
         let at = self.begun.elapsed().as_secs_f64();
-        let text = plain(text);
-        let line = if self.out.json {
-            let at = (at * 10.0).round() / 10.0;
-            serde_json::json!({"at": at, "event": event, "text": text}).to_string()
-        } else {
-            match event {
-                "step" => format!("\n[{at:5.1} s] {text}"),
-                "claim" => format!("          ok: {text}"),
-                "broken" => format!("      FAILED: {text}"),
-                _ => format!("          {text}"),
-            }
+        let line = match event {
+            "step" => format!("\n[{at:5.1} s] {text}"),
+            "claim" => format!("          ok: {text}"),
+            "broken" => format!("      FAILED: {text}"),
+            _ => format!("          {text}"),
         };
-        self.out.line(line);
+        let at = (at * 10.0).round() / 10.0;
+        self.out.tell(&serde_json::json!({"at": at, "event": event, "text": text}), line);
     }
 
     fn claim(&mut self, text: &str, holds: Result<String, String>) {
@@ -120,7 +111,7 @@ impl Story {
 }
 
 /// The whole demonstration. True if every claim held.
-async fn tell(mut story: Story, fleet: &mut Fleet) -> Result<bool, Failed> {
+async fn run_story(mut story: Story, fleet: &mut Fleet) -> Result<bool, Failed> {
     let count = fleet.hosts().len();
     story.say("step", &format!("{count} hosts: keys, a fleet, a token; each joins and starts"));
     fleet.start()?;
@@ -301,7 +292,7 @@ fn explain(fleet: &Fleet, out: Output) {
         text.push_str(&format!("  {swell} --socket {socket} {command}\n"));
     }
     text.push_str(&format!("end it with: pkill -f {}", fleet.dir().display()));
-    out.line(event_or_text(out, "kept", &text));
+    tell(out, "kept", &text);
 }
 
 fn now() -> f64 {

@@ -156,11 +156,10 @@ pub(super) async fn apply(
     let signed = orders::group(fleet_id(&fleet)?, &key, &group)?;
     let accepted = client.group(signed.to_bytes()).await?;
     if out.json {
-        out.json(&accepted);
+        out.json(&accepted)
     } else {
-        out.line(format!("group {} is at version {}", group.name, group.version));
+        out.line(format!("group {} is at version {}", group.name, group.version))
     }
-    Ok(())
 }
 
 pub(super) async fn deploy(
@@ -177,15 +176,12 @@ pub(super) async fn deploy(
     client.order(signed.to_bytes()).await?;
     let id = DeploymentId::of(signed.id(fleet_id), false).to_string();
     if arguments.no_wait {
-        if out.json {
-            out.json(&serde_json::json!({ "deployment": id }));
-        } else {
-            out.line(format!("{id} has begun; watch it with: swell show {id}"));
-        }
+        let begun = serde_json::json!({ "deployment": id });
+        out.tell(&begun, format!("{id} has begun; watch it with: swell show {id}"));
         return Ok(Ended::Well);
     }
     if !out.json {
-        out.line(format!("{id} has begun"));
+        drop(out.line(format!("{id} has begun")));
     }
     watch(client, &id, out).await
 }
@@ -211,13 +207,11 @@ async fn watch(client: &Client, id: &str, out: Output) -> Result<Ended, Failed> 
 }
 
 fn finish(report: &api::Report, out: Output) {
-    if out.json {
-        out.line(serde_json::to_string(report).unwrap_or_default());
-    } else if report.summary.status == "failed" {
-        out.line(view::report_text(report));
-    } else {
-        out.line(view::summary_text(&report.summary));
-    }
+    let text = match report.summary.status.as_str() {
+        "failed" => view::report_text(report),
+        _ => view::summary_text(&report.summary),
+    };
+    out.tell(report, text);
 }
 
 fn sign_deploy(
@@ -277,11 +271,10 @@ pub(super) async fn stop(
     };
     let accepted = client.order(signed.to_bytes()).await?;
     if out.json {
-        out.json(&accepted);
+        out.json(&accepted)
     } else {
-        out.line("nothing more begins; hosts in the middle of their lifecycle end it");
+        out.line("nothing more begins; hosts in the middle of their lifecycle end it")
     }
-    Ok(())
 }
 
 fn read_order(path: &PathBuf) -> Result<Signed<Order>, Failed> {

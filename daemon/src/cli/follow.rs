@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 use groundswell_protocol::rollout::MinimumHealthy;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Failed, Output, text::plain};
+use super::{Failed, Output, text::short};
 use crate::control::{
     api::{Report, Target},
     client::{Client, ClientError},
@@ -77,12 +77,8 @@ impl Progress {
                 continue;
             }
             let (host, id) = (&target.host, &report.summary.id);
-            if self.out.json {
-                let event = serde_json::json!({"deployment": id, "host": host, "state": state});
-                self.out.line(event.to_string());
-            } else {
-                self.out.line(format!("{id}  {host}  {}", plain(&state)));
-            }
+            let event = serde_json::json!({"deployment": id, "host": host, "state": state});
+            self.out.tell(&event, short(&format!("{id}  {host}  {state}")));
         }
     }
 }
@@ -100,7 +96,7 @@ pub(super) fn batches(report: &Report) -> Vec<Vec<&Target>> {
 fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) {
     let batches = batches(report);
     while bars.len() < batches.len() {
-        let bar = ProgressBar::new(100).with_style(style("{prefix:>12} {bar:30} {msg}"));
+        let bar = ProgressBar::new(100).with_style(style("{prefix:>12} {bar:30} {wide_msg}"));
         bar.set_prefix(format!("batch {} of {}", bars.len() + 1, batches.len()));
         bars.push(all.add(bar));
     }
@@ -109,9 +105,9 @@ fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) 
         bar.set_position(sum / u64::try_from(batch.len().max(1)).unwrap_or(1));
         let states = batch.iter().map(|target| {
             let state = target.doing.as_deref().filter(|_| target.status == "in progress");
-            format!("{} {}", target.host, plain(state.unwrap_or(&target.status)))
+            format!("{} {}", target.host, state.unwrap_or(&target.status))
         });
-        bar.set_message(states.collect::<Vec<_>>().join(", "));
+        bar.set_message(short(&states.collect::<Vec<_>>().join(", ")));
     }
 }
 

@@ -40,11 +40,10 @@ pub(super) fn identity(config: Option<&Path>, out: Output) -> Result<(), Failed>
     let home = Home::new(&settings.state_dir);
     let key = HostId::from(home.key_or_create(fresh_seed)?.public_key());
     if out.json {
-        out.json(&serde_json::json!({ "key": key.to_string() }));
+        out.json(&serde_json::json!({ "key": key.to_string() }))
     } else {
-        out.line(key.to_string());
+        out.line(key.to_string())
     }
-    Ok(())
 }
 
 pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed> {
@@ -85,14 +84,13 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     if out.json {
         out.json(&serde_json::json!({
             "host": name, "key": host.to_string(), "fleet": trust.fleet().to_string(),
-        }));
+        }))
     } else {
         out.line(format!(
             "{name} may join fleet {fleet} ({})\nnext: systemctl start swell-exec swelld",
             trust.fleet().short()
-        ));
+        ))
     }
-    Ok(())
 }
 
 fn read_token(path: &Path) -> Result<String, Failed> {

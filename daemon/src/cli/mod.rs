@@ -1,7 +1,8 @@
 //! `swell`: the command that people type.
 //!
-//! Exit codes: 0 done; 1 refused or failed; 2 the command line is wrong; 3 no daemon answers; 4 this
-//! host has not joined; 5 the deployment was stopped; 64 the configuration is wrong.
+//! Exit codes: 0 done, or nobody reads on; 1 refused or failed; 2 the command line is wrong; 3 no
+//! daemon answers, or not this user; 4 this host has not joined; 5 the deployment was stopped; 64 the
+//! configuration is wrong.
 
 mod demo;
 mod deploy;
@@ -11,7 +12,7 @@ mod text;
 mod view;
 
 use std::{
-    io::Write,
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -25,19 +26,27 @@ use crate::{
     control::client::{Client, ClientError},
     home::HomeError,
 };
+use text::{plain_json, plain_lines, short};
 
 /// Deploys to a Groundswell fleet from any of its hosts.
 ///
-/// Exit codes: 0 done; 1 refused or failed; 2 the command line is wrong; 3 no daemon answers; 4 this
-/// host has not joined a fleet; 5 the deployment was stopped; 64 the configuration is wrong.
+/// Exit codes: 0 done, or nobody reads on; 1 refused or failed; 2 the command line is wrong; 3 no
+/// daemon answers, or not this user; 4 this host has not joined a fleet; 5 the deployment was
+/// stopped; 64 the configuration is wrong.
 #[derive(Parser)]
 #[command(name = "swell", version, max_term_width = 100)]
 struct Arguments {
     /// The control socket of the daemon on this host.
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/swelld/control.sock")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = COMMON,
+        value_name = "PATH",
+        default_value = "/run/swelld/control.sock"
+    )]
     socket: PathBuf,
     /// Print JSON, with a documented shape, instead of tables.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -111,6 +120,8 @@ pub(crate) enum Failed {
     Sign(#[from] SignError),
     #[error("{0}")]
     NotJoined(String),
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
     #[error("{reason}")]
     Other { reason: String, hint: Option<String> },
 }
@@ -141,7 +152,11 @@ impl Failed {
             Self::Client(ClientError::Forbidden(_)) => {
                 Some("use sudo, or join the group that control_group names".into())
             }
+            Self::Config(_) => {
+                Some("correct the file and check it with `swelld --check-config`".into())
+            }
             Self::Home(error) => Some(error.hint()),
+            Self::Sign(error) => error.hint(),
             Self::Other { hint, .. } => hint.clone(),
             _ => None,
         }
@@ -165,18 +180,45 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Prints a line, or ends quietly if nobody reads any more.
-    pub(crate) fn line(self, text: impl AsRef<str>) {
-        drop(writeln!(std::io::stdout(), "{}", text.as_ref().trim_end()));
+    /// Prints lines. Whatever they quote, they move no cursor.
+    pub(crate) fn line(self, text: impl AsRef<str>) -> Result<(), Failed> {
+        write(&plain_lines(text.as_ref().trim_end()))
+    }
+
+    /// Prints lines on a cleared screen, or below the last ones where there is no terminal.
+    pub(crate) fn screen(self, text: impl AsRef<str>) -> Result<(), Failed> {
+        let clear = if io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
+        write(&format!("{clear}{}", plain_lines(text.as_ref())))
     }
 
     /// Prints a value as JSON.
-    pub(crate) fn json(self, value: &impl serde::Serialize) {
-        if let Ok(text) = serde_json::to_string_pretty(value) {
-            self.line(text);
-        }
+    pub(crate) fn json(self, value: &impl serde::Serialize) -> Result<(), Failed> {
+        write(&plain_json(&serde_json::to_string_pretty(value).map_err(io::Error::from)?))
+    }
+
+    /// Prints a value as one line of JSON.
+    pub(crate) fn json_line(self, value: &impl serde::Serialize) -> Result<(), Failed> {
+        write(&plain_json(&serde_json::to_string(value).map_err(io::Error::from)?))
+    }
+
+    /// Prints either, from work whose outcome matters more than whether somebody reads on.
+    pub(crate) fn tell(self, value: &impl serde::Serialize, text: impl AsRef<str>) {
+        drop(if self.json { self.json_line(value) } else { self.line(text) });
     }
 }
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+fn write(text: &str) -> Result<(), Failed> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+/// To the upper left corner, and nothing from there on.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -190,14 +232,18 @@ pub fn main() -> ExitCode {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Badly) => ExitCode::FAILURE,
         Ok(Ended::Stopped) => ExitCode::from(5),
+        // Whoever read has seen enough, as `head` has after its lines.
+        Err(Failed::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(failed) => report(&failed),
     }
 }
 
 fn report(failed: &Failed) -> ExitCode {
-    eprintln!("swell: error: {}", text::plain(&failed.to_string()));
+    eprintln!("swell: error: {}", short(&failed.to_string()));
     if let Some(hint) = failed.hint() {
-        eprintln!("swell: hint: {}", text::plain(&hint));
+        eprintln!("swell: hint: {}", short(&hint));
     }
     ExitCode::from(failed.code())
 }
@@ -237,19 +283,18 @@ async fn push(client: &Client, file: &Path, out: Output) -> Result<(), Failed> {
     bar.finish_and_clear();
     let pushed = pushed?;
     if out.json {
-        out.json(&pushed);
-    } else {
-        out.line(format!(
-            "{} {}: release {}\n{} of {} bytes were new here; next: swell deploy GROUP {}",
-            pushed.application,
-            pushed.label,
-            pushed.release,
-            pushed.new_bytes,
-            pushed.total_bytes,
-            pushed.label
-        ));
+        return out.json(&pushed);
     }
-    Ok(())
+    out.line(format!(
+        "{} {}: release {}\n{} of {} bytes were new here; next: swell deploy GROUP {}",
+        pushed.application,
+        pushed.label,
+        pushed.release,
+        pushed.new_bytes,
+        pushed.total_bytes,
+        pushed.label
+    ))
 }
 
+const COMMON: &str = "Options of every command";
 const PUSH_PART_BYTES: usize = 256 << 10;

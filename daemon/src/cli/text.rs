@@ -2,18 +2,32 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Text that a host, a hook or a document supplied, so that nothing in it moves a cursor or turns
-/// the reading direction.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if is_harmless(c) { c.to_string() } else { c.escape_default().to_string() })
-        .collect()
+pub(crate) use groundswell_signer::terminal::{is_harmless, plain, plain_lines};
+
+/// Text that a host, a hook or a document supplied, harmless and no longer than people read.
+pub(crate) fn short(text: &str) -> String {
+    let mut text = plain(text);
+    if let Some((at, _)) = text.char_indices().nth(LINE_CHARS_MAX) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
 }
 
-fn is_harmless(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !turns
+/// JSON that means the same, in which no character moves a cursor.
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Line breaks stand between values only; everything else that is escaped is in a string.
+        if c == '\n' || is_harmless(c) {
+            plain.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                plain.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    plain
 }
 
 /// Columns as wide as their widest cell, two spaces between them.
@@ -27,7 +41,7 @@ impl Table {
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| short(&cell)).collect());
     }
 }
 
@@ -71,14 +85,27 @@ pub(crate) fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
 }
 
+/// Longer lines were not written for people. The longest reason of an order fits.
+const LINE_CHARS_MAX: usize = 1200;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_moves_no_cursor() {
-        assert_eq!(plain("a\x1b[2J\u{202e}b\r"), "a\\u{1b}[2J\\u{202e}b\\r");
-        assert_eq!(plain("größe 世界"), "größe 世界");
+    fn long_text_is_cut() {
+        assert_eq!(short("a\n"), "a\\n");
+        let longest = "é".repeat(LINE_CHARS_MAX);
+        assert_eq!(short(&longest), longest);
+        assert_eq!(short(&format!("{longest}é")), format!("{longest}..."));
+    }
+
+    #[test]
+    fn harmless_json_means_the_same() {
+        let value = serde_json::json!({"text": "a\u{9b}2J\u{202e}\x1b\n世界"});
+        let text = plain_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || is_harmless(c)), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use super::{
     Failed, Output,
-    text::{Table, ago, duration, or_dash, plain},
+    text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
     api::{Fleet, Report, Summary},
@@ -14,22 +14,16 @@ use crate::control::{
 pub(super) async fn status(client: &Client, watch: bool, out: Output) -> Result<(), Failed> {
     if !watch {
         let fleet = client.fleet().await?;
-        if out.json {
-            out.json(&fleet);
-        } else {
-            out.line(status_text(&fleet));
-        }
-        return Ok(());
+        return if out.json { out.json(&fleet) } else { out.line(status_text(&fleet)) };
     }
     loop {
-        let text = match client.fleet().await {
-            Ok(fleet) if out.json => serde_json::to_string(&fleet).unwrap_or_default(),
-            Ok(fleet) => format!("\x1b[H\x1b[J{}", status_text(&fleet)),
+        match client.fleet().await {
+            Ok(fleet) if out.json => out.json_line(&fleet)?,
+            Ok(fleet) => out.screen(status_text(&fleet))?,
             // A daemon that is restarted comes back.
-            Err(error) if !out.json => format!("\x1b[H\x1b[J{}", plain(&error.to_string())),
+            Err(error) if !out.json => out.screen(short(&error.to_string()))?,
             Err(error) => return Err(error.into()),
-        };
-        out.line(text);
+        }
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
@@ -79,7 +73,7 @@ fn status_text(fleet: &Fleet) -> String {
             table.row(first.clone().into_iter().chain(rest));
         }
     }
-    line(&mut text, format!("\n{table}"));
+    write!(text, "\n{table}\n").ok();
     if !fleet.groups.is_empty() {
         let mut table =
             Table::new(&["GROUP", "APPLICATION", "HOSTS", "DOWN", "CONFIGURATION", "LAST GOOD"]);
@@ -93,7 +87,7 @@ fn status_text(fleet: &Fleet) -> String {
                 or_dash(group.last_good.as_deref()),
             ]);
         }
-        line(&mut text, table);
+        writeln!(text, "{table}").ok();
     }
     for deployment in &fleet.deployments {
         line(&mut text, summary_text(deployment));
@@ -109,7 +103,7 @@ pub(super) fn summary_text(summary: &Summary) -> String {
         text.push_str(" (rollback)");
     }
     for more in [&summary.reason, &summary.waiting].into_iter().flatten() {
-        text.push_str(&format!("; {}", plain(more)));
+        text.push_str(&format!("; {more}"));
     }
     text
 }
@@ -117,8 +111,7 @@ pub(super) fn summary_text(summary: &Summary) -> String {
 pub(super) async fn deployments(client: &Client, out: Output) -> Result<(), Failed> {
     let all = client.deployments().await?;
     if out.json {
-        out.json(&all);
-        return Ok(());
+        return out.json(&all);
     }
     let mut table = Table::new(&["ID", "GROUP", "RELEASE", "BY", "STATUS", "HOSTS", "BEGAN"]);
     for summary in &all {
@@ -132,8 +125,7 @@ pub(super) async fn deployments(client: &Client, out: Output) -> Result<(), Fail
             ago(summary.created_at),
         ]);
     }
-    out.line(table.to_string());
-    Ok(())
+    out.line(table.to_string())
 }
 
 pub(super) async fn show(client: &Client, id: &str, out: Output) -> Result<(), Failed> {
@@ -142,12 +134,7 @@ pub(super) async fn show(client: &Client, id: &str, out: Output) -> Result<(), F
             Failed::with_hint(error.to_string(), "see `swell deployments`")
         })?;
     let report = client.report(&id.to_string()).await?;
-    if out.json {
-        out.json(&report);
-    } else {
-        out.line(report_text(&report));
-    }
-    Ok(())
+    if out.json { out.json(&report) } else { out.line(report_text(&report)) }
 }
 
 /// The whole report of a deployment.
@@ -163,7 +150,7 @@ pub(super) fn report_text(report: &Report) -> String {
     line(&mut text, format!("order          {}", report.order));
     line(&mut text, format!("configuration  {}", report.configuration));
     if !report.comment.is_empty() {
-        line(&mut text, format!("reason         {}", plain(&report.comment)));
+        line(&mut text, format!("reason         {}", report.comment));
     }
     if let Some(fallback) = &report.fallback {
         line(&mut text, format!("if it fails    back to {fallback}"));
@@ -189,7 +176,7 @@ pub(super) fn report_text(report: &Report) -> String {
             or_dash(doing),
         ]);
     }
-    line(&mut text, format!("\n{table}"));
+    write!(text, "\n{table}\n").ok();
     for target in &report.targets {
         let Some(failure) = &target.failure else { continue };
         let restored = if failure.restored {
@@ -197,11 +184,10 @@ pub(super) fn report_text(report: &Report) -> String {
         } else {
             "NOTHING was put back"
         };
-        let (host, event) = (&target.host, &failure.event);
-        let message = plain(&failure.message);
+        let (host, event, message) = (&target.host, &failure.event, &failure.message);
         line(&mut text, format!("{host}: {event} failed: {message}; {restored}"));
         for log in failure.log.lines() {
-            line(&mut text, format!("    {}", plain(log)));
+            line(&mut text, format!("    {log}"));
         }
     }
     text
@@ -210,8 +196,7 @@ pub(super) fn report_text(report: &Report) -> String {
 pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
     let fleet = client.fleet().await?;
     if out.json {
-        out.json(&fleet.hosts);
-        return Ok(());
+        return out.json(&fleet.hosts);
     }
     let mut table = Table::new(&[
         "HOST",
@@ -236,19 +221,16 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
             or_dash(Some(&host.addresses.join(" "))),
         ]);
     }
-    out.line(table.to_string());
-    Ok(())
+    out.line(table.to_string())
 }
 
 pub(super) async fn slots(client: &Client, out: Output) -> Result<(), Failed> {
     let fleet = client.fleet().await?;
     if out.json {
-        out.json(&fleet.slots);
-        return Ok(());
+        return out.json(&fleet.slots);
     }
     if fleet.slots.is_empty() {
-        out.line("no slot is held: nothing is being disrupted");
-        return Ok(());
+        return out.line("no slot is held: nothing is being disrupted");
     }
     let mut table = Table::new(&["SLOT", "HOST", "DEPLOYMENT", "SINCE"]);
     for slot in &fleet.slots {
@@ -259,23 +241,20 @@ pub(super) async fn slots(client: &Client, out: Output) -> Result<(), Failed> {
             ago(slot.since),
         ]);
     }
-    out.line(table.to_string());
-    Ok(())
+    out.line(table.to_string())
 }
 
 pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
     let fleet = client.fleet().await?;
     if out.json {
-        out.json(&fleet.voters);
-        return Ok(());
+        return out.json(&fleet.voters);
     }
     let mut table = Table::new(&["VOTER", "STANDING", "ROLE"]);
     for voter in &fleet.voters {
         let role = if voter.leader { "leader" } else { "follower" };
         table.row([voter.name.clone(), voter.standing.clone(), role.into()]);
     }
-    out.line(format!("{table}last entry applied here: {}", fleet.applied));
-    Ok(())
+    out.line(format!("{table}last entry applied here: {}", fleet.applied))
 }
 
 fn time(seconds: u64) -> String {
@@ -286,9 +265,59 @@ fn dash() -> String {
     "-".into()
 }
 
+/// Adds one line, whatever `more` quotes.
 fn line(text: &mut String, more: impl std::fmt::Display) {
     // Writing to a String cannot fail.
-    writeln!(text, "{more}").ok();
+    writeln!(text, "{}", short(&more.to_string())).ok();
 }
 
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(turned_away: &str) -> Fleet {
+        let fleet = serde_json::json!({
+            "version": 1, "id": "", "name": "f", "root_threshold": 2, "root_keys": 3, "me": "a",
+            "joined": false, "turned_away": turned_away, "executor": true, "leader": null,
+            "applied": 0, "hosts": [], "groups": [], "releases": [], "slots": [], "voters": [],
+            "deployments": [],
+        });
+        serde_json::from_value(fleet).unwrap()
+    }
+
+    #[test]
+    fn what_another_host_said_stays_in_its_line() {
+        let before = status_text(&fleet("no")).lines().count();
+        let text = status_text(&fleet("\x1b[2J\nroot: 2 of 3\u{202e}"));
+        assert!(text.contains("has not joined: \\u{1b}[2J\\nroot: 2 of 3\\u{202e}\n"), "{text}");
+        assert_eq!(text.lines().count(), before);
+        let long = status_text(&fleet(&"x".repeat(64 << 10)));
+        assert!(long.len() < 2000, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn what_a_hook_printed_stays_in_its_lines() {
+        let report = serde_json::json!({
+            "version": 1, "application": "shop", "release": "r", "revision": null, "order": "o",
+            "configuration": "OneAtATime", "comment": "a\nb", "fallback": null, "related": null,
+            "summary": {
+                "id": "d-1", "group": "web", "label": "1", "creator": "operator",
+                "status": "failed", "reason": "\x1b]0;x\x07", "waiting": null, "succeeded": 0,
+                "failed": 1, "in_progress": 0, "hosts": 1, "created_at": 0, "ended_at": null,
+            },
+            "targets": [{
+                "host": "a", "status": "failed", "doing": null, "percent": 0, "started_at": null,
+                "ended_at": null, "reason": null,
+                "failure": {
+                    "event": "Install\r", "script": "", "code": 0, "message": "m\x1b[A",
+                    "log": "one\x1b[2J\ntwo", "restored": true,
+                },
+            }],
+        });
+        let text = report_text(&serde_json::from_value(report).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || super::super::text::is_harmless(c)), "{text}");
+        assert!(text.contains("\n    one\\u{1b}[2J\n    two\n"), "{text}");
+    }
+}
