@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     io::Write as _,
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -29,7 +28,7 @@ use groundswell_signer::{
     SignError,
     fleet::{self, HostTerms, TRUST_FILE, TokenTerms, key_file},
     keyfile::{self, KeyRole, Passphrase},
-    orders::{self, Place},
+    orders::{self, Fallback, FleetState, GroupState},
     read_start,
     release::{self, ReleaseTerms},
     terminal::{plain, plain_lines},
@@ -57,7 +56,7 @@ enum Command {
     Host(HostArguments),
     /// Turn a directory with an appspec.yml into a signed .swell file.
     Release(ReleaseArguments),
-    /// Sign an order for a deployment group, to be submitted elsewhere with `swell deploy --order`.
+    /// Sign an order for a deployment group, to be handed in elsewhere with `swell`.
     #[command(subcommand)]
     Order(OrderCommand),
     /// Show what a file claims. Nothing is verified.
@@ -222,9 +221,13 @@ enum OrderCommand {
         /// The release: its id, or its .swell file.
         #[arg(long)]
         release: String,
-        /// The release to go back to if the deployment fails: its id, or its .swell file.
-        #[arg(long)]
+        /// The release to go back to if the deployment fails: its id, or its .swell file. Without
+        /// it, the group's last good one.
+        #[arg(long, value_name = "RELEASE")]
         fallback: Option<String>,
+        /// Leave hosts as they are if the deployment fails.
+        #[arg(long, conflicts_with = "fallback")]
+        no_rollback: bool,
         /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or
         /// percent:N.
         #[arg(long)]
@@ -237,8 +240,8 @@ enum OrderCommand {
     Stop {
         #[command(flatten)]
         place: PlaceArguments,
-        /// The id of the deploy order.
-        #[arg(long)]
+        /// The id of the deploy order, as `swell show` prints it.
+        #[arg(long, value_name = "ID")]
         order: Digest,
     },
 }
@@ -364,56 +367,58 @@ fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
 }
 
 fn order(command: OrderCommand) -> Result<String, SignError> {
-    let (place, action) = match command {
-        OrderCommand::Stop { place, order } => (place, Action::Stop { order }),
+    let (OrderCommand::Deploy { place, .. } | OrderCommand::Stop { place, .. }) = &command;
+    let (trust, out) = (place.keys.trust()?, place.out.clone());
+    let (group, reason) = (place.group(&trust)?, place.reason.clone());
+    let (action, more, submit) = match &command {
+        OrderCommand::Stop { order, .. } => (Action::Stop { order: *order }, String::new(), "stop"),
         OrderCommand::Deploy {
-            place,
             release,
             fallback,
+            no_rollback,
             configuration,
             ignore_application_stop_failures,
+            ..
         } => {
-            let trust = place.keys.trust()?;
-            let (_, group_version) = place.read()?;
-            let mut deploy = orders::deploy(release_id(&release, &trust)?, group_version);
-            deploy.fallback = fallback.map(|text| release_id(&text, &trust)).transpose()?;
+            let fallback = match fallback {
+                _ if *no_rollback => Fallback::Nowhere,
+                Some(text) => Fallback::To(release_id(text, &trust)?),
+                None => Fallback::LastGood,
+            };
+            let mut deploy = group.deploy(release_id(release, &trust)?, fallback);
             deploy.configuration =
                 configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
-            deploy.ignore_application_stop_failures = ignore_application_stop_failures;
-            (place, Action::Deploy(deploy))
+            deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
+            let more = match deploy.fallback {
+                Some(release) => format!("if it fails, back to release {release}\n"),
+                None => "if it fails, hosts stay as they are\n".into(),
+            };
+            (Action::Deploy(deploy), more, "deploy")
         }
     };
-    let trust = place.keys.trust()?;
     let key = place.keys.load(KeyRole::Operator)?;
-    let (at, _) = place.read()?;
-    let signed = orders::order(trust.fleet(), &key, at, action, place.reason.clone(), now())?;
-    write_public(&place.out, &signed.to_bytes())?;
-    let (id, out) = (signed.id(trust.fleet()), place.out.display());
-    Ok(format!("{out}: order {id}\nnext, on any host: swell deploy --order {out}"))
+    let signed = orders::order(trust.fleet(), &key, group.place(), action, reason, now())?;
+    write_public(&out, &signed.to_bytes())?;
+    let (id, out) = (signed.id(trust.fleet()), out.display());
+    Ok(format!("{out}: order {id}\n{more}next, on any host: swell {submit} --order {out}"))
 }
 
 impl PlaceArguments {
-    /// The group's place and version, from a fleet's own account of itself.
-    fn read(&self) -> Result<(Place, u64), SignError> {
-        let path = &self.fleet_state;
+    /// What the fleet's own account of itself says of the group.
+    fn group(&self, trust: &Trust) -> Result<GroupState, SignError> {
+        let path = self.fleet_state.display();
         let refused = |what: &str| {
-            let hint = "write it with `swell status --json` on a host";
-            SignError::refused(format!("{}: {what}: {hint}", path.display()))
+            SignError::refused(format!("{path}: {what}"))
+                .with_hint("write it with `swell status --json` on a host of the fleet")
         };
-        let text = fs::read_to_string(path)
-            .map_err(|source| SignError::Io { path: path.clone(), source })?;
-        let state: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| refused(&error.to_string()))?;
-        let groups = state["groups"].as_array().ok_or_else(|| refused("it lists no groups"))?;
-        let group = groups
-            .iter()
-            .find(|group| group["name"] == self.group.as_str())
-            .ok_or_else(|| refused(&format!("there is no group {}", self.group)))?;
-        let number = |key: &str| group[key].as_u64().ok_or_else(|| refused(&format!("no {key}")));
-        let head = group["head"].as_str().and_then(|head| head.parse().ok());
-        let head = head.ok_or_else(|| refused("no head"))?;
-        let place = Place { group: self.group.clone(), sequence: number("sequence")?, head };
-        Ok((place, number("version")?))
+        let text = read_start(&self.fleet_state, FLEET_STATE_BYTES_MAX)?;
+        let state: FleetState =
+            serde_json::from_slice(&text).map_err(|error| refused(&error.to_string()))?;
+        if state.id != trust.fleet() {
+            return Err(refused("it is the state of another fleet"));
+        }
+        let group = state.groups.into_iter().find(|group| group.name == self.group);
+        group.ok_or_else(|| refused(&format!("there is no group {}", self.group)))
     }
 }
 
@@ -627,3 +632,6 @@ fn seconds(text: &str) -> Result<u64, String> {
 fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
+
+/// A fleet of ten thousand hosts describes itself in far less.
+const FLEET_STATE_BYTES_MAX: usize = 64 << 20;

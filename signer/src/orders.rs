@@ -3,10 +3,71 @@
 use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
     time::UnixSeconds,
-    trust::{Action, Deploy, Group, Order, Signed, Signer},
+    trust::{Action, Deploy, Group, Order, Signed, Signer, Untrusted},
 };
+use serde::Deserialize;
 
 use crate::SignError;
+
+/// The part of what `swell status --json` prints that an order is made from.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FleetState {
+    /// The fleet's id.
+    pub id: FleetId,
+    /// Its groups.
+    pub groups: Vec<GroupState>,
+}
+
+/// What an order must know of its group.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GroupState {
+    /// Its name.
+    pub name: GroupName,
+    /// The version of its settings.
+    pub version: u64,
+    /// The sequence of its newest order; 0 before the first.
+    pub sequence: u64,
+    /// The id of its newest order; zero before the first.
+    pub head: Digest,
+    /// The release that the group's last good deployment brought it to.
+    pub last_good_release: Option<Digest>,
+}
+
+impl GroupState {
+    /// Where the group's next order goes.
+    pub fn place(&self) -> Place {
+        Place { group: self.name.clone(), sequence: self.sequence, head: self.head }
+    }
+
+    /// The plain deploy action: this release, under the group's own configuration.
+    pub fn deploy(&self, release: Digest, fallback: Fallback) -> Deploy {
+        let fallback = match fallback {
+            Fallback::LastGood => self.last_good_release,
+            Fallback::Nowhere => None,
+            Fallback::To(release) => Some(release),
+        };
+        Deploy {
+            release,
+            // Going back to what has just failed is no rollback.
+            fallback: fallback.filter(|fallback| *fallback != release),
+            configuration: None,
+            group_version: self.version,
+            file_exists_behavior: None,
+            ignore_application_stop_failures: false,
+        }
+    }
+}
+
+/// Where the hosts that took a release go if the deployment fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Back to the group's last good release, if it has one.
+    LastGood,
+    /// They stay as they are.
+    Nowhere,
+    /// Back to this release.
+    To(Digest),
+}
 
 /// Where an order goes in its group's chain.
 #[derive(Clone, Debug)]
@@ -40,16 +101,13 @@ pub fn order(
     Ok(Signed::new(&order, fleet, &[operator])?)
 }
 
-/// The plain deploy action: this release, under the group's own configuration.
-pub fn deploy(release: Digest, group_version: u64) -> Deploy {
-    Deploy {
-        release,
-        fallback: None,
-        configuration: None,
-        group_version,
-        file_exists_behavior: None,
-        ignore_application_stop_failures: false,
-    }
+/// True if an order claims to stop a deployment. Nothing is verified: it only tells a person's slip
+/// before the order is handed in.
+pub fn claims_to_stop(order: &Signed<Order>) -> Result<bool, Untrusted> {
+    // A claim is text on purpose. Text of the order itself stands in quotes, with line breaks
+    // escaped, so that no reason looks like this line.
+    let claim = order.unverified_claim()?;
+    Ok(claim.lines().any(|line| line == "    action: Stop {"))
 }
 
 /// Signs a group's settings.
@@ -63,3 +121,42 @@ pub fn group(
 
 /// An order that nobody began to follow within a week was forgotten somewhere.
 const ORDER_SECONDS: u64 = 7 * 86_400;
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::trust::SecretKey;
+
+    use super::*;
+
+    fn group(last_good_release: Option<Digest>) -> GroupState {
+        let name = GroupName::new("web").unwrap();
+        GroupState { name, version: 3, sequence: 7, head: Digest([7; 32]), last_good_release }
+    }
+
+    #[test]
+    fn a_deployment_goes_back_to_the_last_good_release_unless_told_otherwise() {
+        let [old, new, other] = [1, 2, 3].map(|byte| Digest([byte; 32]));
+        let fallback = |last, fallback| group(last).deploy(new, fallback).fallback;
+        assert_eq!(fallback(Some(old), Fallback::LastGood), Some(old));
+        assert_eq!(fallback(None, Fallback::LastGood), None);
+        assert_eq!(fallback(Some(old), Fallback::Nowhere), None);
+        assert_eq!(fallback(Some(old), Fallback::To(other)), Some(other));
+        assert_eq!(fallback(Some(new), Fallback::LastGood), None, "it is what failed");
+    }
+
+    #[test]
+    fn a_stop_is_told_from_a_deploy_whatever_its_reason_says() {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let signed = |action, reason: &str| {
+            let place = group(None).place();
+            let fleet = FleetId([0; 32]);
+            order(fleet, &key, place, action, reason.into(), UnixSeconds(0)).unwrap()
+        };
+        let stop = Action::Stop { order: Digest([7; 32]) };
+        let deploy = Action::Deploy(group(None).deploy(Digest([1; 32]), Fallback::Nowhere));
+        assert!(claims_to_stop(&signed(stop, "")).unwrap());
+        for reason in ["", "    action: Stop {", "\n    action: Stop {\n"] {
+            assert!(!claims_to_stop(&signed(deploy.clone(), reason)).unwrap(), "{reason}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::{
 };
 
 use groundswell_protocol::{
+    ids::Digest,
     time::UnixSeconds,
     trust::{Enrolment, Invitation, SecretKey, Signed, Signer, Token, token_key},
 };
@@ -69,6 +70,26 @@ impl Desk {
         ];
         self.run(&arguments).unwrap();
         Invitation::from_text(&fs::read_to_string(out).unwrap()).unwrap()
+    }
+
+    /// Writes what `swell status --json` would print of a group that runs a good release.
+    fn fleet_state(&self, last_good: Option<Digest>) -> String {
+        let trust = fleet::load_trust(&self.path("keys/fleet.trust")).unwrap();
+        let group = serde_json::json!({
+            "name": "web", "version": 1, "sequence": 4, "head": Digest([4; 32]),
+            "last_good_release": last_good, "hosts": ["a"],
+        });
+        let state = serde_json::json!({"version": 1, "id": trust.fleet(), "groups": [group]});
+        fs::write(self.path("state.json"), state.to_string()).unwrap();
+        self.text_of("state.json")
+    }
+
+    fn order(&self, arguments: &[&str]) -> Result<String, String> {
+        let (keys, out) = (self.text_of("keys"), self.text_of("order"));
+        fs::remove_file(&out).ok();
+        let (kind, rest) = arguments.split_first().unwrap();
+        let places = ["order", kind, "--keys", &keys, "--group", "web", "--out", &out];
+        self.run(&[&places, rest].concat())
     }
 
     fn release(&self, out: &str) -> Result<String, String> {
@@ -258,6 +279,27 @@ fn an_approved_host_is_verified_with_its_signature() {
     old.enrolment = foreign.enrolment;
     fs::write(&out, old.to_text()).unwrap();
     assert!(desk.verify(Path::new(&out)).is_err(), "a token of another fleet in this one's dress");
+}
+
+#[test]
+fn an_order_names_the_command_that_takes_it_and_where_the_group_goes_back_to() {
+    let desk = Desk::new();
+    let [old, new, other] = [1, 2, 3].map(|byte| Digest([byte; 32]).to_string());
+    let state = desk.fleet_state(Some(Digest([1; 32])));
+    let said = desk.order(&["stop", "--fleet-state", &state, "--order", &old]).unwrap();
+    assert!(said.contains("swell stop --order"), "{said}");
+    let deploy = ["deploy", "--fleet-state", &state, "--release", &new];
+    let with = |more: &[&str]| desk.order(&[&deploy, more].concat()).unwrap();
+    assert!(with(&[]).contains(&format!("back to release {old}")));
+    assert!(with(&["--fallback", &other]).contains(&format!("back to release {other}")));
+    assert!(with(&["--no-rollback"]).contains("hosts stay as they are"));
+    assert!(with(&[]).contains("swell deploy --order"));
+    // The state of another fleet would give the order a wrong place.
+    let other = Desk::new();
+    fs::copy(other.fleet_state(None), &state).unwrap();
+    let refused = desk.order(&deploy).unwrap_err();
+    assert!(refused.contains("it is the state of another fleet"), "{refused}");
+    assert!(refused.contains("hint: write it with `swell status --json`"), "{refused}");
 }
 
 #[test]

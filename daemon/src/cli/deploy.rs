@@ -1,16 +1,21 @@
 //! What changes the fleet: groups, deploy orders, stops. Each is signed here or elsewhere.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use groundswell_protocol::{
     ids::{ApplicationName, DeploymentId, Digest, FleetId, GroupName, LabelText, Labels},
+    limits::ENVELOPE_BYTES_MAX,
     rollout::{DeploymentConfiguration, MinimumHealthy},
     trust::{Action, Group, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
     keyfile::{self, KeyRole, Passphrase},
-    orders::{self, Place},
+    orders::{self, Fallback, GroupState},
+    read_start,
 };
 use serde::Deserialize;
 
@@ -48,8 +53,11 @@ pub(super) struct DeployArguments {
     /// The release: its label, or its id.
     #[arg(required_unless_present = "order")]
     release: Option<String>,
-    /// Submit this order, signed elsewhere by `swell-sign order`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["group", "release"])]
+    /// Hand this order in, signed elsewhere by `swell-sign order deploy`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "group", "release", "configuration", "fallback", "no_rollback",
+        "ignore_application_stop_failures", "reason", "key", "passphrase_file",
+    ])]
     order: Option<PathBuf>,
     /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or percent:N
     /// hosts that stay healthy.
@@ -65,7 +73,7 @@ pub(super) struct DeployArguments {
     #[arg(long)]
     ignore_application_stop_failures: bool,
     /// Why, for those who read the deployment's report.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// End when the order is accepted instead of watching the deployment.
     #[arg(long)]
@@ -78,11 +86,15 @@ pub(super) struct DeployArguments {
 pub(super) struct StopArguments {
     /// The deployment; without it, the one that runs in the fleet, if there is only one.
     id: Option<DeploymentId>,
-    /// Submit this order, signed elsewhere by `swell-sign order stop`.
-    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    /// Hand this order in, signed elsewhere by `swell-sign order stop`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["id", "reason", "key", "passphrase_file"]
+    )]
     order: Option<PathBuf>,
     /// Why, for those who read the deployment's report.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     operator: OperatorKey,
@@ -167,10 +179,12 @@ pub(super) async fn deploy(
     arguments: DeployArguments,
     out: Output,
 ) -> Result<Ended, Failed> {
+    let handed_in = arguments.order.as_deref().map(|path| read_order(path, Kind::Deploy));
+    let handed_in = handed_in.transpose()?;
     let fleet = client.fleet().await?;
     let fleet_id = fleet_id(&fleet)?;
-    let signed: Signed<Order> = match &arguments.order {
-        Some(path) => read_order(path)?,
+    let signed: Signed<Order> = match handed_in {
+        Some(signed) => signed,
         None => sign_deploy(&fleet, fleet_id, &arguments)?,
     };
     client.order(signed.to_bytes()).await?;
@@ -223,18 +237,18 @@ fn sign_deploy(
         return Err(Failed::new("a group and a release are needed"));
     };
     let group = find_group(fleet, name)?;
-    let mut deploy = orders::deploy(find_release(fleet, group, release)?, group.version);
-    deploy.fallback = match (&arguments.fallback, &group.last_good_release) {
-        _ if arguments.no_rollback => None,
-        (Some(release), _) => Some(find_release(fleet, group, release)?),
-        (None, last) => last.as_ref().and_then(|id| id.parse().ok()),
+    let fallback = match &arguments.fallback {
+        _ if arguments.no_rollback => Fallback::Nowhere,
+        Some(release) => Fallback::To(find_release(fleet, group, release)?),
+        None => Fallback::LastGood,
     };
-    deploy.fallback = deploy.fallback.filter(|fallback| *fallback != deploy.release);
+    let state = state(group)?;
+    let mut deploy = state.deploy(find_release(fleet, group, release)?, fallback);
     deploy.configuration =
         arguments.configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
-    let (place, reason) = (place(group)?, arguments.reason.clone());
+    let (place, reason) = (state.place(), arguments.reason.clone());
     Ok(orders::order(fleet_id, &key, place, Action::Deploy(deploy), reason, now())?)
 }
 
@@ -244,7 +258,7 @@ pub(super) async fn stop(
     out: Output,
 ) -> Result<(), Failed> {
     let signed: Signed<Order> = match &arguments.order {
-        Some(path) => read_order(path)?,
+        Some(path) => read_order(path, Kind::Stop)?,
         None => {
             let fleet = client.fleet().await?;
             let running: Vec<_> =
@@ -262,7 +276,7 @@ pub(super) async fn stop(
             let report = client.report(&id).await?;
             let group = report.summary.group.parse().map_err(not_understood)?;
             let order: Digest = report.order.parse().map_err(not_understood)?;
-            let place = place(find_group(&fleet, &group)?)?;
+            let place = state(find_group(&fleet, &group)?)?.place();
             let key = arguments.operator.load()?;
             let action = Action::Stop { order };
             let reason = arguments.reason.clone();
@@ -277,10 +291,30 @@ pub(super) async fn stop(
     }
 }
 
-fn read_order(path: &PathBuf) -> Result<Signed<Order>, Failed> {
-    let bytes =
-        fs::read(path).map_err(|error| Failed::new(format!("{}: {error}", path.display())))?;
-    Signed::from_bytes(&bytes).map_err(|error| Failed::new(format!("{} {error}", path.display())))
+/// What an order that is handed in must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Deploy,
+    Stop,
+}
+
+/// Reads an order that was signed elsewhere. Every host verifies it; here only a slip is found, before
+/// the fleet follows an order that was meant for another command.
+fn read_order(path: &Path, expected: Kind) -> Result<Signed<Order>, Failed> {
+    let shown = path.display();
+    let untrusted = |error| Failed::new(format!("{shown} {error}"));
+    let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
+    let order = Signed::from_bytes(&bytes).map_err(untrusted)?;
+    let stops = orders::claims_to_stop(&order).map_err(untrusted)?;
+    let (kind, does, command) = match stops {
+        true => (Kind::Stop, "stops a deployment", "stop"),
+        false => (Kind::Deploy, "starts a deployment", "deploy"),
+    };
+    if kind != expected {
+        let hint = format!("hand it in with `swell {command} --order {shown}`");
+        return Err(Failed::with_hint(format!("{shown} is an order that {does}"), hint));
+    }
+    Ok(order)
 }
 
 fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, Failed> {
@@ -309,11 +343,14 @@ fn list(names: &[&str]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn place(group: &api::Group) -> Result<Place, Failed> {
-    Ok(Place {
-        group: group.name.parse().map_err(not_understood)?,
+fn state(group: &api::Group) -> Result<GroupState, Failed> {
+    let last_good = group.last_good_release.as_ref().map(|id| id.parse());
+    Ok(GroupState {
+        name: group.name.parse().map_err(not_understood)?,
+        version: group.version,
         sequence: group.sequence,
         head: group.head.parse().map_err(not_understood)?,
+        last_good_release: last_good.transpose().map_err(not_understood)?,
     })
 }
 
@@ -331,3 +368,63 @@ fn now() -> groundswell_protocol::time::UnixSeconds {
 
 const GROUP_FILE_HINT: &str = "a group's file has name, application, configuration, and if wanted \
     filter and minimum_healthy_seconds";
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::trust::Signer;
+    use groundswell_signer::orders::FleetState;
+
+    use super::*;
+
+    fn group() -> api::Group {
+        api::Group {
+            name: "web".into(),
+            application: "shop".into(),
+            filter: String::new(),
+            version: 3,
+            configuration: "OneAtATime".into(),
+            hosts: Vec::new(),
+            down: Vec::new(),
+            quota: 1,
+            last_good: Some("1".into()),
+            last_good_release: Some(Digest([1; 32]).to_string()),
+            sequence: 7,
+            head: Digest([7; 32]).to_string(),
+            running: None,
+        }
+    }
+
+    #[test]
+    fn the_signer_reads_of_a_group_what_this_command_knows_of_it() {
+        let fleet = serde_json::json!({"id": FleetId([9; 32]), "groups": [group()]});
+        let read: FleetState = serde_json::from_value(fleet).unwrap();
+        let known = state(&group()).unwrap();
+        assert_eq!(format!("{:?}", read.groups), format!("{:?}", [known]));
+    }
+
+    #[test]
+    fn an_order_for_another_command_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SecretKey::from_seed(&[1; 32]);
+        assert!(key.public_key().is_strong());
+        let state = state(&group()).unwrap();
+        let write = |name: &str, action| {
+            let (place, reason) = (state.place(), String::new());
+            let order = orders::order(FleetId([9; 32]), &key, place, action, reason, now());
+            let path = dir.path().join(name);
+            fs::write(&path, order.unwrap().to_bytes()).unwrap();
+            path
+        };
+        let deploy = write("d", Action::Deploy(state.deploy(Digest([2; 32]), Fallback::Nowhere)));
+        let stop = write("s", Action::Stop { order: Digest([7; 32]) });
+        assert!(read_order(&deploy, Kind::Deploy).is_ok() && read_order(&stop, Kind::Stop).is_ok());
+        for (path, kind, message, hint) in [
+            (&deploy, Kind::Stop, "is an order that starts a deployment", "swell deploy --order"),
+            (&stop, Kind::Deploy, "is an order that stops a deployment", "swell stop --order"),
+        ] {
+            let refused = read_order(path, kind).unwrap_err();
+            assert!(refused.to_string().contains(message), "{refused}");
+            assert!(refused.hint().unwrap().contains(hint) && refused.code() == 1);
+        }
+    }
+}
