@@ -292,6 +292,12 @@ fn bad_settings_end_the_daemon_with_64_before_anything_is_opened() {
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("swelld.toml:2:11: listen: '0.0.0.0:7717' is not an address"), "{said}");
     assert!(!socket.exists(), "nothing was opened");
+    let text = format!("control_socket = \"{}\"\ncontrol_group = \"no-such\"\n", socket.display());
+    fs::write(&path, text).unwrap();
+    let (code, said) = swelld(&path);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("swelld.toml:2:17: control_group: 'no-such' is no group"), "{said}");
+    assert!(!socket.exists(), "nothing was opened");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 
 async fn run(settings: Settings) -> ExitCode {
     let (commands_in, commands) = mpsc::channel(64);
-    let listener = match server::bind(&settings.control_socket, settings.control_group.as_deref()) {
+    let listener = match server::bind(&settings.control_socket, settings.control_group.as_ref()) {
         Ok(listener) => listener,
         Err(error) => return fail(69, &error.to_string(), Some(&error.hint())),
     };

@@ -15,6 +15,7 @@ use std::{
 
 use groundswell_protocol::limits::ADDRESSES_MAX;
 use libp2p::Multiaddr;
+use nix::unistd::Group;
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 
@@ -41,7 +42,7 @@ pub struct Settings {
     /// The socket for `swell`.
     pub control_socket: PathBuf,
     /// The Unix group that may use it, besides root and the daemon's own user.
-    pub control_group: Option<String>,
+    pub control_group: Option<Group>,
     /// The executor's socket.
     pub executor_socket: PathBuf,
     /// Addresses to listen on; at least one.
@@ -224,7 +225,7 @@ mod tests {
     fn what_a_file_says_wins() {
         let text = r#"
             state_dir = "/srv/swell"
-            control_group = "deployers"
+            control_group = "root"
             listen = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/7717"]
             advertise = ["/ip4/198.51.100.7/tcp/17717"]
             store_bytes_max = 1_000_000_000
@@ -233,7 +234,7 @@ mod tests {
         "#;
         let settings = parse(text).unwrap();
         assert_eq!(settings.state_dir, Path::new("/srv/swell"));
-        assert_eq!(settings.control_group.as_deref(), Some("deployers"));
+        assert_eq!(settings.control_group.unwrap().gid.as_raw(), 0);
         assert_eq!(settings.listen.len(), 2);
         assert_eq!(settings.advertise.len(), 1);
         assert_eq!(settings.store_bytes_max, 1_000_000_000);
@@ -297,6 +298,10 @@ mod tests {
             ("state_dir = \"\"", "1:13: state_dir: '' is not an absolute path"),
             ("executor_socket = \"x.sock\"", "1:19: executor_socket: 'x.sock' is not an absolute"),
             ("control_group = \"a b\"", "1:17: control_group: 'a b' is not a group's name"),
+            (
+                "control_group = \"no-such.group\"",
+                "1:17: control_group: 'no-such.group' is no group",
+            ),
             ("listen = []", "1:10: listen: is empty; name at least one address"),
             ("listen = [\"0.0.0.0:7717\"]", "1:11: listen: '0.0.0.0:7717' is not an address"),
             ("listen = [\"/ip4/1.2.3.4/udp/1\"]", "1:11: listen: '/ip4/1.2.3.4/udp/1' is not an"),

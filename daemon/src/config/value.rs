@@ -3,6 +3,7 @@
 use std::path::{Component, PathBuf};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
+use nix::unistd::Group;
 use toml::Spanned;
 
 use super::file::{Problem, Size, nearest};
@@ -37,13 +38,19 @@ pub(super) fn socket(key: &str, text: &Spanned<String>) -> Result<PathBuf, Probl
     Ok(path)
 }
 
-/// The name of a Unix group. Whether it exists is known only on the host that runs.
-pub(super) fn group(text: &Spanned<String>) -> Result<String, Problem> {
+/// The Unix group of a name.
+pub(super) fn group(text: &Spanned<String>) -> Result<Group, Problem> {
     let name = text.get_ref();
     let good = (1..=UNIX_NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
         && !name.starts_with(['-', '.']);
-    if good { Ok(name.clone()) } else { Err(wrong("control_group", text, "is not a group's name")) }
+    if !good {
+        return Err(wrong("control_group", text, "is not a group's name"));
+    }
+    let found = Group::from_name(name)
+        .map_err(|error| wrong("control_group", text, &format!("cannot be looked up: {error}")))?;
+    let rule = "is no group of this machine; make it with `groupadd --system`";
+    found.ok_or_else(|| wrong("control_group", text, rule))
 }
 
 /// Checks every element of a list.
