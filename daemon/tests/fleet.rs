@@ -119,6 +119,79 @@ async fn a_host_killed_in_any_lifecycle_event_goes_on_by_itself() {
 }
 
 #[tokio::test]
+async fn either_process_of_a_host_may_die_alone() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = running(dir.path(), 3).await;
+    let victim = 1;
+    let mut number = 0;
+    for event in ["ApplicationStop", "AfterInstall", "ValidateService"] {
+        for daemon in [true, false] {
+            number += 1;
+            let version = format!("3.{number}.0");
+            release(&fleet, &Shop::new(&version));
+            let host = fleet.hosts()[victim].dir().to_path_buf();
+            let hold = host.join(format!("hold-{event}"));
+            std::fs::write(&hold, "").unwrap();
+            let last = fleet.last();
+            let runs = || Event::read(&host).iter().filter(|e| e.name == event).count();
+            let before = runs();
+            let id = fleet.deploy(last, &version, &[]).unwrap();
+            until(event, || runs() > before).await;
+            if daemon {
+                fleet.kill_daemon(victim);
+                fleet.start_daemon(victim).unwrap();
+            } else {
+                fleet.kill_executor(victim);
+                fleet.start_executor(victim).unwrap();
+            }
+            std::fs::remove_file(&hold).unwrap();
+            let report = fleet.wait_over(last, &id, PATIENCE).await.unwrap();
+            let who = if daemon { "swelld" } else { "swell-exec" };
+            assert_eq!(report.summary.status, "succeeded", "{who} died in {event}: {report:?}");
+            assert_eq!(versions(&fleet), vec![version; 3], "{who} died in {event}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_killed_while_it_goes_back_goes_on_going_back() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = running(dir.path(), 3).await;
+    release(&fleet, &Shop { broken: true, ..Shop::new("1.1.0") });
+    for host in fleet.hosts() {
+        std::fs::write(host.dir().join("hold-ValidateService"), "").unwrap();
+    }
+    let last = fleet.last();
+    let id = fleet.deploy(last, "1.1.0", &[]).unwrap();
+    let dirs: Vec<_> = fleet.hosts().iter().map(|host| host.dir().to_path_buf()).collect();
+    let in_event = |dir: &PathBuf, name: &str, version: &str| {
+        Event::read(dir).last().is_some_and(|e| e.name == name && e.version == version)
+    };
+    until("a host that validates", || {
+        dirs.iter().any(|dir| in_event(dir, "ValidateService", "1.1.0"))
+    })
+    .await;
+    let victim = dirs.iter().position(|dir| in_event(dir, "ValidateService", "1.1.0")).unwrap();
+    std::fs::write(dirs[victim].join("hold-ApplicationStart"), "").unwrap();
+    for dir in &dirs {
+        std::fs::remove_file(dir.join("hold-ValidateService")).unwrap();
+    }
+    until("a host that goes back", || in_event(&dirs[victim], "ApplicationStart", "1.0.0")).await;
+    fleet.kill_executor(victim);
+    fleet.kill_daemon(victim);
+    std::fs::remove_file(dirs[victim].join("hold-ApplicationStart")).unwrap();
+    fleet.start_executor(victim).unwrap();
+    fleet.start_daemon(victim).unwrap();
+    let report = fleet.wait_over(last, &id, PATIENCE).await.unwrap();
+    assert_eq!(report.summary.status, "failed", "{report:?}");
+    let failure = report.targets.iter().find_map(|target| target.failure.as_ref()).unwrap();
+    assert!(failure.restored, "{failure:?}");
+    assert_eq!(versions(&fleet), vec!["1.0.0"; 3]);
+}
+
+#[tokio::test]
 async fn a_release_that_fails_late_is_rolled_back_where_it_ran() {
     let _one = ONE_FLEET.lock().await;
     let dir = tempfile::tempdir().unwrap();
@@ -170,14 +243,11 @@ async fn a_stop_lets_nothing_more_begin() {
     let key = fleet.operator_key();
     let mut deploy =
         fleet.swell_command(last, &["deploy", "web", "1.1.0", "--key", &key]).spawn().unwrap();
-    let id = loop {
-        let looked = fleet.client(last).fleet().await.unwrap();
-        let running = looked.deployments.iter().find(|d| d.label == "1.1.0");
-        if let Some(running) = running.filter(|d| d.in_progress == 1) {
-            break running.id.clone();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let of_1_1 = |fleet: &groundswell_daemon::control::api::Fleet| {
+        fleet.deployments.iter().find(|d| d.label == "1.1.0" && d.in_progress == 1).cloned()
     };
+    let looked = fleet.wait_for(last, "a host in progress", PATIENCE, |f| of_1_1(f).is_some());
+    let id = of_1_1(&looked.await.unwrap()).unwrap().id;
     until("a host that has begun", || {
         let began = |host: &groundswell_daemon::scratch::Host| {
             let events = Event::read(host.dir());
