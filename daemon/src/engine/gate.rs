@@ -116,3 +116,103 @@ impl Gatekeeper for Gate {
         self.update(|roster| roster.turned_away = said);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::{
+        ids::{FleetName, HostName, Labels},
+        time::UnixSeconds,
+        trust::{
+            Genesis, Member, Role, Roles, Root, SecretKey, Signed, Signer, Token, TrustBundle,
+            Voter,
+        },
+    };
+
+    use super::*;
+
+    fn key(number: u8) -> SecretKey {
+        SecretKey::from_seed(&[number; 32])
+    }
+
+    fn host(number: u8) -> HostId {
+        key(number).public_key().into()
+    }
+
+    /// A gate of host 10, which is the only voter, and what it hands on to the voters.
+    fn gate() -> (Gate, mpsc::Receiver<MemberCert>, Arc<Trust>) {
+        let role =
+            |n| Role { keys: vec![key(n).public_key()], threshold: std::num::NonZeroU8::MIN };
+        let root = Root {
+            name: FleetName::new("test").unwrap(),
+            roles: Roles { root: role(1), release: role(2), operator: role(3), enrolment: role(4) },
+            version: 1,
+            review_by: UnixSeconds(u64::MAX),
+        };
+        let voters = vec![Voter { host: host(10), name: HostName::new("v").unwrap() }];
+        let genesis = Genesis { voters, generation: 0 };
+        let (fleet, bundle) = TrustBundle::found(&root, &genesis, &[&key(1)]).unwrap();
+        let trust = Arc::new(Trust::new(bundle, Some(fleet)).unwrap());
+        let (applicants_in, applicants) = mpsc::channel(1);
+        let mine = cert(&trust, 10, u64::MAX);
+        (Gate::new(trust.clone(), Clock::start(), mine, applicants_in), applicants, trust)
+    }
+
+    /// A certificate by a token that anybody may use any number of times.
+    fn cert(trust: &Trust, number: u8, not_after: u64) -> MemberCert {
+        let token = Token {
+            key: key(20).public_key(),
+            uses: None,
+            zone: None,
+            labels: Labels::default(),
+            not_after: UnixSeconds(u64::MAX),
+            name_pattern: "*".into(),
+            member_seconds: 0,
+        };
+        let member = Member {
+            host: host(number),
+            name: HostName::new(format!("h{number}")).unwrap(),
+            zone: None,
+            labels: Labels::default(),
+            not_after: UnixSeconds(not_after),
+            incarnation: 0,
+        };
+        MemberCert {
+            token: Some(Signed::new(&token, trust.fleet(), &[&key(4)]).unwrap()),
+            member: Signed::new(&member, trust.fleet(), &[&key(20)]).unwrap(),
+            receipts: Vec::new(),
+        }
+    }
+
+    fn judge(gate: &Gate, number: u8, cert: &MemberCert) -> &'static str {
+        let hello = Hello { cert: cert.clone(), epoch: 1, protocol: PROTOCOL };
+        match gate.judge(host(number), &hello) {
+            Verdict::Admit(_) => "admit",
+            Verdict::Pending => "pending",
+            Verdict::Refuse(_) => "refuse",
+        }
+    }
+
+    #[test]
+    fn before_a_ledger_is_here_a_good_certificate_is_enough() {
+        let (gate, _applicants, trust) = gate();
+        let good = cert(&trust, 30, u64::MAX);
+        assert_eq!(judge(&gate, 30, &good), "admit");
+        assert_eq!(judge(&gate, 31, &good), "refuse", "it is another host's");
+        assert_eq!(judge(&gate, 30, &cert(&trust, 30, 1)), "refuse", "its time is over");
+    }
+
+    #[test]
+    fn once_there_is_a_ledger_it_says_who_belongs() {
+        let (gate, mut applicants, trust) = gate();
+        let (member, stranger) = (cert(&trust, 30, 1), cert(&trust, 31, u64::MAX));
+        let id = member.member.id(trust.fleet());
+        gate.update(|roster| drop(roster.admitted.insert(id)));
+        assert_eq!(judge(&gate, 30, &member), "admit", "expired, and a member all the same");
+        assert_eq!(judge(&gate, 31, &stranger), "pending");
+        assert_eq!(applicants.try_recv().unwrap(), stranger, "the voters are asked");
+        let id = stranger.member.id(trust.fleet());
+        gate.update(|roster| drop(roster.refused.insert(id, "used up".into())));
+        assert_eq!(judge(&gate, 31, &stranger), "refuse");
+        assert_eq!(judge(&gate, 10, &cert(&trust, 10, u64::MAX)), "admit", "a first voter");
+    }
+}
