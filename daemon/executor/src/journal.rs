@@ -1,9 +1,14 @@
 //! What must survive a crash: one file for each group, replaced whole before a step is taken.
+//!
+//! Every file here and every list beside a revision is sealed: a checksum, then the value. What was
+//! damaged is found when it is read, and what could not be read again is not written.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +18,9 @@ use groundswell_protocol::{
     ids::{DeploymentId, Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::regular;
 
 /// What the executor remembers of a group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +95,7 @@ impl GroupState {
     }
 
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        replace(&dir.join(self.group.as_str()), &cbor::encode(self))
+        write_sealed(&dir.join(format!("{}.{STATE}", self.group)), self)
     }
 }
 
@@ -98,32 +105,145 @@ pub(crate) fn read(dir: &Path) -> io::Result<BTreeMap<GroupName, GroupState>> {
     let mut groups = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(".new-")) {
-            fs::remove_file(&path)?;
-            continue;
+        // A group's name may have any ending; what follows it is ours.
+        match path.extension().and_then(OsStr::to_str) {
+            Some(STATE) => {}
+            Some(NEW) => {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            _ => continue,
         }
-        let bytes = fs::read(&path)?;
-        let state: GroupState = cbor::decode(&bytes, JOURNAL_BYTES_MAX).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-        })?;
+        let state: GroupState = read_sealed(&path)?;
+        if path.file_stem().and_then(OsStr::to_str) != Some(state.group.as_str()) {
+            return Err(damaged(&path, &format!("it is of group {}", state.group)));
+        }
         groups.insert(state.group.clone(), state);
     }
     Ok(groups)
 }
 
-/// Replaces a file whole, durably.
+/// Writes a value with its checksum, durably. A value that is too long to be read again is refused.
+pub(crate) fn write_sealed<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace(path, &seal(value, JOURNAL_BYTES_MAX)?)
+}
+
+/// Reads what [`write_sealed`] wrote. The error names the file.
+pub(crate) fn read_sealed<T: Serialize + DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let bytes = regular::read(path, JOURNAL_BYTES_MAX)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    open(&bytes).map_err(|reason| damaged(path, &reason))
+}
+
+fn seal<T: Serialize>(value: &T, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let body = cbor::encode(value);
+    let bytes = [&checksum(&body)[..], &body].concat();
+    if bytes.len() > bytes_max {
+        return Err(io::Error::other(format!(
+            "what must be noted has {} bytes, and at most {bytes_max} can be: the revision has too \
+             many files or too long paths",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn open<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (sum, body) = bytes.split_first_chunk::<32>().ok_or("it is too short")?;
+    if *sum != checksum(body) {
+        return Err("its checksum is wrong".into());
+    }
+    cbor::decode(body, JOURNAL_BYTES_MAX).map_err(|error| error.to_string())
+}
+
+fn checksum(body: &[u8]) -> [u8; 32] {
+    blake3::derive_key("groundswell 2026 executor journal", body)
+}
+
+fn damaged(path: &Path, reason: &str) -> io::Error {
+    let message = format!("{} is damaged ({reason})", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// Replaces a file whole, durably. Only this process's user may read it.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     fs::create_dir_all(dir)?;
-    let beside = dir.join(format!(".new-{}", name.to_string_lossy()));
-    let mut file = File::create(&beside)?;
+    let beside = dir.join(format!("{}.{NEW}", name.to_string_lossy()));
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     File::open(dir)?.sync_all()
 }
 
-/// The largest revision has 200,000 paths.
+/// The ending of a group's file, and of one that is being written.
+const STATE: &str = "state";
+const NEW: &str = "new";
+
+/// A sealed file. The longest are the lists of a revision's files: 200,000 paths of 1300 bytes.
 pub(crate) const JOURNAL_BYTES_MAX: usize = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn group(name: &str) -> GroupState {
+        GroupState { sequence: 7, ..GroupState::new(GroupName::new(name).unwrap()) }
+    }
+
+    #[test]
+    fn groups_of_any_name_survive_a_restart_and_half_written_files_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["web", "web.state", "web.state.new", "web.new", "new"];
+        for name in names {
+            group(name).write(dir.path()).unwrap();
+        }
+        fs::write(dir.path().join("web.state.new"), "half").unwrap();
+        let read = read(dir.path()).unwrap();
+        assert_eq!(read.len(), names.len());
+        for name in names {
+            assert_eq!(read[&GroupName::new(name).unwrap()], group(name));
+        }
+        assert!(!dir.path().join("web.state.new").exists());
+        let mode = fs::metadata(dir.path().join("web.state")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_change_of_any_byte_is_found_and_the_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        group("web").write(dir.path()).unwrap();
+        let path = dir.path().join("web.state");
+        let good = fs::read(&path).unwrap();
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            fs::write(&path, bad).unwrap();
+            let error = read(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("web.state is damaged"), "{index}: {error}");
+        }
+        fs::write(&path, &good[..20]).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("web.state is damaged"));
+        fs::rename(&path, dir.path().join("db.state")).unwrap();
+        fs::write(dir.path().join("db.state"), &good).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("it is of group web"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let value = vec![1_u8; 20];
+        let bytes = seal(&value, 1000).unwrap().len();
+        assert_eq!(open::<Vec<u8>>(&seal(&value, bytes).unwrap()).unwrap(), value);
+        let error = seal(&value, bytes - 1).unwrap_err().to_string();
+        assert!(error.contains("too many files or too long paths"), "{error}");
+    }
+}

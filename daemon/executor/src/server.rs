@@ -37,7 +37,7 @@ pub(crate) fn run(config: Config) -> Result<(), Failed> {
     let executor = Executor::open(config).map_err(|error| Failed {
         code: 74,
         message: format!("the journal: {error}"),
-        hint: "restore the file, or remove it if the host is to begin anew",
+        hint: "put back a good copy of the file, or remove it: the host then begins anew in the group",
     })?;
     let executor = Arc::new(executor);
     let open = Arc::new(AtomicUsize::new(0));
