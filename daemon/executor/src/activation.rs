@@ -43,6 +43,7 @@ struct Inner {
 impl Executor {
     pub(crate) fn open(config: Config) -> io::Result<Self> {
         let groups = journal::read(&config.journal_dir())?;
+        stage::clear(&config);
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };
         Ok(Self { config, inner: Mutex::new(inner), changed: Condvar::new() })
@@ -84,8 +85,8 @@ impl Executor {
             Err(reason) => return refused(reason),
         };
         let group = judged.group.content().name.clone();
-        let archive = self.config.archive(&group, judged.deployment);
-        if let Err(reason) = stage::lay_out(&self.config, &judged.manifest, &archive) {
+        let laid_out = stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment);
+        if let Err(reason) = laid_out {
             return refused(reason);
         }
         let release = judged.release.id();
@@ -138,8 +139,7 @@ impl Executor {
         let prepared = self.lock().prepared.clone();
         judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
         let group = judged.group.content().name.clone();
-        let archive = self.config.archive(&group, judged.deployment);
-        stage::lay_out(&self.config, &judged.manifest, &archive)?;
+        stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment)?;
         let mut inner = self.lock();
         // The number is good for one beginning.
         inner.prepared = None;
@@ -440,6 +440,7 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
         head: state.head,
         current: state.current.as_ref().map(|c| (c.release, c.label.clone())),
         staged: state.staged.clone(),
+        stopped: state.stopped.clone(),
         activation,
     }
 }

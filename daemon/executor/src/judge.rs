@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,7 +23,7 @@ use groundswell_protocol::{
     },
 };
 
-use crate::{config::Config, journal::GroupState};
+use crate::{config::Config, journal::GroupState, regular};
 
 /// What this host believes. Read from its own state directory, which only root writes.
 pub(crate) struct Belief {
@@ -129,15 +130,13 @@ pub(crate) fn judge(
         return Err("the order names neither this release nor this fallback".into());
     }
     fits(release.content(), group.content(), member.content())?;
-    let manifest = read_manifest(config, release.content())?;
-    Ok(Judged {
-        group,
-        order: evidence.order,
-        deploy,
-        release,
-        manifest,
-        deployment: DeploymentId::of(evidence.order, rollback),
-    })
+    let deployment = DeploymentId::of(evidence.order, rollback);
+    let own = config.own_manifest(&state.group, deployment);
+    // Once a revision was laid out here, the store of `swelld` is not needed any more.
+    let manifest = read_manifest(&own, release.content()).or_else(|_| {
+        read_manifest(&config.manifest_file(&release.content().manifest), release.content())
+    })?;
+    Ok(Judged { group, order: evidence.order, deploy, release, manifest, deployment })
 }
 
 /// The deploy order, if it is the group's newest one and was not stopped.
@@ -192,13 +191,9 @@ fn fits(
     Ok(())
 }
 
-fn read_manifest(config: &Config, release: &Release) -> Result<Manifest, String> {
-    let path = config.manifest_file(&release.manifest);
-    let length = fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?.len();
-    if length > u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX) {
-        return Err(format!("{} is too long for a manifest", path.display()));
-    }
-    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+fn read_manifest(path: &Path, release: &Release) -> Result<Manifest, String> {
+    let bytes = regular::read(path, MANIFEST_BYTES_MAX)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     Manifest::of_release(&bytes, release).map_err(|error| error.to_string())
 }
 

@@ -17,6 +17,11 @@ impl Config {
         self.deployment_dir(group, deployment).join("deployment-archive")
     }
 
+    /// The manifest of a deployment's revision: what was verified when it was laid out.
+    pub(crate) fn own_manifest(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+        self.deployment_dir(group, deployment).join("manifest")
+    }
+
     /// The log of a deployment's scripts.
     pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
         self.deployment_dir(group, deployment).join("logs/scripts.log")
@@ -34,6 +39,7 @@ impl Config {
         self.state_dir.join("journal")
     }
 
+    /// A manifest in the store of `swelld`.
     pub(crate) fn manifest_file(&self, manifest: &Digest) -> PathBuf {
         self.store_dir.join("manifests").join(manifest.to_string())
     }

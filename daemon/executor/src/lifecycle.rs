@@ -8,6 +8,7 @@ use std::{io, path::PathBuf};
 
 use groundswell_protocol::{
     execute::LifecycleEvent,
+    limits::MANIFEST_BYTES_MAX,
     revision::{AppSpec, FileExistsBehavior, Manifest},
     trust::Outcome,
 };
@@ -18,6 +19,7 @@ use crate::{
     install,
     journal::{Installed, Step},
     logs::ScriptLog,
+    regular,
 };
 
 const UNKNOWN: u8 = 5;
@@ -201,14 +203,14 @@ fn run_scripts_of(
     event: LifecycleEvent,
     log: &ScriptLog,
 ) -> Result<(), EventFailed> {
-    let path = work.config().manifest_file(&before.manifest);
-    let manifest = std::fs::read(&path)
+    let path = work.config().own_manifest(&work.group(), before.deployment);
+    let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
         .map_err(|error| error.to_string())
-        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()))
-        .and_then(|manifest| {
-            let same = Manifest::id_of(&manifest.to_bytes()) == before.manifest;
-            same.then_some(manifest).ok_or_else(|| "it is another manifest".into())
-        });
+        .and_then(|bytes| {
+            let same = Manifest::id_of(&bytes) == before.manifest;
+            same.then_some(bytes).ok_or_else(|| "it is another manifest".into())
+        })
+        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()));
     let manifest = manifest.map_err(|error| {
         let (label, path) = (&before.label, path.display());
         EventFailed::other(format!("the manifest of {label} at {path}: {error}"))

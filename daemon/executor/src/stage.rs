@@ -1,40 +1,55 @@
 //! Laying a revision out beside what runs. The live tree is not touched.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, FileTimes},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
     path::Path,
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use groundswell_protocol::{
-    ids::Digest,
+    ids::{DeploymentId, Digest, GroupName},
     limits::{FRAME_BYTES_MAX, FRAME_RAW_BYTES_MAX},
     revision::{Chunk, EntryKind, Frame, Manifest, chunk_of},
 };
 
-use crate::config::Config;
+use crate::{config::Config, journal::replace, regular};
 
-/// Writes the revision's files to `archive`, each byte checked. All of it is there, durably, or
-/// nothing.
-pub(crate) fn lay_out(config: &Config, manifest: &Manifest, archive: &Path) -> Result<(), String> {
+/// Writes the revision's files to the deployment's archive, each byte checked, and its manifest
+/// beside them. All of it is there, durably, or nothing.
+pub(crate) fn lay_out(
+    config: &Config,
+    manifest: &Manifest,
+    group: &GroupName,
+    deployment: DeploymentId,
+) -> Result<(), String> {
+    let archive = config.archive(group, deployment);
     if archive.is_dir() {
         return Ok(());
     }
-    let part = archive.with_extension("part");
+    // A daemon that is started again asks anew while its last request is still being worked on. The
+    // second waits for the first, and finds what it wants done.
+    let _one = STAGING.lock().unwrap_or_else(PoisonError::into_inner);
+    if archive.is_dir() {
+        return Ok(());
+    }
+    let part = archive.with_extension(PART);
     let work = || -> io::Result<()> {
         if part.exists() {
             fs::remove_dir_all(&part)?;
         }
         fs::create_dir_all(&part)?;
+        replace(&config.own_manifest(group, deployment), &manifest.to_bytes())?;
         let mut frames = Frames { config, manifest, raw: None };
         for entry in &manifest.entries {
             write_entry(&mut frames, &entry.kind, &part.join(&entry.path))?;
         }
         let dir = File::open(&part)?;
         nix::unistd::syncfs(&dir)?;
-        fs::rename(&part, archive)?;
+        fs::rename(&part, &archive)?;
         archive.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     };
     work().map_err(|error| {
@@ -43,6 +58,23 @@ pub(crate) fn lay_out(config: &Config, manifest: &Manifest, archive: &Path) -> R
         format!("the revision cannot be laid out in {}: {error}", archive.display())
     })
 }
+
+/// Removes what was half laid out when the process ended.
+pub(crate) fn clear(config: &Config) {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let deployments = list(&config.root_dir).flat_map(|group| list(&group.path()));
+    for part in deployments.flat_map(|deployment| list(&deployment.path())) {
+        if part.path().extension() == Some(OsStr::new(PART)) {
+            // What cannot be removed now is removed when the deployment is laid out again.
+            drop(fs::remove_dir_all(part.path()));
+        }
+    }
+}
+
+/// One revision is laid out at a time.
+static STAGING: Mutex<()> = Mutex::new(());
+
+const PART: &str = "part";
 
 fn write_entry(frames: &mut Frames<'_>, kind: &EntryKind, path: &Path) -> io::Result<()> {
     match kind {
@@ -92,12 +124,7 @@ impl Frames<'_> {
         let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("frame {}: {error}", path.display()))
         };
-        let length = fs::metadata(&path).map_err(named)?.len();
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > FRAME_BYTES_MAX {
-            return Err(io::Error::other(format!("frame {} is too long", path.display())));
-        }
-        let bytes = fs::read(&path).map_err(named)?;
+        let bytes = regular::read(&path, FRAME_BYTES_MAX).map_err(named)?;
         if Digest::of_content(&bytes) != frame.hash {
             return Err(io::Error::other(format!("frame {} is damaged", path.display())));
         }
@@ -108,5 +135,82 @@ impl Frames<'_> {
             return Ok(raw);
         }
         Err(io::Error::other(format!("frame {} has another length", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::{
+        revision::{AppSpec, Publisher},
+        time::UnixSeconds,
+    };
+
+    use super::*;
+
+    const FILES: usize = 200;
+
+    /// A host whose store has one revision.
+    fn host(dir: &Path) -> (Config, Manifest) {
+        let config = Config {
+            root_dir: dir.join("root"),
+            store_dir: dir.join("store"),
+            ..Config::default()
+        };
+        let mut publisher = Publisher::new(AppSpec::default()).unwrap();
+        let mut frames = Vec::new();
+        for number in 0..FILES {
+            publisher.begin_file(&format!("f{number:03}"), 0o644, UnixSeconds(1)).unwrap();
+            frames.extend(publisher.write(number.to_string().as_bytes()).unwrap());
+            frames.extend(publisher.end_file().unwrap());
+        }
+        let published = publisher.finish().unwrap();
+        for (frame, bytes) in frames.into_iter().chain(published.frames) {
+            let path = config.frame_file(&frame.hash);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        (config, published.manifest)
+    }
+
+    #[test]
+    fn requests_for_one_archive_at_the_same_time_make_it_once_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, manifest) = host(dir.path());
+        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| lay_out(&config, &manifest, &group, id).unwrap());
+            }
+        });
+        let archive = config.archive(&group, id);
+        assert_eq!(fs::read_dir(&archive).unwrap().count(), FILES);
+        assert_eq!(fs::read_to_string(archive.join("f123")).unwrap(), "123");
+        assert_eq!(fs::read(config.own_manifest(&group, id)).unwrap(), manifest.to_bytes());
+    }
+
+    #[test]
+    fn what_was_half_laid_out_is_removed_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, manifest) = host(dir.path());
+        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        clear(&config);
+        lay_out(&config, &manifest, &group, id).unwrap();
+        let half =
+            config.archive(&group, DeploymentId::of(Digest::ZERO, true)).with_extension(PART);
+        fs::create_dir_all(half.join("sub")).unwrap();
+        clear(&config);
+        assert!(!half.exists() && config.archive(&group, id).is_dir());
+    }
+
+    #[test]
+    fn a_frame_that_is_a_pipe_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, manifest) = host(dir.path());
+        let frame = config.frame_file(&manifest.frames[0].hash);
+        fs::remove_file(&frame).unwrap();
+        nix::unistd::mkfifo(&frame, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        let refused = lay_out(&config, &manifest, &group, id).unwrap_err();
+        assert!(refused.contains("no regular file"), "{refused}");
     }
 }
