@@ -3,40 +3,44 @@
 //! Everything that can be known to fail is checked before the live tree is touched. What will be
 //! replaced or removed is saved first, and a list of it is on disk before the first change; so the
 //! old tree can be put back after a failure, a crash, or a crash while putting it back.
+//!
+//! A plan holds paths without links: those that the host has on the way are resolved when it is made,
+//! as if what the revision before put there were gone, and none is followed afterwards.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use groundswell_protocol::{
-    cbor,
+    ids::{Digest, Nonce},
     revision::{AppSpec, EntryKind, FileExistsBehavior, Manifest},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    journal::{Installed, JOURNAL_BYTES_MAX, replace},
+    journal::{read_sealed, write_sealed},
     permissions::{self, Created, Rights},
+    place::{self, Dir, Kind, is_absent},
+    regular,
 };
 
 /// What will be done, decided as a whole before anything is.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// To be made, parents first.
-    directories: Vec<PathBuf>,
-    /// By their targets.
-    files: BTreeMap<PathBuf, Source>,
     /// Files of the revision before that this one does not have.
     removed: Vec<PathBuf>,
     /// Directories of the revision before that this one does not need, children first.
     emptied: Vec<PathBuf>,
-    /// Directories of the revision before that are still needed.
-    kept_directories: Vec<PathBuf>,
-    rights: BTreeMap<PathBuf, Rights>,
+    /// To be made, parents first.
+    directories: Vec<(PathBuf, Rights)>,
+    /// By their targets.
+    files: BTreeMap<PathBuf, (Source, Rights)>,
+    belongings: Belongings,
 }
 
 #[derive(Debug)]
@@ -45,17 +49,41 @@ enum Source {
     Link { target: String },
 }
 
+/// What a revision put in place. Kept beside it, for the revision that follows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Belongings {
+    /// Files and links, sorted.
+    files: BTreeSet<PathBuf>,
+    /// Directories that it made or took over from the one before, parents first.
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Belongings {
+    /// Reads those of the revision that was installed from `dir`; none if their list is gone.
+    pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        absent_is_none(read_sealed(&dir.join(BELONGINGS)))
+    }
+}
+
 /// How to undo what is being done. On disk before the first change.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Undo {
-    /// Everything that is put in place.
-    files: Vec<PathBuf>,
+    /// What makes the names of unfinished files unpredictable.
+    secret: Nonce,
+    /// Every place where a file is put or removed; true if what was there was saved, under the
+    /// place's number in this list.
+    files: Vec<(PathBuf, bool)>,
     /// Everything that is made, parents first.
     directories: Vec<PathBuf>,
-    /// What was there: the place, and the number of its copy.
-    saved: Vec<(PathBuf, u32)>,
-    /// Directories that are removed, parents first, with their modes.
-    emptied: Vec<(PathBuf, u32)>,
+    /// Directories that are removed, parents first.
+    emptied: Vec<(PathBuf, Attributes)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Attributes {
+    owner: u32,
+    group: u32,
+    mode: u32,
 }
 
 /// Decides what to do. Touches nothing. Destinations are below `root`.
@@ -63,7 +91,7 @@ pub(crate) fn plan(
     manifest: &Manifest,
     root: &Path,
     archive: &Path,
-    before: Option<&Installed>,
+    before: &Belongings,
     behavior: FileExistsBehavior,
 ) -> Result<Plan, String> {
     let mut wanted = Wanted::default();
@@ -71,27 +99,47 @@ pub(crate) fn plan(
         let destination = below(root, &mapping.destination);
         wanted.map(manifest, archive, &mapping.source, &destination)?;
     }
-    let owned: BTreeSet<&Path> =
-        before.iter().flat_map(|b| b.files.iter().map(PathBuf::as_path)).collect();
+    let places = Places::of(&wanted.directories, before)?;
     let mut files = BTreeMap::new();
-    for (target, source) in wanted.files {
-        if allowed(&target, &owned, behavior)? {
-            files.insert(target, source);
+    for (name, source) in wanted.files {
+        let target = places.target(&name)?;
+        if places.needed.contains(&target) {
+            return Err(format!("files: {} would be file and directory", target.display()));
+        }
+        if !allowed(&target, before, behavior)? {
+            continue;
+        }
+        if let Some((other, _)) = files.insert(target, (name, source)) {
+            return Err(format!("files: {} would be made twice", other.display()));
         }
     }
-    let directories = missing_directories(&wanted.directories, &files)?;
-    let old_directories = before.map(|b| b.directories.as_slice()).unwrap_or_default();
-    let needed = |directory: &PathBuf| {
-        wanted.directories.contains(directory)
-            || files.keys().any(|file| file.starts_with(directory))
-            || wanted.directories.iter().any(|other| other.starts_with(directory))
+    let rights = rights(&manifest.spec, root, &files, &places.missing)?;
+    let rights = |name: &PathBuf| rights.get(name).copied().unwrap_or_default();
+    let is = |path: &PathBuf, wanted: fn(Kind) -> bool| {
+        place::kind(path).map(|kind| kind.is_some_and(wanted)).map_err(|e| named_in(path, &e))
     };
-    let (kept, emptied): (Vec<_>, Vec<_>) = old_directories.iter().cloned().partition(needed);
-    let removed = owned.into_iter().filter(|path| !files.contains_key(*path));
-    let removed = removed.map(Path::to_path_buf).collect();
-    let rights = rights(&manifest.spec, root, &files, &directories)?;
-    let emptied = emptied.into_iter().rev().collect();
-    Ok(Plan { directories, files, removed, emptied, kept_directories: kept, rights })
+    let mut removed = Vec::new();
+    for path in before.files.iter().filter(|path| !files.contains_key(*path)) {
+        if is(path, |kind| kind != Kind::Directory)? {
+            removed.push(path.clone());
+        }
+    }
+    let (mut kept, mut emptied) = (Vec::new(), Vec::new());
+    for path in before.directories.iter().rev() {
+        if places.needed.contains(path) {
+            kept.push(path.clone());
+        } else if is(path, |kind| kind == Kind::Directory)? {
+            emptied.push(path.clone());
+        }
+    }
+    let belongings = Belongings {
+        files: files.keys().cloned().collect(),
+        directories: kept.into_iter().chain(places.missing.keys().cloned()).collect(),
+    };
+    let directories = places.missing.iter().map(|(path, name)| (path.clone(), rights(name)));
+    let directories = directories.collect();
+    let files = files.into_iter().map(|(path, (name, source))| (path, (source, rights(&name))));
+    Ok(Plan { removed, emptied, directories, files: files.collect(), belongings })
 }
 
 /// An absolute path of an appspec, as it is called on this host.
@@ -167,177 +215,256 @@ impl Wanted {
     }
 }
 
+/// Where the directories that are asked for are on this host.
+#[derive(Default)]
+struct Places {
+    /// By the paths that the appspec leads to, which may have links in them.
+    real: BTreeMap<PathBuf, PathBuf>,
+    /// All of them and all above.
+    needed: BTreeSet<PathBuf>,
+    /// Those that are to be made, each with a path that the appspec leads to.
+    missing: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Places {
+    fn of(wanted: &BTreeSet<PathBuf>, before: &Belongings) -> Result<Self, String> {
+        let mut places = Self::default();
+        for name in wanted {
+            let found = place::resolve(name, &|path| before.files.contains(path))?;
+            let pairs = found.path.ancestors().zip(name.ancestors()).take(found.missing);
+            places.missing.extend(pairs.map(|(real, name)| (real.into(), name.into())));
+            for ancestor in found.path.ancestors() {
+                if !places.needed.insert(ancestor.into()) {
+                    break;
+                }
+            }
+            places.real.insert(name.clone(), found.path);
+        }
+        Ok(places)
+    }
+
+    /// Where a file goes.
+    fn target(&self, name: &Path) -> Result<PathBuf, String> {
+        let dir = name.parent().and_then(|parent| self.real.get(parent));
+        let (dir, name) = dir
+            .zip(name.file_name())
+            .ok_or_else(|| format!("files: the directory of {} is missing", name.display()))?;
+        Ok(dir.join(name))
+    }
+}
+
 /// True if the file is put in place, false if the one that is there is kept.
 fn allowed(
     target: &Path,
-    owned: &BTreeSet<&Path>,
+    before: &Belongings,
     behavior: FileExistsBehavior,
 ) -> Result<bool, String> {
-    let Ok(there) = fs::symlink_metadata(target) else { return Ok(true) };
     let shown = target.display();
-    if there.is_dir() {
-        return Err(format!("a directory is in the way at {shown}: move it away"));
-    }
-    match behavior {
-        _ if owned.contains(target) => Ok(true),
-        FileExistsBehavior::Overwrite => Ok(true),
-        FileExistsBehavior::Retain => Ok(false),
-        FileExistsBehavior::Disallow => Err(format!(
+    match (place::kind(target).map_err(|error| named_in(target, &error))?, behavior) {
+        (None, _) => Ok(true),
+        (Some(Kind::Directory), _) => can_go(target, before).map(|()| true),
+        _ if before.files.contains(target) => Ok(true),
+        (_, FileExistsBehavior::Overwrite) => Ok(true),
+        (_, FileExistsBehavior::Retain) => Ok(false),
+        (_, FileExistsBehavior::Disallow) => Err(format!(
             "a file is in the way at {shown}, which no deployment of this group put there: move it \
              away, or set file_exists_behavior to OVERWRITE or RETAIN"
         )),
     }
 }
 
-/// Directories to be made, parents first: those asked for and all above that are not there.
-fn missing_directories(
-    wanted: &BTreeSet<PathBuf>,
-    files: &BTreeMap<PathBuf, Source>,
-) -> Result<Vec<PathBuf>, String> {
-    let mut missing = BTreeSet::new();
-    for directory in wanted {
-        for ancestor in directory.ancestors() {
-            if files.contains_key(ancestor) {
-                return Err(format!("files: {} would be file and directory", ancestor.display()));
-            }
-            match fs::metadata(ancestor) {
-                Ok(there) if there.is_dir() => break,
-                Ok(_) => {
-                    return Err(format!("{} is no directory: move it away", ancestor.display()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    missing.insert(ancestor.to_path_buf());
-                }
-                Err(error) => return Err(format!("{}: {error}", ancestor.display())),
-            }
+/// A directory may make room for a file if all of it belongs to the revision before.
+fn can_go(directory: &Path, before: &Belongings) -> Result<(), String> {
+    let shown = directory.display();
+    if !before.directories.contains(directory) {
+        return Err(format!("a directory is in the way at {shown}: move it away"));
+    }
+    for entry in fs::read_dir(directory).map_err(|error| named_in(directory, &error))? {
+        let entry = entry.map_err(|error| named_in(directory, &error))?;
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            can_go(&path, before)?;
+        } else if !before.files.contains(&path) {
+            return Err(format!(
+                "a directory is in the way at {shown}, and {} in it was put there by no deployment \
+                 of this group: move it away",
+                path.display()
+            ));
         }
     }
-    Ok(missing.into_iter().collect())
+    Ok(())
 }
 
 fn rights(
     spec: &AppSpec,
     root: &Path,
-    files: &BTreeMap<PathBuf, Source>,
-    directories: &[PathBuf],
+    files: &BTreeMap<PathBuf, (PathBuf, Source)>,
+    directories: &BTreeMap<PathBuf, PathBuf>,
 ) -> Result<BTreeMap<PathBuf, Rights>, String> {
-    let regular = files.iter().filter(|(_, source)| matches!(source, Source::File { .. }));
-    let files: Vec<&Path> = regular.map(|(target, _)| target.as_path()).collect();
-    let directories: Vec<&Path> = directories.iter().map(PathBuf::as_path).collect();
+    let regular = files.values().filter(|(_, source)| matches!(source, Source::File { .. }));
+    let files: Vec<&Path> = regular.map(|(name, _)| name.as_path()).collect();
+    let directories: Vec<&Path> = directories.values().map(PathBuf::as_path).collect();
     permissions::resolve(spec, root, &Created { files: &files, directories: &directories })
 }
 
 impl Plan {
-    /// Files and directories that will belong to the revision.
-    pub(crate) fn belongings(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let mut directories: Vec<_> =
-            self.kept_directories.iter().chain(&self.directories).cloned().collect();
-        directories.sort();
-        (self.files.keys().cloned().collect(), directories)
-    }
-
     /// Does it. `dir` is the deployment's own directory, where what is replaced is saved.
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
+        write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
         let undo = self.save(dir)?;
-        replace(&dir.join(UNDO), &cbor::encode(&undo))?;
-        for directory in &self.directories {
-            named(directory, fs::create_dir(directory))?;
-            let rights = self.rights.get(directory).copied().unwrap_or_default();
-            named(directory, rights.apply(directory))?;
-        }
-        for (target, source) in &self.files {
-            named(target, self.put(target, source))?;
-        }
+        write_sealed(&dir.join(UNDO), &undo)?;
+        // What goes makes room for what comes: a link or file for a directory, and the reverse.
         for path in &self.removed {
-            named(path, gone(fs::remove_file(path)))?;
+            named(path, Dir::of(path).and_then(|(dir, name)| dir.remove(name)))?;
         }
         for directory in &self.emptied {
-            // What others have put there keeps it.
-            drop(fs::remove_dir(directory));
+            let done = Dir::of(directory).and_then(|(dir, name)| dir.remove_dir(name));
+            // What others have put there keeps it, if nothing needs its place.
+            if self.files.contains_key(directory) {
+                named(directory, done)?;
+            }
         }
-        let places = self.files.keys().chain(&self.directories).chain(&self.removed);
-        sync(places.map(PathBuf::as_path).chain([dir]))
+        for (directory, rights) in &self.directories {
+            let made = Dir::of(directory).and_then(|(dir, name)| dir.make_dir(name));
+            named(directory, made.and_then(|made| rights.apply(&made.file()?)))?;
+        }
+        for (target, (source, rights)) in &self.files {
+            named(target, put(target, source, *rights, undo.secret))?;
+        }
+        sync(dir, undo.places())
     }
 
     /// Saves what will be replaced or removed.
     fn save(&self, dir: &Path) -> io::Result<Undo> {
         let saved_dir = dir.join(SAVED);
-        if saved_dir.exists() {
-            fs::remove_dir_all(&saved_dir)?;
-        }
+        gone(fs::remove_dir_all(&saved_dir))?;
         fs::create_dir_all(&saved_dir)?;
-        let mut saved = Vec::new();
+        let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
+        let mut files = Vec::new();
         for (path, number) in self.files.keys().chain(&self.removed).zip(0_u32..) {
-            if fs::symlink_metadata(path).is_ok() {
-                named(path, copy(path, &saved_dir.join(number.to_string())))?;
-                saved.push((path.clone(), number));
+            let is_saved = place::kind(path)?.is_some_and(|kind| kind != Kind::Directory);
+            if is_saved {
+                let copied = Dir::of(path).and_then(|(from, name)| {
+                    from.copy(name, &saved_dir, number.to_string().as_ref())
+                });
+                named(path, copied)?;
             }
+            files.push((path.clone(), is_saved));
         }
-        File::open(&saved_dir)?.sync_all()?;
-        let mode = |path: &PathBuf| fs::metadata(path).map_or(0o755, |there| there.mode() & 0o7777);
-        Ok(Undo {
-            files: self.files.keys().cloned().collect(),
-            directories: self.directories.clone(),
-            saved,
-            emptied: self.emptied.iter().rev().map(|path| (path.clone(), mode(path))).collect(),
-        })
+        saved_dir.file()?.sync_all()?;
+        let mut emptied = Vec::new();
+        for directory in self.emptied.iter().rev() {
+            let there = named(directory, Dir::open(directory)?.file()?.metadata())?;
+            let (owner, group, mode) = (there.uid(), there.gid(), there.mode() & 0o7777);
+            emptied.push((directory.clone(), Attributes { owner, group, mode }));
+        }
+        let mut secret = [0; 16];
+        getrandom::fill(&mut secret).map_err(io::Error::other)?;
+        let directories = self.directories.iter().map(|(path, _)| path.clone()).collect();
+        Ok(Undo { secret: Nonce(secret), files, directories, emptied })
+    }
+}
+
+/// Completes a file beside its target, then lets it take its place.
+fn put(target: &Path, source: &Source, rights: Rights, secret: Nonce) -> io::Result<()> {
+    let (dir, name) = Dir::of(target)?;
+    let beside = beside(target, secret);
+    match source {
+        Source::Link { target } => dir.symlink(&beside, target.as_ref())?,
+        Source::File { path, mode } => {
+            let mut source = regular::open(path)?;
+            let mut file = dir.create(&beside)?;
+            io::copy(&mut source, &mut file)?;
+            let modified = source.metadata()?.modified()?;
+            file.set_times(fs::FileTimes::new().set_modified(modified))?;
+            file.set_permissions(fs::Permissions::from_mode(*mode))?;
+            rights.apply(&file)?;
+        }
+    }
+    dir.rename(&beside, name)
+}
+
+impl Undo {
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        let files = self.files.iter().map(|(path, _)| path);
+        files.chain(&self.directories).map(PathBuf::as_path)
     }
 
-    fn put(&self, target: &Path, source: &Source) -> io::Result<()> {
-        let beside = beside(target);
-        drop(fs::remove_file(&beside));
-        match source {
-            Source::Link { target } => symlink(target, &beside)?,
-            Source::File { path, mode } => {
-                fs::copy(path, &beside)?;
-                let modified = fs::metadata(path)?.modified()?;
-                File::options()
-                    .write(true)
-                    .open(&beside)?
-                    .set_times(fs::FileTimes::new().set_modified(modified))?;
-                fs::set_permissions(&beside, fs::Permissions::from_mode(*mode))?;
-                self.rights.get(target).copied().unwrap_or_default().apply(&beside)?;
+    /// Takes away what was put in place of nothing, and what was not completed.
+    fn take_away(&self) -> io::Result<()> {
+        for (path, is_saved) in &self.files {
+            let taken = Dir::of(path).and_then(|(dir, name)| {
+                dir.remove(&beside(path, self.secret))?;
+                // A directory is not what was put there: nothing was yet.
+                if *is_saved || dir.kind(name)? == Some(Kind::Directory) {
+                    return Ok(());
+                }
+                dir.remove(name)
+            });
+            match taken {
+                Err(error) if is_absent(&error) => {}
+                other => named(path, other)?,
             }
         }
-        fs::rename(&beside, target)
+        for directory in self.directories.iter().rev() {
+            // What others have put there keeps it.
+            drop(Dir::of(directory).and_then(|(dir, name)| dir.remove_dir(name)));
+        }
+        Ok(())
+    }
+
+    /// Puts back what was there.
+    fn put_back(&self, saved_dir: &Path) -> io::Result<()> {
+        for (directory, attributes) in &self.emptied {
+            named(directory, attributes.put_back(directory))?;
+        }
+        let saved_dir = Dir::open(&fs::canonicalize(saved_dir)?)?;
+        for ((path, is_saved), number) in self.files.iter().zip(0_u32..) {
+            if !is_saved {
+                continue;
+            }
+            let beside = beside(path, self.secret);
+            let done = Dir::of(path).and_then(|(dir, name)| {
+                saved_dir.copy(number.to_string().as_ref(), &dir, &beside)?;
+                dir.rename(&beside, name)?;
+                // Where both are names of one file already, renaming leaves both.
+                dir.remove(&beside)
+            });
+            named(path, done)?;
+        }
+        Ok(())
+    }
+}
+
+impl Attributes {
+    fn put_back(&self, directory: &Path) -> io::Result<()> {
+        let (dir, name) = Dir::of(directory)?;
+        let made = match dir.kind(name)? {
+            Some(Kind::Directory) => dir.enter(name)?,
+            _ => dir.make_dir(name)?,
+        };
+        Rights::all(self.owner, self.group, self.mode).apply(&made.file()?)
     }
 }
 
 /// Puts back what was there before the last plan was carried out in `dir`. Does nothing if none was,
 /// and can be repeated until it succeeds.
 pub(crate) fn undo(dir: &Path) -> io::Result<()> {
-    let path = dir.join(UNDO);
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let undo: Undo = cbor::decode(&bytes, JOURNAL_BYTES_MAX)
-        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-    for (directory, mode) in &undo.emptied {
-        if !directory.is_dir() {
-            named(directory, fs::create_dir(directory))?;
-            fs::set_permissions(directory, fs::Permissions::from_mode(*mode))?;
+    let saved_dir = dir.join(SAVED);
+    let undo: Undo = match absent_is_none(read_sealed(&dir.join(UNDO))) {
+        Ok(Some(undo)) => undo,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            let what = format!(
+                "{error}; the old files are in {}: to go on without them, remove both",
+                saved_dir.display()
+            );
+            return Err(io::Error::new(error.kind(), what));
         }
-    }
-    let saved: BTreeSet<_> = undo.saved.iter().map(|(path, _)| path).collect();
-    for (path, number) in &undo.saved {
-        let beside = beside(path);
-        drop(fs::remove_file(&beside));
-        named(path, copy(&dir.join(SAVED).join(number.to_string()), &beside))?;
-        named(path, fs::rename(&beside, path))?;
-        // Where both are names of one file already, renaming leaves both.
-        named(path, gone(fs::remove_file(&beside)))?;
-    }
-    for path in undo.files.iter().filter(|path| !saved.contains(path)) {
-        drop(fs::remove_file(beside(path)));
-        named(path, gone(fs::remove_file(path)))?;
-    }
-    for directory in undo.directories.iter().rev() {
-        // What others have put there keeps it.
-        drop(fs::remove_dir(directory));
-    }
-    let places = undo.files.iter().chain(undo.saved.iter().map(|(path, _)| path));
-    sync(places.map(PathBuf::as_path).chain([dir]))?;
+    };
+    undo.take_away()?;
+    undo.put_back(&saved_dir)?;
+    sync(dir, undo.places().chain(undo.emptied.iter().map(|(path, _)| path.as_path())))?;
     forget(dir)
 }
 
@@ -347,39 +474,27 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
     gone(fs::remove_dir_all(dir.join(SAVED)))
 }
 
-/// A second name for a file where that is possible, else a copy with all its attributes.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    if fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    let there = fs::symlink_metadata(from)?;
-    if there.is_symlink() {
-        symlink(fs::read_link(from)?, to)?;
-    } else {
-        fs::copy(from, to)?;
-        let times = fs::FileTimes::new().set_modified(there.modified()?);
-        let file = File::options().write(true).open(to)?;
-        file.set_times(times)?;
-        file.sync_all()?;
-    }
-    lchown(to, Some(there.uid()), Some(there.gid()))?;
-    if there.is_symlink() { Ok(()) } else { fs::set_permissions(to, there.permissions()) }
-}
-
-/// The name under which a file is completed before it takes its place.
-fn beside(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
+/// The name under which a file is completed before it takes its place. Who owns the directory cannot
+/// foretell it; whoever reads the undo list can find it again.
+fn beside(target: &Path, secret: Nonce) -> OsString {
     // The hash keeps long names within the limit of the file system.
-    let hash = groundswell_protocol::ids::Digest::of_content(name.as_bytes());
-    target.with_file_name(format!(".swell-{}", hash.short()))
+    let path = target.as_os_str().as_encoded_bytes();
+    let hash = Digest::of_content(&[&secret.0[..], path].concat()).to_string();
+    format!(".swell-{}", &hash[..16]).into()
 }
 
-/// Makes what was done below these places durable, on whatever file systems they are.
-fn sync<'a>(places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-    let mut synced = BTreeSet::new();
-    for place in places {
-        let Some(dir) = place.ancestors().find(|ancestor| ancestor.is_dir()) else { continue };
-        let dir = File::open(dir)?;
+/// Makes what was done in `dir` and at these places durable, on whatever file systems they are.
+fn sync<'a>(dir: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    let dir = File::open(dir)?;
+    nix::unistd::syncfs(&dir)?;
+    let mut synced = BTreeSet::from([dir.metadata()?.dev()]);
+    let parents: BTreeSet<_> = places.filter_map(Path::parent).collect();
+    for place in parents {
+        let Some(dir) =
+            place.ancestors().find_map(|above| Dir::open(above).and_then(|dir| dir.file()).ok())
+        else {
+            continue;
+        };
         if synced.insert(dir.metadata()?.dev()) {
             nix::unistd::syncfs(&dir)?;
         }
@@ -388,29 +503,40 @@ fn sync<'a>(places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
 }
 
 fn gone(result: io::Result<()>) -> io::Result<()> {
+    absent_is_none(result).map(|_| ())
+}
+
+fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 
 fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    result.map_err(|error| io::Error::new(error.kind(), named_in(path, &error)))
+}
+
+fn named_in(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 const UNDO: &str = "undo";
 const SAVED: &str = "saved";
+const BELONGINGS: &str = "belongings";
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
     use groundswell_protocol::{
-        ids::{DeploymentId, Digest, ReleaseLabel},
-        revision::{FileMapping, Publisher},
+        revision::{FileMapping, Permission, Publisher},
         time::UnixSeconds,
     };
     use tempfile::TempDir;
 
     use super::*;
+    use crate::place::tests::dying_after;
 
     /// A scratch host with an archive for each revision.
     struct Host {
@@ -418,11 +544,13 @@ mod tests {
         count: u32,
     }
 
+    /// Directories end with a slash, links begin with an arrow, files have their content.
     type Tree = BTreeMap<String, String>;
 
     impl Host {
         fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
+            // In memory where possible: some tests make changes durable a thousand times.
+            let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
             fs::create_dir(dir.path().join("live")).unwrap();
             Self { dir, count: 0 }
         }
@@ -431,33 +559,59 @@ mod tests {
             self.dir.path().join("live")
         }
 
+        fn spec(&self) -> AppSpec {
+            let destination = self.live().join("app").display().to_string();
+            let mapping = FileMapping { source: "app".into(), destination };
+            AppSpec { files: vec![mapping], ..AppSpec::default() }
+        }
+
         /// A revision whose directory `app` goes to `live/app`.
         fn revision(&mut self, files: &[(&str, &str)]) -> (Manifest, PathBuf, PathBuf) {
+            self.revision_of(self.spec(), files)
+        }
+
+        fn revision_of(
+            &mut self,
+            spec: AppSpec,
+            files: &[(&str, &str)],
+        ) -> (Manifest, PathBuf, PathBuf) {
             self.count += 1;
             let dir = self.dir.path().join(format!("d{}", self.count));
             let archive = dir.join("archive");
             fs::create_dir_all(archive.join("app")).unwrap();
-            let destination = self.live().join("app").display().to_string();
-            let mapping = FileMapping { source: "app".into(), destination };
-            let spec = AppSpec { files: vec![mapping], ..AppSpec::default() };
             let mut publisher = Publisher::new(spec).unwrap();
             publisher.directory("app").unwrap();
             let mut all: Vec<_> = files.to_vec();
             all.sort_unstable();
             let mut made = BTreeSet::new();
             for (path, content) in all {
-                if let Some((parent, _)) = path.rsplit_once('/')
-                    && made.insert(parent.to_owned())
-                {
-                    fs::create_dir_all(archive.join("app").join(parent)).unwrap();
-                    publisher.directory(&format!("app/{parent}")).unwrap();
+                let parents: Vec<_> = Path::new(path).ancestors().skip(1).collect();
+                for parent in parents.into_iter().rev().filter(|p| !p.as_os_str().is_empty()) {
+                    if made.insert(parent.to_owned()) {
+                        fs::create_dir_all(archive.join("app").join(parent)).unwrap();
+                        publisher.directory(&format!("app/{}", parent.display())).unwrap();
+                    }
+                }
+                let name = format!("app/{path}");
+                if let Some(target) = content.strip_prefix("-> ") {
+                    publisher.symlink(&name, target).unwrap();
+                    continue;
                 }
                 fs::write(archive.join("app").join(path), content).unwrap();
-                publisher.begin_file(&format!("app/{path}"), 0o640, UnixSeconds(1000)).unwrap();
+                publisher.begin_file(&name, 0o640, UnixSeconds(1000)).unwrap();
                 publisher.write(content.as_bytes()).unwrap();
                 publisher.end_file().unwrap();
             }
             (publisher.finish().unwrap().manifest, archive, dir)
+        }
+
+        /// Installs a revision for good.
+        fn install(&mut self, files: &[(&str, &str)], before: &Belongings) -> Belongings {
+            let (manifest, archive, dir) = self.revision(files);
+            let plan = plan(&manifest, Path::new("/"), &archive, before, DISALLOW).unwrap();
+            plan.carry_out(&dir).unwrap();
+            forget(&dir).unwrap();
+            Belongings::read(&dir).unwrap().unwrap()
         }
 
         fn tree(&self) -> Tree {
@@ -466,10 +620,16 @@ mod tests {
             while let Some(dir) = open.pop() {
                 for entry in fs::read_dir(&dir).unwrap() {
                     let path = entry.unwrap().path();
+                    let there = fs::symlink_metadata(&path).unwrap();
                     let name = path.strip_prefix(self.live()).unwrap().display().to_string();
-                    if path.is_dir() {
-                        tree.insert(format!("{name}/"), String::new());
+                    if there.is_dir() {
+                        let (mode, owner, group) =
+                            (there.mode() & 0o7777, there.uid(), there.gid());
+                        tree.insert(format!("{name}/"), format!("{mode:o} {owner} {group}"));
                         open.push(path);
+                    } else if there.is_symlink() {
+                        let target = fs::read_link(&path).unwrap();
+                        tree.insert(name, format!("-> {}", target.display()));
                     } else {
                         tree.insert(name, fs::read_to_string(&path).unwrap());
                     }
@@ -477,39 +637,34 @@ mod tests {
             }
             tree
         }
+
+        /// What is in `live`, directories left out.
+        fn files(&self) -> Vec<(String, String)> {
+            self.tree().into_iter().filter(|(name, _)| !name.ends_with('/')).collect()
+        }
     }
 
-    fn installed(plan: &Plan) -> Installed {
-        let (files, directories) = plan.belongings();
-        Installed {
-            release: Digest::ZERO,
-            label: ReleaseLabel::new("1").unwrap(),
-            manifest: Digest::ZERO,
-            deployment: DeploymentId::of(Digest::ZERO, false),
-            files,
-            directories,
-        }
+    fn owned(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(path, content)| (format!("app/{path}"), (*content).to_owned())).collect()
     }
 
     const DISALLOW: FileExistsBehavior = FileExistsBehavior::Disallow;
 
+    fn none() -> Belongings {
+        Belongings::default()
+    }
+
     #[test]
     fn the_new_tree_replaces_the_old_one_and_can_be_undone() {
         let mut host = Host::new();
-        let (old, archive, dir) = host.revision(&[("a", "1"), ("b", "1"), ("x/c", "1")]);
-        let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
-        first.carry_out(&dir).unwrap();
-        forget(&dir).unwrap();
+        let first = host.install(&[("a", "1"), ("b", "1"), ("x/c", "1")], &none());
         let before = host.tree();
 
         let (new, archive, dir) = host.revision(&[("a", "2"), ("y/d", "2")]);
-        let second =
-            plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
+        let second = plan(&new, Path::new("/"), &archive, &first, DISALLOW).unwrap();
         second.carry_out(&dir).unwrap();
-        let expected: Tree = [("app/", ""), ("app/a", "2"), ("app/y/", ""), ("app/y/d", "2")]
-            .map(|(path, content)| (path.to_owned(), content.to_owned()))
-            .into();
-        assert_eq!(host.tree(), expected);
+        assert_eq!(host.files(), owned(&[("a", "2"), ("y/d", "2")]));
+        assert!(host.tree().contains_key("app/y/") && !host.tree().contains_key("app/x/"));
         let mode = fs::metadata(host.live().join("app/a")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
 
@@ -526,19 +681,19 @@ mod tests {
         fs::create_dir(host.live().join("app")).unwrap();
         fs::write(host.live().join("app/a"), "theirs").unwrap();
         let (revision, archive, dir) = host.revision(&[("a", "ours"), ("b", "ours")]);
-        let refused = plan(&revision, Path::new("/"), &archive, None, DISALLOW).unwrap_err();
+        let refused = plan(&revision, Path::new("/"), &archive, &none(), DISALLOW).unwrap_err();
         assert!(refused.contains("app/a") && refused.contains("OVERWRITE"), "{refused}");
         assert_eq!(host.tree().get("app/a").unwrap(), "theirs");
 
         let retain =
-            plan(&revision, Path::new("/"), &archive, None, FileExistsBehavior::Retain).unwrap();
+            plan(&revision, Path::new("/"), &archive, &none(), FileExistsBehavior::Retain).unwrap();
         retain.carry_out(&dir).unwrap();
         assert_eq!(host.tree().get("app/a").unwrap(), "theirs");
-        assert!(!installed(&retain).files.contains(&host.live().join("app/a")));
+        assert!(!retain.belongings.files.contains(&host.live().join("app/a")));
         undo(&dir).unwrap();
 
-        let overwrite =
-            plan(&revision, Path::new("/"), &archive, None, FileExistsBehavior::Overwrite).unwrap();
+        let overwrite = FileExistsBehavior::Overwrite;
+        let overwrite = plan(&revision, Path::new("/"), &archive, &none(), overwrite).unwrap();
         overwrite.carry_out(&dir).unwrap();
         assert_eq!(host.tree().get("app/a").unwrap(), "ours");
         undo(&dir).unwrap();
@@ -552,42 +707,176 @@ mod tests {
         fs::create_dir_all(host.live().join("app/a")).unwrap();
         let (revision, archive, _) = host.revision(&[("a", "ours")]);
         for behavior in [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain] {
-            assert!(plan(&revision, Path::new("/"), &archive, None, behavior).is_err());
+            let refused = plan(&revision, Path::new("/"), &archive, &none(), behavior).unwrap_err();
+            assert!(refused.contains("app/a: move it away"), "{refused}");
+        }
+    }
+
+    /// Pairs of revisions between which files, links and directories take each other's places.
+    const SHAPES: [[&[(&str, &str)]; 2]; 8] = [
+        [&[("a", "1"), ("b", "1"), ("c", "1")], &[("a", "2"), ("b", "2"), ("c", "2")]],
+        [&[("a", "1"), ("x/y/b", "1")], &[("a", "2"), ("z/c", "2")]],
+        [&[("x", "1")], &[("x/a", "2"), ("x/y/b", "2")]],
+        [&[("x/a", "1"), ("x/y/b", "1")], &[("x", "2")]],
+        [&[("assets/x", "1"), ("static", "-> assets")], &[("static/x", "2"), ("static/y", "2")]],
+        [
+            &[("assets/x", "1"), ("static", "-> assets")],
+            &[("assets/x", "2"), ("static/x", "2"), ("static/z/x", "2")],
+        ],
+        [&[("static/x", "1"), ("static/y/z", "1")], &[("assets/x", "2"), ("static", "-> assets")]],
+        [&[("x", "-> y"), ("y", "1")], &[("x", "2"), ("y", "-> x")]],
+    ];
+
+    #[test]
+    fn files_links_and_directories_take_each_others_places() {
+        for [old, new] in SHAPES {
+            let mut host = Host::new();
+            let first = host.install(old, &none());
+            let before = host.tree();
+            let (manifest, archive, dir) = host.revision(new);
+            let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+            second.carry_out(&dir).unwrap();
+            assert_eq!(host.files(), owned(new));
+            undo(&dir).unwrap();
+            assert_eq!(host.tree(), before, "{new:?} undone");
+            // And back: what the second one left in its list is what it owned.
+            second.carry_out(&dir).unwrap();
+            forget(&dir).unwrap();
+            let second = Belongings::read(&dir).unwrap().unwrap();
+            host.install(old, &second);
+            assert_eq!(host.tree(), before, "{old:?} again");
         }
     }
 
     #[test]
     fn an_installation_that_stops_anywhere_is_undone() {
-        for stop_after in 0..3 {
+        for [old, new] in SHAPES {
             let mut host = Host::new();
-            let (old, archive, dir) = host.revision(&[("a", "1"), ("b", "1"), ("c", "1")]);
-            let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
-            first.carry_out(&dir).unwrap();
-            forget(&dir).unwrap();
+            let first = host.install(old, &none());
+            // What a directory was given since comes back, too.
+            for (path, mode) in [("app/x", 0o2750), ("app/static", 0o711)] {
+                let path = host.live().join(path);
+                if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+                    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                    if nix::unistd::geteuid().is_root() {
+                        chown(&path, Some(1234), Some(4321)).unwrap();
+                        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                    }
+                }
+            }
             let before = host.tree();
-            let (new, archive, dir) = host.revision(&[("a", "2"), ("b", "2"), ("c", "2")]);
-            let second =
-                plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
-            // A source that is gone makes the copy fail in the middle.
-            let missing = ["a", "b", "c"][stop_after];
-            fs::remove_file(archive.join("app").join(missing)).unwrap();
-            second.carry_out(&dir).unwrap_err();
-            undo(&dir).unwrap();
-            assert_eq!(host.tree(), before, "stopped at {missing}");
+            let (manifest, archive, dir) = host.revision(new);
+            let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+            for steps in 0.. {
+                let mut more = true;
+                for undo_steps in 0.. {
+                    let (_, whole) = dying_after(steps, || second.carry_out(&dir));
+                    let (_, undone) = dying_after(undo_steps, || undo(&dir));
+                    undo(&dir).unwrap();
+                    assert_eq!(
+                        host.tree(),
+                        before,
+                        "{new:?} after {steps} steps, undone again after {undo_steps}"
+                    );
+                    more = !whole;
+                    if undone {
+                        break;
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
         }
     }
 
     #[test]
     fn what_others_put_into_a_directory_stays() {
         let mut host = Host::new();
-        let (old, archive, dir) = host.revision(&[("x/c", "1")]);
-        let first = plan(&old, Path::new("/"), &archive, None, DISALLOW).unwrap();
-        first.carry_out(&dir).unwrap();
+        let first = host.install(&[("x/c", "1")], &none());
         fs::write(host.live().join("app/x/data"), "precious").unwrap();
-        let (new, archive, dir) = host.revision(&[("a", "2")]);
-        let second =
-            plan(&new, Path::new("/"), &archive, Some(&installed(&first)), DISALLOW).unwrap();
-        second.carry_out(&dir).unwrap();
+        let (new, archive, _) = host.revision(&[("x", "2")]);
+        let refused = plan(&new, Path::new("/"), &archive, &first, DISALLOW).unwrap_err();
+        assert!(refused.contains("app/x/data") && refused.contains("move it away"), "{refused}");
+        host.install(&[("a", "2")], &first);
         assert_eq!(host.tree().get("app/x/data").unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_link_of_the_administrator_is_followed_and_stays() {
+        let mut host = Host::new();
+        let data = host.live().join("data");
+        fs::create_dir_all(host.live().join("app")).unwrap();
+        fs::create_dir(&data).unwrap();
+        symlink(&data, host.live().join("app/uploads")).unwrap();
+        let mut spec = host.spec();
+        spec.permissions.push(Permission {
+            acls: Vec::new(),
+            mode: Some(0o600),
+            group: None,
+            owner: None,
+            except: Vec::new(),
+            // By the name that the appspec has for it, as AWS's agent compares them.
+            object: host.live().join("app").display().to_string(),
+            context: None,
+            pattern: "**".into(),
+            on_files: true,
+            on_directories: false,
+        });
+        let (manifest, archive, dir) = host.revision_of(spec, &[("uploads/x/a", "1")]);
+        let first = plan(&manifest, Path::new("/"), &archive, &none(), DISALLOW).unwrap();
+        first.carry_out(&dir).unwrap();
+        assert_eq!(fs::read_to_string(data.join("x/a")).unwrap(), "1");
+        assert_eq!(fs::metadata(data.join("x/a")).unwrap().mode() & 0o777, 0o600);
+        forget(&dir).unwrap();
+        host.install(&[("b", "2")], &first.belongings);
+        assert!(!data.join("x").exists() && data.is_dir());
+        assert!(host.live().join("app/uploads").is_symlink());
+    }
+
+    #[test]
+    fn whoever_owns_a_directory_cannot_lead_root_out_of_it() {
+        let mut host = Host::new();
+        let first = host.install(&[("static/x/a", "1")], &none());
+        let (manifest, archive, dir) = host.revision(&[("static/x/a", "2"), ("static/x/b", "2")]);
+        let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+        // Between the plan and its execution, a link takes the directory's place.
+        let (theirs, etc) = (host.live().join("app/static"), host.dir.path().join("etc"));
+        fs::create_dir(&etc).unwrap();
+        fs::write(etc.join("a"), "root's").unwrap();
+        fs::rename(theirs.join("x"), theirs.join("moved")).unwrap();
+        symlink(&etc, theirs.join("x")).unwrap();
+        second.carry_out(&dir).unwrap_err();
+        undo(&dir).unwrap();
+        assert_eq!(fs::read_to_string(etc.join("a")).unwrap(), "root's");
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_names_of_unfinished_files_cannot_be_foretold() {
+        let target = Path::new("/srv/app/x");
+        let [one, other] = [1, 2].map(|byte| beside(target, Nonce([byte; 16])));
+        assert_ne!(one, other);
+        assert!(one.to_string_lossy().starts_with(".swell-"));
+        // And what has such a name already is not written to.
+        let mut host = Host::new();
+        let (_, archive, dir) = host.revision(&[("a", "ours")]);
+        let target = fs::canonicalize(&dir).unwrap().join("a");
+        let victim = dir.join("victim");
+        fs::write(&victim, "root's").unwrap();
+        symlink(&victim, dir.join(beside(&target, Nonce([1; 16])))).unwrap();
+        let source = Source::File { path: archive.join("app/a"), mode: 0o777 };
+        put(&target, &source, Rights::default(), Nonce([1; 16])).unwrap_err();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
+        put(&target, &source, Rights::default(), Nonce([2; 16])).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "ours");
+    }
+
+    #[test]
+    fn a_damaged_undo_list_is_an_error_that_says_where_the_old_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(UNDO), "nonsense, and longer than a checksum").unwrap();
+        let error = undo(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("undo is damaged") && error.contains("saved"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use groundswell_protocol::{
@@ -48,11 +48,8 @@ pub(crate) struct Installed {
     pub(crate) release: Digest,
     pub(crate) label: ReleaseLabel,
     pub(crate) manifest: Digest,
+    /// Where it is laid out, and with it the list of what it put in place.
     pub(crate) deployment: DeploymentId,
-    /// Files and links that belong to it, sorted.
-    pub(crate) files: Vec<PathBuf>,
-    /// Directories that it made, parents first.
-    pub(crate) directories: Vec<PathBuf>,
 }
 
 /// A slot in use.
@@ -188,7 +185,7 @@ const STATE: &str = "state";
 const NEW: &str = "new";
 
 /// A sealed file. The longest are the lists of a revision's files: 200,000 paths of 1300 bytes.
-pub(crate) const JOURNAL_BYTES_MAX: usize = 256 << 20;
+const JOURNAL_BYTES_MAX: usize = 256 << 20;
 
 #[cfg(test)]
 mod tests {

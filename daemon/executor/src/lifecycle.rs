@@ -16,7 +16,7 @@ use groundswell_protocol::{
 use crate::{
     activation::Work,
     hooks::{self, Context, HookFailed},
-    install,
+    install::{self, Belongings},
     journal::{Installed, Step},
     logs::ScriptLog,
     regular,
@@ -171,22 +171,31 @@ fn install_new(work: &mut Work) -> Result<(), EventFailed> {
         .file_exists_behavior
         .or(judged.deploy.file_exists_behavior)
         .unwrap_or(FileExistsBehavior::Disallow);
-    let before = work.before_installed();
+    let before = belongings_before(work).map_err(io)?;
     let root = &work.config().destination_root;
-    let plan = install::plan(&judged.manifest, root, &work.archive(), before.as_ref(), behavior)
+    let plan = install::plan(&judged.manifest, root, &work.archive(), &before, behavior)
         .map_err(EventFailed::other)?;
     plan.carry_out(&dir).map_err(io)?;
-    let (files, directories) = plan.belongings();
     let release = judged.release.content();
     work.installed(Some(Installed {
         release: judged.release.id(),
         label: release.label.clone(),
         manifest: release.manifest,
         deployment: judged.deployment,
-        files,
-        directories,
     }));
     Ok(())
+}
+
+/// What the revision before put in place.
+fn belongings_before(work: &Work) -> io::Result<Belongings> {
+    let Some(before) = work.before_installed() else { return Ok(Belongings::default()) };
+    let dir = work.config().deployment_dir(&work.group(), before.deployment);
+    let belongings = Belongings::read(&dir)?;
+    if belongings.is_none() {
+        let dir = dir.display();
+        work.log.line(&format!("{dir} was cleared: the files that it put in place are nobody's"));
+    }
+    Ok(belongings.unwrap_or_default())
 }
 
 fn restore_files(work: &mut Work) -> Result<(), EventFailed> {

@@ -14,6 +14,7 @@ mod layout;
 mod lifecycle;
 mod logs;
 mod permissions;
+mod place;
 mod regular;
 mod server;
 mod stage;

@@ -5,8 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::{PermissionsExt, lchown},
+    fs::{self, File},
+    io,
+    os::unix::fs::{PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -24,13 +25,17 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    /// Gives them.
-    pub(crate) fn apply(self, path: &Path) -> io::Result<()> {
+    pub(crate) fn all(owner: u32, group: u32, mode: u32) -> Self {
+        Self { owner: Some(owner), group: Some(group), mode: Some(mode) }
+    }
+
+    /// Gives them to an open file or directory: what has its name by now may be another's.
+    pub(crate) fn apply(self, file: &File) -> io::Result<()> {
         if self.owner.is_some() || self.group.is_some() {
-            lchown(path, self.owner, self.group)?;
+            fchown(file, self.owner, self.group)?;
         }
         match self.mode {
-            Some(mode) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+            Some(mode) => file.set_permissions(fs::Permissions::from_mode(mode)),
             None => Ok(()),
         }
     }

@@ -1,0 +1,396 @@
+//! Places in the live tree, of which parts belong to users that must not lead root astray.
+//!
+//! Whoever owns a directory can put a link, a pipe or another file where one was a moment ago. So a
+//! path is resolved once, by [`resolve`], which decides about each link; and what is changed later is
+//! changed by [`Dir`], relative to a directory that was reached without following any.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+};
+
+use groundswell_protocol::limits::SYMLINK_HOPS_MAX;
+use nix::{
+    fcntl::{self, AtFlags, OFlag},
+    sys::stat::{self, Mode, SFlag},
+    unistd::{self, Gid, Uid, UnlinkatFlags},
+};
+
+use crate::regular;
+
+/// What there is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    Link,
+    Other,
+}
+
+/// A directory that is held on to. It need not be readable.
+#[derive(Debug)]
+pub(crate) struct Dir(File);
+
+impl Dir {
+    /// Opens a directory. No component of `path` may be a link.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut dir = Self(File::open("/")?);
+        for component in path.components() {
+            dir = match component {
+                Component::RootDir => dir,
+                Component::Normal(name) => dir.enter(name)?,
+                _ => return Err(io::ErrorKind::InvalidInput.into()),
+            };
+        }
+        Ok(dir)
+    }
+
+    /// The directory that `path` is in, and its name there.
+    pub(crate) fn of(path: &Path) -> io::Result<(Self, &OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        Ok((Self::open(parent)?, name))
+    }
+
+    /// Opens a directory in this one, or above it.
+    pub(crate) fn enter(&self, name: &OsStr) -> io::Result<Self> {
+        Ok(Self(self.openat(name, OFlag::O_PATH | OFlag::O_DIRECTORY | regular::OPEN)?))
+    }
+
+    /// Opens the directory itself, to change its attributes or to make it durable.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.openat(".".as_ref(), OFlag::O_DIRECTORY | regular::OPEN)
+    }
+
+    pub(crate) fn kind(&self, name: &OsStr) -> io::Result<Option<Kind>> {
+        let there = match stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(nix::errno::Errno::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        Ok(Some(match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => Kind::Directory,
+            SFlag::S_IFLNK => Kind::Link,
+            _ => Kind::Other,
+        }))
+    }
+
+    /// Makes a file that was not there.
+    pub(crate) fn create(&self, name: &OsStr) -> io::Result<File> {
+        step()?;
+        self.openat(name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | regular::OPEN)
+    }
+
+    pub(crate) fn symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        step()?;
+        Ok(unistd::symlinkat(target, &self.0, name)?)
+    }
+
+    pub(crate) fn make_dir(&self, name: &OsStr) -> io::Result<Self> {
+        step()?;
+        stat::mkdirat(&self.0, name, Mode::from_bits_truncate(0o777))?;
+        self.enter(name)
+    }
+
+    pub(crate) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        step()?;
+        Ok(fcntl::renameat(&self.0, from, &self.0, to)?)
+    }
+
+    /// Removes what is no directory, if it is there.
+    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        step()?;
+        match unistd::unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
+            Err(nix::errno::Errno::ENOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    pub(crate) fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        step()?;
+        Ok(unistd::unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
+    }
+
+    /// Gives what is at `name` a second name in `other` where that is possible, else makes a copy
+    /// with all its attributes.
+    pub(crate) fn copy(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<()> {
+        step()?;
+        if unistd::linkat(&self.0, name, &other.0, to, AtFlags::empty()).is_ok() {
+            return Ok(());
+        }
+        if self.kind(name)? == Some(Kind::Link) {
+            let there = stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            other.symlink(to, &fcntl::readlinkat(&self.0, name)?)?;
+            let (owner, group) = (Uid::from_raw(there.st_uid), Gid::from_raw(there.st_gid));
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            return Ok(unistd::fchownat(&other.0, to, Some(owner), Some(group), flags)?);
+        }
+        let mut source = regular::check(self.openat(name, regular::OPEN)?)?;
+        let there = source.metadata()?;
+        let mut file = other.create(to)?;
+        io::copy(&mut source, &mut file)?;
+        // The owner first: changing it takes a set-uid bit away.
+        std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
+        file.set_permissions(there.permissions())?;
+        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
+        file.sync_all()
+    }
+
+    fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {
+        Ok(fcntl::openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+    }
+}
+
+/// What is at `path`, of which no component above may be a link: behind one, nothing is there.
+pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
+    match Dir::of(path).and_then(|(dir, name)| dir.kind(name)) {
+        Err(error) if is_absent(&error) => Ok(None),
+        other => other,
+    }
+}
+
+/// True if a directory above is not there, or is none.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
+        || error.raw_os_error() == Some(nix::libc::ELOOP)
+}
+
+/// A path without links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    pub(crate) path: PathBuf,
+    /// How many of its last components are not there.
+    pub(crate) missing: usize,
+}
+
+/// Resolves the links in the path of a directory, which need not be there. What is `leaving` counts
+/// as gone already, and so do links.
+///
+/// A link is followed if root made it, or whoever owns the directory that it leads to. Any other
+/// could make root write where its owner may not.
+pub(crate) fn resolve(path: &Path, leaving: &impl Fn(&Path) -> bool) -> Result<Resolved, String> {
+    let mut walk = Walk { dir: root()?, path: "/".into(), hops: 0, leaving };
+    let names: Vec<_> = path.components().skip(1).map(Component::as_os_str).collect();
+    let mut missing = 0;
+    for (index, name) in names.iter().enumerate() {
+        if !walk.enter(name)? {
+            walk.path.extend(&names[index..]);
+            missing = names.len() - index;
+            break;
+        }
+    }
+    // Lists of paths are kept as text.
+    match walk.path.to_str() {
+        Some(_) => Ok(Resolved { path: walk.path, missing }),
+        None => Err(format!("{} leads to {:?}, which is not UTF-8", path.display(), walk.path)),
+    }
+}
+
+struct Walk<'a, F> {
+    dir: Dir,
+    path: PathBuf,
+    hops: u32,
+    leaving: &'a F,
+}
+
+impl<F: Fn(&Path) -> bool> Walk<'_, F> {
+    /// Goes on to the directory of this name; false if it is not there.
+    fn enter(&mut self, name: &OsStr) -> Result<bool, String> {
+        let next = self.path.join(name);
+        let named = |error: io::Error| format!("{}: {error}", next.display());
+        match self.dir.kind(name).map_err(named)? {
+            None => return Ok(false),
+            Some(Kind::Directory) => {
+                (self.dir, self.path) = (self.dir.enter(name).map_err(named)?, next);
+            }
+            Some(_) if (self.leaving)(&next) => return Ok(false),
+            Some(Kind::Link) => self.follow(name, &next)?,
+            Some(Kind::Other) => {
+                return Err(format!("{} is no directory: move it away", next.display()));
+            }
+        }
+        Ok(true)
+    }
+
+    fn follow(&mut self, name: &OsStr, link: &Path) -> Result<(), String> {
+        let named = |error: io::Error| format!("{}: {error}", link.display());
+        self.hops += 1;
+        if self.hops > SYMLINK_HOPS_MAX {
+            return Err(format!("{} is one link too many: they go in circles", link.display()));
+        }
+        let (owner, target) = self.read_link(name).map_err(named)?;
+        for component in Path::new(&target).components() {
+            match component {
+                Component::RootDir => (self.dir, self.path) = (root()?, "/".into()),
+                Component::ParentDir => {
+                    self.dir = self.dir.enter("..".as_ref()).map_err(named)?;
+                    self.path.pop();
+                }
+                Component::Normal(name) if !self.enter(name)? => {
+                    return Err(format!("{} is a link to nothing: remove it", link.display()));
+                }
+                _ => {}
+            }
+        }
+        let there = self.dir.0.metadata().map_err(named)?.uid();
+        if owner == 0 || owner == unistd::geteuid().as_raw() || owner == there {
+            return Ok(());
+        }
+        Err(format!(
+            "{} is a link of user {owner} into a directory of user {there}, which is not followed: \
+             move it away, or let root own it",
+            link.display()
+        ))
+    }
+
+    /// The owner and the text of a link: of one and the same, whatever is put in its place.
+    fn read_link(&self, name: &OsStr) -> io::Result<(u32, OsString)> {
+        let link = self.dir.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)?;
+        Ok((link.metadata()?.uid(), fcntl::readlinkat(&link, "")?))
+    }
+}
+
+fn root() -> Result<Dir, String> {
+    Dir::open(Path::new("/")).map_err(|error| format!("/: {error}"))
+}
+
+#[cfg(not(test))]
+fn step() -> io::Result<()> {
+    Ok(())
+}
+
+/// In tests, the process can be made to die before any change to the tree.
+#[cfg(test)]
+use tests::step;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{
+        cell::Cell,
+        os::unix::fs::{PermissionsExt, lchown, symlink},
+    };
+
+    use super::*;
+
+    thread_local! {
+        static STEPS_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn step() -> io::Result<()> {
+        match STEPS_LEFT.get() {
+            Some(0) => Err(io::Error::other("the process has died")),
+            Some(left) => {
+                STEPS_LEFT.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Does something, of which only this many changes to the tree happen. True if there were no
+    /// more.
+    pub(crate) fn dying_after<T>(steps: u32, work: impl FnOnce() -> T) -> (T, bool) {
+        STEPS_LEFT.set(Some(steps));
+        let result = work();
+        let left = STEPS_LEFT.replace(None);
+        (result, left != Some(0))
+    }
+
+    fn resolved(path: &Path) -> Result<Resolved, String> {
+        resolve(path, &|_| false)
+    }
+
+    #[test]
+    fn links_of_the_administrator_are_followed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |path: &str| scratch.path().join(path);
+        fs::create_dir_all(at("srv/www")).unwrap();
+        symlink(at("srv"), at("var")).unwrap();
+        symlink("../var/www/.", at("srv/loop")).unwrap();
+        let found = resolved(&at("var/loop/app/static")).unwrap();
+        assert_eq!(found, Resolved { path: at("srv/www/app/static"), missing: 2 });
+        assert_eq!(resolved(&at("srv")).unwrap(), Resolved { path: at("srv"), missing: 0 });
+        // Nothing is reached through a link without it having been resolved.
+        assert_eq!(kind(&at("var/www")).unwrap(), None);
+        assert_eq!(kind(&at("srv/www")).unwrap(), Some(Kind::Directory));
+        assert!(is_absent(&Dir::open(&at("var/www")).unwrap_err()));
+        symlink("nothing", at("dangling")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        for (path, expected) in [
+            ("dangling/x", "link to nothing"),
+            ("circle/x", "in circles"),
+            ("file/x", "file is no directory: move it away"),
+        ] {
+            let refused = resolved(&at(path)).unwrap_err();
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_leaving_is_not_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |path: &str| scratch.path().join(path);
+        fs::create_dir(at("assets")).unwrap();
+        symlink("assets", at("static")).unwrap();
+        let found = resolve(&at("static/x"), &|path| path == at("static")).unwrap();
+        assert_eq!(found, Resolved { path: at("static/x"), missing: 2 });
+    }
+
+    #[test]
+    fn links_of_users_lead_only_to_what_is_theirs() {
+        if !unistd::geteuid().is_root() {
+            eprintln!("not root: nothing can be given to another user");
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |path: &str| scratch.path().join(path);
+        for name in ["etc", "theirs"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let user = Some(12345);
+        lchown(at("theirs"), user, user).unwrap();
+        for (target, is_followed) in [("theirs", true), ("etc", false)] {
+            let link = at(&format!("to-{target}"));
+            symlink(target, &link).unwrap();
+            lchown(&link, user, user).unwrap();
+            let found = resolved(&link);
+            assert_eq!(found.is_ok(), is_followed, "{target}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_have_a_second_name_is_copied_with_its_attributes() {
+        let here = tempfile::tempdir().unwrap();
+        // Another file system, on most machines.
+        let there = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let at = |name: &str| here.path().join(name);
+        fs::write(at("file"), "content").unwrap();
+        symlink("anywhere", at("link")).unwrap();
+        if unistd::geteuid().is_root() {
+            for name in ["file", "link"] {
+                lchown(at(name), Some(123), Some(321)).unwrap();
+            }
+        }
+        fs::set_permissions(at("file"), fs::Permissions::from_mode(0o4751)).unwrap();
+        let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+        File::options().write(true).open(at("file")).unwrap().set_modified(modified).unwrap();
+        let dirs = [&here, &there].map(|dir| Dir::open(dir.path()).unwrap());
+        for name in ["file", "link"] {
+            dirs[0].copy(name.as_ref(), &dirs[1], "copy".as_ref()).unwrap();
+            let copy = there.path().join("copy");
+            let [old, new] = [&at(name), &copy].map(|path| fs::symlink_metadata(path).unwrap());
+            assert_eq!((old.mode(), old.uid(), old.gid()), (new.mode(), new.uid(), new.gid()));
+            if name == "file" {
+                assert_eq!(old.modified().unwrap(), new.modified().unwrap());
+                assert_eq!(fs::read(&copy).unwrap(), b"content");
+            } else {
+                assert_eq!(fs::read_link(&copy).unwrap(), Path::new("anywhere"));
+            }
+            fs::remove_file(&copy).unwrap();
+        }
+    }
+}
