@@ -12,11 +12,12 @@ use std::{
 use groundswell_protocol::{
     execute::{ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response},
     ids::{Digest, GroupName, Nonce},
-    trust::{Action, Order, Receipt, Signed},
+    trust::{Action, Order, Outcome, Receipt, Signed},
 };
 
 use crate::{
     config::Config,
+    install,
     journal::{self, Activation, GroupState, Installed, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle,
@@ -38,6 +39,32 @@ struct Inner {
     /// Groups in which a thread is at work.
     running: BTreeSet<GroupName>,
     prepared: Option<Prepared>,
+}
+
+/// What a slot is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Begins,
+    /// What was begun under it was interrupted.
+    GoesOn,
+    /// What was begun under it has ended, or is under way.
+    Done,
+}
+
+impl Inner {
+    fn claim(&self, group: &GroupName, token: u64) -> Result<Claim, String> {
+        let state = self.groups.get(group);
+        match state.and_then(|state| state.activation.as_ref()) {
+            Some(held) if held.token != token => {
+                Err(format!("slot {} was not given back yet", held.token))
+            }
+            Some(held) if matches!(held.step, Step::Ended(_)) || self.running.contains(group) => {
+                Ok(Claim::Done)
+            }
+            Some(_) => Ok(Claim::GoesOn),
+            None => Ok(Claim::Begins),
+        }
+    }
 }
 
 impl Executor {
@@ -108,21 +135,12 @@ impl Executor {
             Ok(group) => group,
             Err(reason) => return refused(reason),
         };
-        let held = {
-            let inner = self.lock();
-            let state = inner.groups.get(&group);
-            let held = state.and_then(|state| state.activation.as_ref());
-            if held.is_some_and(|held| held.token == token && matches!(held.step, Step::Ended(_)))
-                || inner.running.contains(&group)
-            {
-                return Response::Accepted;
-            }
-            held.map(|held| held.token)
+        let claim = match self.lock().claim(&group, token) {
+            Ok(Claim::Done) => return Response::Accepted,
+            Ok(claim) => claim,
+            Err(reason) => return refused(reason),
         };
-        if let Some(other) = held.filter(|other| *other != token) {
-            return refused(format!("slot {other} was not given back yet"));
-        }
-        match self.check_and_begin(evidence, token, receipts, held.is_none()) {
+        match self.check_and_begin(evidence, token, receipts, claim) {
             Ok(()) => Response::Accepted,
             Err(reason) => refused(reason),
         }
@@ -133,9 +151,9 @@ impl Executor {
         evidence: &Evidence,
         token: u64,
         receipts: &[Signed<Receipt>],
-        begins: bool,
+        claim: Claim,
     ) -> Result<(), String> {
-        let (belief, judged) = self.judge(evidence, begins)?;
+        let (belief, judged) = self.judge(evidence, claim == Claim::Begins)?;
         let prepared = self.lock().prepared.clone();
         judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
         let group = judged.group.content().name.clone();
@@ -143,11 +161,13 @@ impl Executor {
         let mut inner = self.lock();
         // The number is good for one beginning.
         inner.prepared = None;
-        if !inner.running.insert(group.clone()) {
-            return Ok(());
+        match inner.claim(&group, token)? {
+            Claim::Done => return Ok(()),
+            now if now != claim => return Err("the slot was given back meanwhile".into()),
+            _ => {}
         }
-        let state = inner.groups.get_mut(&group).ok_or("the group is not known")?;
-        if state.activation.is_none() {
+        let mut state = inner.groups.get(&group).cloned().ok_or("the group is not known")?;
+        if claim == Claim::Begins {
             state.activation = Some(Activation {
                 token,
                 order: judged.order,
@@ -158,16 +178,20 @@ impl Executor {
                 step: Step::Forward(LifecycleEvent::IN_PLACE[0]),
             });
         }
-        if let Err(error) = state.write(&self.config.journal_dir()) {
-            state.activation = None;
-            inner.running.remove(&group);
-            return Err(format!("the journal cannot be written: {error}"));
-        }
+        state
+            .write(&self.config.journal_dir())
+            .map_err(|error| format!("the journal cannot be written: {error}"))?;
+        inner.groups.insert(group.clone(), state);
+        inner.running.insert(group.clone());
         drop(inner);
         self.announce();
         let executor = self.clone();
-        thread::spawn(move || executor.work(judged));
-        Ok(())
+        let thread = thread::Builder::new().spawn(move || executor.work(judged));
+        thread.map(drop).map_err(|error| {
+            self.lock().running.remove(&group);
+            self.announce();
+            format!("no thread for the lifecycle: {error}")
+        })
     }
 
     /// The thread of one activation.
@@ -210,13 +234,19 @@ impl Executor {
 
     /// Closes an activation that has ended.
     pub(crate) fn returned(&self, group: &GroupName, token: u64) -> Response {
-        let closes = |state: &GroupState| {
-            state.activation.as_ref().is_some_and(|activation| {
-                activation.token == token && matches!(activation.step, Step::Ended(_))
-            })
-        };
-        if !self.lock().groups.get(group).is_some_and(closes) {
+        let held = self.lock().groups.get(group).and_then(|state| state.activation.clone());
+        let Some(Activation { step: Step::Ended(outcome), deployment, .. }) =
+            held.filter(|held| held.token == token)
+        else {
             return Response::Accepted;
+        };
+        // Not before the end is in the journal: until then a crash may lead back. And not after the
+        // activation is closed: the list would undo this deployment when it is activated again. Where
+        // the old files could not be put back, their only copies stay.
+        if outcome == Outcome::Succeeded
+            && let Err(error) = install::forget(&self.config.deployment_dir(group, deployment))
+        {
+            return refused(format!("the copies of the old files cannot be removed: {error}"));
         }
         let response = self.change(group, |state| state.activation = None);
         self.clear_old(group);
@@ -309,7 +339,7 @@ impl Executor {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic in one connection must not end the others; what it left is what was written.
+        // Nobody sees it poisoned: a panic ends the process.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -359,9 +389,6 @@ impl Work {
 
     /// The new revision runs.
     pub(crate) fn succeeded(&mut self) {
-        if let Err(error) = crate::install::forget(&self.dir()) {
-            self.log.line(&format!("the copies of the old files could not be removed: {error}"));
-        }
         self.state(|state| {
             state.current = state.installed.clone();
             state.staged.clear();
@@ -404,8 +431,7 @@ fn give_up(reason: &str) -> ! {
     std::process::exit(74)
 }
 
-fn report_end(group: &GroupName, token: u64, outcome: &groundswell_protocol::trust::Outcome) {
-    use groundswell_protocol::trust::Outcome;
+fn report_end(group: &GroupName, token: u64, outcome: &Outcome) {
     let text = match outcome {
         Outcome::Succeeded => "succeeded".to_owned(),
         Outcome::Declined { reason } => format!("declined: {reason}"),
