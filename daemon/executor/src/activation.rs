@@ -17,7 +17,7 @@ use groundswell_protocol::{
 
 use crate::{
     config::Config,
-    install,
+    hooks, install,
     journal::{self, Activation, GroupState, Installed, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle,
@@ -200,6 +200,10 @@ impl Executor {
         let log = ScriptLog::open(&self.config.script_log(&group, judged.deployment));
         let log = log.unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
         let mut work = Work { executor: self.clone(), judged, log };
+        // Where systemd did not end it with the last process, what it ran then may still be at work.
+        if let Err(error) = hooks::end_left_over(&work.hook_record(), &work.log) {
+            give_up(&format!("the record of the last script: {error}"));
+        }
         while let Some(activation) = work.activation() {
             if let Step::Ended(outcome) = &activation.step {
                 report_end(&group, activation.token, outcome);
@@ -362,6 +366,11 @@ impl Work {
 
     pub(crate) fn dir(&self) -> PathBuf {
         self.config().deployment_dir(&self.group(), self.judged.deployment)
+    }
+
+    /// Where the script that runs is on record.
+    pub(crate) fn hook_record(&self) -> PathBuf {
+        self.dir().join("hook")
     }
 
     pub(crate) fn archive(&self) -> PathBuf {

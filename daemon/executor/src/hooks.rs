@@ -3,13 +3,13 @@
 //! The plain runner, for machines without systemd: a process group of its own, ended as a whole.
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader, Read},
+    fmt, fs,
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::{
         fs::PermissionsExt,
         process::{CommandExt, ExitStatusExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) application: ApplicationName,
     pub(crate) group: GroupName,
     pub(crate) deployment: DeploymentId,
+    /// Where the script is on record while it runs, for a process that takes over.
+    pub(crate) record: PathBuf,
 }
 
 /// Why a script failed, by AWS's codes.
@@ -69,14 +71,17 @@ pub(crate) fn run(
         .env("DEPLOYMENT_GROUP_ID", context.group.as_str())
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let child = spawn(command, &path).map_err(|error| HookFailed {
+    let child = start(command, &context.record).map_err(|error| HookFailed {
         code: FAILED,
         message: format!("script {} could not be started: {error}", script.location),
     })?;
-    let status = wait(child, script, log)?;
+    let status = wait(child, script, log);
+    // A record of what has ended says nothing.
+    fs::remove_file(&context.record).ok();
+    let status = status?;
     if status.success() {
         return Ok(());
     }
@@ -110,11 +115,12 @@ fn make_executable(path: &Path, log: &ScriptLog) -> Result<(), HookFailed> {
     })
 }
 
-/// The command line: never through a shell, so a name with a space is a name with a space.
+/// The command line. The shell that waits at its beginning does not read it: a name with a space is
+/// a name with a space.
 fn command(path: &Path, script: &Script) -> Result<Command, HookFailed> {
     let me = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
     let other = script.runas.as_ref().filter(|user| Some(*user) != me.as_ref());
-    let mut words: Vec<&std::ffi::OsStr> = Vec::new();
+    let mut words: Vec<&std::ffi::OsStr> = ["-c", GATE, "swell-exec"].map(AsRef::as_ref).to_vec();
     if script.sudo {
         words.extend(["sudo".as_ref(), "--".as_ref()] as [&std::ffi::OsStr; 2]);
     }
@@ -129,26 +135,90 @@ fn command(path: &Path, script: &Script) -> Result<Command, HookFailed> {
             as [&std::ffi::OsStr; 4]);
     }
     words.push(path.as_os_str());
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]);
+    let mut command = Command::new("/bin/sh");
+    command.args(words);
     if let Some((user, dir)) = home {
         command.env("USER", &user).env("LOGNAME", &user).env("HOME", dir);
     }
     Ok(command)
 }
 
-fn spawn(mut command: Command, path: &Path) -> io::Result<Child> {
-    match command.spawn() {
-        // A script without a first line that names its interpreter is one for the shell.
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
-            let mut shell = Command::new("/bin/sh");
-            shell.arg(path).current_dir("/").process_group(0);
-            shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-            shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            shell.spawn()
-        }
-        other => other,
+/// Waits for a line, then becomes the script, or the shell that runs it if it has no first line that
+/// names an interpreter. Without the line, nothing has run.
+const GATE: &str = "read -r go && exec \"$@\" </dev/null";
+
+/// Starts the script once it is on record: if this process dies, the next one can end it.
+fn start(mut command: Command, record: &Path) -> io::Result<Child> {
+    let mut child = command.spawn()?;
+    let gate = child.stdin.take();
+    let opened = Leader::of(child.id())
+        .ok_or_else(|| io::Error::other("its process is not in /proc"))
+        // No power loss must be survived by this: nothing that runs survives one.
+        .and_then(|leader| fs::write(record, leader.to_string()))
+        .and_then(|()| gate.map_or(Ok(()), |mut gate| gate.write_all(b"\n")));
+    if let Err(error) = opened {
+        child.kill()?;
+        child.wait()?;
+        return Err(error);
     }
+    Ok(child)
+}
+
+/// The main process of a script, told apart from all others that have had its number.
+#[derive(Debug, PartialEq)]
+struct Leader {
+    pid: u32,
+    /// In ticks since the system started.
+    started: String,
+    boot: String,
+}
+
+impl Leader {
+    /// The process with this number, unless it has ended.
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before the parenthesis may hold anything.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let is_over = matches!(fields.next()?, "Z" | "X");
+        let started = fields.nth(18)?.to_owned();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        (!is_over).then_some(Self { pid, started, boot })
+    }
+
+    /// The process of a record, if it still runs.
+    fn of_record(text: &str) -> Option<Self> {
+        let pid = text.split(' ').next()?.parse().ok()?;
+        Self::of(pid).filter(|leader| leader.to_string() == text)
+    }
+}
+
+impl fmt::Display for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.pid, self.started, self.boot)
+    }
+}
+
+/// Ends the script that is on record, with its process group, if it still runs.
+pub(crate) fn end_left_over(record: &Path, log: &ScriptLog) -> io::Result<()> {
+    let text = match fs::read_to_string(record) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let group = Leader::of_record(&text).and_then(|leader| i32::try_from(leader.pid).ok());
+    if let Some(group) = group.map(Pid::from_raw) {
+        log.line("a script that the last swell-exec has left running is ended");
+        killpg(group, Signal::SIGTERM).ok();
+        let until = Instant::now() + HOOK_KILL_GRACE;
+        while Leader::of_record(&text).is_some() && Instant::now() < until {
+            thread::sleep(POLL_EVERY);
+        }
+        killpg(group, Signal::SIGKILL).ok();
+        // To begin again beside it would be worse than to wait.
+        while Leader::of_record(&text).is_some() {
+            thread::sleep(POLL_EVERY);
+        }
+    }
+    fs::remove_file(record)
 }
 
 /// Waits for the script's main process, which is its end; what it left running keeps running.
@@ -228,6 +298,8 @@ fn copy_lines(output: impl Read, prefix: &str, log: &ScriptLog) {
 }
 
 const LINE_BYTES_MAX: u64 = 16 << 10;
+/// A process that is no child of this one does not say when it ends.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long the output of a script that has ended may still come in.
 const OUTPUT_WAIT: Duration = Duration::from_millis(500);
 
@@ -248,8 +320,10 @@ mod tests {
             application: ApplicationName::new("shop").unwrap(),
             group: GroupName::new("web").unwrap(),
             deployment: DeploymentId::of(Digest::ZERO, false),
+            record: dir.path().join("hook"),
         };
         let result = run(dir.path(), LifecycleEvent::AfterInstall, &script, &context, &log);
+        assert!(!context.record.exists(), "what has ended is not on record");
         (result, log.tail())
     }
 
@@ -298,5 +372,68 @@ mod tests {
         let (result, _) = try_script("#!/bin/sh\nsleep 20 &\necho done\n", 0o755, 60);
         result.unwrap();
         assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    /// A script that runs on, as after the death of the process that started it.
+    fn left_over(dir: &Path, text: &str) -> (Child, PathBuf) {
+        let record = dir.join("hook");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", GATE, "test", "/bin/sh", "-c", text]);
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = start(command, &record).unwrap();
+        (child, record)
+    }
+
+    #[test]
+    fn a_script_that_was_left_running_is_ended_with_its_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        let (mut child, record) = left_over(dir.path(), "sleep 60 & echo $!; wait");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let descendant: u32 = line.trim().parse().unwrap();
+        assert!(Leader::of(descendant).is_some());
+        end_left_over(&record, &log).unwrap();
+        assert!(Leader::of(child.id()).is_none());
+        let until = Instant::now() + Duration::from_secs(10);
+        while Leader::of(descendant).is_some() {
+            assert!(Instant::now() < until, "the group is still there");
+            thread::sleep(POLL_EVERY);
+        }
+        child.wait().unwrap();
+        assert!(!record.exists());
+        end_left_over(&record, &log).unwrap();
+    }
+
+    #[test]
+    fn another_process_with_the_number_on_record_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        let (mut child, record) = left_over(dir.path(), "sleep 60");
+        let leader = Leader::of(child.id()).unwrap();
+        for other in [
+            Leader { started: "1".into(), ..Leader::of(child.id()).unwrap() },
+            Leader { boot: "another".into(), ..leader },
+        ] {
+            fs::write(&record, other.to_string()).unwrap();
+            end_left_over(&record, &log).unwrap();
+            assert!(Leader::of(child.id()).is_some());
+        }
+        fs::write(&record, "").unwrap();
+        end_left_over(&record, &log).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_script_whose_executor_dies_before_it_is_on_record_does_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", GATE, "test", "/usr/bin/touch"]).arg(&mark).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdin.take());
+        assert!(!child.wait().unwrap().success());
+        assert!(!mark.exists());
     }
 }

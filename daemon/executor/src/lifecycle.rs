@@ -239,6 +239,7 @@ fn run_scripts(
         application: work.judged.release.content().application.clone(),
         group: work.group(),
         deployment: work.judged.deployment,
+        record: work.hook_record(),
     };
     for script in spec.scripts(event) {
         hooks::run(&archive, event, script, &context, log).map_err(
