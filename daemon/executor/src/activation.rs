@@ -171,6 +171,7 @@ impl Executor {
             state.activation = Some(Activation {
                 token,
                 order: judged.order,
+                deploy: state.deploy.clone().ok_or("no deploy order is known")?,
                 release: judged.release.id(),
                 deployment: judged.deployment,
                 before_current: state.current.clone(),

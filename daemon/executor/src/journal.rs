@@ -57,6 +57,8 @@ pub(crate) struct Installed {
 pub(crate) struct Activation {
     pub(crate) token: u64,
     pub(crate) order: Digest,
+    /// The order itself: the group may have a newer one before this has ended.
+    pub(crate) deploy: Signed<Order>,
     pub(crate) release: Digest,
     pub(crate) deployment: DeploymentId,
     /// The group's state when it began, to go back to.

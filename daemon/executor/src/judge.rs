@@ -115,7 +115,7 @@ pub(crate) fn judge(
     if !group.content().filter.matches(&member.content().labels) {
         return Err(format!("this host is not in group {}", state.group));
     }
-    let deploy = newest_deploy(belief, state, evidence.order, begins)?;
+    let deploy = deploy_order(belief, state, evidence.order, begins)?;
     if deploy.group_version != group.content().version {
         return Err(format!(
             "the order is for version {} of the group, not {}",
@@ -139,14 +139,16 @@ pub(crate) fn judge(
     Ok(Judged { group, order: evidence.order, deploy, release, manifest, deployment })
 }
 
-/// The deploy order, if it is the group's newest one and was not stopped.
-fn newest_deploy(
+/// The deploy order. One that begins is the group's newest, and was not stopped. One that goes on is
+/// the one that was begun, whatever came after it: a slot that is held must come to an end.
+fn deploy_order(
     belief: &Belief,
     state: &GroupState,
     id: Digest,
     begins: bool,
 ) -> Result<Deploy, String> {
-    let signed = state.deploy.as_ref().ok_or("no deploy order is known")?;
+    let begun = state.activation.as_ref().filter(|_| !begins).map(|begun| &begun.deploy);
+    let signed = begun.or(state.deploy.as_ref()).ok_or("no deploy order is known")?;
     let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
     if order.id() != id {
         return Err("a newer order has replaced this one".into());

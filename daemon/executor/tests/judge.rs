@@ -13,13 +13,13 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::{Evidence, Phase, Report, Request, Response},
+    execute::{Evidence, LifecycleEvent, Phase, Report, Request, Response},
     ids::{
         ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, Labels, Nonce,
         ReleaseLabel,
     },
     limits::EXECUTOR_FRAME_BYTES_MAX,
-    revision::{AppSpec, FileMapping, Publisher},
+    revision::{AppSpec, EventHooks, FileMapping, Publisher, Script},
     rollout::{DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
     trust::{
@@ -83,7 +83,7 @@ impl Bench {
         fs::create_dir(&state).unwrap();
         fs::write(state.join("fleet.trust"), bundle.to_bytes()).unwrap();
         fs::write(state.join("host.id"), host(ME).to_string()).unwrap();
-        let release = write_store(&dir.path().join("store"));
+        let release = write_store(&dir.path().join("store"), "1", &[]);
         let child = start(dir.path());
         Self { dir, child, fleet, release }
     }
@@ -156,6 +156,40 @@ impl Bench {
         }
     }
 
+    /// Evidence for another revision, which follows `evidence`.
+    fn publish(&mut self, scripts: &[(LifecycleEvent, &str)], evidence: &Evidence) -> Evidence {
+        self.release = write_store(&self.path("store"), "2", scripts);
+        let order = Order { sequence: 2, parent: evidence.order, ..self.deploy() };
+        let order = self.sign(&order, OPERATOR);
+        Evidence { order: order.id(self.fleet), orders: vec![order], ..self.evidence() }
+    }
+
+    /// Ends the process without a warning, and starts it again.
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = start(self.dir.path());
+    }
+
+    /// Activates with all that it takes, and does not wait.
+    fn begin(&self, evidence: &Evidence) -> Response {
+        let nonce = self.prepare(evidence);
+        self.activate(evidence, self.receipts(evidence, nonce, &[20, 21]))
+    }
+
+    /// Activates, and closes the activation when it has ended.
+    fn run(&self, evidence: &Evidence) -> Outcome {
+        assert_eq!(self.begin(evidence), Response::Accepted);
+        let outcome = self.outcome();
+        let group = GroupName::new("web").unwrap();
+        assert_eq!(self.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+        outcome
+    }
+
+    fn phase(&self) -> Phase {
+        self.report().groups[0].activation.clone().unwrap().phase
+    }
+
     fn receipt(&self, evidence: &Evidence, voter: u8, nonce: Nonce) -> Receipt {
         let release = evidence.release.id(self.fleet);
         let subject = Subject::Slot { host: host(ME), nonce, order: evidence.order, release };
@@ -216,6 +250,12 @@ impl Bench {
         }
     }
 
+    /// The directories of the group's deployments.
+    fn deployments(&self) -> Vec<PathBuf> {
+        let list = fs::read_dir(self.path("root/web")).unwrap();
+        list.map(|entry| entry.unwrap().path()).collect()
+    }
+
     /// Nothing was begun and no file is in place.
     fn assert_untouched(&self) {
         let report = self.report();
@@ -252,15 +292,38 @@ fn start(dir: &Path) -> Child {
     child
 }
 
-/// Writes a revision as `swelld` would, and the release that names it.
-fn write_store(dir: &Path) -> Release {
+/// Writes a revision as `swelld` would, and the release that names it. One script for each event.
+fn write_store(dir: &Path, label: &str, scripts: &[(LifecycleEvent, &str)]) -> Release {
     let mapping = FileMapping { source: "app".into(), destination: "/srv/app".into() };
-    let spec = AppSpec { files: vec![mapping], ..AppSpec::default() };
+    let script = |event: &LifecycleEvent| Script {
+        sudo: false,
+        runas: None,
+        location: format!("hooks/{event}"),
+        timeout_seconds: 60,
+    };
+    let hooks =
+        scripts.iter().map(|(event, _)| EventHooks { event: *event, scripts: vec![script(event)] });
+    let spec = AppSpec { files: vec![mapping], hooks: hooks.collect(), ..AppSpec::default() };
+    let index = if label == "1" { "hello".to_owned() } else { format!("hello {label}") };
     let mut publisher = Publisher::new(spec).unwrap();
+    let (mut frames, mut content_bytes) = (Vec::new(), 0);
+    let mut file = |publisher: &mut Publisher, path: &str, text: &str| {
+        publisher.begin_file(path, 0o755, UnixSeconds(1)).unwrap();
+        frames.extend(publisher.write(text.as_bytes()).unwrap());
+        frames.extend(publisher.end_file().unwrap());
+        content_bytes += u64::try_from(text.len()).unwrap();
+    };
     publisher.directory("app").unwrap();
-    publisher.begin_file("app/index.html", 0o644, UnixSeconds(1)).unwrap();
-    let mut frames = publisher.write(b"hello").unwrap();
-    frames.extend(publisher.end_file().unwrap());
+    file(&mut publisher, "app/index.html", &index);
+    if !scripts.is_empty() {
+        publisher.directory("hooks").unwrap();
+    }
+    // By their names, while an appspec has them by the lifecycle.
+    let mut scripts = scripts.to_vec();
+    scripts.sort_by_key(|(event, _)| event.to_string());
+    for (event, text) in scripts {
+        file(&mut publisher, &format!("hooks/{event}"), text);
+    }
     let mut published = publisher.finish().unwrap();
     frames.append(&mut published.frames);
     let manifest = groundswell_protocol::revision::Manifest::id_of(&published.bytes);
@@ -272,14 +335,14 @@ fn write_store(dir: &Path) -> Release {
         fs::write(dir.join("frames").join(&name[..2]).join(name), bytes).unwrap();
     }
     Release {
-        label: ReleaseLabel::new("1").unwrap(),
+        label: ReleaseLabel::new(label).unwrap(),
         parent: None,
         manifest,
         created_at: UnixSeconds(0),
         application: ApplicationName::new("shop").unwrap(),
         architecture: None,
         environments: Vec::new(),
-        content_bytes: 5,
+        content_bytes,
         manifest_bytes: u64::try_from(published.bytes.len()).unwrap(),
     }
 }
@@ -296,13 +359,15 @@ fn what_is_signed_by_everybody_is_done() {
     assert_eq!(bench.outcome(), Outcome::Succeeded);
     assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello");
     // It is all still there after a restart, and a slot that was used is not used again.
-    bench.child.kill().unwrap();
-    bench.child.wait().unwrap();
-    bench.child = start(bench.dir.path());
+    bench.restart();
     assert_eq!(bench.outcome(), Outcome::Succeeded);
     assert_eq!(bench.activate(&evidence, receipts), Response::Accepted);
+    // What it takes to go back is kept until nothing can lead back any more.
+    let undo = bench.deployments().pop().unwrap().join("undo");
+    assert!(undo.exists());
     let group = GroupName::new("web").unwrap();
     assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    assert!(!undo.exists());
     assert!(bench.report().groups[0].activation.is_none());
     assert!(bench.report().groups[0].current.is_some());
 }
@@ -523,4 +588,113 @@ fn garbage_on_the_socket_ends_only_its_connection() {
         stream.read_to_end(&mut Vec::new()).ok();
     }
     assert_eq!(bench.report().fleet, Some(bench.fleet));
+}
+
+#[test]
+fn the_revision_before_comes_back_without_the_daemons_store() {
+    let mut bench = Bench::new();
+    let log = bench.path("log");
+    let say = |word: &str| format!("#!/bin/sh\necho {word} >>{}\n", log.display());
+    let (stop, start) = (say("stopped"), say("started"));
+    bench.release = write_store(
+        &bench.path("store"),
+        "1",
+        &[
+            (LifecycleEvent::ApplicationStop, stop.as_str()),
+            (LifecycleEvent::ApplicationStart, start.as_str()),
+        ],
+    );
+    let first = bench.evidence();
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    let scripts = [(LifecycleEvent::AfterInstall, "#!/bin/sh\nexit 1\n")];
+    let second = bench.publish(&scripts, &first);
+    assert_eq!(bench.ask(&Request::Stage(Box::new(second.clone()))), Response::Accepted);
+    fs::remove_dir_all(bench.path("store")).unwrap();
+    let outcome = bench.run(&second);
+    assert!(matches!(outcome, Outcome::Failed { restored: true, .. }), "{outcome:?}");
+    assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "started\nstopped\nstarted\n");
+}
+
+#[test]
+fn a_store_full_of_traps_holds_nobody() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let manifest = bench.path("store/manifests").join(bench.release.manifest.to_string());
+    fs::remove_file(&manifest).unwrap();
+    nix::unistd::mkfifo(&manifest, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let reason = refusal(bench.ask(&Request::Stage(Box::new(evidence.clone()))));
+    assert!(reason.contains("no regular file"), "{reason}");
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &manifest).unwrap();
+    let reason = refusal(bench.ask(&Request::Stage(Box::new(evidence))));
+    assert!(reason.contains("symbolic link"), "{reason}");
+}
+
+/// A script that leaves its number, and waits where it is the first that does.
+fn waiting(bench: &Bench) -> String {
+    let log = bench.path("log").display().to_string();
+    format!(
+        "#!/bin/sh\ntest -e {log} || first=1\necho $$ >>{log}\ntest -z \"$first\" || sleep 60\n"
+    )
+}
+
+impl Bench {
+    /// Begins, and dies in the middle of the script.
+    fn interrupted(&mut self) -> Evidence {
+        let script = waiting(self);
+        let scripts = [(LifecycleEvent::BeforeInstall, script.as_str())];
+        self.release = write_store(&self.path("store"), "1", &scripts);
+        let evidence = self.evidence();
+        assert_eq!(self.begin(&evidence), Response::Accepted);
+        let until = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(self.path("log")).is_ok_and(|log| log.ends_with('\n')) {
+            assert!(Instant::now() < until, "the script does not run");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.restart();
+        evidence
+    }
+}
+
+const INTERRUPTED: Phase = Phase::Interrupted { event: LifecycleEvent::BeforeInstall };
+
+#[test]
+fn a_script_that_outlived_its_executor_is_ended_before_it_runs_again() {
+    let mut bench = Bench::new();
+    let evidence = bench.interrupted();
+    let first = fs::read_to_string(bench.path("log")).unwrap();
+    let stat = PathBuf::from(format!("/proc/{}/stat", first.trim()));
+    let runs = || {
+        fs::read_to_string(&stat)
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+    };
+    assert!(runs(), "it outlives its executor");
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+    assert!(!runs(), "two ran at the same time");
+    assert_eq!(fs::read_to_string(bench.path("log")).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn an_interrupted_activation_is_not_forgotten_when_the_journal_cannot_be_written() {
+    let mut bench = Bench::new();
+    let evidence = bench.interrupted();
+    assert_eq!(bench.phase(), INTERRUPTED);
+    let in_the_way = bench.path("state/journal/web.state.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(refusal(bench.begin(&evidence)).contains("the journal cannot be written"));
+    assert_eq!(bench.phase(), INTERRUPTED);
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+}
+
+#[test]
+fn what_was_begun_ends_although_a_newer_order_came() {
+    let mut bench = Bench::new();
+    let first = bench.interrupted();
+    let second = bench.publish(&[], &first);
+    assert_eq!(bench.ask(&Request::Stage(Box::new(second.clone()))), Response::Accepted);
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    assert_eq!(bench.run(&second), Outcome::Succeeded);
+    assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello 2");
 }
