@@ -150,6 +150,28 @@ impl Home {
         self.replace(CERT, &cbor::encode(cert))
     }
 
+    /// Notes that nothing was promised to anybody yet: the next start is the first one. Does nothing
+    /// on a host that is a member already.
+    pub fn expect_first_start(&self) -> Result<(), HomeError> {
+        match self.cert() {
+            Err(HomeError::NotJoined { .. }) => self.replace(FIRST_START, b""),
+            other => other.map(drop),
+        }
+    }
+
+    /// True if the daemon has not run here yet.
+    pub fn is_first_start(&self) -> bool {
+        self.read(FIRST_START).is_ok()
+    }
+
+    /// What the daemon promises from now on it must remember.
+    pub fn first_start_done(&self) -> Result<(), HomeError> {
+        let path = self.path(FIRST_START);
+        fs::remove_file(&path)
+            .and_then(|()| sync_dir(&self.dir))
+            .map_err(|source| HomeError::Io { path, source })
+    }
+
     /// Addresses to begin with, one a line.
     pub fn seeds(&self) -> Vec<String> {
         let bytes = self.read(SEEDS).map(|(_, bytes)| bytes).unwrap_or_default();
@@ -235,6 +257,7 @@ const TRUST: &str = "fleet.trust";
 const CERT: &str = "member.cert";
 const SEEDS: &str = "seeds";
 const KNOWN: &str = "known";
+const FIRST_START: &str = "first-start";
 /// Of a longer file only this much is looked at.
 const FILE_BYTES_MAX: u64 = 2 << 20;
 

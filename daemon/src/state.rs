@@ -19,6 +19,12 @@ pub enum StateError {
     /// The database failed.
     #[error("the state database: {0}")]
     Database(#[from] Box<redb::Error>),
+    /// It is gone, or empty, on a host that has run before.
+    #[error(
+        "the state database is gone: what this host has promised as a voter, and how often it \
+         started, is forgotten"
+    )]
+    Forgotten,
     /// A value in it is not what was written.
     #[error("the state database is damaged: {what}: {reason}")]
     Damaged {
@@ -43,8 +49,12 @@ pub struct Remembered {
 }
 
 impl State {
-    /// Opens or makes the database.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    /// Opens the database; makes it if this is the `first` start. To begin anew at any other time
+    /// would be to vote twice.
+    pub fn open(path: &Path, first: bool) -> Result<Self, StateError> {
+        if !first && !path.exists() {
+            return Err(StateError::Forgotten);
+        }
         let db = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)
@@ -53,25 +63,29 @@ impl State {
     }
 
     /// Reads everything and counts this start.
-    pub fn start(&self) -> Result<Remembered, StateError> {
-        let epoch = self.count_start()?;
+    pub fn start(&self, first: bool) -> Result<Remembered, StateError> {
+        let epoch = self.count_start(first)?.ok_or(StateError::Forgotten)?;
         let restored = self.read().map_err(Box::new)??;
         Ok(Remembered { epoch, restored })
     }
 
-    fn count_start(&self) -> Result<u64, StateError> {
-        let run = || -> Result<u64, redb::Error> {
+    /// None, and nothing written, if nothing is there that should be.
+    fn count_start(&self, first: bool) -> Result<Option<u64>, StateError> {
+        let run = || -> Result<Option<u64>, redb::Error> {
             let transaction = self.write()?;
             let epoch = {
                 let mut meta = transaction.open_table(META)?;
                 transaction.open_table(LOG)?;
                 let last = meta.get(EPOCH)?.and_then(|v| v.value().try_into().ok());
+                if last.is_none() && !first {
+                    return Ok(None);
+                }
                 let epoch = last.map_or(1, |last| u64::from_be_bytes(last).saturating_add(1));
                 meta.insert(EPOCH, epoch.to_be_bytes().as_slice())?;
                 epoch
             };
             transaction.commit()?;
-            Ok(epoch)
+            Ok(Some(epoch))
         };
         Ok(run().map_err(Box::new)?)
     }
@@ -169,27 +183,41 @@ mod tests {
     fn what_was_persisted_is_read_back_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
-        let state = State::open(&path).unwrap();
-        assert_eq!(state.start().unwrap().epoch, 1);
+        let state = State::open(&path, true).unwrap();
+        assert_eq!(state.start(true).unwrap().epoch, 1);
         state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
         // A new leader replaces the tail.
         state.persist(None, &[entry(2, 2)], None).unwrap();
         drop(state);
 
-        let remembered = State::open(&path).unwrap().start().unwrap();
+        let remembered = State::open(&path, false).unwrap().start(false).unwrap();
         assert_eq!(remembered.epoch, 2);
         assert_eq!(remembered.restored.entries, [entry(1, 1), entry(2, 2)]);
     }
 
     #[test]
+    fn a_database_that_is_gone_is_not_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        assert!(matches!(State::open(&path, false), Err(StateError::Forgotten)));
+        assert!(!path.exists());
+        // One that opens empty is as bad.
+        drop(State::open(&path, true).unwrap());
+        for _ in 0..2 {
+            let empty = State::open(&path, false).unwrap().start(false);
+            assert!(matches!(empty, Err(StateError::Forgotten)));
+        }
+    }
+
+    #[test]
     fn a_snapshot_replaces_the_log_up_to_its_index() {
         let dir = tempfile::tempdir().unwrap();
-        let state = State::open(&dir.path().join("state.redb")).unwrap();
-        state.start().unwrap();
+        let state = State::open(&dir.path().join("state.redb"), true).unwrap();
+        state.start(true).unwrap();
         state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
         let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000] };
         state.persist(None, &[], Some(&snapshot)).unwrap();
-        let restored = state.start().unwrap().restored;
+        let restored = state.start(false).unwrap().restored;
         assert_eq!(restored.snapshot, Some(snapshot));
         assert_eq!(restored.entries, [entry(3, 1)]);
     }

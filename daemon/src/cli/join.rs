@@ -77,6 +77,7 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
         let hint = "run `swell join` as the user that swell-exec runs as, mostly root";
         Failed::with_hint(format!("{}: {error}", executor.display()), hint)
     })?;
+    home.expect_first_start()?;
     home.set_trust(&invitation.bundle)?;
     home.set_seeds(&invitation.seeds)?;
     home.set_cert(&cert)?;

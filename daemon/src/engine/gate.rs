@@ -206,12 +206,12 @@ mod tests {
         let (gate, mut applicants, trust) = gate();
         let (member, stranger) = (cert(&trust, 30, 1), cert(&trust, 31, u64::MAX));
         let id = member.member.id(trust.fleet());
-        gate.update(|roster| drop(roster.admitted.insert(id)));
+        gate.update(|roster| roster.admitted.extend([id]));
         assert_eq!(judge(&gate, 30, &member), "admit", "expired, and a member all the same");
         assert_eq!(judge(&gate, 31, &stranger), "pending");
         assert_eq!(applicants.try_recv().unwrap(), stranger, "the voters are asked");
         let id = stranger.member.id(trust.fleet());
-        gate.update(|roster| drop(roster.refused.insert(id, "used up".into())));
+        gate.update(|roster| roster.refused.extend([(id, "used up".into())]));
         assert_eq!(judge(&gate, 31, &stranger), "refuse");
         assert_eq!(judge(&gate, 10, &cert(&trust, 10, u64::MAX)), "admit", "a first voter");
     }

@@ -69,6 +69,11 @@ impl EngineError {
         match self {
             Self::Home(error) => Some(error.hint()),
             Self::Mesh(_) => Some("stop the other process or change `listen`".into()),
+            Self::State(StateError::Forgotten) => Some(
+                "restore it, or remove the whole state directory and join again: the host then has a \
+                 new key, and counts as another one"
+                    .into(),
+            ),
             Self::State(_) | Self::Store(_) | Self::Ended(_) => None,
         }
     }
@@ -140,8 +145,12 @@ async fn start(
     let home = Home::new(&settings.state_dir);
     let trust = Arc::new(home.trust()?);
     let cert = home.cert()?;
-    let state = State::open(&home.path("state.redb"))?;
-    let remembered = state.start()?;
+    let first = home.is_first_start();
+    let state = State::open(&home.path("state.redb"), first)?;
+    let remembered = state.start(first)?;
+    if first {
+        home.first_start_done()?;
+    }
     let store = Store::open(&home.path("store"), settings.store_bytes_max)
         .map_err(|error| EngineError::Store(error.to_string()))?;
     let store = Arc::new(store);
