@@ -168,6 +168,11 @@ impl Executor {
         }
         let mut state = inner.groups.get(&group).cloned().ok_or("the group is not known")?;
         if claim == Claim::Begins {
+            // A stop may have come since the order was judged. Whoever reads it in the report relies
+            // on it that nothing begins any more.
+            if state.stopped.contains(&judged.order) {
+                return Err("the order was stopped".into());
+            }
             state.activation = Some(Activation {
                 token,
                 order: judged.order,

@@ -101,10 +101,8 @@ pub(crate) fn judge(
     begins: bool,
 ) -> Result<Judged, String> {
     let trust = &belief.trust;
-    let member = evidence
-        .cert
-        .verify(trust, now())
-        .map_err(|error| format!("this host's certificate: {error}"))?;
+    let certificate = |error| format!("this host's certificate: {error}");
+    let member = evidence.cert.verify_though_expired(trust).map_err(certificate)?;
     if member.content().host != belief.host {
         return Err("the certificate is another host's".into());
     }
@@ -115,7 +113,7 @@ pub(crate) fn judge(
     if !group.content().filter.matches(&member.content().labels) {
         return Err(format!("this host is not in group {}", state.group));
     }
-    let deploy = deploy_order(belief, state, evidence.order, begins)?;
+    let (deploy, not_after) = deploy_order(belief, state, evidence.order, begins)?;
     if deploy.group_version != group.content().version {
         return Err(format!(
             "the order is for version {} of the group, not {}",
@@ -129,6 +127,13 @@ pub(crate) fn judge(
     if rollback && Some(release.id()) != deploy.fallback {
         return Err("the order names neither this release nor this fallback".into());
     }
+    // Time ends what would be new here, and neither what was begun nor the way back.
+    if begins && !rollback {
+        evidence.cert.verify(trust, now()).map_err(certificate)?;
+        if not_after.is_some_and(|end| end < now()) {
+            return Err("the order's time is over: sign a new one".into());
+        }
+    }
     fits(release.content(), group.content(), member.content())?;
     let deployment = DeploymentId::of(evidence.order, rollback);
     let own = config.own_manifest(&state.group, deployment);
@@ -139,14 +144,14 @@ pub(crate) fn judge(
     Ok(Judged { group, order: evidence.order, deploy, release, manifest, deployment })
 }
 
-/// The deploy order. One that begins is the group's newest, and was not stopped. One that goes on is
+/// The deploy order, and when its time is over. One that begins is the group's newest, and was not stopped. One that goes on is
 /// the one that was begun, whatever came after it: a slot that is held must come to an end.
 fn deploy_order(
     belief: &Belief,
     state: &GroupState,
     id: Digest,
     begins: bool,
-) -> Result<Deploy, String> {
+) -> Result<(Deploy, Option<UnixSeconds>), String> {
     let begun = state.activation.as_ref().filter(|_| !begins).map(|begun| &begun.deploy);
     let signed = begun.or(state.deploy.as_ref()).ok_or("no deploy order is known")?;
     let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
@@ -156,11 +161,8 @@ fn deploy_order(
     if begins && state.stopped.contains(&id) {
         return Err("the order was stopped".into());
     }
-    if begins && order.content().not_after.is_some_and(|end| end < now()) {
-        return Err("the order's time is over: sign a new one".into());
-    }
     match &order.content().action {
-        Action::Deploy(deploy) => Ok(deploy.clone()),
+        Action::Deploy(deploy) => Ok((deploy.clone(), order.content().not_after)),
         Action::Stop { .. } => Err("the order is no deploy order".into()),
     }
 }

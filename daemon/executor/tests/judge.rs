@@ -698,3 +698,42 @@ fn what_was_begun_ends_although_a_newer_order_came() {
     assert_eq!(bench.run(&second), Outcome::Succeeded);
     assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello 2");
 }
+
+#[test]
+fn time_ends_what_would_be_new_and_not_the_way_back() {
+    let bench = Bench::new();
+    // The order's time is over, and so is the certificate's.
+    let expired = |order: Order| Order { not_after: Some(UnixSeconds(1)), ..order };
+    let member = Member {
+        host: host(ME),
+        name: HostName::new("web-1").unwrap(),
+        zone: None,
+        labels: "role=web".parse::<Labels>().unwrap(),
+        not_after: UnixSeconds(1),
+        incarnation: 0,
+    };
+    let old_cert =
+        MemberCert { token: None, member: bench.sign(&member, ENROLMENT), receipts: Vec::new() };
+    let late_cert = Evidence { cert: old_cert.clone(), ..bench.evidence() };
+    assert!(refusal(bench.begin(&late_cert)).contains("certificate"));
+    let order = bench.sign(&expired(bench.deploy()), OPERATOR);
+    let late = Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+    bench.assert_untouched();
+
+    // The same release as the fallback of an order that is over: a host goes back at any time.
+    let Action::Deploy(deploy) = bench.deploy().action else { unreachable!() };
+    let fallback = Some(deploy.release);
+    let action = Action::Deploy(Deploy { release: Digest([9; 32]), fallback, ..deploy });
+    let order = bench.sign(&expired(Order { action, ..bench.deploy() }), OPERATOR);
+    let back = Evidence {
+        cert: old_cert,
+        order: order.id(bench.fleet),
+        orders: vec![order],
+        ..bench.evidence()
+    };
+    let other = Bench::new();
+    assert!(refusal(other.begin(&late)).contains("the order's time is over"));
+    other.assert_untouched();
+    let third = Bench::new();
+    assert_eq!(third.run(&back), Outcome::Succeeded);
+}
