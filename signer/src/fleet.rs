@@ -178,6 +178,8 @@ pub struct HostTerms {
     pub zone: Option<ZoneName>,
     /// How long its certificate is good for, in seconds.
     pub member_seconds: u64,
+    /// Above that of the host whose name it takes over; 0 for a new name.
+    pub incarnation: u64,
 }
 
 /// Approves a host by its fingerprint.
@@ -194,7 +196,7 @@ pub fn approve(
         zone: terms.zone,
         labels: terms.labels,
         not_after: UnixSeconds(now.0.saturating_add(terms.member_seconds)),
-        incarnation: 0,
+        incarnation: terms.incarnation,
     };
     let member = Signed::new(&member, trust.fleet(), &[enrolment])?;
     let cert = MemberCert { token: None, member, receipts: Vec::new() };

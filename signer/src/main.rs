@@ -183,6 +183,10 @@ struct HostArguments {
     /// How long its certificate is good for.
     #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = seconds)]
     member_valid: u64,
+    /// For a machine that was installed anew: takes the name over from its old key. One more each
+    /// time.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    incarnation: u64,
     /// Where to write what `swell join` takes on that host.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -333,6 +337,7 @@ fn host(arguments: HostArguments) -> Result<String, SignError> {
         labels: arguments.labels,
         zone: arguments.zone,
         member_seconds: arguments.member_valid,
+        incarnation: arguments.incarnation,
     };
     let invitation = fleet::approve(&trust, &key, terms, arguments.seeds, now())?;
     write_public(&arguments.out, format!("{}\n", invitation.to_text()).as_bytes())?;
