@@ -11,6 +11,13 @@ use std::{
 };
 
 use groundswell_daemon::scratch::{Fleet, Programs, Shop};
+use groundswell_protocol::{
+    ids::{ApplicationName, ReleaseLabel},
+    revision::{AppSpec, Entry, EntryKind, Manifest, Publisher, bundle_header},
+    time::UnixSeconds,
+    trust::{Release, Signed},
+};
+use groundswell_signer::keyfile::{self, KeyRole, Passphrase};
 
 static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -154,6 +161,69 @@ async fn what_is_not_good_changes_nothing() {
     fleet.wait_complete(PATIENCE).await.unwrap();
 }
 
+/// A bundle that is signed well and whose manifest was written by another hand.
+fn reaching_bundle(fleet: &Fleet, change: impl Fn(&mut Manifest)) -> Vec<u8> {
+    let mut publisher = Publisher::new(AppSpec::default()).unwrap();
+    let mut frames = Vec::new();
+    publisher.begin_file("a", 0o644, UnixSeconds(1)).unwrap();
+    frames.extend(publisher.write(b"reach").unwrap());
+    frames.extend(publisher.end_file().unwrap());
+    let mut published = publisher.finish().unwrap();
+    frames.append(&mut published.frames);
+    change(&mut published.manifest);
+    let manifest = published.manifest.to_bytes();
+    let release = Release {
+        label: ReleaseLabel::new("1.0.0").unwrap(),
+        parent: None,
+        manifest: Manifest::id_of(&manifest),
+        created_at: UnixSeconds(1),
+        application: ApplicationName::new("shop").unwrap(),
+        architecture: None,
+        environments: Vec::new(),
+        content_bytes: published.manifest.total_bytes(),
+        manifest_bytes: u64::try_from(manifest.len()).unwrap(),
+    };
+    let trust = groundswell_signer::fleet::load_trust(&fleet.keys().join("fleet.trust")).unwrap();
+    let path = fleet.keys().join("release.key");
+    let key = keyfile::load(&path, KeyRole::Release, &Passphrase::None).unwrap();
+    let signed = Signed::new(&release, trust.fleet(), &[&key]).unwrap();
+    let mut bundle = bundle_header(&signed, &manifest);
+    frames.iter().for_each(|(_, bytes)| bundle.extend_from_slice(bytes));
+    bundle
+}
+
+#[tokio::test]
+async fn a_signed_bundle_that_reaches_out_of_its_tree_is_refused() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = running(dir.path(), 3).await;
+    let file = dir.path().join("reaching.swell");
+    let push = |change: &dyn Fn(&mut Manifest)| {
+        fs::write(&file, reaching_bundle(&fleet, change)).unwrap();
+        refused(&fleet, &["push", &file.display().to_string()])
+    };
+    let link = |target: &str| Entry {
+        kind: EntryKind::Symlink { target: target.into() },
+        path: "z".into(),
+    };
+    type Change<'a> = &'a dyn Fn(&mut Manifest);
+    let changes: [(Change<'_>, &str); 4] = [
+        (&|m| m.entries[0].path = "../a".into(), "'../a'"),
+        (&|m| m.entries[0].path = "/etc/passwd".into(), "'/etc/passwd'"),
+        (&|m| m.entries.push(link("/etc")), "'z'"),
+        (&|m| m.entries.push(link("../x")), "'z'"),
+    ];
+    for (change, message) in changes {
+        let (code, text) = push(change);
+        assert!(code == 1 && text.contains(message), "{text}");
+    }
+    let seen = fleet.client(0).fleet().await.unwrap();
+    assert!(seen.releases.is_empty(), "{:?}", seen.releases);
+    // The same hand without the change is believed: it was the path that was refused.
+    fs::write(&file, reaching_bundle(&fleet, |_| {})).unwrap();
+    fleet.swell(0, &["push", &file.display().to_string()]).unwrap();
+}
+
 #[tokio::test]
 async fn a_token_for_one_host_lets_one_host_in() {
     let _one = ONE_FLEET.lock().await;
@@ -225,6 +295,16 @@ async fn garbage_on_the_port_hurts_nobody() {
     fleet.wait_complete(PATIENCE).await.unwrap();
 }
 
+/// A process that ends with the test, however that ends.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_named_and_nothing_is_kept() {
     let _one = ONE_FLEET.lock().await;
@@ -244,7 +324,8 @@ async fn a_full_disk_is_named_and_nothing_is_kept() {
     );
     let mut unshare = Command::new("unshare");
     unshare.args(if nix::unistd::geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
-    let mut daemon = unshare.args(["sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap();
+    let daemon = unshare.args(["sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap();
+    let _daemon = Ended(daemon);
     fleet.wait_for(2, "it is back", PATIENCE, |fleet| fleet.joined).await.unwrap();
     let app = dir.path().join("shop-big");
     Shop { data_bytes: 8_000_000, ..Shop::new("big") }.write(&app).unwrap();
@@ -258,8 +339,6 @@ async fn a_full_disk_is_named_and_nothing_is_kept() {
     // What was there of it is gone: a small one fits.
     let small = shop(&fleet, "small");
     fleet.swell(2, &["push", &small]).unwrap();
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::{Body, BodyDataStream, Bytes},
     extract::{DefaultBodyLimit, Path as UrlPath, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::api;
-use crate::store::{Import, ImportError, StoreError};
+use crate::store::{Import, ImportError, Imported, StoreError};
 
 /// What the control socket asks of the engine.
 pub enum Command {
@@ -161,17 +161,17 @@ async fn report(
 }
 
 async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Failed> {
-    let mut import = ask(&engine, Command::Import).await?;
+    let import = ask(&engine, Command::Import).await?;
     let mut parts = body.into_data_stream();
-    while let Some(part) = parts.next().await {
-        let part = part.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
-        import = off_the_loop(move || {
-            import.push(&part)?;
-            Ok(import)
-        })
-        .await?;
-    }
-    let imported = off_the_loop(move || import.finish()).await?;
+    let imported = match import_all(import, &mut parts).await {
+        Ok(imported) => imported,
+        Err(failed) => {
+            // Whoever is still sending would find a broken pipe in place of the reason.
+            let rest = async { while parts.next().await.is_some() {} };
+            drop(tokio::time::timeout(REST_PATIENCE, rest).await);
+            return Err(failed);
+        }
+    };
     let release = imported.release.content();
     let pushed = api::Pushed {
         release: imported.release.id().to_string(),
@@ -198,6 +198,18 @@ async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Fa
             Err(unanswered)
         }
     }
+}
+
+async fn import_all(mut import: Import, parts: &mut BodyDataStream) -> Result<Imported, Failed> {
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
+        import = off_the_loop(move || {
+            import.push(&part)?;
+            Ok(import)
+        })
+        .await?;
+    }
+    off_the_loop(move || import.finish()).await
 }
 
 /// Hashing and disks take time that other requests should not wait for.
@@ -333,3 +345,6 @@ mod tests {
 
     const NOBODY: u32 = 65_534;
 }
+
+/// What is left of a bundle that was refused comes at the speed of a local socket.
+const REST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
