@@ -10,7 +10,7 @@ use groundswell_protocol::{
     execute::LifecycleEvent,
     limits::MANIFEST_BYTES_MAX,
     revision::{AppSpec, FileExistsBehavior, Manifest},
-    trust::Outcome,
+    trust::{Outcome, fit_text},
 };
 
 use crate::{
@@ -70,7 +70,7 @@ fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
                 code: failed.code,
                 event,
                 script: failed.script,
-                message: cut(failed.message),
+                message: fit_text(failed.message),
                 restored: false,
             };
             Step::Back(LifecycleEvent::ApplicationStop, Box::new(outcome))
@@ -118,7 +118,8 @@ fn with_restored(failure: &Outcome, was_restored: bool, why_not: Option<&str>) -
     if let Outcome::Failed { restored, message, .. } = &mut outcome {
         *restored = was_restored;
         if let Some(why) = why_not {
-            *message = cut(format!("{message}; the revision before could not be put back: {why}"));
+            *message =
+                fit_text(format!("{message}; the revision before could not be put back: {why}"));
         }
     }
     outcome
@@ -251,14 +252,4 @@ fn run_scripts(
         )?;
     }
     Ok(())
-}
-
-/// Cuts a message to what an outcome may carry.
-fn cut(mut text: String) -> String {
-    let mut end = text.len().min(groundswell_protocol::limits::TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }

@@ -96,9 +96,11 @@ pub(super) fn batches(report: &Report) -> Vec<Vec<&Target>> {
 fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) {
     let batches = batches(report);
     while bars.len() < batches.len() {
-        let bar = ProgressBar::new(100).with_style(style("{prefix:>12} {bar:30} {wide_msg}"));
+        // Added first: a bar that draws itself by itself leaves a line behind.
+        let bar = all.add(ProgressBar::new(100));
+        bar.set_style(style("{prefix:>12} {bar:30} {wide_msg}"));
         bar.set_prefix(format!("batch {} of {}", bars.len() + 1, batches.len()));
-        bars.push(all.add(bar));
+        bars.push(bar);
     }
     for (bar, batch) in bars.iter().zip(&batches) {
         let sum: u64 = batch.iter().map(|target| u64::from(target.percent)).sum();

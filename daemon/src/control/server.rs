@@ -289,6 +289,9 @@ impl IntoResponse for Failed {
     }
 }
 
+/// What is left of a bundle that was refused comes at the speed of a local socket.
+const REST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, chown};
@@ -345,6 +348,3 @@ mod tests {
 
     const NOBODY: u32 = 65_534;
 }
-
-/// What is left of a bundle that was refused comes at the speed of a local socket.
-const REST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -14,7 +14,9 @@ use crate::{
     limits::RECEIPT_AGE_MAX,
     rollout::{Assignment, Entry},
     time::Mono,
-    trust::{Done, MemberRefused, Order, Outcome, Receipt, Signed, Subject, Verified, Want},
+    trust::{
+        Done, MemberRefused, Order, Outcome, Receipt, Signed, Subject, Verified, Want, fit_text,
+    },
     wire::Message,
 };
 
@@ -286,7 +288,7 @@ impl Node {
         }
         let refusals = self.rollouts.groups.get(group).and_then(|rollout| rollout.refused.clone());
         if let Some(refused) = refusals.filter(|refused| refused.is_final(token)) {
-            let reason = cut(refused.reason);
+            let reason = fit_text(refused.reason);
             self.give_back(group, token, Outcome::Declined { reason });
             return HostState::Waiting;
         }
@@ -297,7 +299,7 @@ impl Node {
                 code: 5,
                 event: LifecycleEvent::DownloadBundle,
                 script: String::new(),
-                message: cut(reason),
+                message: fit_text(reason),
                 restored: report.is_some_and(|report| report.current.is_some()),
             };
             self.give_back(group, token, outcome);
@@ -504,16 +506,6 @@ fn may_repeat(now: Mono, next_at: &mut Mono) -> bool {
         *next_at = now + SUBMIT_AGAIN_AFTER;
     }
     may
-}
-
-/// Cuts a message to what an outcome may carry.
-fn cut(mut text: String) -> String {
-    let mut end = text.len().min(crate::limits::TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }
 
 const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(500);

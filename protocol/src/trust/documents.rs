@@ -397,6 +397,12 @@ impl HostSigned for Receipt {
     }
 }
 
+/// Cuts a text to what a document may carry.
+pub fn fit_text(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    text
+}
+
 pub(super) fn check_text(what: &str, text: &str) -> Result<(), Invalid> {
     Invalid::unless(text.len() <= TEXT_BYTES_MAX, || {
         format!("the {what} has {} bytes; at most {TEXT_BYTES_MAX} are allowed", text.len())

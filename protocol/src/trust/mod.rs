@@ -14,7 +14,7 @@ mod root;
 
 pub use documents::{
     Action, Deploy, Document, Done, Genesis, Group, HostSigned, Invalid, Order, Outcome, Receipt,
-    Release, Subject, Voter, Want,
+    Release, Subject, Voter, Want, fit_text,
 };
 pub use envelope::{Signed, Untrusted, Verified};
 pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
