@@ -9,7 +9,8 @@ use crate::{consensus::Consensus, fleet::Standing, ids::HostId, rollout::Entry, 
 #[derive(Default)]
 pub(super) struct Leadership {
     leading: bool,
-    since: Mono,
+    /// Since when each member has been one, as far as this leader has seen.
+    member_since: BTreeMap<HostId, Mono>,
     /// The index of the ledger at which grants were last looked for.
     granted_at: u64,
     /// Since when a host that counts as unhealthy has looked well again.
@@ -23,7 +24,7 @@ impl Node {
 
     pub(super) fn role_changed(&mut self, leader: Option<HostId>, term: u64, leading: bool) {
         if leading && !self.leadership.leading {
-            self.leadership = Leadership { leading, since: self.now, ..Leadership::default() };
+            self.leadership = Leadership { leading, ..Leadership::default() };
             self.feed.proposed.clear();
         }
         self.leadership.leading = leading;
@@ -62,6 +63,7 @@ impl Node {
     fn propose_health(&mut self) {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
+            self.leadership.member_since.entry(host).or_insert(self.now);
             let looks_well = self.looks_well(host);
             let counts_as_well = self.ledger.is_healthy(host);
             let settled = if looks_well {
@@ -85,7 +87,10 @@ impl Node {
         match self.standing(host) {
             Standing::Unreachable { .. } => false,
             // A host that was never heard of gets some time to appear.
-            Standing::Unknown => self.now.since(self.leadership.since) < APPEAR_WITHIN,
+            Standing::Unknown => {
+                let since = self.leadership.member_since.get(&host).copied();
+                since.is_none_or(|since| self.now.since(since) < APPEAR_WITHIN)
+            }
             // A host without a working revision is down in that group alone, and the ledger knows.
             Standing::Reachable | Standing::Suspect { .. } => true,
         }
