@@ -11,13 +11,13 @@ use std::{
 
 use groundswell_protocol::{
     execute::{ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response},
-    ids::{Digest, GroupName, Nonce},
+    ids::{DeploymentId, Digest, GroupName, Nonce},
     trust::{Action, Order, Outcome, Receipt, Signed},
 };
 
 use crate::{
     config::Config,
-    hooks, install,
+    give_up, hooks, install,
     journal::{self, Activation, GroupState, Installed, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle,
@@ -116,6 +116,8 @@ impl Executor {
         if let Err(reason) = laid_out {
             return refused(reason);
         }
+        // Releases that are laid out and never get their turn would fill the disk.
+        self.clear_old(&group);
         let release = judged.release.id();
         self.change(&group, |state| {
             if !state.staged.contains(&release) {
@@ -154,10 +156,11 @@ impl Executor {
         claim: Claim,
     ) -> Result<(), String> {
         let (belief, judged) = self.judge(evidence, claim == Claim::Begins)?;
-        let prepared = self.lock().prepared.clone();
-        judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
         let group = judged.group.content().name.clone();
         stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment)?;
+        // Last, since laying out may take longer than receipts are good for.
+        let prepared = self.lock().prepared.clone();
+        judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
         let mut inner = self.lock();
         // The number is good for one beginning.
         inner.prepared = None;
@@ -211,12 +214,16 @@ impl Executor {
             give_up(&format!("the record of the last script: {error}"));
         }
         while let Some(activation) = work.activation() {
-            if let Step::Ended(outcome) = &activation.step {
-                report_end(&group, activation.token, outcome);
-                break;
-            }
             let next = lifecycle::take(&mut work, &activation.step);
+            let ends = matches!(next, Step::Ended(_));
+            if let Step::Ended(outcome) = &next {
+                report_end(&group, activation.token, outcome);
+            }
             work.step(next);
+            // Whoever sees the end may close this activation and begin another, which is not ours.
+            if ends {
+                return;
+            }
         }
         self.lock().running.remove(&group);
         self.announce();
@@ -242,14 +249,15 @@ impl Executor {
         })
     }
 
-    /// Closes an activation that has ended.
+    /// Closes an activation that has ended, or that was interrupted and can never go on because its
+    /// slot is nobody's any more.
     pub(crate) fn returned(&self, group: &GroupName, token: u64) -> Response {
         let held = self.lock().groups.get(group).and_then(|state| state.activation.clone());
-        let Some(Activation { step: Step::Ended(outcome), deployment, .. }) =
-            held.filter(|held| held.token == token)
-        else {
+        let Some(held) = held.filter(|held| held.token == token) else {
             return Response::Accepted;
         };
+        let Step::Ended(outcome) = held.step else { return self.abandon(group, token, &held) };
+        let deployment = held.deployment;
         // Not before the end is in the journal: until then a crash may lead back. And not after the
         // activation is closed: the list would undo this deployment when it is activated again. Where
         // the old files could not be put back, their only copies stay.
@@ -258,20 +266,56 @@ impl Executor {
         {
             return refused(format!("the copies of the old files cannot be removed: {error}"));
         }
-        let response = self.change(group, |state| state.activation = None);
+        let response = self.change(group, |state| {
+            // Another request may have closed it meanwhile, and a new activation have begun.
+            let ended = |held: &Activation| held.token == token && held.has_ended();
+            if state.activation.as_ref().is_some_and(ended) {
+                state.activation = None;
+            }
+        });
         self.clear_old(group);
         response
+    }
+
+    /// The old files come back and nothing is started: the host is without a working revision until
+    /// the next deployment.
+    fn abandon(&self, group: &GroupName, token: u64, held: &Activation) -> Response {
+        let interrupted = |inner: &Inner| inner.claim(group, token) == Ok(Claim::GoesOn);
+        if !interrupted(&self.lock()) {
+            return Response::Accepted;
+        }
+        if let Err(error) = install::undo(&self.config.deployment_dir(group, held.deployment)) {
+            return refused(format!("the old files cannot be put back: {error}"));
+        }
+        self.change(group, |state| {
+            let same = |now: &Activation| now.token == token && now.step == held.step;
+            if state.activation.as_ref().is_some_and(same) {
+                state.installed = held.before_installed.clone();
+                (state.current, state.activation) = (None, None);
+            }
+        })
     }
 
     /// Removes old deployments' directories, as many as AWS's agent would: five stay.
     fn clear_old(&self, group: &GroupName) {
         let needed: BTreeSet<PathBuf> = {
             let inner = self.lock();
-            let Some(state) = inner.groups.get(group) else { return };
-            [&state.current, &state.installed]
-                .into_iter()
-                .flatten()
-                .map(|installed| self.config.deployment_dir(group, installed.deployment))
+            let (Some(state), Some(belief)) = (inner.groups.get(group), &inner.belief) else {
+                return;
+            };
+            let held = state.activation.as_ref();
+            let before = held.map(|held| [&held.before_current, &held.before_installed]);
+            let installed = [&state.current, &state.installed].into_iter();
+            let installed = installed.chain(before.into_iter().flatten()).flatten();
+            // What the newest order names may be laid out already, and begin any moment.
+            let order = state.deploy.as_ref().map(|order| order.id(belief.trust.fleet()));
+            let newest =
+                order.into_iter().flat_map(|id| [false, true].map(|r| DeploymentId::of(id, r)));
+            installed
+                .map(|installed| installed.deployment)
+                .chain(held.map(|held| held.deployment))
+                .chain(newest)
+                .map(|deployment| self.config.deployment_dir(group, deployment))
                 .collect()
         };
         let dir = self.config.root_dir.join(group.as_str());
@@ -282,7 +326,8 @@ impl Executor {
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         old.sort();
-        let surplus = (old.len() + needed.len()).saturating_sub(DEPLOYMENTS_KEPT);
+        let kept = needed.iter().filter(|path| path.exists()).count();
+        let surplus = (old.len() + kept).saturating_sub(DEPLOYMENTS_KEPT);
         for (_, path) in old.into_iter().take(surplus) {
             // What cannot be removed now is tried again after the next deployment.
             drop(fs::remove_dir_all(path));
@@ -428,22 +473,19 @@ impl Work {
         {
             let mut inner = self.executor.lock();
             let Some(state) = inner.groups.get_mut(&group) else { return };
+            let ends = matches!(next, Step::Ended(_));
             if let Some(activation) = &mut state.activation {
                 activation.step = next;
             }
             if let Err(error) = state.write(&self.executor.config.journal_dir()) {
                 give_up(&format!("the journal cannot be written: {error}"));
             }
+            if ends {
+                inner.running.remove(&group);
+            }
         }
         self.executor.announce();
     }
-}
-
-/// Ends the process: what is on disk says where to go on.
-fn give_up(reason: &str) -> ! {
-    eprintln!("swell-exec: error: {reason}");
-    #[expect(clippy::exit, reason = "a thread that cannot write the journal must end the process")]
-    std::process::exit(74)
 }
 
 fn report_end(group: &GroupName, token: u64, outcome: &Outcome) {

@@ -67,6 +67,12 @@ pub(crate) struct Activation {
     pub(crate) step: Step,
 }
 
+impl Activation {
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.step, Step::Ended(_))
+    }
+}
+
 /// How far an activation is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Step {
@@ -179,7 +185,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    File::open(dir)?.sync_all()
+    // From here on nobody can tell which of the two would be there after a power cut.
+    if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+        crate::give_up(&format!("{} cannot be made durable: {error}", path.display()));
+    }
+    Ok(())
 }
 
 /// The ending of a group's file, and of one that is being written.

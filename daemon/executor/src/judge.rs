@@ -110,7 +110,8 @@ pub(crate) fn judge(
     if group.content().name != state.group {
         return Err(format!("the group is {}, not {}", group.content().name, state.group));
     }
-    if !group.content().filter.matches(&member.content().labels) {
+    // What was begun is ended, whatever has become of the host's labels meanwhile.
+    if begins && !group.content().filter.matches(&member.content().labels) {
         return Err(format!("this host is not in group {}", state.group));
     }
     let (deploy, not_after) = deploy_order(belief, state, evidence.order, begins)?;
@@ -134,7 +135,9 @@ pub(crate) fn judge(
             return Err("the order's time is over: sign a new one".into());
         }
     }
-    fits(release.content(), group.content(), member.content())?;
+    if begins {
+        fits(release.content(), group.content(), member.content())?;
+    }
     let deployment = DeploymentId::of(evidence.order, rollback);
     let own = config.own_manifest(&state.group, deployment);
     // Once a revision was laid out here, the store of `swelld` is not needed any more.

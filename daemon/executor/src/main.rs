@@ -38,6 +38,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// Ends the process from any thread: what is on disk says where to go on.
+fn give_up(reason: &str) -> ! {
+    fail(74, reason, "mend the disk and start it again: it goes on where the journal says");
+    #[expect(clippy::exit, reason = "a thread that cannot write the journal must end the process")]
+    std::process::exit(74)
+}
+
 /// Makes a panic in any thread end the process. A thread that is gone would leave its group running
 /// for ever; a process that is gone is started again, and its journal says where to go on.
 fn end_on_panic() {

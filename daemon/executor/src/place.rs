@@ -169,8 +169,9 @@ pub(crate) struct Resolved {
 /// Resolves the links in the path of a directory, which need not be there. What is `leaving` counts
 /// as gone already, and so do links.
 ///
-/// A link is followed if root made it, or whoever owns the directory that it leads to. Any other
-/// could make root write where its owner may not.
+/// A link is followed if root put it there, or if it is of whoever owns the directory that it leads to.
+/// Any other could make root write where its owner may not. That root made a link is not enough: the
+/// links of a revision are root's, and whoever owns a directory moves about what is in it.
 pub(crate) fn resolve(path: &Path, leaving: &impl Fn(&Path) -> bool) -> Result<Resolved, String> {
     let mut walk = Walk { dir: root()?, path: "/".into(), hops: 0, leaving };
     let names: Vec<_> = path.components().skip(1).map(Component::as_os_str).collect();
@@ -221,6 +222,7 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
         if self.hops > SYMLINK_HOPS_MAX {
             return Err(format!("{} is one link too many: they go in circles", link.display()));
         }
+        let root_put_it_there = self.only_root_writes_here().map_err(named)?;
         let (owner, target) = self.read_link(name).map_err(named)?;
         for component in Path::new(&target).components() {
             match component {
@@ -236,14 +238,22 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
             }
         }
         let there = self.dir.0.metadata().map_err(named)?.uid();
-        if owner == 0 || owner == unistd::geteuid().as_raw() || owner == there {
+        let follow = if is_root(owner) { root_put_it_there } else { owner == there };
+        if follow {
             return Ok(());
         }
         Err(format!(
-            "{} is a link of user {owner} into a directory of user {there}, which is not followed: \
-             move it away, or let root own it",
+            "{} is a link of user {owner} into a directory of user {there}, and others than root may have \
+             put it where it is: move it away, or let root own it and the directory that it is in",
             link.display()
         ))
+    }
+
+    /// True if nobody else can put a link of root into this directory.
+    fn only_root_writes_here(&self) -> io::Result<bool> {
+        let here = self.dir.0.metadata()?;
+        let (others, sticky) = (here.mode() & 0o022 != 0, here.mode() & 0o1000 != 0);
+        Ok(is_root(here.uid()) && (!others || sticky))
     }
 
     /// The owner and the text of a link: of one and the same, whatever is put in its place.
@@ -251,6 +261,11 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
         let link = self.dir.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)?;
         Ok((link.metadata()?.uid(), fcntl::readlinkat(&link, "")?))
     }
+}
+
+/// Root, or whoever this process runs as where it is not root.
+fn is_root(owner: u32) -> bool {
+    owner == 0 || owner == unistd::geteuid().as_raw()
 }
 
 fn root() -> Result<Dir, String> {
@@ -359,6 +374,18 @@ pub(crate) mod tests {
             lchown(&link, user, user).unwrap();
             let found = resolved(&link);
             assert_eq!(found.is_ok(), is_followed, "{target}: {found:?}");
+        }
+        // A link that root made, moved to where it leads elsewhere by whoever owns the directory.
+        for (mode, owner, is_followed) in
+            [(0o755, 0, true), (0o755, 12345, false), (0o777, 0, false), (0o1777, 0, true)]
+        {
+            let dir = at(&format!("dir-{mode:o}-{owner}"));
+            fs::create_dir(&dir).unwrap();
+            symlink("../etc", dir.join("static")).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            lchown(&dir, Some(owner), Some(owner)).unwrap();
+            let found = resolved(&dir.join("static"));
+            assert_eq!(found.is_ok(), is_followed, "{mode:o} of {owner}: {found:?}");
         }
     }
 

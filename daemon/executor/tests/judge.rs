@@ -737,3 +737,19 @@ fn time_ends_what_would_be_new_and_not_the_way_back() {
     let third = Bench::new();
     assert_eq!(third.run(&back), Outcome::Succeeded);
 }
+
+#[test]
+fn what_was_interrupted_and_has_no_slot_any_more_is_given_up() {
+    let mut bench = Bench::new();
+    let evidence = bench.interrupted();
+    let group = GroupName::new("web").unwrap();
+    // Another slot's return closes nothing.
+    let other = Request::Returned { group: group.clone(), token: TOKEN + 1 };
+    assert_eq!(bench.ask(&other), Response::Accepted);
+    assert_eq!(bench.phase(), INTERRUPTED);
+    assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    let report = bench.report();
+    assert_eq!((&report.groups[0].activation, &report.groups[0].current), (&None, &None));
+    assert!(!bench.path("live/srv").exists());
+    assert!(matches!(bench.begin(&evidence), Response::Accepted), "a new slot begins anew");
+}
