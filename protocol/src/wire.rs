@@ -54,12 +54,7 @@ pub enum Message {
     /// A frame of the consensus among voters, in the wrapper's own encoding.
     Consensus(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Evidence for the ledger. Voters pass it to the leader; others pass it to a voter.
-    Submit {
-        /// Names the submission, for the answer.
-        id: Digest,
-        /// What is to be added.
-        entry: Box<Entry>,
-    },
+    Submit(Box<Entry>),
     /// What became of a submission that does not show in the ledger, from a voter.
     Submitted {
         /// The submission.

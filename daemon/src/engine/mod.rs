@@ -279,7 +279,7 @@ impl Engine {
 
     fn refresh_gate(&self) {
         let admitted = self.node.ledger().members().map(|member| member.id).collect();
-        let refused = self.node.refused_members().clone();
+        let refused = self.node.refused_members();
         self.gate.update(|roster| {
             roster.admitted = admitted;
             roster.refused = refused;

@@ -12,7 +12,7 @@
 mod log;
 mod wire;
 
-use raft::{Config, RawNode, SnapshotStatus, StateRole, eraftpb};
+use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -209,6 +209,16 @@ impl Consensus {
             drop(self.node.step(message));
         }
         self.outputs()
+    }
+
+    /// The voters that were told of a snapshot and have not acknowledged it.
+    pub fn snapshots_under_way(&self) -> Vec<HostId> {
+        if !self.is_leading() {
+            return Vec::new();
+        }
+        let peers = self.node.raft.prs().iter();
+        let pending = peers.filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        pending.filter_map(|(id, _)| host_of(&self.voters, *id)).collect()
     }
 
     /// A snapshot on its way to `peer` is lost: it is behind, and is told anew from where it is.

@@ -45,7 +45,8 @@ pub(super) struct Feed {
     /// Who leads, as a voter said it, on a host that follows.
     pub(super) heard_leader: Option<HostId>,
     /// Certificates that the voters refused, and why.
-    pub(super) refused_members: BTreeMap<Digest, String>,
+    /// Until when: what stood in the way may be gone by then.
+    pub(super) refused_members: BTreeMap<Digest, (String, Mono)>,
 }
 
 struct Pending {
@@ -115,6 +116,11 @@ impl Node {
             }
         }
         self.feed.proposed.retain(|_, at| now.since(*at) < PROPOSAL_LOST_AFTER);
+        let before = self.feed.refused_members.len();
+        self.feed.refused_members.retain(|_, (_, until)| *until > now);
+        if self.feed.refused_members.len() < before {
+            self.out.push(Output::Roster);
+        }
     }
 
     fn push_submission(&mut self, id: Digest) {
@@ -129,7 +135,7 @@ impl Node {
         if self.is_leading() {
             self.propose_checked(id, entry, None);
         } else if let Some(voter) = self.way_to_leader() {
-            self.send(voter, Message::Submit { id, entry: Box::new(entry) });
+            self.send(voter, Message::Submit(Box::new(entry)));
         }
     }
 
@@ -145,7 +151,9 @@ impl Node {
     }
 
     /// A peer hands in an entry: the leader judges it, another voter passes it on once.
-    pub(super) fn submitted_by(&mut self, from: HostId, id: Digest, entry: Entry) {
+    pub(super) fn submitted_by(&mut self, from: HostId, entry: Entry) {
+        // Computed here: under another's name it would stand in that one's way.
+        let id = submission_id(&entry);
         if self.is_leading() {
             self.propose_checked(id, entry, Some(from));
         } else if !self.trust.genesis().is_voter(from)
@@ -155,7 +163,7 @@ impl Node {
                 self.feed.forwarded.clear();
             }
             self.feed.forwarded.insert(id, from);
-            self.send(leader, Message::Submit { id, entry: Box::new(entry) });
+            self.send(leader, Message::Submit(Box::new(entry)));
         }
     }
 
@@ -175,10 +183,7 @@ impl Node {
                 return self.answer_submission(id, from, Ok(self.ledger.applied_index()));
             }
             Err(refusal) => {
-                if let Entry::Admit(cert) = &entry {
-                    let member = cert.member.id(self.trust.fleet());
-                    self.remember_refused(member, refusal.to_string());
-                }
+                self.note_refused(&entry, &refusal);
                 return self.answer_submission(id, from, Err(refusal.to_string()));
             }
         }
@@ -226,11 +231,21 @@ impl Node {
         self.settle(id, outcome.map_err(NotTaken::Refused));
     }
 
+    /// Remembers a certificate that is good by itself and may not come in all the same. Of others
+    /// anybody can make one that has the same id as a good one.
+    fn note_refused(&mut self, entry: &Entry, refusal: &Refusal) {
+        let Entry::Admit(cert) = entry else { return };
+        if cert.verify_signatures(&self.trust).is_ok() && *refusal != Refusal::WithReceipts {
+            self.remember_refused(cert.member.id(self.trust.fleet()), refusal.to_string());
+        }
+    }
+
     fn remember_refused(&mut self, member: Digest, reason: String) {
         if self.feed.refused_members.len() >= HOSTS_MAX {
             self.feed.refused_members.clear();
         }
-        self.feed.refused_members.insert(member, reason);
+        let until = self.now + REFUSED_FOR;
+        self.feed.refused_members.insert(member, (reason, until));
         self.out.push(Output::Roster);
     }
 
@@ -301,8 +316,8 @@ impl Node {
         let outcome = self.ledger.apply(index, Stamped::hash(data), stamped);
         self.feed.proposed.remove(&id);
         self.feed.forwarded.remove(&id);
-        if let (Entry::Admit(cert), Err(refusal)) = (&stamped.entry, &outcome) {
-            self.remember_refused(cert.member.id(self.trust.fleet()), refusal.to_string());
+        if let Err(refusal) = &outcome {
+            self.note_refused(&stamped.entry, refusal);
         }
         if matches!(stamped.entry, Entry::Admit(_)) {
             self.out.push(Output::Roster);
@@ -410,6 +425,10 @@ impl Node {
             return;
         }
         self.feed.heard_leader = leader;
+        // Past this no ledger is ever; a voter that says so would make this host deaf to the others.
+        if voter_applied > LEDGER_INDEX_MAX {
+            return;
+        }
         if first > self.ledger.applied_index() + 1 {
             self.ask_ledger_of(from);
             return;
@@ -435,7 +454,7 @@ impl Node {
 
     /// A voter has only a snapshot of what this host lacks.
     pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64) {
-        let behind = self.ledger.applied_index() < index;
+        let behind = self.ledger.applied_index() < index && index <= LEDGER_INDEX_MAX;
         if self.consensus.is_none() && self.trust.genesis().is_voter(from) && behind {
             self.pull_snapshot(from, index);
         }
@@ -457,5 +476,8 @@ impl Node {
 }
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A thousand entries a second for a million years.
+const LEDGER_INDEX_MAX: u64 = 1 << 55;
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 const RETRY_EVERY: Duration = Duration::from_millis(700);
 const PROPOSAL_LOST_AFTER: Duration = Duration::from_secs(3);

@@ -204,6 +204,8 @@ pub struct Node {
     feed: Feed,
     /// A snapshot of the ledger that is coming in.
     incoming: Option<Incoming>,
+    /// Voters that are being brought up to date, and when they last asked for a part.
+    outgoing: BTreeMap<HostId, Mono>,
     leadership: Leadership,
     rollouts: Rollouts,
     /// My own record as it was last signed.
@@ -245,6 +247,7 @@ impl Node {
             links: Links::new(me, setup.seeds, setup.known, setup.seed),
             feed: Feed::new(setup.snapshot_every_entries),
             incoming: None,
+            outgoing: BTreeMap::new(),
             leadership: Leadership::default(),
             rollouts: Rollouts::default(),
             record: None,
@@ -334,7 +337,7 @@ impl Node {
             }
             Message::WantRecords(hosts) => self.send_records(from, &hosts),
             Message::Consensus(bytes) => self.consensus_message(from, &bytes),
-            Message::Submit { id, entry } => self.submitted_by(from, id, *entry),
+            Message::Submit(entry) => self.submitted_by(from, *entry),
             Message::Submitted { id, outcome } => self.submission_answered(from, id, outcome),
             Message::Ledger { first, entries, applied, leader } => {
                 self.follow(from, first, entries, applied, leader);
@@ -641,8 +644,9 @@ impl Node {
     }
 
     /// Certificates that the voters refused, by the id of the member document, and why.
-    pub fn refused_members(&self) -> &BTreeMap<Digest, String> {
-        &self.feed.refused_members
+    pub fn refused_members(&self) -> BTreeMap<Digest, String> {
+        let refused = self.feed.refused_members.iter();
+        refused.map(|(member, (reason, _))| (*member, reason.clone())).collect()
     }
 
     /// Every promise that one host can check about itself. Panics if one is broken.

@@ -183,6 +183,12 @@ impl Node {
             return;
         }
         let assignments = self.ledger.assignments(self.me);
+        // A group that the host has left is nothing that others should hear of.
+        for (group, rollout) in &mut self.rollouts.groups {
+            if !assignments.iter().any(|assignment| assignment.group == *group) {
+                rollout.status = None;
+            }
+        }
         for assignment in assignments {
             let report = self.rollouts.report(&assignment.group).cloned();
             let state = self.step(&assignment, report.as_ref());
@@ -228,26 +234,35 @@ impl Node {
             Phase::Running { event, restoring } => {
                 HostState::Running { event: *event, restoring: *restoring }
             }
+            // The slot went away meanwhile: the host was removed and came back, or an operator took it.
+            Phase::Interrupted { .. } if self.is_not_held(*token) => {
+                self.close_activation(group, *token, *order, *release);
+                HostState::Failed
+            }
             Phase::Interrupted { event } => {
                 self.claim_slot(group, report, *token, *order, *release);
                 HostState::Running { event: *event, restoring: false }
             }
             Phase::Ended(outcome) => {
-                let held = self.ledger.slot_of(self.me).is_some_and(|slot| slot.token == *token);
-                if !held && self.ledger.applied_index() >= *token {
-                    let asked = Asked {
-                        group: group.clone(),
-                        order: *order,
-                        release: *release,
-                        kind: AskedKind::Returned(*token),
-                    };
-                    let request = Request::Returned { group: group.clone(), token: *token };
-                    self.ask_executor(asked, request);
+                if self.is_not_held(*token) {
+                    self.close_activation(group, *token, *order, *release);
                     return HostState::Idle;
                 }
                 self.step_ended(assignment, *token, outcome)
             }
         }
+    }
+
+    /// True if this host's slot is not this one, as a ledger says that knows of it.
+    fn is_not_held(&self, token: u64) -> bool {
+        let held = self.ledger.slot_of(self.me).is_some_and(|slot| slot.token == token);
+        !held && self.ledger.is_member(self.me) && self.ledger.applied_index() >= token
+    }
+
+    fn close_activation(&mut self, group: &GroupName, token: u64, order: Digest, release: Digest) {
+        let (group, kind) = (group.clone(), AskedKind::Returned(token));
+        let request = Request::Returned { group: group.clone(), token };
+        self.ask_executor(Asked { group, order, release, kind }, request);
     }
 
     /// The lifecycle is over: watch the host's health, then give the slot back.

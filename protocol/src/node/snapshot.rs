@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Node, Output};
 use crate::{
+    consensus::Consensus,
     ids::HostId,
     limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES},
     rollout::Ledger,
@@ -20,25 +21,66 @@ pub(super) struct Incoming {
     from: HostId,
     index: u64,
     state: Vec<u8>,
+    /// When the last part came.
+    last_at: Mono,
     /// When the next part is asked for again.
     next_at: Mono,
 }
 
 impl Node {
-    /// Begins to pull the snapshot at `index` from a voter, unless that is under way.
+    /// Begins to pull the snapshot at `index` from a voter. One that is coming in goes on: every
+    /// voter offers its own with each entry, and none would ever arrive.
     pub(super) fn pull_snapshot(&mut self, from: HostId, index: u64) {
         let under_way = self.incoming.as_ref();
-        if under_way.is_some_and(|incoming| (incoming.from, incoming.index) == (from, index)) {
+        if under_way.is_some_and(|incoming| self.now.since(incoming.last_at) < PULL_LOST_AFTER) {
             return;
         }
-        self.incoming = Some(Incoming { from, index, state: Vec::new(), next_at: self.now });
+        let last_at = self.now;
+        self.incoming =
+            Some(Incoming { from, index, state: Vec::new(), last_at, next_at: last_at });
         self.ask_for_part();
+    }
+
+    /// Looks after voters that were told of a snapshot: the library waits for each of them until it
+    /// hears of it, and one to whom the word was lost never asks.
+    fn tend_outgoing(&mut self) {
+        let waiting = self.consensus.as_ref().map(Consensus::snapshots_under_way);
+        let waiting = waiting.unwrap_or_default();
+        self.outgoing.retain(|voter, _| waiting.contains(voter));
+        for voter in waiting {
+            let last_at = *self.outgoing.entry(voter).or_insert(self.now);
+            if self.now.since(last_at) >= PULL_LOST_AFTER {
+                self.outgoing.remove(&voter);
+                self.snapshot_lost(voter);
+            }
+        }
+    }
+
+    fn snapshot_lost(&mut self, voter: HostId) {
+        if let Some(consensus) = &mut self.consensus {
+            let outputs = consensus.snapshot_lost(voter);
+            self.consensus_outputs(outputs);
+        }
     }
 
     /// Asks again for a part that did not come.
     pub(super) fn tend_snapshot(&mut self) {
-        if self.incoming.as_ref().is_some_and(|incoming| incoming.next_at <= self.now) {
+        self.tend_outgoing();
+        let Some(incoming) = &self.incoming else { return };
+        if self.now.since(incoming.last_at) >= PULL_LOST_AFTER {
+            self.give_up_snapshot();
+        } else if incoming.next_at <= self.now {
             self.ask_for_part();
+        }
+    }
+
+    /// A follower asks the voters anew; to a voter the leader tells it again.
+    fn give_up_snapshot(&mut self) {
+        self.incoming = None;
+        for voter in self.voters() {
+            if self.links.is_up(voter) {
+                self.ask_ledger_of(voter);
+            }
         }
     }
 
@@ -55,6 +97,7 @@ impl Node {
         let Some(snapshot) = self.feed.snapshot.as_ref().filter(|s| s.index == index) else {
             return self.snapshot_gone(to);
         };
+        self.outgoing.entry(to).and_modify(|at| *at = self.now);
         let total = snapshot.state.len();
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
         let until = from.saturating_add(SNAPSHOT_PART_BYTES).min(total);
@@ -64,18 +107,12 @@ impl Node {
     }
 
     fn snapshot_gone(&mut self, to: HostId) {
-        match &mut self.consensus {
+        if self.trust.genesis().is_voter(to) {
             // The library waits for this snapshot to arrive, and must not.
-            Some(consensus) if self.trust.genesis().is_voter(to) => {
-                let outputs = consensus.snapshot_lost(to);
-                self.consensus_outputs(outputs);
-            }
-            _ => {
-                if let Some(snapshot) = &self.feed.snapshot {
-                    let index = snapshot.index;
-                    self.send(to, Message::HaveSnapshot { index });
-                }
-            }
+            self.snapshot_lost(to);
+        } else if let Some(snapshot) = &self.feed.snapshot {
+            let index = snapshot.index;
+            self.send(to, Message::HaveSnapshot { index });
         }
     }
 
@@ -95,6 +132,7 @@ impl Node {
             return;
         }
         incoming.state.extend_from_slice(&bytes);
+        incoming.last_at = self.now;
         if length < total {
             return self.ask_for_part();
         }
@@ -123,13 +161,11 @@ impl Node {
     /// The link to a peer is gone, and with it what was under way on it.
     pub(super) fn snapshot_link_down(&mut self, peer: HostId) {
         if self.incoming.as_ref().is_some_and(|incoming| incoming.from == peer) {
-            self.incoming = None;
+            self.give_up_snapshot();
         }
-        if let Some(consensus) = &mut self.consensus {
-            let outputs = consensus.snapshot_lost(peer);
-            self.consensus_outputs(outputs);
-        }
+        self.snapshot_lost(peer);
     }
 }
 
 const PART_AGAIN_AFTER: Duration = Duration::from_secs(3);
+const PULL_LOST_AFTER: Duration = Duration::from_secs(10);

@@ -688,8 +688,7 @@ fn what_is_too_long_or_old_news_gets_no_place_in_the_log() {
     let junk = Signed::new(&junk, world.trust.fleet(), &[&key]).unwrap();
     cert.receipts = vec![junk; 2000];
     let entry = Entry::Admit(Box::new(cert));
-    let id = submission_id(&entry);
-    let message = Message::Submit { id, entry: Box::new(entry) };
+    let message = Message::Submit(Box::new(entry));
     let from = world.hosts[1].id;
     world.feed(leader, Input::Message(from, message));
     world.run_for(2);

@@ -223,6 +223,11 @@ impl Ledger {
         if known.is_some_and(|known| known.id == member.id()) {
             return Ok(Judged::Nothing);
         }
+        // Whoever has seen an older one of its certificates could give the host its old labels back.
+        if let Some(known) = known.filter(|known| known.member.incarnation >= content.incarnation) {
+            let (name, incarnation) = (content.name.clone(), known.member.incarnation);
+            return Err(Refusal::NotNewer { name, incarnation });
+        }
         if known.is_none() && self.state.members.len() >= HOSTS_MAX {
             return Err(Refusal::FleetFull);
         }
@@ -646,7 +651,9 @@ impl Ledger {
         let targets: BTreeMap<_, _> = failed
             .targets
             .iter()
-            .filter(|(_, target)| target.status == TargetStatus::Succeeded)
+            .filter(|(host, target)| {
+                target.status == TargetStatus::Succeeded && self.is_member(**host)
+            })
             .map(|(host, _)| (*host, pending()))
             .collect();
         if targets.is_empty() {

@@ -35,6 +35,17 @@ pub enum Refusal {
         /// The end of its time.
         until: UnixSeconds,
     },
+    /// Another certificate of the same key is in force, and this one does not say that it is newer.
+    #[error(
+        "host {name} has a certificate of incarnation {incarnation}: approve the new one with \
+         `swell-sign host --incarnation` and a higher number"
+    )]
+    NotNewer {
+        /// The host.
+        name: HostName,
+        /// Of the certificate in force.
+        incarnation: u64,
+    },
     /// A certificate that carries receipts already.
     #[error("a certificate is handed in without receipts: they are what comes back")]
     WithReceipts,

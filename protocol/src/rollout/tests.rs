@@ -358,6 +358,33 @@ fn a_replaced_host_leaves_neither_a_slot_nor_a_part_behind() {
 }
 
 #[test]
+fn an_old_certificate_is_not_taken_again() {
+    let mut desk = Desk::new(2);
+    desk.admit(0, 4, 1).unwrap();
+    assert!(matches!(desk.admit(0, 0, 0), Err(Refusal::NotNewer { incarnation: 1, .. })));
+    assert!(matches!(desk.admit(0, 6, 1), Err(Refusal::NotNewer { .. })));
+    desk.admit(0, 6, 2).unwrap();
+}
+
+#[test]
+fn a_rollback_has_no_part_for_a_host_that_was_replaced() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let (good, bad) = (desk.release("web"), desk.release("web"));
+    let order = desk.deploy_order("web", bad, Some(good));
+    desk.give(&order).unwrap();
+    let id = desk.sign(&order, 3).id(desk.ledger.trust().fleet());
+    desk.want_all();
+    let ran = desk.grant_next();
+    desk.done(ran, Outcome::Succeeded);
+    desk.admit(9, ran, 1).unwrap();
+    let other = desk.grant_next();
+    desk.done(other, failure(true));
+    assert!(desk.ledger.deployment(DeploymentId::of(id, false)).unwrap().status.is_over());
+    assert!(desk.ledger.deployment(DeploymentId::of(id, true)).is_none(), "nobody to bring back");
+}
+
+#[test]
 fn a_group_keeps_its_hosts_while_a_deployment_runs() {
     let mut desk = Desk::new(3);
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();

@@ -92,7 +92,7 @@ pub struct Member {
     pub labels: Labels,
     /// After this time it receives no new release.
     pub not_after: UnixSeconds,
-    /// One more each time the same name is enrolled again with another key.
+    /// One more each time the same name, or the same key, is enrolled again.
     pub incarnation: u64,
 }
 
