@@ -259,6 +259,10 @@ name!(
     GroupName, "deployment group name"
 );
 name!(
+    /// What people call a deployment configuration of their own.
+    ConfigurationName, "deployment configuration name"
+);
+name!(
     /// A host's name, from its membership certificate.
     HostName, "host name"
 );

@@ -39,6 +39,16 @@ pub const VOTERS_MAX: usize = 7;
 /// How long a group may ask its hosts to be healthy before a slot passes on; CodeDeploy's cap on one
 /// lifecycle event.
 pub const MINIMUM_HEALTHY_SECONDS_MAX: u32 = 3600;
+/// Waves of a deployment configuration: more than anybody keeps an overview of.
+pub const WAVES_MAX: usize = 16;
+/// How long a deployment may bake after a canary or a zone; AWS's longest wait before it reroutes.
+pub const BAKE_SECONDS_MAX: u32 = 48 * 3600;
+/// The deadline for one lifecycle event; CodeDeploy's cap on it.
+pub const EVENT_DEADLINE_SECONDS_MAX: u32 = 3600;
+/// The deadline for a whole deployment. AWS ends one after twelve hours; one that bakes takes longer.
+pub const DEPLOYMENT_DEADLINE_SECONDS_MAX: u32 = 14 * 86_400;
+/// Deployments of a group that wait for their turn: a queue that is longer is a pipeline gone wrong.
+pub const QUEUED_DEPLOYMENTS_MAX: usize = 8;
 /// Deployment groups that one host may be in, so that its record stays small.
 pub const GROUPS_PER_HOST_MAX: usize = 16;
 /// Addresses in a host's record.

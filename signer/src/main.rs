@@ -17,7 +17,7 @@ use groundswell_protocol::{
     },
     limits::ENVELOPE_BYTES_MAX,
     revision::{BUNDLE_MAGIC, BundleEvent, BundleReader},
-    rollout::{DeploymentConfiguration, MinimumHealthy},
+    rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
         Action, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
@@ -376,7 +376,9 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
     let (trust, out) = (place.keys.trust()?, place.out.clone());
     let (group, reason) = (place.group(&trust)?, place.reason.clone());
     let (action, more, submit) = match &command {
-        OrderCommand::Stop { order, .. } => (Action::Stop { order: *order }, String::new(), "stop"),
+        OrderCommand::Stop { order, .. } => {
+            (Action::Stop { order: *order, rollback: false }, String::new(), "stop")
+        }
         OrderCommand::Deploy {
             release,
             fallback,
@@ -391,8 +393,7 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
                 None => Fallback::LastGood,
             };
             let mut deploy = group.deploy(release_id(release, &trust)?, fallback);
-            deploy.configuration =
-                configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
+            deploy.configuration = configuration.map(Into::into);
             deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
             let more = match deploy.fallback {
                 Some(release) => format!("if it fails, back to release {release}\n"),

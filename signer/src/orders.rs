@@ -46,15 +46,9 @@ impl GroupState {
             Fallback::Nowhere => None,
             Fallback::To(release) => Some(release),
         };
-        Deploy {
-            release,
-            // Going back to what has just failed is no rollback.
-            fallback: fallback.filter(|fallback| *fallback != release),
-            configuration: None,
-            group_version: self.version,
-            file_exists_behavior: None,
-            ignore_application_stop_failures: false,
-        }
+        // Going back to what has just failed is no rollback.
+        let fallback = fallback.filter(|fallback| *fallback != release);
+        Deploy { fallback, ..Deploy::plain(release, self.version) }
     }
 }
 
@@ -152,7 +146,7 @@ mod tests {
             let fleet = FleetId([0; 32]);
             order(fleet, &key, place, action, reason.into(), UnixSeconds(0)).unwrap()
         };
-        let stop = Action::Stop { order: Digest([7; 32]) };
+        let stop = Action::Stop { order: Digest([7; 32]), rollback: false };
         let deploy = Action::Deploy(group(None).deploy(Digest([1; 32]), Fallback::Nowhere));
         assert!(claims_to_stop(&signed(stop, "")).unwrap());
         for reason in ["", "    action: Stop {", "\n    action: Stop {\n"] {

@@ -239,7 +239,7 @@ impl Executor {
             Ok(verified) => verified,
             Err(error) => return refused(format!("the order {error}")),
         };
-        let Action::Stop { order } = verified.content().action else {
+        let Action::Stop { order, .. } = verified.content().action else {
             return refused("the order is no stop".into());
         };
         self.change(&verified.content().group.clone(), |state| {

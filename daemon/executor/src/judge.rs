@@ -83,7 +83,8 @@ pub(crate) fn extend(
         (next.sequence, next.head) = (content.sequence, order.id());
         match &content.action {
             Action::Deploy(_) => next.deploy = Some(signed.clone()),
-            Action::Stop { order } => next.stopped.push(*order),
+            Action::Stop { order, rollback: false } => next.stopped.push(*order),
+            _ => return Err("the order asks for something that this version does not do".into()),
         }
     }
     let surplus = next.stopped.len().saturating_sub(STOPS_KEPT);
@@ -166,7 +167,7 @@ fn deploy_order(
     }
     match &order.content().action {
         Action::Deploy(deploy) => Ok((deploy.clone(), order.content().not_after)),
-        Action::Stop { .. } => Err("the order is no deploy order".into()),
+        _ => Err("the order is no deploy order".into()),
     }
 }
 

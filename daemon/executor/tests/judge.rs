@@ -101,8 +101,12 @@ impl Bench {
             name: GroupName::new("web").unwrap(),
             filter: "role=web".parse().unwrap(),
             version: 1,
+            catch_up: false,
             application: ApplicationName::new("shop").unwrap(),
-            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
+            configuration: MinimumHealthy::OneAtATime.into(),
+            failure_budget: None,
+            automatic_rollback: true,
+            deploy_to_new_hosts: false,
             minimum_healthy_seconds: 0,
         }
     }
@@ -121,14 +125,7 @@ impl Bench {
 
     fn deploy(&self) -> Order {
         let release = self.sign(&self.release, RELEASER).id(self.fleet);
-        let deploy = Deploy {
-            release,
-            fallback: None,
-            configuration: None,
-            group_version: 1,
-            file_exists_behavior: None,
-            ignore_application_stop_failures: false,
-        };
+        let deploy = Deploy::plain(release, 1);
         self.order(1, Digest::ZERO, Action::Deploy(deploy))
     }
 
@@ -546,7 +543,8 @@ fn a_voter_that_lies_does_not_spoil_what_the_others_say() {
 fn a_stop_is_heeded_before_its_turn_in_the_chain() {
     let bench = Bench::new();
     let evidence = bench.evidence();
-    let stop = bench.order(2, evidence.order, Action::Stop { order: evidence.order });
+    let stop =
+        bench.order(2, evidence.order, Action::Stop { order: evidence.order, rollback: false });
     let forged = bench.sign(&stop, RELEASER);
     assert!(refusal(bench.ask(&Request::Stop(forged))).contains("the order is signed by 0"));
     assert_eq!(bench.ask(&Request::Stop(bench.sign(&stop, OPERATOR))), Response::Accepted);

@@ -9,7 +9,7 @@ use clap::Args;
 use groundswell_protocol::{
     ids::{ApplicationName, DeploymentId, Digest, FleetId, GroupName, LabelText, Labels},
     limits::ENVELOPE_BYTES_MAX,
-    rollout::{DeploymentConfiguration, MinimumHealthy},
+    rollout::MinimumHealthy,
     trust::{Action, Group, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
@@ -149,10 +149,11 @@ pub(super) async fn apply(
         let (line, message) = (at(error.span()), error.message());
         Failed::with_hint(format!("{path}:{line}: {message}"), GROUP_FILE_HINT)
     })?;
-    let minimum_healthy = file.configuration.get_ref().parse().map_err(|error| {
-        let line = at(Some(file.configuration.span()));
-        Failed::new(format!("{path}:{line}: configuration: {error}"))
-    })?;
+    let minimum_healthy: MinimumHealthy =
+        file.configuration.get_ref().parse().map_err(|error| {
+            let line = at(Some(file.configuration.span()));
+            Failed::new(format!("{path}:{line}: configuration: {error}"))
+        })?;
     let fleet = client.fleet().await?;
     let known = fleet.groups.iter().find(|group| group.name == file.name.as_str());
     let group = Group {
@@ -160,8 +161,12 @@ pub(super) async fn apply(
         filter: Labels::new(file.filter.into_iter().collect())
             .map_err(|error| Failed::new(format!("{path}: filter: {error}")))?,
         version: known.map_or(1, |group| group.version + 1),
+        catch_up: false,
         application: file.application,
-        configuration: DeploymentConfiguration { minimum_healthy },
+        configuration: minimum_healthy.into(),
+        failure_budget: None,
+        automatic_rollback: true,
+        deploy_to_new_hosts: false,
         minimum_healthy_seconds: file.minimum_healthy_seconds,
     };
     let key = arguments.operator.load()?;
@@ -244,8 +249,7 @@ fn sign_deploy(
     };
     let state = state(group)?;
     let mut deploy = state.deploy(find_release(fleet, group, release)?, fallback);
-    deploy.configuration =
-        arguments.configuration.map(|minimum_healthy| DeploymentConfiguration { minimum_healthy });
+    deploy.configuration = arguments.configuration.map(Into::into);
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
     let (place, reason) = (state.place(), arguments.reason.clone());
@@ -278,7 +282,7 @@ pub(super) async fn stop(
             let order: Digest = report.order.parse().map_err(not_understood)?;
             let place = state(find_group(&fleet, &group)?)?.place();
             let key = arguments.operator.load()?;
-            let action = Action::Stop { order };
+            let action = Action::Stop { order, rollback: false };
             let reason = arguments.reason.clone();
             orders::order(fleet_id(&fleet)?, &key, place, action, reason, now())?
         }
@@ -416,7 +420,7 @@ mod tests {
             path
         };
         let deploy = write("d", Action::Deploy(state.deploy(Digest([2; 32]), Fallback::Nowhere)));
-        let stop = write("s", Action::Stop { order: Digest([7; 32]) });
+        let stop = write("s", Action::Stop { order: Digest([7; 32]), rollback: false });
         assert!(read_order(&deploy, Kind::Deploy).is_ok() && read_order(&stop, Kind::Stop).is_ok());
         for (path, kind, message, hint) in [
             (&deploy, Kind::Stop, "is an order that starts a deployment", "swell deploy --order"),

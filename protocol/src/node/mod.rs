@@ -434,7 +434,10 @@ impl Node {
     /// does the flood.
     fn stop(&mut self, stop: Signed<Order>, from: Option<HostId>) {
         let Ok(verified) = self.trust.order(&stop) else { return };
-        let crate::trust::Action::Stop { order } = verified.content().action else { return };
+        let crate::trust::Action::Stop { order, rollback: false } = verified.content().action
+        else {
+            return;
+        };
         if self.stopped.insert(order, stop.clone()).is_some() {
             return;
         }

@@ -309,8 +309,12 @@ impl World {
             name: GroupName::new("web").unwrap(),
             filter: Labels::default(),
             version: 1,
+            catch_up: false,
             application: ApplicationName::new("shop").unwrap(),
-            configuration: DeploymentConfiguration { minimum_healthy },
+            configuration: minimum_healthy.into(),
+            failure_budget: None,
+            automatic_rollback: true,
+            deploy_to_new_hosts: false,
             minimum_healthy_seconds: 1,
         };
         let group = Signed::new(&group, self.trust.fleet(), &[&self.operator]).unwrap();
@@ -347,14 +351,7 @@ impl World {
     ) -> Digest {
         let group = GroupName::new("web").unwrap();
         let (sequence, parent) = self.node(from).ledger().head(&group);
-        let deploy = Deploy {
-            release,
-            fallback,
-            configuration,
-            group_version: 1,
-            file_exists_behavior: None,
-            ignore_application_stop_failures: false,
-        };
+        let deploy = Deploy { fallback, configuration, ..Deploy::plain(release, 1) };
         let order = Order {
             group,
             action: Action::Deploy(deploy),
@@ -374,7 +371,7 @@ impl World {
         let (sequence, parent) = self.node(from).ledger().head(&group);
         let order = Order {
             group,
-            action: Action::Stop { order: deploy },
+            action: Action::Stop { order: deploy, rollback: false },
             parent,
             reason: String::new(),
             sequence: sequence + 1,
@@ -402,8 +399,12 @@ impl World {
             name: GroupName::new(format!("group-{number}")).unwrap(),
             filter: Labels::new(labels.collect()).unwrap(),
             version: 1,
+            catch_up: false,
             application: ApplicationName::new("shop").unwrap(),
-            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::AllAtOnce },
+            configuration: MinimumHealthy::AllAtOnce.into(),
+            failure_budget: None,
+            automatic_rollback: true,
+            deploy_to_new_hosts: false,
             minimum_healthy_seconds: 1,
         };
         let group = Signed::new(&group, self.trust.fleet(), &[&self.operator]).unwrap();
@@ -543,7 +544,7 @@ fn one_at_a_time_survives_its_leader() {
     world.run_until("1.0.0", |world| world.status(4, order) == DeploymentStatus::Succeeded);
     let second = world.release("1.1.0");
     world.most_down = 0;
-    let one_by_one = DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime };
+    let one_by_one = DeploymentConfiguration::from(MinimumHealthy::OneAtATime);
     let order = world.deploy_with(4, second, Some(first), Some(one_by_one));
     world.run_until("two hosts on 1.1.0", |world| world.running(second) >= 2);
     let leader = world.leader().unwrap();
@@ -564,7 +565,7 @@ fn a_bad_release_stops_at_the_first_host() {
     world.run_until("1.0.0", |world| world.status(0, order) == DeploymentStatus::Succeeded);
     let bad = world.release("1.1.0");
     world.bad.insert(bad);
-    let one_by_one = DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime };
+    let one_by_one = DeploymentConfiguration::from(MinimumHealthy::OneAtATime);
     let order = world.deploy_with(0, bad, Some(good), Some(one_by_one));
     world.run_until("failure", |world| {
         matches!(world.status(0, order), DeploymentStatus::Failed { .. })

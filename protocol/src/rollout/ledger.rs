@@ -273,6 +273,15 @@ impl Ledger {
             return Ok(Judged::Nothing);
         }
         let expected = known.map_or(1, |known| known.group.version + 1);
+        not_yet(&content.configuration)?;
+        let asks = [
+            ("catch_up", content.catch_up),
+            ("failure_budget", content.failure_budget.is_some()),
+            ("deploy_to_new_hosts", content.deploy_to_new_hosts),
+        ];
+        if let Some((what, _)) = asks.into_iter().find(|(_, asked)| *asked) {
+            return Err(Refusal::NotYet(what));
+        }
         if content.version != expected {
             let (group, got) = (content.name.clone(), content.version);
             return Err(Refusal::GroupVersion { group, expected, got });
@@ -332,7 +341,7 @@ impl Ledger {
                 let deployment = Box::new(self.judge_deploy(at, group, &order, deploy)?);
                 Ok(Judged::Deploy { order, deployment })
             }
-            Action::Stop { order: target } => {
+            Action::Stop { order: target, rollback: false } => {
                 let started_here =
                     |signed: &&Signed<Order>| signed.id(self.trust.fleet()) == *target;
                 if !group.orders.iter().any(|signed| started_here(&signed)) {
@@ -342,6 +351,7 @@ impl Ledger {
                 let deployment = running.filter(|d| d.order == *target).map(|d| d.id);
                 Ok(Judged::Stop { order, deployment })
             }
+            _ => Err(Refusal::NotYet("this kind of order")),
         }
     }
 
@@ -372,6 +382,13 @@ impl Ledger {
         }
         let configuration =
             deploy.configuration.clone().unwrap_or_else(|| group.group.configuration.clone());
+        if deploy.queue {
+            return Err(Refusal::NotYet("queue"));
+        }
+        if deploy.only_outdated {
+            return Err(Refusal::NotYet("only_outdated"));
+        }
+        not_yet(&configuration)?;
         let (hosts, minimum) =
             (targets.len(), configuration.minimum_healthy.minimum(targets.len()));
         if minimum >= hosts {
@@ -816,5 +833,21 @@ impl Ledger {
                 }
             }
         }
+    }
+}
+
+/// Refuses what a configuration may ask for and this version does not carry out yet: nothing that is
+/// signed is passed over in silence.
+fn not_yet(configuration: &super::DeploymentConfiguration) -> Result<(), Refusal> {
+    let asks = [
+        ("waves", !configuration.waves.is_empty()),
+        ("zones", configuration.zones.is_some()),
+        ("canary", configuration.canary.is_some()),
+        ("event_deadline_seconds", configuration.event_deadline_seconds.is_some()),
+        ("deployment_deadline_seconds", configuration.deployment_deadline_seconds.is_some()),
+    ];
+    match asks.into_iter().find(|(_, asked)| *asked) {
+        Some((what, _)) => Err(Refusal::NotYet(what)),
+        None => Ok(()),
     }
 }

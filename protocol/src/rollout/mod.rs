@@ -10,7 +10,7 @@ mod ledger;
 mod refusal;
 mod views;
 
-pub use configuration::{DeploymentConfiguration, MinimumHealthy};
+pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones};
 pub use deployment::{Creator, Deployment, DeploymentStatus, Target, TargetStatus};
 pub use entry::{Entry, Grant, Stamped};
 pub use ledger::{Effect, Ledger};

@@ -137,6 +137,9 @@ pub enum Refusal {
     /// The stop names no deploy order of the group.
     #[error("order {0} is no deploy order of this group")]
     NothingToStop(String),
+    /// Signed and well formed, and more than this version can do.
+    #[error("{0} is not supported by this version yet: leave it out, or update the fleet first")]
+    NotYet(&'static str),
     /// The host has no part in a running deployment of that order and release.
     #[error("the host has no part in a running deployment of that order")]
     NoPart,

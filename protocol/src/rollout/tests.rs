@@ -126,8 +126,12 @@ impl Desk {
             name: group_name(name),
             filter: filter.parse::<Labels>().unwrap(),
             version,
+            catch_up: false,
             application: ApplicationName::new(name).unwrap(),
-            configuration: DeploymentConfiguration { minimum_healthy: minimum },
+            configuration: minimum.into(),
+            failure_budget: None,
+            automatic_rollback: true,
+            deploy_to_new_hosts: false,
             minimum_healthy_seconds: 0,
         };
         let group = self.sign(&group, 3);
@@ -167,17 +171,7 @@ impl Desk {
 
     fn deploy_order(&self, group: &str, release: Digest, fallback: Option<Digest>) -> Order {
         let version = self.ledger.group(&group_name(group)).map_or(1, |g| g.group.version);
-        self.order(
-            group,
-            Action::Deploy(Deploy {
-                release,
-                fallback,
-                configuration: None,
-                group_version: version,
-                file_exists_behavior: None,
-                ignore_application_stop_failures: false,
-            }),
-        )
+        self.order(group, Action::Deploy(Deploy { fallback, ..Deploy::plain(release, version) }))
     }
 
     fn give(&mut self, order: &Order) -> Result<bool, Refusal> {
@@ -570,7 +564,7 @@ proptest! {
                     let view = desk.ledger.group(&group_name(group)).unwrap();
                     let running = view.running.and_then(|id| desk.ledger.deployment(id));
                     if let Some(order) = running.map(|deployment| deployment.order) {
-                        let stop = desk.order(group, Action::Stop { order });
+                        let stop = desk.order(group, Action::Stop { order, rollback: false });
                         desk.give(&stop).unwrap();
                     }
                 }

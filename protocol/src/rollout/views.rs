@@ -302,7 +302,9 @@ impl Ledger {
         // They were verified when they were applied.
         let names = |stop: &&Signed<Order>| {
             let stop = self.trust().order(stop);
-            stop.is_ok_and(|stop| stop.content().action == Action::Stop { order })
+            stop.is_ok_and(
+                |stop| matches!(stop.content().action, Action::Stop { order: o, .. } if o == order),
+            )
         };
         self.state.groups.get(group)?.orders.iter().rev().find(names)
     }

@@ -8,17 +8,11 @@ use thiserror::Error;
 
 use crate::{
     execute::LifecycleEvent,
-    ids::{
-        ApplicationName, Digest, GroupName, HostId, HostName, LabelText, Labels, Nonce,
-        ReleaseLabel,
-    },
+    ids::{ApplicationName, Digest, HostId, HostName, LabelText, Nonce, ReleaseLabel},
     limits::{
-        DOCUMENT_BYTES_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX, MANIFEST_BYTES_MAX,
-        MINIMUM_HEALTHY_SECONDS_MAX, REVISION_BYTES_MAX, SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX,
-        VOTERS_MAX,
+        DOCUMENT_BYTES_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX, MANIFEST_BYTES_MAX, REVISION_BYTES_MAX,
+        SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX, VOTERS_MAX,
     },
-    revision::FileExistsBehavior,
-    rollout::DeploymentConfiguration,
     time::UnixSeconds,
 };
 
@@ -143,109 +137,6 @@ impl Document for Release {
             self.environments.len() <= LABELS_MAX && self.environments.is_sorted_by(|a, b| a < b),
             || format!("environments are sorted, each once, at most {LABELS_MAX}"),
         )
-    }
-}
-
-/// A deployment group: which hosts, and how carefully. Signed by the operator role; the highest
-/// version counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Its name, unique in the fleet.
-    pub name: GroupName,
-    /// Labels that a host must have to be in the group; empty selects every host.
-    pub filter: Labels,
-    /// One more than the version it replaces; the first is 1.
-    pub version: u64,
-    /// The application that runs there.
-    pub application: ApplicationName,
-    /// How many hosts may be down at once.
-    pub configuration: DeploymentConfiguration,
-    /// Seconds that a host must have been healthy before its slot passes on.
-    pub minimum_healthy_seconds: u32,
-}
-
-impl Document for Group {
-    const CONTEXT: &'static str = "group/1";
-    const NAME: &'static str = "deployment group";
-    const BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
-
-    fn check(&self) -> Result<(), Invalid> {
-        Invalid::unless(self.version > 0, || "a group's first version is 1".into())?;
-        Invalid::unless(self.minimum_healthy_seconds <= MINIMUM_HEALTHY_SECONDS_MAX, || {
-            let (max, got) = (MINIMUM_HEALTHY_SECONDS_MAX, self.minimum_healthy_seconds);
-            format!("minimum_healthy_seconds is at most {max}, not {got}")
-        })?;
-        self.configuration.check()
-    }
-}
-
-/// An instruction for one group. Signed by the operator role; the orders of a group form a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// The group that it is for.
-    pub group: GroupName,
-    /// What to do.
-    pub action: Action,
-    /// The id of the group's previous order; zero for the first.
-    pub parent: Digest,
-    /// Why, in the operator's words.
-    pub reason: String,
-    /// One more than the previous order's; the first is 1.
-    pub sequence: u64,
-    /// When it was signed.
-    pub issued_at: UnixSeconds,
-    /// After this time nobody may begin to follow it.
-    pub not_after: Option<UnixSeconds>,
-}
-
-/// What an order asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
-    /// Bring the group to a release.
-    Deploy(Deploy),
-    /// Begin nothing more for the deployment that this order started. A host in the middle of its
-    /// lifecycle ends it.
-    Stop {
-        /// The id of the deploy order.
-        order: Digest,
-    },
-}
-
-/// The terms of a deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deploy {
-    /// The id of the release to run.
-    pub release: Digest,
-    /// The id of the release to go back to, on the hosts that took the new one, if the deployment
-    /// fails. None leaves them as they are.
-    pub fallback: Option<Digest>,
-    /// Replaces the group's own configuration for this deployment.
-    pub configuration: Option<DeploymentConfiguration>,
-    /// The version of the group that the operator had in mind; an older or newer one refuses.
-    pub group_version: u64,
-    /// What to do with files in the way; the appspec's own setting wins.
-    pub file_exists_behavior: Option<FileExistsBehavior>,
-    /// Go on if the previous revision's ApplicationStop fails.
-    pub ignore_application_stop_failures: bool,
-}
-
-impl Document for Order {
-    const CONTEXT: &'static str = "order/1";
-    const NAME: &'static str = "order";
-    const BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
-
-    fn check(&self) -> Result<(), Invalid> {
-        check_text("reason", &self.reason)?;
-        Invalid::unless(self.sequence > 0, || "a group's first order has sequence 1".into())?;
-        Invalid::unless((self.sequence == 1) == (self.parent == Digest::ZERO), || {
-            "the first order, and no other, has no parent".into()
-        })?;
-        match &self.action {
-            Action::Deploy(Deploy { configuration: Some(configuration), .. }) => {
-                configuration.check()
-            }
-            Action::Deploy(_) | Action::Stop { .. } => Ok(()),
-        }
     }
 }
 

@@ -10,16 +10,18 @@ mod envelope;
 mod join;
 mod keys;
 mod member;
+mod orders;
 mod root;
 
 pub use documents::{
-    Action, Deploy, Document, Done, Genesis, Group, HostSigned, Invalid, Order, Outcome, Receipt,
-    Release, Subject, Voter, Want, fit_text,
+    Document, Done, Genesis, HostSigned, Invalid, Outcome, Receipt, Release, Subject, Voter, Want,
+    fit_text,
 };
 pub use envelope::{Signed, Untrusted, Verified};
 pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
 pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
+pub use orders::{Action, Deploy, Group, Order, Removal};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    documents::{Document, Genesis, Group, Invalid, Order, Release},
+    documents::{Document, Genesis, Invalid, Release},
     envelope::{Signed, Untrusted, Verified},
     keys::{KeySet, Signer, SignerError},
+    orders::{Group, Order, Removal},
 };
 use crate::{
     cbor::{self, DecodeError},
@@ -229,6 +230,11 @@ impl Trust {
     /// Believes an order if the operator role signed it.
     pub fn order(&self, order: &Signed<Order>) -> Result<Verified<Order>, Untrusted> {
         order.verify(self.fleet, self.root().roles.operator.key_set())
+    }
+
+    /// Believes the removal of a host if the operator role signed it.
+    pub fn removal(&self, removal: &Signed<Removal>) -> Result<Verified<Removal>, Untrusted> {
+        removal.verify(self.fleet, self.root().roles.operator.key_set())
     }
 
     /// Believes a group if the operator role signed it.

@@ -9,15 +9,17 @@ use crate::{
     execute::LifecycleEvent,
     fleet::{Accusation, GroupStatus, HostState, Record},
     ids::{
-        ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, LabelText, Nonce,
-        ReleaseLabel, ZoneName,
+        ApplicationName, ConfigurationName, Digest, FleetId, FleetName, GroupName, HostId,
+        HostName, LabelText, Nonce, ReleaseLabel, ZoneName,
     },
     limits::{
         ADDRESSES_MAX, DOCUMENT_BYTES_MAX, ENVELOPE_BYTES_MAX, GROUPS_PER_HOST_MAX, LABELS_MAX,
         LOG_TAIL_BYTES_MAX, MINIMUM_HEALTHY_SECONDS_MAX, ROLE_KEYS_MAX, ROOT_CHAIN_MAX,
         SIGNATURES_MAX, TEXT_BYTES_MAX, VOTERS_MAX,
     },
-    rollout::{DeploymentConfiguration, Entry, MinimumHealthy, Stamped},
+    rollout::{
+        Canary, CanaryHosts, DeploymentConfiguration, Entry, MinimumHealthy, Stamped, Zones,
+    },
     time::UnixSeconds,
 };
 
@@ -71,16 +73,48 @@ fn release() -> Release {
     }
 }
 
+/// With everything that a configuration can ask for.
+fn configuration() -> DeploymentConfiguration {
+    DeploymentConfiguration {
+        name: Some(ConfigurationName::new("careful").unwrap()),
+        waves: vec!["tier=back".parse().unwrap(), "role=web,tier=front".parse().unwrap()],
+        zones: Some(Zones {
+            bake_seconds: 60,
+            minimum_healthy: MinimumHealthy::HostCount(1),
+            first_bake_seconds: 600,
+        }),
+        canary: Some(Canary { hosts: CanaryHosts::Count(2), pause: true, bake_seconds: 0 }),
+        minimum_healthy: MinimumHealthy::FleetPercent(66),
+        event_deadline_seconds: Some(300),
+        deployment_deadline_seconds: Some(7200),
+    }
+}
+
+fn group() -> Group {
+    Group {
+        name: GroupName::new("web").unwrap(),
+        filter: "role=web".parse().unwrap(),
+        version: 1,
+        catch_up: true,
+        application: ApplicationName::new("shop").unwrap(),
+        configuration: MinimumHealthy::OneAtATime.into(),
+        failure_budget: Some(3),
+        automatic_rollback: true,
+        deploy_to_new_hosts: false,
+        minimum_healthy_seconds: 10,
+    }
+}
+
 fn deploy() -> Order {
     Order {
         group: GroupName::new("web").unwrap(),
         action: Action::Deploy(Deploy {
+            queue: true,
             release: Digest([1; 32]),
             fallback: Some(Digest([2; 32])),
-            configuration: Some(DeploymentConfiguration {
-                minimum_healthy: MinimumHealthy::FleetPercent(66),
-            }),
+            configuration: Some(configuration()),
             group_version: 3,
+            only_outdated: true,
             file_exists_behavior: Some(crate::revision::FileExistsBehavior::Overwrite),
             ignore_application_stop_failures: true,
         }),
@@ -156,14 +190,24 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         not_after: UnixSeconds(1_900_000_000),
         incarnation: 0,
     };
-    let group = Group {
-        name: GroupName::new("web").unwrap(),
-        filter: "role=web".parse().unwrap(),
-        version: 1,
-        application: ApplicationName::new("shop").unwrap(),
-        configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
-        minimum_healthy_seconds: 10,
+    let removal = Removal {
+        host,
+        name: HostName::new("web-1").unwrap(),
+        reason: "sold".into(),
+        issued_at: UnixSeconds(1_800_000_004),
     };
+    let labels = Canary {
+        hosts: CanaryHosts::Labels("canary=yes".parse().unwrap()),
+        pause: false,
+        bake_seconds: 900,
+    };
+    let by_label = DeploymentConfiguration { canary: Some(labels), ..configuration() };
+    let back = Deploy {
+        configuration: Some(by_label.clone()),
+        only_outdated: true,
+        ..Deploy::plain(Digest([2; 32]), 3)
+    };
+    let order = |action| sign(&Order { action, ..deploy() }, 3);
     let slot = Subject::Slot {
         host,
         nonce: Nonce([5; 16]),
@@ -174,7 +218,7 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&root(1, &[1], 1), 1),
         sign(&genesis(), 1),
         sign(&release(), 2),
-        sign(&group, 3),
+        sign(&group(), 3),
         sign(&deploy(), 3),
         sign(&token, 4),
         sign(&member, 4),
@@ -182,8 +226,14 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&Done { host, token: 9, outcome: failed() }, 10),
         sign(&receipt(slot), 10),
         sign(&record(), 10),
+        sign(&removal, 3),
         // The other shapes that some of them can have.
-        sign(&Order { action: Action::Stop { order: Digest([1; 32]) }, ..deploy() }, 3),
+        sign(&Group { configuration: by_label, failure_budget: None, ..group() }, 3),
+        order(Action::Rollback(back)),
+        order(Action::Stop { order: Digest([1; 32]), rollback: true }),
+        order(Action::Pause { order: Digest([1; 32]) }),
+        order(Action::Resume { order: Digest([1; 32]) }),
+        order(Action::ReleaseSlot { host, token: 77 }),
         sign(&Done { host, token: 9, outcome: Outcome::Succeeded }, 10),
         sign(&Done { host, token: 9, outcome: Outcome::Declined { reason: "x".into() } }, 10),
         sign(&receipt(Subject::Admission { member: Digest([6; 32]) }), 10),
@@ -237,6 +287,7 @@ fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted>
         Release::CONTEXT => by::<Release>(bytes, fleet, 2),
         Group::CONTEXT => by::<Group>(bytes, fleet, 3),
         Order::CONTEXT => by::<Order>(bytes, fleet, 3),
+        Removal::CONTEXT => by::<Removal>(bytes, fleet, 3),
         Token::CONTEXT => by::<Token>(bytes, fleet, 4),
         Member::CONTEXT => by::<Member>(bytes, fleet, 4),
         Want::CONTEXT => by::<Want>(bytes, fleet, 10),
@@ -373,20 +424,13 @@ fn counts_in_documents_are_checked_at_the_limit_and_one_past_it() {
     let addresses = |count: usize| Record { addresses: vec!["x".into(); count], ..record() };
     assert!(addresses(ADDRESSES_MAX).check().is_ok());
     assert!(addresses(ADDRESSES_MAX + 1).check().is_err());
-    let group = record().groups.remove(0);
-    let groups = |count: usize| Record { groups: vec![group.clone(); count], ..record() };
+    let status = record().groups.remove(0);
+    let groups = |count: usize| Record { groups: vec![status.clone(); count], ..record() };
     assert!(groups(GROUPS_PER_HOST_MAX).check().is_ok());
     assert!(groups(GROUPS_PER_HOST_MAX + 1).check().is_err());
 
     let seconds = |seconds| {
-        let group = Group {
-            name: GroupName::new("web").unwrap(),
-            filter: Default::default(),
-            version: 1,
-            application: ApplicationName::new("shop").unwrap(),
-            configuration: DeploymentConfiguration { minimum_healthy: MinimumHealthy::OneAtATime },
-            minimum_healthy_seconds: seconds,
-        };
+        let group = Group { minimum_healthy_seconds: seconds, ..group() };
         group.check()
     };
     assert!(seconds(MINIMUM_HEALTHY_SECONDS_MAX).is_ok());
@@ -489,6 +533,18 @@ fn documents_that_say_what_they_must_not_are_not_signed() {
     assert!(refused(Order { parent: Digest::ZERO, ..deploy() }));
     assert!(!refused(Order { reason: "x".repeat(1024), ..deploy() }));
     assert!(refused(Order { reason: "x".repeat(1025), ..deploy() }));
+    let back = |deploy| refused(Order { action: Action::Rollback(deploy), ..self::deploy() });
+    let plain = Deploy::plain(Digest([1; 32]), 1);
+    assert!(!back(plain.clone()));
+    assert!(back(Deploy { fallback: Some(Digest([2; 32])), ..plain.clone() }));
+    assert!(back(Deploy { queue: true, ..plain }), "the way back waits for nothing");
+    let removes = |reason: String| {
+        let host = key(10).public_key().into();
+        let name = HostName::new("web-1").unwrap();
+        let removal = Removal { host, name, reason, issued_at: UnixSeconds(0) };
+        Signed::new(&removal, FLEET, &[&key(3)]).is_ok()
+    };
+    assert!(removes("x".repeat(TEXT_BYTES_MAX)) && !removes("x".repeat(TEXT_BYTES_MAX + 1)));
     let releases = |content_bytes| {
         let limit = Release { content_bytes, ..release() };
         Signed::new(&limit, FLEET, &[&key(2)]).is_ok()
@@ -515,7 +571,7 @@ proptest! {
     /// Bytes that are nearly right reach deeper than random ones.
     #[test]
     fn no_change_of_a_good_document_makes_a_decoder_panic(
-        which in 0usize..11,
+        which in 0usize..21,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let (context, mut bytes) = every_kind().swap_remove(which);
