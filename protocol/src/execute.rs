@@ -116,7 +116,8 @@ pub enum Request {
         /// Receipts for the slot by a majority of voters, with the prepared nonce.
         receipts: Vec<Signed<Receipt>>,
     },
-    /// Begin nothing for the order that this signed stop names.
+    /// Heed an order before its turn in the chain: begin nothing for the order that this signed stop
+    /// names, or act no more on the slot that this signed order releases.
     Stop(Signed<Order>),
     /// The slot was given back; its journal may be closed.
     Returned {
@@ -188,9 +189,35 @@ pub struct GroupReport {
     /// The releases that are laid out and ready to run.
     pub staged: Vec<Digest>,
     /// Deploy orders for which a stop has come: nothing will begin for them any more.
-    pub stopped: Vec<Digest>,
+    pub stopped: Vec<Stopped>,
+    /// Slots that an operator has released: this host acts on them no more.
+    pub released: Vec<u64>,
     /// The activation that runs, was interrupted, or has ended and was not yet returned.
     pub activation: Option<ActivationReport>,
+}
+
+/// A stop that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// The deploy order that it names.
+    pub order: Digest,
+    /// The host may still go back to the fallback that the order names.
+    pub rollback: bool,
+}
+
+impl GroupReport {
+    /// True if nothing will begin for an order any more: with `goes_back`, not even the way to its
+    /// fallback.
+    pub fn is_stopped(&self, order: Digest, goes_back: bool) -> bool {
+        self.stopped.iter().any(|stop| stop.covers(order, goes_back))
+    }
+}
+
+impl Stopped {
+    /// True if it keeps a host from beginning for the order, or from going back under it.
+    pub fn covers(&self, order: Digest, goes_back: bool) -> bool {
+        self.order == order && !(self.rollback && goes_back)
+    }
 }
 
 /// One use of a slot.

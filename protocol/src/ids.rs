@@ -351,8 +351,18 @@ pub struct DeploymentId([u8; 9]);
 impl DeploymentId {
     /// The id of the deployment that `order` starts, or of the rollback that follows it.
     pub fn of(order: Digest, rollback: bool) -> Self {
+        Self::drawn(&[b"deployment", &order.0, &[u8::from(rollback)]])
+    }
+
+    /// The id of the deployment that begins at an index of the ledger, so that hosts catch up with
+    /// what `order` brought the others.
+    pub fn catch_up(order: Digest, index: u64) -> Self {
+        Self::drawn(&[b"catch up", &order.0, &index.to_be_bytes()])
+    }
+
+    fn drawn(parts: &[&[u8]]) -> Self {
         const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-        let hash = Digest::of(HashDomain::Entry, &[b"deployment", &order.0, &[u8::from(rollback)]]);
+        let hash = Digest::of(HashDomain::Entry, parts);
         let mut id = [0; 9];
         for (slot, byte) in id.iter_mut().zip(hash.0) {
             *slot = ALPHABET[usize::from(byte) % ALPHABET.len()];

@@ -165,6 +165,9 @@ pub const ACCUSERS_ENOUGH: usize = 3;
 pub const TICK: Duration = Duration::from_millis(100);
 /// Age of receipts, by the host's own clock, at which it may still begin.
 pub const RECEIPT_AGE_MAX: Duration = Duration::from_secs(30);
+/// Between an order to release a slot and the slot's being free: twice the age that receipts may have,
+/// so that those which the holder has got are old by then even if its clock runs at half the rate.
+pub const RELEASE_HOLD_OFF: Duration = Duration::from_secs(60);
 /// Entries of the log between two snapshots.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 10_000;
 /// The ledger's state in one piece: ten thousand hosts with certificates take a tenth of it.
@@ -188,6 +191,7 @@ pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
 pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
 
 const _: () = {
+    assert!(RELEASE_HOLD_OFF.as_secs() >= 2 * RECEIPT_AGE_MAX.as_secs());
     assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
     assert!(FETCHES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);
     assert!(CHUNK_BYTES_MAX as usize <= FRAME_RAW_BYTES_MAX);

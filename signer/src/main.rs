@@ -20,8 +20,8 @@ use groundswell_protocol::{
     rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
-        Action, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
-        SecretKey, Signed, Token, Trust, TrustBundle, Voter, token_key,
+        Action, Deploy, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
+        Removal, SecretKey, Signed, Token, Trust, TrustBundle, Voter, token_key,
     },
 };
 use groundswell_signer::{
@@ -59,14 +59,16 @@ enum Command {
     /// Sign an order for a deployment group, to be handed in elsewhere with `swell`.
     #[command(subcommand)]
     Order(OrderCommand),
+    /// Sign the removal of a host from the fleet, for good. To be handed in with `swell order`.
+    Remove(RemoveArguments),
     /// Show what a file claims. Nothing is verified.
     Inspect {
-        /// A .swell file, trust bundle, join token, order, group or release.
+        /// A .swell file, trust bundle, join token, order, group, removal or release.
         file: PathBuf,
     },
     /// Check every signature and every byte of a file.
     Verify {
-        /// A .swell file, trust bundle, join token, order, group or release.
+        /// A .swell file, trust bundle, join token, order, group, removal or release.
         file: PathBuf,
         /// What to believe.
         #[arg(long, value_name = "FILE", default_value = TRUST_FILE)]
@@ -239,6 +241,20 @@ enum OrderCommand {
         /// Go on if the previous revision's ApplicationStop fails.
         #[arg(long)]
         ignore_application_stop_failures: bool,
+        /// Wait for the turn if a deployment of the group runs already, instead of being refused.
+        #[arg(long)]
+        queue: bool,
+        /// Leave hosts alone that run the release already.
+        #[arg(long)]
+        only_outdated: bool,
+    },
+    /// Bring the group back to a release, on every host that runs another one. What runs is stopped.
+    Rollback {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The release: its id, or its .swell file. Without it, the group's last good one.
+        #[arg(long)]
+        release: Option<String>,
     },
     /// Stop the deployment that an order started.
     Stop {
@@ -247,7 +263,54 @@ enum OrderCommand {
         /// The id of the deploy order, as `swell show` prints it.
         #[arg(long, value_name = "ID")]
         order: Digest,
+        /// Then bring the hosts that took the release back to the fallback that the order names.
+        #[arg(long)]
+        rollback: bool,
     },
+    /// Give no more slots for the deployment that an order started, until it is resumed.
+    Pause {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The id of the deploy order, as `swell show` prints it.
+        #[arg(long, value_name = "ID")]
+        order: Digest,
+    },
+    /// Go on with a deployment that is paused, that waits after its canary, or that bakes.
+    Resume {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The id of the deploy order, as `swell show` prints it.
+        #[arg(long, value_name = "ID")]
+        order: Digest,
+    },
+    /// Write off a host that holds a slot of the group and will not come back soon. Only for a host
+    /// that is down: see `swell slots release --help`.
+    ReleaseSlot {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The host's key, as `swell hosts --json` prints it.
+        #[arg(long, value_name = "KEY")]
+        host: HostId,
+        /// The slot, as `swell slots` prints it.
+        #[arg(long, value_name = "N")]
+        token: u64,
+    },
+}
+
+#[derive(Args)]
+struct RemoveArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The host's key, as `swell hosts --json` prints it.
+    key: HostId,
+    /// The host's name.
+    name: HostName,
+    /// Why, for those who ask later.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Where to write the removal.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
 }
 
 /// Where the order goes.
@@ -273,6 +336,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Init(arguments) => init(&arguments),
+        Command::Remove(arguments) => remove(arguments),
         Command::Token(arguments) => token(arguments),
         Command::Host(arguments) => host(arguments),
         Command::Release(arguments) => make_release(arguments),
@@ -372,41 +436,103 @@ fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
 }
 
 fn order(command: OrderCommand) -> Result<String, SignError> {
-    let (OrderCommand::Deploy { place, .. } | OrderCommand::Stop { place, .. }) = &command;
+    let place = command.place();
     let (trust, out) = (place.keys.trust()?, place.out.clone());
     let (group, reason) = (place.group(&trust)?, place.reason.clone());
     let (action, more, submit) = match &command {
-        OrderCommand::Stop { order, .. } => {
-            (Action::Stop { order: *order, rollback: false }, String::new(), "stop")
+        OrderCommand::Stop { order, rollback, .. } => {
+            let action = Action::Stop { order: *order, rollback: *rollback };
+            (action, String::new(), "stop --order")
         }
-        OrderCommand::Deploy {
-            release,
-            fallback,
-            no_rollback,
-            configuration,
-            ignore_application_stop_failures,
-            ..
-        } => {
-            let fallback = match fallback {
-                _ if *no_rollback => Fallback::Nowhere,
-                Some(text) => Fallback::To(release_id(text, &trust)?),
-                None => Fallback::LastGood,
+        OrderCommand::Pause { order, .. } => {
+            (Action::Pause { order: *order }, String::new(), "order")
+        }
+        OrderCommand::Resume { order, .. } => {
+            (Action::Resume { order: *order }, String::new(), "order")
+        }
+        OrderCommand::ReleaseSlot { host, token, .. } => {
+            let action = Action::ReleaseSlot { host: *host, token: *token };
+            (action, String::new(), "order")
+        }
+        OrderCommand::Rollback { release, .. } => {
+            let release = match release {
+                Some(text) => release_id(text, &trust)?,
+                None => group.last_good_release.ok_or_else(|| {
+                    SignError::refused("the group has no release that was good")
+                        .with_hint("name one with --release")
+                })?,
             };
-            let mut deploy = group.deploy(release_id(release, &trust)?, fallback);
-            deploy.configuration = configuration.map(Into::into);
-            deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
+            let action = Action::Rollback(Deploy::plain(release, group.version));
+            (action, String::new(), "order")
+        }
+        OrderCommand::Deploy { .. } => {
+            let deploy = deploy_terms(&command, &group, &trust)?;
             let more = match deploy.fallback {
                 Some(release) => format!("if it fails, back to release {release}\n"),
                 None => "if it fails, hosts stay as they are\n".into(),
             };
-            (Action::Deploy(deploy), more, "deploy")
+            (Action::Deploy(deploy), more, "deploy --order")
         }
     };
-    let key = place.keys.load(KeyRole::Operator)?;
+    let key = command.place().keys.load(KeyRole::Operator)?;
     let signed = orders::order(trust.fleet(), &key, group.place(), action, reason, now())?;
     write_public(&out, &signed.to_bytes())?;
     let (id, out) = (signed.id(trust.fleet()), out.display());
-    Ok(format!("{out}: order {id}\n{more}next, on any host: swell {submit} --order {out}"))
+    Ok(format!("{out}: order {id}\n{more}next, on any host: swell {submit} {out}"))
+}
+
+fn deploy_terms(
+    command: &OrderCommand,
+    group: &GroupState,
+    trust: &Trust,
+) -> Result<Deploy, SignError> {
+    let OrderCommand::Deploy {
+        release,
+        fallback,
+        no_rollback,
+        configuration,
+        ignore_application_stop_failures,
+        queue,
+        only_outdated,
+        ..
+    } = command
+    else {
+        return Err(SignError::refused("it is no deploy order"));
+    };
+    let fallback = match fallback {
+        _ if *no_rollback => Fallback::Nowhere,
+        Some(text) => Fallback::To(release_id(text, trust)?),
+        None => Fallback::LastGood,
+    };
+    let mut deploy = group.deploy(release_id(release, trust)?, fallback);
+    deploy.configuration = configuration.map(Into::into);
+    deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
+    (deploy.queue, deploy.only_outdated) = (*queue, *only_outdated);
+    Ok(deploy)
+}
+
+fn remove(arguments: RemoveArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let key = arguments.keys.load(KeyRole::Operator)?;
+    let RemoveArguments { key: host, name, reason, out, .. } = arguments;
+    let removal = Removal { host, name, reason, issued_at: now() };
+    let signed = orders::removal(trust.fleet(), &key, &removal)?;
+    write_public(&out, &signed.to_bytes())?;
+    let out = out.display();
+    Ok(format!("{out}: the removal of {}\nnext, on any host: swell order {out}", removal.name))
+}
+
+impl OrderCommand {
+    fn place(&self) -> &PlaceArguments {
+        match self {
+            Self::Deploy { place, .. }
+            | Self::Rollback { place, .. }
+            | Self::Stop { place, .. }
+            | Self::Pause { place, .. }
+            | Self::Resume { place, .. }
+            | Self::ReleaseSlot { place, .. } => place,
+        }
+    }
 }
 
 impl PlaceArguments {
@@ -444,6 +570,7 @@ enum Kind {
     Release(Signed<Release>),
     Order(Signed<Order>),
     Group(Signed<Group>),
+    Removal(Signed<Removal>),
     Cert(Box<MemberCert>),
 }
 
@@ -466,7 +593,9 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let release = Signed::from_bytes(&bytes).map(Kind::Release);
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
-    release.or_else(|_| order()).or_else(|_| group()).map_err(|error| {
+    let removal = || Signed::from_bytes(&bytes).map(Kind::Removal);
+    let kind = release.or_else(|_| order()).or_else(|_| group()).or_else(|_| removal());
+    kind.map_err(|error| {
         let path = path.display();
         SignError::refused(format!("{path} is nothing that this program signs: {error}"))
     })
@@ -499,6 +628,7 @@ fn inspect(path: &Path) -> Result<String, SignError> {
         Kind::Release(release) => claim(&release)?,
         Kind::Order(order) => claim(&order)?,
         Kind::Group(group) => claim(&group)?,
+        Kind::Removal(removal) => claim(&removal)?,
         Kind::Cert(cert) => claim(&cert.member)?,
     };
     Ok(format!("NOT VERIFIED, only what the file claims:\n{claim}"))
@@ -542,6 +672,10 @@ fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
         Kind::Group(signed) => {
             let group = trust.group(&signed).map_err(|e| refused(&e))?;
             format!("group {} version {}", group.content().name, group.content().version)
+        }
+        Kind::Removal(signed) => {
+            let removal = trust.removal(&signed).map_err(|e| refused(&e))?;
+            format!("removal of {}", removal.content().name)
         }
         Kind::Cert(cert) => {
             let member = cert.verify_uncounted(&trust, now());

@@ -3,7 +3,7 @@
 use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
     time::UnixSeconds,
-    trust::{Action, Deploy, Group, Order, Signed, Signer, Untrusted},
+    trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted},
 };
 use serde::Deserialize;
 
@@ -31,6 +31,13 @@ pub struct GroupState {
     pub head: Digest,
     /// The release that the group's last good deployment brought it to.
     pub last_good_release: Option<Digest>,
+    /// Orders name that release as their fallback, unless told otherwise.
+    #[serde(default = "yes")]
+    pub automatic_rollback: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl GroupState {
@@ -42,7 +49,7 @@ impl GroupState {
     /// The plain deploy action: this release, under the group's own configuration.
     pub fn deploy(&self, release: Digest, fallback: Fallback) -> Deploy {
         let fallback = match fallback {
-            Fallback::LastGood => self.last_good_release,
+            Fallback::LastGood => self.last_good_release.filter(|_| self.automatic_rollback),
             Fallback::Nowhere => None,
             Fallback::To(release) => Some(release),
         };
@@ -55,7 +62,7 @@ impl GroupState {
 /// Where the hosts that took a release go if the deployment fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// Back to the group's last good release, if it has one.
+    /// Back to the group's last good release, if it has one and rolls back automatically.
     LastGood,
     /// They stay as they are.
     Nowhere,
@@ -95,13 +102,24 @@ pub fn order(
     Ok(Signed::new(&order, fleet, &[operator])?)
 }
 
-/// True if an order claims to stop a deployment. Nothing is verified: it only tells a person's slip
-/// before the order is handed in.
-pub fn claims_to_stop(order: &Signed<Order>) -> Result<bool, Untrusted> {
+/// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume` or `ReleaseSlot`.
+/// Nothing is verified: it only tells a person's slip before the order is handed in.
+pub fn claimed_action(order: &Signed<Order>) -> Result<String, Untrusted> {
     // A claim is text on purpose. Text of the order itself stands in quotes, with line breaks
     // escaped, so that no reason looks like this line.
     let claim = order.unverified_claim()?;
-    Ok(claim.lines().any(|line| line == "    action: Stop {"))
+    let action = claim.lines().find_map(|line| line.strip_prefix("    action: "));
+    let word = action.and_then(|action| action.split([' ', '(']).next());
+    Ok(word.unwrap_or_default().to_owned())
+}
+
+/// Signs the removal of a host.
+pub fn removal(
+    fleet: FleetId,
+    operator: &dyn Signer,
+    removal: &Removal,
+) -> Result<Signed<Removal>, SignError> {
+    Ok(Signed::new(removal, fleet, &[operator])?)
 }
 
 /// Signs a group's settings.
@@ -124,7 +142,8 @@ mod tests {
 
     fn group(last_good_release: Option<Digest>) -> GroupState {
         let name = GroupName::new("web").unwrap();
-        GroupState { name, version: 3, sequence: 7, head: Digest([7; 32]), last_good_release }
+        let (sequence, head, automatic_rollback) = (7, Digest([7; 32]), true);
+        GroupState { name, version: 3, sequence, head, last_good_release, automatic_rollback }
     }
 
     #[test]
@@ -136,6 +155,9 @@ mod tests {
         assert_eq!(fallback(Some(old), Fallback::Nowhere), None);
         assert_eq!(fallback(Some(old), Fallback::To(other)), Some(other));
         assert_eq!(fallback(Some(new), Fallback::LastGood), None, "it is what failed");
+        let by_hand = GroupState { automatic_rollback: false, ..group(Some(old)) };
+        assert_eq!(by_hand.deploy(new, Fallback::LastGood).fallback, None);
+        assert_eq!(by_hand.deploy(new, Fallback::To(old)).fallback, Some(old));
     }
 
     #[test]
@@ -148,9 +170,15 @@ mod tests {
         };
         let stop = Action::Stop { order: Digest([7; 32]), rollback: false };
         let deploy = Action::Deploy(group(None).deploy(Digest([1; 32]), Fallback::Nowhere));
-        assert!(claims_to_stop(&signed(stop, "")).unwrap());
+        assert_eq!(claimed_action(&signed(stop, "")).unwrap(), "Stop");
         for reason in ["", "    action: Stop {", "\n    action: Stop {\n"] {
-            assert!(!claims_to_stop(&signed(deploy.clone(), reason)).unwrap(), "{reason}");
+            assert_eq!(
+                claimed_action(&signed(deploy.clone(), reason)).unwrap(),
+                "Deploy",
+                "{reason}"
+            );
         }
+        let order = Digest([7; 32]);
+        assert_eq!(claimed_action(&signed(Action::Pause { order }, "")).unwrap(), "Pause");
     }
 }

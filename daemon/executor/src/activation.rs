@@ -10,7 +10,9 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response},
+    execute::{
+        ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response, Stopped,
+    },
     ids::{DeploymentId, Digest, GroupName, Nonce},
     trust::{Action, Order, Outcome, Receipt, Signed},
 };
@@ -54,6 +56,9 @@ enum Claim {
 impl Inner {
     fn claim(&self, group: &GroupName, token: u64) -> Result<Claim, String> {
         let state = self.groups.get(group);
+        if state.is_some_and(|state| state.released.contains(&token)) {
+            return Err("an operator has released this slot".into());
+        }
         match state.and_then(|state| state.activation.as_ref()) {
             Some(held) if held.token != token => {
                 Err(format!("slot {} was not given back yet", held.token))
@@ -69,7 +74,8 @@ impl Inner {
 
 impl Executor {
     pub(crate) fn open(config: Config) -> io::Result<Self> {
-        let groups = journal::read(&config.journal_dir())?;
+        let mut groups = journal::read(&config.journal_dir())?;
+        groups.values_mut().for_each(GroupState::end_released);
         stage::clear(&config);
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };
@@ -173,13 +179,18 @@ impl Executor {
         if claim == Claim::Begins {
             // A stop may have come since the order was judged. Whoever reads it in the report relies
             // on it that nothing begins any more.
-            if state.stopped.contains(&judged.order) {
+            let goes_back = judged.release.id() != judged.deploy.release;
+            if state.stopped.iter().any(|stop| stop.covers(judged.order, goes_back)) {
                 return Err("the order was stopped".into());
             }
+            // Whoever has begun with an order follows none that came before it.
+            let is_it = |signed: &Signed<Order>| signed.id(belief.trust.fleet()) == judged.order;
+            let at = state.deploys.iter().position(is_it);
+            state.deploys.drain(..at.ok_or("a newer order has replaced this one")?);
             state.activation = Some(Activation {
                 token,
                 order: judged.order,
-                deploy: state.deploy.clone().ok_or("no deploy order is known")?,
+                deploy: state.deploys[0].clone(),
                 release: judged.release.id(),
                 deployment: judged.deployment,
                 before_current: state.current.clone(),
@@ -239,14 +250,19 @@ impl Executor {
             Ok(verified) => verified,
             Err(error) => return refused(format!("the order {error}")),
         };
-        let Action::Stop { order, .. } = verified.content().action else {
-            return refused("the order is no stop".into());
-        };
-        self.change(&verified.content().group.clone(), |state| {
-            if !state.stopped.contains(&order) {
-                state.stopped.push(order);
+        let group = verified.content().group.clone();
+        match verified.content().action {
+            Action::Stop { order, rollback } => self.change(&group, |state| {
+                let stop = Stopped { order, rollback };
+                if !state.stopped.contains(&stop) {
+                    state.stopped.push(stop);
+                }
+            }),
+            Action::ReleaseSlot { host, token } if host == belief.host => {
+                self.change(&group, |state| state.release(token))
             }
-        })
+            _ => refused("the order neither stops nor releases anything here".into()),
+        }
     }
 
     /// Closes an activation that has ended, or that was interrupted and can never go on because its
@@ -307,10 +323,9 @@ impl Executor {
             let before = held.map(|held| [&held.before_current, &held.before_installed]);
             let installed = [&state.current, &state.installed].into_iter();
             let installed = installed.chain(before.into_iter().flatten()).flatten();
-            // What the newest order names may be laid out already, and begin any moment.
-            let order = state.deploy.as_ref().map(|order| order.id(belief.trust.fleet()));
-            let newest =
-                order.into_iter().flat_map(|id| [false, true].map(|r| DeploymentId::of(id, r)));
+            // What the newest orders name may be laid out already, and begin any moment.
+            let orders = state.deploys.iter().map(|order| order.id(belief.trust.fleet()));
+            let newest = orders.flat_map(|id| [false, true].map(|r| DeploymentId::of(id, r)));
             installed
                 .map(|installed| installed.deployment)
                 .chain(held.map(|held| held.deployment))
@@ -356,11 +371,16 @@ impl Executor {
         let mut inner = self.lock();
         let known = inner.groups.get(&group);
         let mut state = known.cloned().unwrap_or_else(|| GroupState::new(group.clone()));
-        let before = state.sequence;
+        let (before, deploys) = (state.sequence, state.deploys.clone());
         judge::extend(&belief, &mut state, &evidence.orders)?;
         if state.sequence != before || known.is_none() {
             // What was staged for another order lies elsewhere.
-            state.staged.clear();
+            if state.deploys != deploys {
+                state.staged.clear();
+            }
+            if !inner.running.contains(&group) {
+                state.end_released();
+            }
             state
                 .write(&self.config.journal_dir())
                 .map_err(|error| format!("the journal cannot be written: {error}"))?;
@@ -379,6 +399,9 @@ impl Executor {
         let known = inner.groups.get(group).cloned();
         let mut state = known.unwrap_or_else(|| GroupState::new(group.clone()));
         change(&mut state);
+        if !inner.running.contains(group) {
+            state.end_released();
+        }
         if let Err(error) = state.write(&self.config.journal_dir()) {
             return refused(format!("the journal cannot be written: {error}"));
         }
@@ -524,6 +547,7 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
         current: state.current.as_ref().map(|c| (c.release, c.label.clone())),
         staged: state.staged.clone(),
         stopped: state.stopped.clone(),
+        released: state.released.clone(),
         activation,
     }
 }

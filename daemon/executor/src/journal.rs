@@ -14,7 +14,7 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::LifecycleEvent,
+    execute::{LifecycleEvent, Stopped},
     ids::{DeploymentId, Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
@@ -29,10 +29,13 @@ pub(crate) struct GroupState {
     /// The newest order that was accepted, and its id; 0 before the first.
     pub(crate) sequence: u64,
     pub(crate) head: Digest,
-    /// The newest deploy order, which is the only one that may be followed.
-    pub(crate) deploy: Option<Signed<Order>>,
+    /// The orders that may be followed, oldest first: the newest one that waits for no other, and those
+    /// after it that wait for their turn. To begin with one gives up those before it.
+    pub(crate) deploys: Vec<Signed<Order>>,
     /// Orders that were stopped.
-    pub(crate) stopped: Vec<Digest>,
+    pub(crate) stopped: Vec<Stopped>,
+    /// Slots that an operator released while this host may have held them.
+    pub(crate) released: Vec<u64>,
     /// What runs and is healthy.
     pub(crate) current: Option<Installed>,
     /// Whose files are in place; differs from `current` after a failure.
@@ -90,13 +93,45 @@ impl GroupState {
             group,
             sequence: 0,
             head: Digest::ZERO,
-            deploy: None,
+            deploys: Vec::new(),
             stopped: Vec::new(),
+            released: Vec::new(),
             current: None,
             installed: None,
             staged: Vec::new(),
             activation: None,
         }
+    }
+
+    /// Notes that an operator released a slot.
+    pub(crate) fn release(&mut self, token: u64) {
+        if !self.released.contains(&token) {
+            self.released.push(token);
+            let surplus = self.released.len().saturating_sub(RELEASED_KEPT);
+            self.released.drain(..surplus);
+        }
+    }
+
+    /// Ends an activation whose slot an operator released and that no thread works on. Nobody vouches
+    /// for the slot any more, so it can neither go on nor back: the host is left as it is, which the
+    /// fleet counts as down, until a deployment with a slot of its own mends it.
+    pub(crate) fn end_released(&mut self) {
+        let released = &self.released;
+        let held = self.activation.as_mut().filter(|held| released.contains(&held.token));
+        let Some(Activation { step, .. }) = held else { return };
+        let event = match step {
+            Step::Ended(_) => return,
+            Step::Forward(event) | Step::Back(event, _) => *event,
+        };
+        *step = Step::Ended(Outcome::Failed {
+            log: String::new(),
+            code: 5,
+            event,
+            script: String::new(),
+            message: "an operator released the slot while the host was away".into(),
+            restored: false,
+        });
+        self.current = None;
     }
 
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
@@ -198,6 +233,8 @@ const NEW: &str = "new";
 
 /// A sealed file. The longest are the lists of a revision's files: 200,000 paths of 1300 bytes.
 const JOURNAL_BYTES_MAX: usize = 256 << 20;
+/// Tokens only grow, and a host holds one at a time: older ones are of no interest.
+const RELEASED_KEPT: usize = 16;
 
 #[cfg(test)]
 mod tests {

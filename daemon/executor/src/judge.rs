@@ -12,9 +12,9 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::Evidence,
+    execute::{Evidence, Stopped},
     ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
-    limits::{MANIFEST_BYTES_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
+    limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
     revision::Manifest,
     time::UnixSeconds,
     trust::{
@@ -81,16 +81,32 @@ pub(crate) fn extend(
             ));
         }
         (next.sequence, next.head) = (content.sequence, order.id());
-        match &content.action {
-            Action::Deploy(_) => next.deploy = Some(signed.clone()),
-            Action::Stop { order, rollback: false } => next.stopped.push(*order),
-            _ => return Err("the order asks for something that this version does not do".into()),
-        }
+        heed(belief, &mut next, signed, content);
     }
     let surplus = next.stopped.len().saturating_sub(STOPS_KEPT);
     next.stopped.drain(..surplus);
     *state = next;
     Ok(())
+}
+
+/// What an order changes, beside the chain.
+fn heed(belief: &Belief, state: &mut GroupState, signed: &Signed<Order>, order: &Order) {
+    match &order.action {
+        Action::Deploy(deploy) if deploy.queue => {
+            state.deploys.push(signed.clone());
+            // The ledger takes no more: those before were begun or stopped.
+            let surplus = state.deploys.len().saturating_sub(QUEUED_DEPLOYMENTS_MAX + 1);
+            state.deploys.drain(..surplus);
+        }
+        Action::Deploy(_) | Action::Rollback(_) => state.deploys = vec![signed.clone()],
+        Action::Stop { order, rollback } => {
+            state.stopped.push(Stopped { order: *order, rollback: *rollback });
+        }
+        // Whether hosts get slots just now is for the voters to say.
+        Action::Pause { .. } | Action::Resume { .. } => {}
+        Action::ReleaseSlot { host, token } if *host == belief.host => state.release(*token),
+        Action::ReleaseSlot { .. } => {}
+    }
 }
 
 /// Judges evidence against the group's chain, which it has extended before.
@@ -115,7 +131,8 @@ pub(crate) fn judge(
     if begins && !group.content().filter.matches(&member.content().labels) {
         return Err(format!("this host is not in group {}", state.group));
     }
-    let (deploy, not_after) = deploy_order(belief, state, evidence.order, begins)?;
+    let Followed { deploy, not_after, goes_back } =
+        deploy_order(belief, state, evidence.order, begins)?;
     if deploy.group_version != group.content().version {
         return Err(format!(
             "the order is for version {} of the group, not {}",
@@ -129,10 +146,16 @@ pub(crate) fn judge(
     if rollback && Some(release.id()) != deploy.fallback {
         return Err("the order names neither this release nor this fallback".into());
     }
+    if begins && state.stopped.iter().any(|stop| stop.covers(evidence.order, rollback)) {
+        return Err("the order was stopped".into());
+    }
     // Time ends what would be new here, and neither what was begun nor the way back.
-    if begins && !rollback {
+    if begins && !rollback && !goes_back {
         evidence.cert.verify(trust, now()).map_err(certificate)?;
-        if not_after.is_some_and(|end| end < now()) {
+        // Where the operators want hosts to come late to what the others run, they may.
+        let settings = group.content();
+        let late = settings.catch_up || settings.deploy_to_new_hosts;
+        if !late && not_after.is_some_and(|end| end < now()) {
             return Err("the order's time is over: sign a new one".into());
         }
     }
@@ -148,25 +171,40 @@ pub(crate) fn judge(
     Ok(Judged { group, order: evidence.order, deploy, release, manifest, deployment })
 }
 
-/// The deploy order, and when its time is over. One that begins is the group's newest, and was not stopped. One that goes on is
-/// the one that was begun, whatever came after it: a slot that is held must come to an end.
+/// The order that a host follows.
+struct Followed {
+    deploy: Deploy,
+    /// When its time is over.
+    not_after: Option<UnixSeconds>,
+    /// It rolls the group back.
+    goes_back: bool,
+}
+
+/// The order to follow. One that begins is among those that may be followed. One that goes on is the one
+/// that was begun, whatever came after it: a slot that is held must come to an end.
 fn deploy_order(
     belief: &Belief,
     state: &GroupState,
     id: Digest,
     begins: bool,
-) -> Result<(Deploy, Option<UnixSeconds>), String> {
+) -> Result<Followed, String> {
+    let fleet = belief.trust.fleet();
     let begun = state.activation.as_ref().filter(|_| !begins).map(|begun| &begun.deploy);
-    let signed = begun.or(state.deploy.as_ref()).ok_or("no deploy order is known")?;
+    if begun.is_none() && state.deploys.is_empty() {
+        return Err("no deploy order is known".into());
+    }
+    let candidates = begun.into_iter().chain(state.deploys.iter().filter(|_| begun.is_none()));
+    let signed = candidates.into_iter().find(|signed| signed.id(fleet) == id);
+    let signed = signed.ok_or("a newer order has replaced this one")?;
     let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
-    if order.id() != id {
-        return Err("a newer order has replaced this one".into());
-    }
-    if begins && state.stopped.contains(&id) {
-        return Err("the order was stopped".into());
-    }
+    let not_after = order.content().not_after;
     match &order.content().action {
-        Action::Deploy(deploy) => Ok((deploy.clone(), order.content().not_after)),
+        Action::Deploy(deploy) => {
+            Ok(Followed { deploy: deploy.clone(), not_after, goes_back: false })
+        }
+        Action::Rollback(deploy) => {
+            Ok(Followed { deploy: deploy.clone(), not_after, goes_back: true })
+        }
         _ => Err("the order is no deploy order".into()),
     }
 }

@@ -4,7 +4,11 @@
 //! revision that was there is deployed again, its files first, so that the host ends where it began.
 //! Each step is in the journal before it is taken; after a crash it is taken again.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use groundswell_protocol::{
     execute::LifecycleEvent,
@@ -52,7 +56,10 @@ fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
     let done = match event {
         LifecycleEvent::ApplicationStop => stop_before(work, &log),
         LifecycleEvent::Install => install_new(work),
-        event => run_scripts(work, &work.judged.manifest.spec, work.archive(), event, &log),
+        event => {
+            let spec = &work.judged.manifest.spec;
+            run_scripts(work, spec, work.archive(), event, &log, event_deadline(work))
+        }
     };
     match done {
         Ok(()) => match next_forward(&work.judged.manifest.spec, event) {
@@ -93,7 +100,9 @@ fn back(work: &mut Work, event: LifecycleEvent, failure: &Outcome) -> Step {
         }
         LifecycleEvent::Install => restore_files(work),
         event => match work.before_current() {
-            Some(before) => run_scripts_of(work, &before, event, &log),
+            // The way back has the time that its scripts give themselves: a deadline that is right for
+            // something new must not keep a host from being put back.
+            Some(before) => run_scripts_of(work, &before, event, &log, None),
             None => Ok(()),
         },
     };
@@ -142,7 +151,8 @@ fn after(event: LifecycleEvent) -> Option<LifecycleEvent> {
 /// ApplicationStop of what is there. A first deployment has nothing to stop.
 fn stop_before(work: &Work, log: &ScriptLog) -> Result<(), EventFailed> {
     let Some(before) = work.before_installed() else { return Ok(()) };
-    let done = run_scripts_of(work, &before, LifecycleEvent::ApplicationStop, log);
+    let deadline = event_deadline(work);
+    let done = run_scripts_of(work, &before, LifecycleEvent::ApplicationStop, log, deadline);
     match done {
         Err(failed) if work.judged.deploy.ignore_application_stop_failures => {
             log.line(&format!("{}; ignored, as the order says", failed.message));
@@ -155,7 +165,8 @@ fn stop_before(work: &Work, log: &ScriptLog) -> Result<(), EventFailed> {
 /// Stops what has failed, as well as it can be stopped.
 fn stop_failed(work: &Work, log: &ScriptLog) {
     let (spec, archive) = (&work.judged.manifest.spec, work.archive());
-    if let Err(failed) = run_scripts(work, spec, archive, LifecycleEvent::ApplicationStop, log) {
+    let event = LifecycleEvent::ApplicationStop;
+    if let Err(failed) = run_scripts(work, spec, archive, event, log, None) {
         log.line(&failed.message);
     }
 }
@@ -212,6 +223,7 @@ fn run_scripts_of(
     before: &Installed,
     event: LifecycleEvent,
     log: &ScriptLog,
+    deadline: Option<Duration>,
 ) -> Result<(), EventFailed> {
     let path = work.config().own_manifest(&work.group(), before.deployment);
     let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
@@ -226,7 +238,14 @@ fn run_scripts_of(
         EventFailed::other(format!("the manifest of {label} at {path}: {error}"))
     })?;
     let archive = work.config().archive(&work.group(), before.deployment);
-    run_scripts(work, &manifest.spec, archive, event, log)
+    run_scripts(work, &manifest.spec, archive, event, log, deadline)
+}
+
+/// How long the scripts of one event may take together, if the configuration of the deployment says.
+fn event_deadline(work: &Work) -> Option<Duration> {
+    let of_group = &work.judged.group.content().configuration;
+    let configuration = work.judged.deploy.configuration.as_ref().unwrap_or(of_group);
+    configuration.event_deadline_seconds.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 fn run_scripts(
@@ -235,7 +254,9 @@ fn run_scripts(
     archive: PathBuf,
     event: LifecycleEvent,
     log: &ScriptLog,
+    deadline: Option<Duration>,
 ) -> Result<(), EventFailed> {
+    let began = Instant::now();
     let context = Context {
         application: work.judged.release.content().application.clone(),
         group: work.group(),
@@ -243,7 +264,13 @@ fn run_scripts(
         record: work.hook_record(),
     };
     for script in spec.scripts(event) {
-        hooks::run(&archive, event, script, &context, log).map_err(
+        let mut script = script.clone();
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_sub(began.elapsed()).as_millis().div_ceil(1000);
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            script.timeout_seconds = script.timeout_seconds.min(left);
+        }
+        hooks::run(&archive, event, &script, &context, log).map_err(
             |HookFailed { code, message }| EventFailed {
                 code,
                 script: script.location.clone(),

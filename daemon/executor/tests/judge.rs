@@ -20,7 +20,7 @@ use groundswell_protocol::{
     },
     limits::EXECUTOR_FRAME_BYTES_MAX,
     revision::{AppSpec, EventHooks, FileMapping, Publisher, Script},
-    rollout::{DeploymentConfiguration, MinimumHealthy},
+    rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
         Action, Deploy, Document, Genesis, Group, Member, MemberCert, Order, Outcome, Receipt,

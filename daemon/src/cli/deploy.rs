@@ -1,4 +1,4 @@
-//! What changes the fleet: groups, deploy orders, stops. Each is signed here or elsewhere.
+//! What changes the fleet: groups and deploy orders. Each is signed here or elsewhere.
 
 use std::{
     fs,
@@ -7,19 +7,18 @@ use std::{
 
 use clap::Args;
 use groundswell_protocol::{
-    ids::{ApplicationName, DeploymentId, Digest, FleetId, GroupName, LabelText, Labels},
+    ids::{DeploymentId, Digest, FleetId, GroupName},
     limits::ENVELOPE_BYTES_MAX,
-    rollout::MinimumHealthy,
-    trust::{Action, Group, Order, SecretKey, Signed},
+    rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
+    trust::{Action, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Fallback, GroupState},
     read_start,
 };
-use serde::Deserialize;
 
-use super::{Ended, Failed, Output, follow, text::plain, view};
+use super::{Ended, Failed, Output, follow, group_file, text::plain, view};
 use crate::control::{
     api::{self, Fleet},
     client::Client,
@@ -55,7 +54,8 @@ pub(super) struct DeployArguments {
     release: Option<String>,
     /// Hand this order in, signed elsewhere by `swell-sign order deploy`.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "group", "release", "configuration", "fallback", "no_rollback",
+        "group", "release", "configuration", "canary", "bake", "queue", "only_outdated", "fallback",
+        "no_rollback",
         "ignore_application_stop_failures", "reason", "key", "passphrase_file",
     ])]
     order: Option<PathBuf>,
@@ -63,6 +63,19 @@ pub(super) struct DeployArguments {
     /// hosts that stay healthy.
     #[arg(long)]
     configuration: Option<MinimumHealthy>,
+    /// Hosts that go first: a number, or labels as KEY=VALUE joined by commas. The others follow when
+    /// you say `swell resume`.
+    #[arg(long, value_name = "HOSTS", value_parser = canary)]
+    canary: Option<CanaryHosts>,
+    /// Seconds after which the others follow the canary by themselves.
+    #[arg(long, value_name = "SECONDS", requires = "canary")]
+    bake: Option<u32>,
+    /// Wait for the turn if a deployment of the group runs already, instead of being refused.
+    #[arg(long)]
+    queue: bool,
+    /// Leave hosts alone that run the release already.
+    #[arg(long)]
+    only_outdated: bool,
     /// The release to go back to if the deployment fails; without it, the group's last good one.
     #[arg(long, value_name = "RELEASE")]
     fallback: Option<String>,
@@ -82,26 +95,8 @@ pub(super) struct DeployArguments {
     operator: OperatorKey,
 }
 
-#[derive(Args)]
-pub(super) struct StopArguments {
-    /// The deployment; without it, the one that runs in the fleet, if there is only one.
-    id: Option<DeploymentId>,
-    /// Hand this order in, signed elsewhere by `swell-sign order stop`.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with_all = ["id", "reason", "key", "passphrase_file"]
-    )]
-    order: Option<PathBuf>,
-    /// Why, for those who read the deployment's report.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
-    #[command(flatten)]
-    operator: OperatorKey,
-}
-
 impl OperatorKey {
-    fn load(&self) -> Result<SecretKey, Failed> {
+    pub(super) fn load(&self) -> Result<SecretKey, Failed> {
         let home = std::env::home_dir().map(|home| home.join(".config/groundswell/operator.key"));
         let places = home.into_iter().chain(["/etc/groundswell/operator.key".into()]);
         let path = match &self.key {
@@ -120,19 +115,6 @@ impl OperatorKey {
     }
 }
 
-/// A group's file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GroupFile {
-    name: GroupName,
-    application: ApplicationName,
-    #[serde(default)]
-    filter: std::collections::BTreeMap<LabelText, LabelText>,
-    configuration: toml::Spanned<String>,
-    #[serde(default)]
-    minimum_healthy_seconds: u32,
-}
-
 pub(super) async fn apply(
     client: &Client,
     arguments: &ApplyArguments,
@@ -141,34 +123,13 @@ pub(super) async fn apply(
     let path = arguments.file.display();
     let text = fs::read_to_string(&arguments.file)
         .map_err(|error| Failed::new(format!("{path}: {error}")))?;
-    let at = |span: Option<std::ops::Range<usize>>| {
-        let before = span.and_then(|span| text.get(..span.start)).unwrap_or_default();
-        before.matches('\n').count() + 1
-    };
-    let file: GroupFile = toml::from_str(&text).map_err(|error| {
-        let (line, message) = (at(error.span()), error.message());
-        Failed::with_hint(format!("{path}:{line}: {message}"), GROUP_FILE_HINT)
+    let mut group = group_file::read(&text).map_err(|wrong| {
+        let place = if wrong.line == 0 { String::new() } else { format!("{}:", wrong.line) };
+        Failed::with_hint(format!("{path}:{place} {}", wrong.message), GROUP_FILE_HINT)
     })?;
-    let minimum_healthy: MinimumHealthy =
-        file.configuration.get_ref().parse().map_err(|error| {
-            let line = at(Some(file.configuration.span()));
-            Failed::new(format!("{path}:{line}: configuration: {error}"))
-        })?;
     let fleet = client.fleet().await?;
-    let known = fleet.groups.iter().find(|group| group.name == file.name.as_str());
-    let group = Group {
-        name: file.name,
-        filter: Labels::new(file.filter.into_iter().collect())
-            .map_err(|error| Failed::new(format!("{path}: filter: {error}")))?,
-        version: known.map_or(1, |group| group.version + 1),
-        catch_up: false,
-        application: file.application,
-        configuration: minimum_healthy.into(),
-        failure_budget: None,
-        automatic_rollback: true,
-        deploy_to_new_hosts: false,
-        minimum_healthy_seconds: file.minimum_healthy_seconds,
-    };
+    let known = fleet.groups.iter().find(|known| known.name == group.name.as_str());
+    group.version = known.map_or(1, |known| known.version + 1);
     let key = arguments.operator.load()?;
     let signed = orders::group(fleet_id(&fleet)?, &key, &group)?;
     let accepted = client.group(signed.to_bytes()).await?;
@@ -184,7 +145,7 @@ pub(super) async fn deploy(
     arguments: DeployArguments,
     out: Output,
 ) -> Result<Ended, Failed> {
-    let handed_in = arguments.order.as_deref().map(|path| read_order(path, Kind::Deploy));
+    let handed_in = arguments.order.as_deref().map(|path| read_order(path, "Deploy"));
     let handed_in = handed_in.transpose()?;
     let fleet = client.fleet().await?;
     let fleet_id = fleet_id(&fleet)?;
@@ -194,15 +155,25 @@ pub(super) async fn deploy(
     };
     client.order(signed.to_bytes()).await?;
     let id = DeploymentId::of(signed.id(fleet_id), false).to_string();
-    if arguments.no_wait {
+    begun(client, &id, arguments.no_wait, out).await
+}
+
+/// Tells of a deployment whose order was accepted, and watches it unless that is not wanted.
+pub(super) async fn begun(
+    client: &Client,
+    id: &str,
+    no_wait: bool,
+    out: Output,
+) -> Result<Ended, Failed> {
+    if no_wait {
         let begun = serde_json::json!({ "deployment": id });
-        out.tell(&begun, format!("{id} has begun; watch it with: swell show {id}"));
+        out.tell(&begun, format!("{id} is ordered; watch it with: swell show {id}"));
         return Ok(Ended::Well);
     }
     if !out.json {
-        drop(out.line(format!("{id} has begun")));
+        drop(out.line(format!("{id} is ordered")));
     }
-    watch(client, &id, out).await
+    watch(client, id, out).await
 }
 
 /// Watches a deployment, and the rollback that follows it if it fails.
@@ -242,86 +213,80 @@ fn sign_deploy(
         return Err(Failed::new("a group and a release are needed"));
     };
     let group = find_group(fleet, name)?;
-    let fallback = match &arguments.fallback {
+    let in_line = fleet.deployments.iter().find(|d| d.group == group.name && !d.is_over());
+    let fallback = match (&arguments.fallback, in_line) {
         _ if arguments.no_rollback => Fallback::Nowhere,
-        Some(release) => Fallback::To(find_release(fleet, group, release)?),
-        None => Fallback::LastGood,
+        (Some(release), _) => Fallback::To(find_release(fleet, group, release)?),
+        // When its turn comes, the last good release is the one before it in the line. If that fails,
+        // the fleet goes back to neither.
+        (None, Some(before)) if arguments.queue && group.automatic_rollback => {
+            Fallback::To(find_release(fleet, group, &before.label)?)
+        }
+        (None, _) => Fallback::LastGood,
     };
     let state = state(group)?;
     let mut deploy = state.deploy(find_release(fleet, group, release)?, fallback);
-    deploy.configuration = arguments.configuration.map(Into::into);
+    deploy.queue = arguments.queue;
+    deploy.only_outdated = arguments.only_outdated;
+    deploy.configuration = configuration(group, arguments)?;
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
     let (place, reason) = (state.place(), arguments.reason.clone());
     Ok(orders::order(fleet_id, &key, place, Action::Deploy(deploy), reason, now())?)
 }
 
-pub(super) async fn stop(
-    client: &Client,
-    arguments: StopArguments,
-    out: Output,
-) -> Result<(), Failed> {
-    let signed: Signed<Order> = match &arguments.order {
-        Some(path) => read_order(path, Kind::Stop)?,
-        None => {
-            let fleet = client.fleet().await?;
-            let running: Vec<_> =
-                fleet.deployments.iter().filter(|d| d.status == "in progress").collect();
-            let id = match (arguments.id, running.as_slice()) {
-                (Some(id), _) => id.to_string(),
-                (None, [one]) => one.id.clone(),
-                (None, []) => return Err(Failed::new("no deployment is running")),
-                (None, _) => {
-                    let ids: Vec<_> = running.iter().map(|d| d.id.as_str()).collect();
-                    let reason = format!("several deployments run: {}", ids.join(", "));
-                    return Err(Failed::with_hint(reason, "say which one to stop"));
-                }
-            };
-            let report = client.report(&id).await?;
-            let group = report.summary.group.parse().map_err(not_understood)?;
-            let order: Digest = report.order.parse().map_err(not_understood)?;
-            let place = state(find_group(&fleet, &group)?)?.place();
-            let key = arguments.operator.load()?;
-            let action = Action::Stop { order, rollback: false };
-            let reason = arguments.reason.clone();
-            orders::order(fleet_id(&fleet)?, &key, place, action, reason, now())?
-        }
-    };
-    let accepted = client.order(signed.to_bytes()).await?;
-    if out.json {
-        out.json(&accepted)
-    } else {
-        out.line("nothing more begins; hosts in the middle of their lifecycle end it")
-    }
-}
-
-/// What an order that is handed in must be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Deploy,
-    Stop,
-}
-
-/// Reads an order that was signed elsewhere. Every host verifies it; here only a slip is found, before
-/// the fleet follows an order that was meant for another command.
-fn read_order(path: &Path, expected: Kind) -> Result<Signed<Order>, Failed> {
+/// Reads an order that was signed elsewhere, and that asks for what its command is about. Every host
+/// verifies it; here only a slip is found, before the fleet follows an order that was meant for another
+/// command.
+pub(super) fn read_order(path: &Path, expected: &str) -> Result<Signed<Order>, Failed> {
     let shown = path.display();
     let untrusted = |error| Failed::new(format!("{shown} {error}"));
     let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
     let order = Signed::from_bytes(&bytes).map_err(untrusted)?;
-    let stops = orders::claims_to_stop(&order).map_err(untrusted)?;
-    let (kind, does, command) = match stops {
-        true => (Kind::Stop, "stops a deployment", "stop"),
-        false => (Kind::Deploy, "starts a deployment", "deploy"),
-    };
-    if kind != expected {
-        let hint = format!("hand it in with `swell {command} --order {shown}`");
+    let claimed = orders::claimed_action(&order).map_err(untrusted)?;
+    if claimed != expected {
+        let (does, command) = match claimed.as_str() {
+            "Deploy" => ("starts a deployment", "deploy --order"),
+            "Stop" => ("stops a deployment", "stop --order"),
+            _ => ("does something else", "order"),
+        };
+        let hint = format!("hand it in with `swell {command} {shown}`");
         return Err(Failed::with_hint(format!("{shown} is an order that {does}"), hint));
     }
     Ok(order)
 }
 
-fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, Failed> {
+/// The configuration that the flags ask for, if they ask for one.
+fn configuration(
+    group: &api::Group,
+    arguments: &DeployArguments,
+) -> Result<Option<DeploymentConfiguration>, Failed> {
+    let Some(hosts) = &arguments.canary else {
+        return Ok(arguments.configuration.map(Into::into));
+    };
+    // The group's own configuration may have more to it than a floor; a flag must not drop that.
+    let minimum = arguments.configuration.or_else(|| group.configuration.parse().ok());
+    let minimum = minimum.ok_or_else(|| {
+        let reason =
+            format!("the configuration of group {} is {}", group.name, group.configuration);
+        Failed::with_hint(reason, "name a floor with --configuration, or put the canary into it")
+    })?;
+    let bake_seconds = arguments.bake.unwrap_or(0);
+    let canary = Canary { hosts: hosts.clone(), pause: arguments.bake.is_none(), bake_seconds };
+    let configuration = DeploymentConfiguration { canary: Some(canary), ..minimum.into() };
+    configuration.check().map_err(|error| Failed::new(error.to_string()))?;
+    Ok(Some(configuration))
+}
+
+/// Reads `2`, or `canary=yes`.
+fn canary(text: &str) -> Result<CanaryHosts, String> {
+    match text.parse() {
+        Ok(count) => Ok(CanaryHosts::Count(count)),
+        Err(_) => text.parse().map(CanaryHosts::Labels).map_err(|error| format!("{error}")),
+    }
+}
+
+pub(super) fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, Failed> {
     fleet.groups.iter().find(|group| group.name == name.as_str()).ok_or_else(|| {
         let known: Vec<_> = fleet.groups.iter().map(|group| group.name.as_str()).collect();
         let hint = format!("known are: {}; make one with `swell group apply`", list(&known));
@@ -329,7 +294,11 @@ fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, 
     })
 }
 
-fn find_release(fleet: &Fleet, group: &api::Group, text: &str) -> Result<Digest, Failed> {
+pub(super) fn find_release(
+    fleet: &Fleet,
+    group: &api::Group,
+    text: &str,
+) -> Result<Digest, Failed> {
     let mut own = fleet.releases.iter().filter(|release| release.application == group.application);
     let found = own.clone().find(|release| release.label == text || release.id == text);
     match found {
@@ -343,11 +312,11 @@ fn find_release(fleet: &Fleet, group: &api::Group, text: &str) -> Result<Digest,
     }
 }
 
-fn list(names: &[&str]) -> String {
+pub(super) fn list(names: &[&str]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn state(group: &api::Group) -> Result<GroupState, Failed> {
+pub(super) fn state(group: &api::Group) -> Result<GroupState, Failed> {
     let last_good = group.last_good_release.as_ref().map(|id| id.parse());
     Ok(GroupState {
         name: group.name.parse().map_err(not_understood)?,
@@ -355,23 +324,27 @@ fn state(group: &api::Group) -> Result<GroupState, Failed> {
         sequence: group.sequence,
         head: group.head.parse().map_err(not_understood)?,
         last_good_release: last_good.transpose().map_err(not_understood)?,
+        automatic_rollback: group.automatic_rollback,
     })
 }
 
-fn fleet_id(fleet: &Fleet) -> Result<FleetId, Failed> {
+pub(super) fn fleet_id(fleet: &Fleet) -> Result<FleetId, Failed> {
     fleet.id.parse().map_err(not_understood)
 }
 
-fn not_understood(error: groundswell_protocol::ids::Malformed) -> Failed {
+pub(super) fn not_understood(error: groundswell_protocol::ids::Malformed) -> Failed {
     Failed::with_hint(format!("swelld's answer: {error}"), "update the older of swell and swelld")
 }
 
-fn now() -> groundswell_protocol::time::UnixSeconds {
+pub(super) fn now() -> groundswell_protocol::time::UnixSeconds {
     crate::clock::Clock::start().wall()
 }
 
 const GROUP_FILE_HINT: &str = "a group's file has name, application, configuration, and if wanted \
-    filter and minimum_healthy_seconds";
+    filter, minimum_healthy_seconds, catch_up, deploy_to_new_hosts, automatic_rollback and \
+    failure_budget; configuration is a floor such as \"HalfAtATime\", or a table with \
+    minimum_healthy, and if wanted name, canary, waves, zones, event_deadline_seconds and \
+    deployment_deadline_seconds";
 
 #[cfg(test)]
 mod tests {
@@ -395,6 +368,11 @@ mod tests {
             sequence: 7,
             head: Digest([7; 32]).to_string(),
             running: None,
+            queue: Vec::new(),
+            catch_up: true,
+            deploy_to_new_hosts: true,
+            automatic_rollback: true,
+            failure_budget: None,
         }
     }
 
@@ -421,10 +399,12 @@ mod tests {
         };
         let deploy = write("d", Action::Deploy(state.deploy(Digest([2; 32]), Fallback::Nowhere)));
         let stop = write("s", Action::Stop { order: Digest([7; 32]), rollback: false });
-        assert!(read_order(&deploy, Kind::Deploy).is_ok() && read_order(&stop, Kind::Stop).is_ok());
+        let pause = write("p", Action::Pause { order: Digest([7; 32]) });
+        assert!(read_order(&deploy, "Deploy").is_ok() && read_order(&stop, "Stop").is_ok());
         for (path, kind, message, hint) in [
-            (&deploy, Kind::Stop, "is an order that starts a deployment", "swell deploy --order"),
-            (&stop, Kind::Deploy, "is an order that stops a deployment", "swell stop --order"),
+            (&deploy, "Stop", "is an order that starts a deployment", "swell deploy --order"),
+            (&stop, "Deploy", "is an order that stops a deployment", "swell stop --order"),
+            (&pause, "Deploy", "is an order that does something else", "swell order"),
         ] {
             let refused = read_order(path, kind).unwrap_err();
             assert!(refused.to_string().contains(message), "{refused}");

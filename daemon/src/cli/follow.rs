@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
 
-use groundswell_protocol::rollout::MinimumHealthy;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Failed, Output, text::short};
@@ -23,7 +22,7 @@ pub(super) async fn to_the_end(
             Ok(report) => {
                 away = 0;
                 seen(&report);
-                if !matches!(report.summary.status.as_str(), "in progress" | "stopping") {
+                if report.summary.is_over() {
                     return Ok(report);
                 }
             }
@@ -85,9 +84,7 @@ impl Progress {
 
 /// Hosts in the order in which they get their turn, in batches as large as the quota.
 pub(super) fn batches(report: &Report) -> Vec<Vec<&Target>> {
-    let minimum: Option<MinimumHealthy> = report.configuration.parse().ok();
-    let hosts = report.targets.len();
-    let quota = minimum.map_or(hosts, |minimum| minimum.quota(hosts)).max(1);
+    let quota = report.batch.max(1);
     let mut targets: Vec<_> = report.targets.iter().collect();
     targets.sort_by_key(|target| (target.started_at.unwrap_or(u64::MAX), &target.host));
     targets.chunks(quota).map(<[_]>::to_vec).collect()

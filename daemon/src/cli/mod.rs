@@ -7,7 +7,9 @@
 mod demo;
 mod deploy;
 mod follow;
+mod group_file;
 mod join;
+mod operate;
 mod text;
 mod view;
 
@@ -26,6 +28,7 @@ use crate::{
     control::client::{Client, ClientError},
     home::HomeError,
 };
+pub(crate) use text::duration;
 use text::{plain_json, plain_lines, short};
 
 /// Deploys to a Groundswell fleet from any of its hosts.
@@ -84,11 +87,30 @@ enum Command {
         id: String,
     },
     /// Stop a deployment: nothing more begins; hosts in the middle of their lifecycle end it.
-    Stop(deploy::StopArguments),
+    Stop(operate::StopArguments),
+    /// Give no more slots for a deployment until it is resumed. Hosts that have one go on.
+    Pause(operate::RunningArguments),
+    /// Go on with a deployment that is paused, that waits after its canary, or that bakes.
+    Resume(operate::RunningArguments),
+    /// Bring a group back to a release, on every host that runs another one. What runs is stopped.
+    Rollback(operate::RollbackArguments),
+    /// Deploy the group's last good release once more.
+    Redeploy(operate::RedeployArguments),
+    /// Hand in an order or a removal that was signed elsewhere by `swell-sign`.
+    Order {
+        /// The file that `swell-sign` wrote.
+        file: PathBuf,
+    },
     /// All hosts, with addresses, labels and when they were last heard of.
-    Hosts,
-    /// The slots that are held: who may be disrupted right now.
-    Slots,
+    Hosts {
+        #[command(subcommand)]
+        command: Option<operate::HostsCommand>,
+    },
+    /// The slots that are held: who may be disrupted right now, since when, and why nothing moves.
+    Slots {
+        #[command(subcommand)]
+        command: Option<operate::SlotsCommand>,
+    },
     /// The voters, and who leads.
     Voters,
 }
@@ -259,12 +281,19 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
             deploy::apply(&client, &arguments, out).await?;
         }
         Command::Deploy(arguments) => return deploy::deploy(&client, arguments, out).await,
-        Command::Stop(arguments) => deploy::stop(&client, arguments, out).await?,
+        Command::Stop(arguments) => operate::stop(&client, arguments, out).await?,
+        Command::Pause(arguments) => operate::pause(&client, arguments, out).await?,
+        Command::Resume(arguments) => operate::resume(&client, arguments, out).await?,
+        Command::Rollback(arguments) => return operate::rollback(&client, arguments, out).await,
+        Command::Redeploy(arguments) => return operate::redeploy(&client, arguments, out).await,
+        Command::Order { file } => operate::order(&client, &file, out).await?,
         Command::Status { watch } => view::status(&client, watch, out).await?,
         Command::Deployments => view::deployments(&client, out).await?,
         Command::Show { id } => view::show(&client, &id, out).await?,
-        Command::Hosts => view::hosts(&client, out).await?,
-        Command::Slots => view::slots(&client, out).await?,
+        Command::Hosts { command: None } => view::hosts(&client, out).await?,
+        Command::Hosts { command: Some(command) } => operate::hosts(&client, command, out).await?,
+        Command::Slots { command: None } => view::slots(&client, out).await?,
+        Command::Slots { command: Some(command) } => operate::slots(&client, command, out).await?,
         Command::Voters => view::voters(&client, out).await?,
     }
     Ok(Ended::Well)

@@ -7,7 +7,7 @@ use super::{
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
-    api::{Fleet, Report, Summary},
+    api::{Fleet, Report, Summary, WriteOff},
     client::Client,
 };
 
@@ -99,8 +99,11 @@ fn status_text(fleet: &Fleet) -> String {
 pub(super) fn summary_text(summary: &Summary) -> String {
     let Summary { id, group, label, status, succeeded, hosts, .. } = summary;
     let mut text = format!("{id}: {group} to {label}: {status}, {succeeded} of {hosts} hosts");
-    if summary.creator == "rollback" {
-        text.push_str(" (rollback)");
+    if let Some(stage) = &summary.stage {
+        text.push_str(&format!(", {stage}"));
+    }
+    if summary.creator != "operator" {
+        text.push_str(&format!(" ({})", summary.creator));
     }
     for more in [&summary.reason, &summary.waiting].into_iter().flatten() {
         text.push_str(&format!("; {more}"));
@@ -229,19 +232,47 @@ pub(super) async fn slots(client: &Client, out: Output) -> Result<(), Failed> {
     if out.json {
         return out.json(&fleet.slots);
     }
+    out.line(slots_text(&fleet))
+}
+
+/// Who holds what, since when, and why nothing moves.
+fn slots_text(fleet: &Fleet) -> String {
+    let mut text = String::new();
     if fleet.slots.is_empty() {
-        return out.line("no slot is held: nothing is being disrupted");
+        line(&mut text, "no slot is held: nothing is being disrupted");
+    } else {
+        let mut table = Table::new(&["SLOT", "HOST", "GROUP", "DEPLOYMENT", "SINCE", "HEARD", ""]);
+        for slot in &fleet.slots {
+            let heard = slot.silent_seconds;
+            let released = slot.released.map(|at| format!("release ordered {}", ago(at)));
+            table.row([
+                slot.token.to_string(),
+                slot.host.clone(),
+                slot.group.clone(),
+                slot.deployment.clone(),
+                ago(slot.since),
+                heard.map_or_else(|| "never".into(), |s| format!("{} ago", duration(s))),
+                released.unwrap_or_default(),
+            ]);
+        }
+        writeln!(text, "{table}").ok();
     }
-    let mut table = Table::new(&["SLOT", "HOST", "DEPLOYMENT", "SINCE"]);
-    for slot in &fleet.slots {
-        table.row([
-            slot.token.to_string(),
-            slot.host.clone(),
-            slot.deployment.clone(),
-            ago(slot.since),
-        ]);
+    for deployment in fleet.deployments.iter().filter(|d| !d.is_over()) {
+        if let Some(waiting) = &deployment.waiting {
+            line(&mut text, format!("{} ({}): {waiting}", deployment.id, deployment.group));
+        }
     }
-    out.line(table.to_string())
+    for write_off in &fleet.written_off {
+        let WriteOff { host, token, deployment, since } = write_off;
+        let since = ago(*since);
+        line(
+            &mut text,
+            format!(
+                "{host} was written off {since} with slot {token} of {deployment}; not heard of since"
+            ),
+        );
+    }
+    text
 }
 
 pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
@@ -295,6 +326,34 @@ mod tests {
         assert_eq!(text.lines().count(), before);
         let long = status_text(&fleet(&"x".repeat(64 << 10)));
         assert!(long.len() < 2000, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn slots_say_who_holds_them_and_why_nothing_moves() {
+        let mut fleet = fleet("no");
+        assert!(slots_text(&fleet).contains("no slot is held"));
+        let slot = serde_json::json!({
+            "token": 7, "host": "web-2", "deployment": "d-1", "since": 0, "group": "web",
+            "silent_seconds": 240, "released": null,
+        });
+        let waits = "1 of 1 slots held by web-2; web-2 silent for 4 min";
+        let summary = serde_json::json!({
+            "id": "d-1", "group": "web", "label": "1", "creator": "operator",
+            "status": "in progress", "reason": null, "waiting": waits, "succeeded": 0, "failed": 0,
+            "in_progress": 1, "hosts": 3, "created_at": 0, "ended_at": null,
+        });
+        fleet.slots.push(serde_json::from_value(slot).unwrap());
+        fleet.deployments.push(serde_json::from_value(summary).unwrap());
+        fleet.written_off.push(WriteOff {
+            host: "web-3".into(),
+            token: 5,
+            deployment: "d-0".into(),
+            since: 0,
+        });
+        let text = slots_text(&fleet);
+        assert!(text.contains("web-2  web    d-1") && text.contains("4 min ago"), "{text}");
+        assert!(text.contains(&format!("d-1 (web): {waits}")), "{text}");
+        assert!(text.contains("web-3 was written off"), "{text}");
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct Fleet {
     pub releases: Vec<Release>,
     /// The slots that are held, by token.
     pub slots: Vec<Slot>,
+    /// Hosts that an operator wrote off and that were not heard of since.
+    #[serde(default)]
+    pub written_off: Vec<WriteOff>,
     /// In the order of the genesis.
     pub voters: Vec<Voter>,
     /// Deployments that run, newest first, and the last one that ended.
@@ -118,6 +121,25 @@ pub struct Group {
     pub head: String,
     /// The deployment that runs.
     pub running: Option<String>,
+    /// Deployments that wait for their turn.
+    #[serde(default)]
+    pub queue: Vec<String>,
+    /// Hosts that were away are brought to the last good release when they return.
+    #[serde(default)]
+    pub catch_up: bool,
+    /// New hosts are brought to the last good release.
+    #[serde(default)]
+    pub deploy_to_new_hosts: bool,
+    /// Orders for the group name the last good release as their fallback, unless told otherwise.
+    #[serde(default = "yes")]
+    pub automatic_rollback: bool,
+    /// More failed hosts than this end a deployment.
+    #[serde(default)]
+    pub failure_budget: Option<u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One release.
@@ -146,6 +168,28 @@ pub struct Slot {
     pub deployment: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
+    /// The group that the deployment is of.
+    #[serde(default)]
+    pub group: String,
+    /// Seconds since anything was heard of the holder.
+    #[serde(default)]
+    pub silent_seconds: Option<u64>,
+    /// When an operator ordered its release, in seconds since 1970: it is free after a hold-off.
+    #[serde(default)]
+    pub released: Option<u64>,
+}
+
+/// A host that was written off.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WriteOff {
+    /// Its name.
+    pub host: String,
+    /// The slot that it held.
+    pub token: u64,
+    /// The deployment.
+    pub deployment: String,
+    /// Since when it is written off, in seconds since 1970.
+    pub since: u64,
 }
 
 /// A voter.
@@ -168,9 +212,9 @@ pub struct Summary {
     pub group: String,
     /// The label of its release.
     pub label: String,
-    /// `operator` or `rollback`.
+    /// `operator`, `rollback` or `catch-up`.
     pub creator: String,
-    /// `in progress`, `stopping`, `succeeded`, `failed` or `stopped`.
+    /// `queued`, `in progress`, `paused`, `baking`, `stopping`, `succeeded`, `failed` or `stopped`.
     pub status: String,
     /// Why it failed.
     pub reason: Option<String>,
@@ -188,6 +232,16 @@ pub struct Summary {
     pub created_at: u64,
     /// When it ended.
     pub ended_at: Option<u64>,
+    /// The stage whose hosts have their turn, such as `canary` or `zone a`.
+    #[serde(default)]
+    pub stage: Option<String>,
+}
+
+impl Summary {
+    /// True if nothing more will happen.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "succeeded" | "failed" | "stopped")
+    }
 }
 
 /// A deployment with all that is known of it.
@@ -207,6 +261,9 @@ pub struct Report {
     pub order: String,
     /// Its deployment configuration.
     pub configuration: String,
+    /// How many of its hosts may be down at once.
+    #[serde(default)]
+    pub batch: usize,
     /// The operator's reason.
     pub comment: String,
     /// The label of the release that it goes back to if it fails.
@@ -222,7 +279,8 @@ pub struct Report {
 pub struct Target {
     /// Its name.
     pub host: String,
-    /// `pending`, `waiting`, `in progress`, `succeeded`, `failed` or `skipped`.
+    /// `pending`, `waiting`, `in progress`, `succeeded`, `failed`, `skipped`, `written off` or
+    /// `removed`.
     pub status: String,
     /// What it does just now, by its own record.
     pub doing: Option<String>,

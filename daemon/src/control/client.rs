@@ -96,6 +96,11 @@ impl Client {
         self.post("/v1/orders", whole(signed)).await
     }
 
+    /// Hands in the signed removal of a host.
+    pub async fn removal(&self, signed: Vec<u8>) -> Result<api::Accepted, ClientError> {
+        self.post("/v1/removals", whole(signed)).await
+    }
+
     /// Pushes a bundle, read as a stream.
     pub async fn push(
         &self,

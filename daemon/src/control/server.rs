@@ -129,6 +129,7 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/releases", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/groups", post(group))
         .route("/v1/orders", post(order))
+        .route("/v1/removals", post(removal))
         .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
         .with_state(engine);
     if let Err(error) = axum::serve(listener, router).await {
@@ -239,6 +240,11 @@ async fn group(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>
 async fn order(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
     let signed = Signed::from_bytes(&body).map_err(bad)?;
     submit(&engine, Entry::Order(signed)).await
+}
+
+async fn removal(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
+    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    submit(&engine, Entry::Remove(signed)).await
 }
 
 fn bad(error: groundswell_protocol::trust::Untrusted) -> Failed {

@@ -5,8 +5,8 @@ use groundswell_protocol::{
     ids::{DeploymentId, Digest, HostId},
     node::NotTaken,
     rollout::{
-        Creator, Deployment, DeploymentStatus, GroupView, HostView, Ledger, Target, TargetStatus,
-        Waiting,
+        Creator, Deployment, DeploymentStatus, GroupView, Hold, HostView, Ledger, Target,
+        TargetStatus, Waiting,
     },
 };
 use tokio::sync::oneshot;
@@ -34,7 +34,7 @@ impl Engine {
             Command::Fleet(reply) => drop(reply.send(self.fleet())),
             Command::Deployments(reply) => {
                 let ledger = self.node.ledger();
-                let all = ledger.deployments().into_iter().map(|d| summary(ledger, d)).collect();
+                let all = ledger.deployments().into_iter().map(|d| self.summary(d)).collect();
                 drop(reply.send(all));
             }
             Command::Report(id, reply) => drop(reply.send(self.report(id))),
@@ -56,14 +56,26 @@ impl Engine {
         releases.sort_by(|a, b| (&a.application, &a.label).cmp(&(&b.application, &b.label)));
         let mut slots: Vec<_> = ledger
             .slots()
-            .map(|slot| api::Slot {
-                token: slot.token,
-                host: name_of(ledger, slot.host),
-                deployment: slot.deployment.to_string(),
-                since: slot.since.0,
+            .map(|slot| {
+                let deployment = ledger.deployment(slot.deployment);
+                api::Slot {
+                    token: slot.token,
+                    host: name_of(ledger, slot.host),
+                    deployment: slot.deployment.to_string(),
+                    since: slot.since.0,
+                    group: deployment.map(|d| d.group.to_string()).unwrap_or_default(),
+                    silent_seconds: self.silence(slot.host),
+                    released: slot.released.map(|at| at.0),
+                }
             })
             .collect();
         slots.sort_by_key(|slot| slot.token);
+        let written_off = ledger.written_off().map(|write_off| api::WriteOff {
+            host: name_of(ledger, write_off.host),
+            token: write_off.token,
+            deployment: write_off.deployment.to_string(),
+            since: write_off.since.0,
+        });
         let voters = trust.genesis().voters.iter().map(|voter| api::Voter {
             name: voter.name.to_string(),
             leader: node.leader() == Some(voter.host),
@@ -89,22 +101,28 @@ impl Engine {
             groups: ledger.groups().map(|group| group_of(ledger, &group)).collect(),
             releases,
             slots,
+            written_off: written_off.collect(),
             voters: voters.collect(),
-            deployments: shown.map(|(_, deployment)| summary(ledger, deployment)).collect(),
+            deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }
+    }
+
+    /// Seconds since anything was heard of a host, if it is another one.
+    fn silence(&self, host: HostId) -> Option<u64> {
+        let ago = self.node.heard_ago(host).map(|ago| ago.as_secs());
+        if host == self.node.me() { Some(0) } else { ago }
     }
 
     fn host(&self, host: &HostView<'_>) -> api::Host {
         let node = &self.node;
         let record = node.view().get(host.host);
-        let heard = node.heard_ago(host.host).map(|ago| ago.as_secs());
         api::Host {
             id: host.host.to_string(),
             name: host.name.to_string(),
             labels: host.labels.to_string(),
             zone: host.zone.map(ToString::to_string),
             standing: standing(node.standing(host.host)),
-            heard_seconds_ago: if host.host == node.me() { Some(0) } else { heard },
+            heard_seconds_ago: self.silence(host.host),
             healthy: node.ledger().is_healthy(host.host) && !node.ledger().is_broken(host.host),
             connected: host.host == node.me() || node.is_connected(host.host),
             version: record.map(|record| record.version.clone()),
@@ -126,17 +144,69 @@ impl Engine {
         let release = ledger.release(deployment.release);
         Some(api::Report {
             version: api::VERSION,
-            summary: summary(ledger, deployment),
+            summary: self.summary(deployment),
             application: deployment.application.to_string(),
             release: deployment.release.to_string(),
             revision: release.map(|release| release.manifest.to_string()),
             order: deployment.order.to_string(),
             configuration: deployment.configuration.to_string(),
+            batch: deployment.size().saturating_sub(deployment.minimum()),
             comment: deployment.reason.clone(),
             fallback: deployment.fallback.and_then(|id| label_of(ledger, id)),
-            related: ledger.deployment(other).map(|other| other.id.to_string()),
+            related: ledger
+                .deployment(other)
+                .filter(|other| other.id != deployment.id)
+                .map(|other| other.id.to_string()),
             targets,
         })
+    }
+
+    fn summary(&self, deployment: &Deployment) -> api::Summary {
+        let count = |wanted: fn(&TargetStatus) -> bool| deployment.count(wanted);
+        let reason = match &deployment.status {
+            DeploymentStatus::Failed { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        let staged = deployment.stages.len() > 1 && !deployment.status.is_over();
+        let stage = deployment.present_stage().filter(|_| staged);
+        api::Summary {
+            id: deployment.id.to_string(),
+            group: deployment.group.to_string(),
+            label: deployment.label.to_string(),
+            creator: creator(deployment.creator).into(),
+            status: status_name(deployment).into(),
+            reason,
+            waiting: self.why_waiting(deployment),
+            succeeded: count(|status| *status == TargetStatus::Succeeded),
+            failed: count(|status| matches!(status, TargetStatus::Failed { .. })),
+            in_progress: count(|status| matches!(status, TargetStatus::InProgress { .. })),
+            hosts: deployment.targets.len(),
+            created_at: deployment.created_at.0,
+            ended_at: deployment.ended_at.map(|at| at.0),
+            stage: stage.map(|stage| stage.name.clone()),
+        }
+    }
+
+    /// What a deployment waits for, and which of those that hold slots are not heard of: they are who
+    /// somebody has to look after.
+    fn why_waiting(&self, deployment: &Deployment) -> Option<String> {
+        let ledger = self.node.ledger();
+        let waiting = ledger.why_waiting(deployment.id);
+        if waiting == Waiting::No {
+            return None;
+        }
+        let mut text = waiting.to_string();
+        if matches!(waiting, Waiting::Quota { .. }) {
+            for slot in ledger.slots() {
+                let silent = self.silence(slot.host).filter(|silent| *silent >= SILENT_SECONDS);
+                if let Some(silent) = silent.filter(|_| slot.deployment == deployment.id) {
+                    let name = name_of(ledger, slot.host);
+                    let silent = crate::cli::duration(silent);
+                    text.push_str(&format!("; {name} silent for {silent}"));
+                }
+            }
+        }
+        Some(text)
     }
 
     fn target(&self, host: HostId, target: &Target, deployment: &Deployment) -> api::Target {
@@ -216,6 +286,11 @@ fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
         sequence: view.head.0,
         head: view.head.1.to_string(),
         running: view.running.map(|id| id.to_string()),
+        queue: view.queue.iter().map(ToString::to_string).collect(),
+        catch_up: view.group.catch_up,
+        deploy_to_new_hosts: view.group.deploy_to_new_hosts,
+        automatic_rollback: view.group.automatic_rollback,
+        failure_budget: view.group.failure_budget,
     }
 }
 
@@ -264,10 +339,7 @@ fn doing(state: HostState) -> String {
 fn percent(status: &TargetStatus, state: Option<HostState>) -> u8 {
     use groundswell_protocol::execute::LifecycleEvent;
     match (status, state) {
-        (
-            TargetStatus::Succeeded | TargetStatus::Failed { .. } | TargetStatus::Skipped { .. },
-            _,
-        ) => 100,
+        (status, _) if status.is_over() => 100,
         (_, Some(HostState::Running { event, .. })) => {
             let events = LifecycleEvent::IN_PLACE;
             let done = events.iter().filter(|other| **other < event).count();
@@ -280,40 +352,25 @@ fn percent(status: &TargetStatus, state: Option<HostState>) -> u8 {
     }
 }
 
-fn summary(ledger: &Ledger, deployment: &Deployment) -> api::Summary {
-    let count = |wanted: fn(&TargetStatus) -> bool| deployment.count(wanted);
-    let reason = match &deployment.status {
-        DeploymentStatus::Failed { reason } => Some(reason.clone()),
-        _ => None,
-    };
-    let waiting = ledger.why_waiting(deployment.id);
-    api::Summary {
-        id: deployment.id.to_string(),
-        group: deployment.group.to_string(),
-        label: deployment.label.to_string(),
-        creator: match deployment.creator {
-            Creator::Operator => "operator".into(),
-            Creator::Rollback => "rollback".into(),
-        },
-        status: status_name(&deployment.status).into(),
-        reason,
-        waiting: (waiting != Waiting::No).then(|| waiting.to_string()),
-        succeeded: count(|status| *status == TargetStatus::Succeeded),
-        failed: count(|status| matches!(status, TargetStatus::Failed { .. })),
-        in_progress: count(|status| matches!(status, TargetStatus::InProgress { .. })),
-        hosts: deployment.targets.len(),
-        created_at: deployment.created_at.0,
-        ended_at: deployment.ended_at.map(|at| at.0),
+fn creator(creator: Creator) -> &'static str {
+    match creator {
+        Creator::Operator => "operator",
+        Creator::Rollback => "rollback",
+        Creator::CatchUp => "catch-up",
     }
 }
 
-fn status_name(status: &DeploymentStatus) -> &'static str {
-    match status {
-        DeploymentStatus::InProgress => "in progress",
-        DeploymentStatus::Stopping => "stopping",
-        DeploymentStatus::Succeeded => "succeeded",
-        DeploymentStatus::Failed { .. } => "failed",
-        DeploymentStatus::Stopped => "stopped",
+fn status_name(deployment: &Deployment) -> &'static str {
+    match (&deployment.status, deployment.hold) {
+        (DeploymentStatus::Queued, _) => "queued",
+        (DeploymentStatus::InProgress, _) if deployment.paused => "paused",
+        (DeploymentStatus::InProgress, None) => "in progress",
+        (DeploymentStatus::InProgress, Some(Hold::Canary)) => "paused",
+        (DeploymentStatus::InProgress, Some(Hold::Bake { .. })) => "baking",
+        (DeploymentStatus::Stopping, _) => "stopping",
+        (DeploymentStatus::Succeeded, _) => "succeeded",
+        (DeploymentStatus::Failed { .. }, _) => "failed",
+        (DeploymentStatus::Stopped, _) => "stopped",
     }
 }
 
@@ -325,6 +382,8 @@ fn target_status(status: &TargetStatus) -> &'static str {
         TargetStatus::Succeeded => "succeeded",
         TargetStatus::Failed { .. } => "failed",
         TargetStatus::Skipped { .. } => "skipped",
+        TargetStatus::WrittenOff => "written off",
+        TargetStatus::Removed => "removed",
     }
 }
 
@@ -337,3 +396,6 @@ fn standing(standing: Standing) -> String {
     };
     name.into()
 }
+
+/// A host that is well is heard of every second.
+const SILENT_SECONDS: u64 = 5;

@@ -434,8 +434,7 @@ impl Fleet {
         id: &str,
         patience: Duration,
     ) -> Result<Report, ScratchError> {
-        let over =
-            |report: &Report| !matches!(report.summary.status.as_str(), "in progress" | "stopping");
+        let over = |report: &Report| report.summary.is_over();
         self.wait_deployment(index, id, patience, over).await
     }
 

@@ -173,7 +173,7 @@ impl Node {
             return;
         }
         // What only the leader may say is not taken from anybody else.
-        let own = matches!(entry, Entry::Grant(_) | Entry::Health { .. });
+        let own = matches!(entry, Entry::Grant(_) | Entry::Health { .. } | Entry::Passed(_));
         if own && from.is_some() {
             return;
         }
@@ -319,7 +319,7 @@ impl Node {
         if let Err(refusal) = &outcome {
             self.note_refused(&stamped.entry, refusal);
         }
-        if matches!(stamped.entry, Entry::Admit(_)) {
+        if matches!(stamped.entry, Entry::Admit(_) | Entry::Remove(_)) {
             self.out.push(Output::Roster);
         }
         let refused = |refusal: Refusal| NotTaken::Refused(refusal.to_string());

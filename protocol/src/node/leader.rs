@@ -3,7 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, Output, submission_id};
-use crate::{consensus::Consensus, fleet::Standing, ids::HostId, rollout::Entry, time::Mono};
+use crate::{
+    consensus::Consensus,
+    fleet::Standing,
+    ids::HostId,
+    limits::RELEASE_HOLD_OFF,
+    rollout::{Entry, Passed},
+    time::Mono,
+};
 
 /// This host's time as leader.
 #[derive(Default)]
@@ -15,6 +22,8 @@ pub(super) struct Leadership {
     granted_at: u64,
     /// Since when a host that counts as unhealthy has looked well again.
     well_since: BTreeMap<HostId, Mono>,
+    /// Since when a slot that an operator has released is seen as held still.
+    released_since: BTreeMap<(HostId, u64), Mono>,
 }
 
 impl Node {
@@ -39,6 +48,7 @@ impl Node {
             return;
         }
         self.propose_health();
+        self.propose_passed();
         self.propose_grants();
     }
 
@@ -77,6 +87,27 @@ impl Node {
                 let entry = Entry::Health { host, healthy: looks_well };
                 self.propose_checked(submission_id(&entry), entry, None);
             }
+        }
+    }
+
+    /// Tells the ledger what time has passed that it waits for.
+    ///
+    /// Bake times and deadlines go by the wall clock, and so outlast a leader. The hold-off of a slot
+    /// keeps a host from acting beside the one that gets it next: it goes by this host's clock that
+    /// only counts up, from when this host saw the order applied as leader, so it is never too short.
+    fn propose_passed(&mut self) {
+        let mut passed = self.ledger.due(self.wall);
+        let held = self.ledger.hold_offs();
+        self.leadership.released_since.retain(|slot, _| held.contains(slot));
+        for (host, token) in held {
+            let since = *self.leadership.released_since.entry((host, token)).or_insert(self.now);
+            if self.now.since(since) >= RELEASE_HOLD_OFF {
+                passed.push(Passed::HoldOff { host, token });
+            }
+        }
+        for passed in passed {
+            let entry = Entry::Passed(passed);
+            self.propose_checked(submission_id(&entry), entry, None);
         }
     }
 

@@ -213,7 +213,8 @@ pub struct Node {
     /// Receipts for this host's certificate, by voter.
     admissions: BTreeMap<HostId, Signed<crate::trust::Receipt>>,
     /// Stops by the deploy orders that they name, known with or without the ledger.
-    stopped: BTreeMap<Digest, Signed<Order>>,
+    /// With true, the stop lets hosts go back under the order.
+    stopped: BTreeMap<(Digest, bool), Signed<Order>>,
     out: Vec<Output>,
     next_digest_at: Mono,
     next_admission_at: Mono,
@@ -311,6 +312,7 @@ impl Node {
         self.tend_feed();
         self.tend_snapshot();
         self.lead();
+        self.drop_removed();
         if self.now >= self.next_digest_at {
             self.next_digest_at = self.now + RECONCILE_EVERY;
             if let Some(peer) = self.links.any() {
@@ -323,7 +325,20 @@ impl Node {
         }
     }
 
+    /// Tells hosts nothing more that were removed. They have had a moment to hear of it.
+    fn drop_removed(&mut self) {
+        let removed: Vec<_> =
+            self.links.up().filter(|peer| self.ledger.is_removed(*peer)).collect();
+        for peer in removed {
+            self.link_down(peer);
+        }
+    }
+
     fn message(&mut self, from: HostId, message: Message) {
+        // Its connection may outlive its membership.
+        if self.ledger.is_removed(from) {
+            return;
+        }
         self.detector.hear(self.now, from);
         match message {
             Message::Heartbeat => {}
@@ -434,11 +449,10 @@ impl Node {
     /// does the flood.
     fn stop(&mut self, stop: Signed<Order>, from: Option<HostId>) {
         let Ok(verified) = self.trust.order(&stop) else { return };
-        let crate::trust::Action::Stop { order, rollback: false } = verified.content().action
-        else {
+        let crate::trust::Action::Stop { order, rollback } = verified.content().action else {
             return;
         };
-        if self.stopped.insert(order, stop.clone()).is_some() {
+        if self.stopped.insert((order, rollback), stop.clone()).is_some() {
             return;
         }
         let group = verified.content().group.clone();
@@ -448,6 +462,13 @@ impl Node {
         for peer in self.links.up().filter(|peer| Some(*peer) != from).collect::<Vec<_>>() {
             self.send(peer, Message::Stop(stop.clone()));
         }
+    }
+
+    /// The stop that is known here, in the ledger or not, and keeps this host from beginning for an
+    /// order: with `goes_back`, from going to its fallback.
+    fn heeded(&self, order: Digest, goes_back: bool) -> Option<&Signed<Order>> {
+        let partly = || self.stopped.get(&(order, true)).filter(|_| !goes_back);
+        self.stopped.get(&(order, false)).or_else(partly)
     }
 
     /// Somebody on this host hands something in and waits for the answer.

@@ -12,7 +12,7 @@ use crate::{
     fleet::{GroupStatus, HostState},
     ids::{Digest, GroupName, HostId, Nonce},
     limits::RECEIPT_AGE_MAX,
-    rollout::{Assignment, Entry},
+    rollout::{Assignment, Entry, SlotView},
     time::Mono,
     trust::{
         Done, MemberRefused, Order, Outcome, Receipt, Signed, Subject, Verified, Want, fit_text,
@@ -208,14 +208,14 @@ impl Node {
         if let Some(activation) = report.and_then(|report| report.activation.as_ref()) {
             return self.step_active(assignment, report, activation);
         }
-        let held = assignment.slot.as_ref().map(|slot| (slot.token, slot.order, slot.release));
-        if let Some((token, order, release)) = held {
-            return self.step_granted(assignment, report, token, order, release);
+        if let Some(slot) = &assignment.slot {
+            return self.step_granted(assignment, report, slot);
         }
         let broken = self.ledger.is_broken_in(&assignment.group, self.me);
         let rest = if broken { HostState::Failed } else { HostState::Idle };
         let Some(deployment) = &assignment.deployment else { return rest };
-        if deployment.stopped || self.stopped.contains_key(&deployment.order) {
+        let heeded = self.heeded(deployment.order, deployment.goes_back);
+        if deployment.stopped || heeded.is_some() {
             return rest;
         }
         self.step_waiting(assignment, report, deployment.order, deployment.release)
@@ -233,6 +233,10 @@ impl Node {
         match phase {
             Phase::Running { event, restoring } => {
                 HostState::Running { event: *event, restoring: *restoring }
+            }
+            Phase::Interrupted { .. } if self.is_released(group, *token) => {
+                self.heed_release(group, report, *token);
+                HostState::Failed
             }
             // The slot went away meanwhile: the host was removed and came back, or an operator took it.
             Phase::Interrupted { .. } if self.is_not_held(*token) => {
@@ -287,18 +291,51 @@ impl Node {
         }
     }
 
+    /// True if an operator has released a slot of this host: nobody vouches for it any more.
+    fn is_released(&self, group: &GroupName, token: u64) -> bool {
+        let held = self.ledger.slot_of(self.me).filter(|slot| slot.token == token);
+        let gone = self.ledger.applied_index() >= token;
+        held.map_or(gone, |slot| slot.released.is_some())
+            && self.ledger.release_of_slot(group, token).is_some()
+    }
+
+    /// Tells the executor that it must not act on a slot any more; true once it says that it never
+    /// will.
+    fn heed_release(
+        &mut self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        token: u64,
+    ) -> bool {
+        if report.is_some_and(|report| report.released.contains(&token)) {
+            return true;
+        }
+        if let Some(release) = self.ledger.release_of_slot(group, token).cloned() {
+            let (group, kind) = (group.clone(), AskedKind::Stop);
+            let asked = Asked { group, order: Digest::ZERO, release: Digest::ZERO, kind };
+            self.ask_executor(asked, Request::Stop(release));
+        }
+        false
+    }
+
     /// The ledger gave this host a slot that the executor has not used yet.
     fn step_granted(
         &mut self,
         assignment: &Assignment,
         report: Option<&GroupReport>,
-        token: u64,
-        order: Digest,
-        release: Digest,
+        slot: &SlotView,
     ) -> HostState {
         let group = &assignment.group;
-        if let Some(stop) = self.stop_of(assignment, order) {
-            self.step_stopped(group, report, token, order, stop);
+        let SlotView { token, order, release, .. } = *slot;
+        if slot.released.is_some() {
+            if self.heed_release(group, report, token) {
+                let reason = "an operator released the slot before it was used".into();
+                self.give_back(group, token, Outcome::Declined { reason });
+            }
+            return HostState::Waiting;
+        }
+        if let Some(stop) = self.stop_of(assignment, slot) {
+            self.step_stopped(group, report, slot, stop);
             return HostState::Waiting;
         }
         let refusals = self.rollouts.groups.get(group).and_then(|rollout| rollout.refused.clone());
@@ -328,12 +365,14 @@ impl Node {
     }
 
     /// The stop of an order, as far as one is known here: by itself, or in the ledger.
-    fn stop_of(&self, assignment: &Assignment, order: Digest) -> Option<Signed<Order>> {
-        if let Some(stop) = self.stopped.get(&order) {
+    fn stop_of(&self, assignment: &Assignment, slot: &SlotView) -> Option<Signed<Order>> {
+        let SlotView { order, goes_back, .. } = *slot;
+        if let Some(stop) = self.heeded(order, goes_back) {
             return Some(stop.clone());
         }
         let stopped = assignment.deployment.as_ref().filter(|part| part.order == order)?.stopped;
-        stopped.then(|| self.ledger.stop_of(&assignment.group, order).cloned()).flatten()
+        let find = || self.ledger.stop_of(&assignment.group, order, goes_back).cloned();
+        stopped.then(find).flatten()
     }
 
     /// A stop came while this host holds a slot that the executor does not use, as far as is known:
@@ -342,11 +381,11 @@ impl Node {
         &mut self,
         group: &GroupName,
         report: Option<&GroupReport>,
-        token: u64,
-        order: Digest,
+        slot: &SlotView,
         stop: Signed<Order>,
     ) {
-        if report.is_some_and(|report| report.stopped.contains(&order)) {
+        let SlotView { token, order, goes_back, .. } = *slot;
+        if report.is_some_and(|report| report.is_stopped(order, goes_back)) {
             let reason = "stopped before it began".into();
             self.give_back(group, token, Outcome::Declined { reason });
             return;

@@ -9,7 +9,9 @@ use std::{
 use super::*;
 use crate::{
     consensus::HardState,
-    execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
+    execute::{
+        ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response, Stopped,
+    },
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
@@ -444,6 +446,7 @@ impl FakeExecutor {
                     current: None,
                     staged: Vec::new(),
                     stopped: Vec::new(),
+                    released: Vec::new(),
                     activation: None,
                 });
                 self.report.groups.len() - 1
@@ -456,7 +459,7 @@ impl FakeExecutor {
                 group.staged.push(asked.release);
             }
             Request::Prepare { .. } => return Response::Prepared { nonce: Nonce([7; 16]) },
-            Request::Activate { .. } if group.stopped.contains(&asked.order) => {
+            Request::Activate { .. } if group.is_stopped(asked.order, false) => {
                 return Response::Refused { reason: "the order was stopped".into() };
             }
             Request::Activate { token, receipts, .. } => {
@@ -473,7 +476,13 @@ impl FakeExecutor {
                 self.ends_at = Some(now + std::time::Duration::from_secs(1));
             }
             Request::Returned { .. } => group.activation = None,
-            Request::Stop(_) => group.stopped.push(asked.order),
+            Request::Stop(stop) => match trust.order(&stop).unwrap().content().action {
+                Action::Stop { order, rollback } => {
+                    group.stopped.push(Stopped { order, rollback });
+                }
+                Action::ReleaseSlot { token, .. } => group.released.push(token),
+                _ => panic!("nothing to heed"),
+            },
             Request::Report { .. } => {}
         }
         Response::Accepted

@@ -1,10 +1,10 @@
-//! One run of a deploy order over the hosts of a group.
+//! One run of an order over the hosts of a group.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::configuration::DeploymentConfiguration;
+use super::{configuration::DeploymentConfiguration, stages::Stage};
 use crate::{
     execute::LifecycleEvent,
     ids::{ApplicationName, DeploymentId, Digest, GroupName, HostId, ReleaseLabel},
@@ -17,7 +17,7 @@ use crate::{
 pub struct Deployment {
     /// Its name.
     pub id: DeploymentId,
-    /// The deploy order that started it, or that the deployment followed which this one undoes.
+    /// The order that started it, or that the deployment followed which this one undoes or completes.
     pub order: Digest,
     /// The group.
     pub group: GroupName,
@@ -35,13 +35,33 @@ pub struct Deployment {
     pub reason: String,
     /// The configuration in force.
     pub configuration: DeploymentConfiguration,
+    /// More failed hosts than this end it. None leaves that to the floor.
+    pub failure_budget: Option<u32>,
     /// The release to go back to on failure.
     pub fallback: Option<Digest>,
     /// The group as the order named it.
     pub group_document: Signed<Group>,
+    /// After this time it does not begin any more.
+    pub not_after: Option<UnixSeconds>,
+    /// The release is the fallback of the order.
+    pub goes_back: bool,
+    /// Whom it is for.
+    pub scope: Scope,
     /// How far it is.
     pub status: DeploymentStatus,
-    /// When it began.
+    /// An operator has paused it.
+    pub paused: bool,
+    /// Hosts that took the release are brought back when it has stopped.
+    pub rolls_back_when_stopped: bool,
+    /// Its deadline has passed.
+    pub overdue: bool,
+    /// What it waits for between two stages.
+    pub hold: Option<Hold>,
+    /// The stage whose hosts have their turn.
+    pub stage: u32,
+    /// All stages.
+    pub stages: Vec<Stage>,
+    /// When it was ordered, and once it has begun, when it began.
     pub created_at: UnixSeconds,
     /// When it ended.
     pub ended_at: Option<UnixSeconds>,
@@ -56,13 +76,30 @@ pub struct Deployment {
 pub enum Creator {
     /// An operator's order.
     Operator,
-    /// The failure of the deployment of the same order.
+    /// An operator's order to roll back, or the failure of the deployment of the same order.
     Rollback,
+    /// The return of hosts that were away, or the arrival of new ones.
+    CatchUp,
+}
+
+/// Whom a deployment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// Every host of the group.
+    All,
+    /// Hosts that do not run the release.
+    Outdated,
+    /// Hosts that run another release, or have none that works.
+    Strayed,
+    /// Those that were found when it began.
+    Some,
 }
 
 /// How far a deployment is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeploymentStatus {
+    /// Waits until the deployments of the group before it are over.
+    Queued,
     /// Hosts are being brought to the release.
     InProgress,
     /// A stop was ordered; hosts in the middle of their lifecycle end it.
@@ -81,8 +118,20 @@ pub enum DeploymentStatus {
 impl DeploymentStatus {
     /// True if nothing more will happen.
     pub fn is_over(&self) -> bool {
-        !matches!(self, Self::InProgress | Self::Stopping)
+        !matches!(self, Self::Queued | Self::InProgress | Self::Stopping)
     }
+}
+
+/// What a deployment waits for between two stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// An operator looks at the canary and lets the deployment go on.
+    Canary,
+    /// Time, by the stamps of entries that the leader proposes.
+    Bake {
+        /// When it is over.
+        until: UnixSeconds,
+    },
 }
 
 /// One host of a deployment.
@@ -90,6 +139,8 @@ impl DeploymentStatus {
 pub struct Target {
     /// How far the host is.
     pub status: TargetStatus,
+    /// The stage in which it has its turn.
+    pub stage: u32,
     /// When it got its slot.
     pub started_at: Option<UnixSeconds>,
     /// When it gave it back.
@@ -130,19 +181,45 @@ pub enum TargetStatus {
         /// Why.
         reason: String,
     },
+    /// An operator wrote the host off while it held a slot.
+    WrittenOff,
+    /// The host belongs to the fleet no more.
+    Removed,
 }
 
 impl TargetStatus {
     /// True if the host's part is over.
     pub fn is_over(&self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Skipped { .. })
+        !matches!(self, Self::Pending | Self::Waiting | Self::InProgress { .. })
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::InProgress { .. })
+    }
+}
+
+impl Target {
+    pub(super) fn pending(stage: u32) -> Self {
+        Self { status: TargetStatus::Pending, stage, started_at: None, ended_at: None }
     }
 }
 
 impl Deployment {
-    /// How many hosts must stay healthy.
+    /// How many hosts it is about: those that were written off or removed are nobody's any more.
+    pub fn size(&self) -> usize {
+        self.count(|status| !matches!(status, TargetStatus::WrittenOff | TargetStatus::Removed))
+    }
+
+    /// How many of its hosts must stay healthy. One that is not for the whole group may be for fewer
+    /// hosts than the floor; then the group's quota alone decides how many go at once.
     pub fn minimum(&self) -> usize {
-        self.configuration.minimum_healthy.minimum(self.targets.len())
+        let hosts = self.size();
+        let minimum = self.configuration.minimum_healthy.minimum(hosts);
+        if self.scope != Scope::All && minimum >= hosts { 0 } else { minimum }
     }
 
     /// Hosts whose status is `wanted`.
@@ -153,39 +230,120 @@ impl Deployment {
     /// How many more hosts may be taken before too few are left that have not failed: CodeDeploy's
     /// rule that healthy hosts which nobody works on never fall below the minimum.
     pub fn capacity(&self) -> usize {
-        let failed = self.count(|status| matches!(status, TargetStatus::Failed { .. }));
-        let busy = self.count(|status| matches!(status, TargetStatus::InProgress { .. }));
-        self.targets.len().saturating_sub(failed + busy).saturating_sub(self.minimum())
+        let failed = self.count(TargetStatus::is_failed);
+        let busy = self.count(TargetStatus::is_busy);
+        self.size().saturating_sub(failed + busy).saturating_sub(self.minimum())
     }
 
-    /// What the targets amount to, if it is over.
-    pub fn verdict(&self) -> Option<DeploymentStatus> {
-        let busy = self.count(|status| matches!(status, TargetStatus::InProgress { .. }));
-        if busy > 0 || self.status.is_over() {
+    /// True if it only brings hosts to what the others run already.
+    pub fn is_catch_up(&self) -> bool {
+        self.creator == Creator::CatchUp
+    }
+
+    /// When it fails if it is not over by then.
+    pub(super) fn deadline(&self) -> Option<UnixSeconds> {
+        let seconds = self.configuration.deployment_deadline_seconds?;
+        Some(UnixSeconds(self.created_at.0.saturating_add(seconds.into())))
+    }
+
+    /// The stage whose hosts have their turn.
+    pub fn present_stage(&self) -> Option<&Stage> {
+        self.stages.get(usize::try_from(self.stage).ok()?)
+    }
+
+    /// True if the next stage may follow: there is one, and nobody is left in those up to here who can
+    /// be reached. A canary of which nothing is heard says nothing.
+    pub(super) fn stage_is_done(&self, is_away: impl Fn(HostId) -> bool) -> bool {
+        let last = usize::try_from(self.stage).unwrap_or(usize::MAX) + 1 >= self.stages.len();
+        let begun = self.targets.iter().filter(|(_, target)| target.stage <= self.stage);
+        let done = begun.clone().all(|(host, target)| {
+            target.status.is_over() || (!target.status.is_busy() && is_away(*host))
+        });
+        let mut present = begun.filter(|(_, target)| target.stage == self.stage);
+        let canary = self.present_stage().is_some_and(|stage| stage.is_canary);
+        let spoken = !canary || present.any(|(_, t)| t.status == TargetStatus::Succeeded);
+        !last && done && spoken
+    }
+
+    /// True if an operator can let it go on: it is paused, it waits between two stages, or its canary
+    /// keeps silent.
+    pub(super) fn waits_for_operator(&self) -> bool {
+        let running = self.status == DeploymentStatus::InProgress;
+        let last = usize::try_from(self.stage).unwrap_or(usize::MAX) + 1 >= self.stages.len();
+        let canary = self.present_stage().is_some_and(|stage| stage.is_canary);
+        let present = self.targets.values().filter(|target| target.stage == self.stage);
+        let silent = canary && !last && present.clone().all(|target| !target.status.is_busy());
+        self.paused || (running && (self.hold.is_some() || silent))
+    }
+
+    /// True if hosts of the present stage may get slots.
+    pub fn is_granting(&self) -> bool {
+        self.status == DeploymentStatus::InProgress
+            && !self.paused
+            && self.hold.is_none()
+            && self.why_ending().is_none()
+    }
+
+    /// Why no more hosts are taken, though some may be left and the floor would allow it.
+    pub fn why_ending(&self) -> Option<String> {
+        let failed = self.count(TargetStatus::is_failed);
+        if self.overdue {
+            let seconds = self.configuration.deployment_deadline_seconds.unwrap_or(0);
+            return Some(format!("DEADLINE: it was not done within {seconds} seconds"));
+        }
+        let in_canary = |target: &&Target| {
+            let stage = self.stages.get(usize::try_from(target.stage).unwrap_or(usize::MAX));
+            stage.is_some_and(|stage| stage.is_canary) && target.status.is_failed()
+        };
+        if self.targets.values().any(|target| in_canary(&target)) {
+            return Some(
+                "CANARY_FAILED: a host of the canary failed, the others were spared".into(),
+            );
+        }
+        let budget = self.failure_budget?;
+        (failed > usize::try_from(budget).unwrap_or(usize::MAX)).then(|| {
+            format!("FAILURE_BUDGET: {failed} hosts failed, where the group allows {budget}")
+        })
+    }
+
+    /// What the targets amount to, if it is over. `is_away` tells hosts that cannot be reached.
+    pub fn verdict(&self, is_away: impl Fn(HostId) -> bool) -> Option<DeploymentStatus> {
+        let queued = self.status == DeploymentStatus::Queued;
+        if self.status.is_over() || queued || self.count(TargetStatus::is_busy) > 0 {
             return None;
         }
         if self.status == DeploymentStatus::Stopping {
             return Some(DeploymentStatus::Stopped);
         }
-        let remaining = self.count(|status| !status.is_over());
-        let failed = self.count(|status| matches!(status, TargetStatus::Failed { .. }));
-        if remaining > 0 {
+        if let Some(reason) = self.why_ending() {
+            return Some(DeploymentStatus::Failed { reason });
+        }
+        let failed = self.count(TargetStatus::is_failed);
+        // A host that declined is as little on the release as one that failed.
+        let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
+        let enough = succeeded >= self.minimum().max(1);
+        let mut remaining = self.targets.iter().filter(|(_, target)| !target.status.is_over());
+        if remaining.clone().next().is_some() {
+            // A deployment does not wait for hosts that are away if it succeeds without them; they
+            // catch up. If it does not, they may be what it takes, so it is not failed for them.
+            let waits = self.paused || self.hold.is_some();
+            if enough && !waits && remaining.all(|(host, _)| is_away(*host)) {
+                return Some(DeploymentStatus::Succeeded);
+            }
             return (self.capacity() == 0).then(|| DeploymentStatus::Failed {
                 reason: format!(
                     "HEALTH_CONSTRAINTS: {failed} of {} hosts failed and {} must stay healthy",
-                    self.targets.len(),
+                    self.size(),
                     self.minimum()
                 ),
             });
         }
-        // A host that declined is as little on the release as one that failed.
-        let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
-        if succeeded >= self.minimum().max(1) {
+        if enough {
             return Some(DeploymentStatus::Succeeded);
         }
         let reason = format!(
             "HEALTH_CONSTRAINTS: {succeeded} of {} hosts took the release, {failed} failed",
-            self.targets.len()
+            self.size()
         );
         Some(DeploymentStatus::Failed { reason })
     }

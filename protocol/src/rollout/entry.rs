@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cbor::{self, DecodeError},
-    ids::{Digest, HashDomain, HostId},
+    ids::{DeploymentId, Digest, HashDomain, HostId},
     limits::ENTRY_BYTES_MAX,
     time::UnixSeconds,
-    trust::{Done, Group, MemberCert, Order, Release, Signed, Want},
+    trust::{Done, Group, MemberCert, Order, Release, Removal, Signed, Want},
 };
 
 /// One entry of the ledger, with the evidence by which each host judges it.
@@ -15,6 +15,8 @@ use crate::{
 pub enum Entry {
     /// A host belongs to the fleet.
     Admit(Box<MemberCert>),
+    /// A host belongs to the fleet no more.
+    Remove(Signed<Removal>),
     /// A group is set up or changed.
     Group(Signed<Group>),
     /// A release may run.
@@ -33,6 +35,32 @@ pub enum Entry {
         host: HostId,
         /// True if it counts as healthy from now on.
         healthy: bool,
+    },
+    /// Time has passed that was waited for. Proposed by the leader alone.
+    Passed(Passed),
+}
+
+/// Time that was waited for, by the leader's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Passed {
+    /// A deployment has baked after a stage.
+    Bake {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The stage.
+        stage: u32,
+    },
+    /// A deployment has taken longer than it may.
+    Deadline {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// The hold-off is over after which a slot is free that an operator ordered to be released.
+    HoldOff {
+        /// The holder.
+        host: HostId,
+        /// The slot.
+        token: u64,
     },
 }
 

@@ -3,19 +3,28 @@
 //! The [`Ledger`] is the replicated state: every host applies the same entries in the same order
 //! and comes to the same answer. Entries carry their evidence, and each applier checks it again.
 
+mod applying;
+mod choosing;
 mod configuration;
 mod deployment;
 mod entry;
+mod invariants;
+mod judging;
 mod ledger;
+mod ordering;
+mod quotas;
 mod refusal;
+mod settling;
+mod stages;
 mod views;
 
 pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones};
-pub use deployment::{Creator, Deployment, DeploymentStatus, Target, TargetStatus};
-pub use entry::{Entry, Grant, Stamped};
+pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target, TargetStatus};
+pub use entry::{Entry, Grant, Passed, Stamped};
 pub use ledger::{Effect, Ledger};
 pub use refusal::Refusal;
-pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting};
+pub use stages::Stage;
+pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting, WriteOffView};
 
 #[cfg(test)]
 mod tests;

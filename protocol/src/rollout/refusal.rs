@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostName, ReleaseLabel},
-    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
+    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX},
     time::UnixSeconds,
     trust::{MemberRefused, Untrusted},
 };
@@ -132,14 +132,75 @@ pub enum Refusal {
         hosts: usize,
     },
     /// A group deploys one release at a time.
-    #[error("deployment {0} of this group is still running: wait for it or stop it")]
+    #[error(
+        "deployment {0} of this group is still running: wait for it, stop it, or deploy with --queue"
+    )]
     DeploymentRunning(DeploymentId),
     /// The stop names no deploy order of the group.
     #[error("order {0} is no deploy order of this group")]
     NothingToStop(String),
-    /// Signed and well formed, and more than this version can do.
-    #[error("{0} is not supported by this version yet: leave it out, or update the fleet first")]
-    NotYet(&'static str),
+    /// As many deployments of the group wait as may.
+    #[error("{QUEUED_DEPLOYMENTS_MAX} deployments of group {group} wait already: stop one first")]
+    QueueFull {
+        /// The group.
+        group: GroupName,
+    },
+    /// Every host runs the release.
+    #[error("no host of group {0} runs another release: there is nothing to do")]
+    NothingOutdated(GroupName),
+    /// The order's deployment is over, or the order started none.
+    #[error("no deployment of order {0} runs or waits in this group: see `swell deployments`")]
+    NotRunning(String),
+    /// It is too late to stop it and go back.
+    #[error("the deployment of order {0} is over: go back with `swell rollback`")]
+    OverAlready(String),
+    /// There is nothing to go back to.
+    #[error(
+        "the order of {0} names no release to go back to: stop it without --rollback, then use \
+         `swell rollback`"
+    )]
+    NoFallback(DeploymentId),
+    /// Paused or stopping already.
+    #[error("deployment {0} is paused or stopping already")]
+    NothingToPause(DeploymentId),
+    /// It is not waiting for anybody.
+    #[error("deployment {0} is neither paused nor waiting between two stages")]
+    NothingToResume(DeploymentId),
+    /// The slot has been given back, or was never granted.
+    #[error("slot {0} is not held in this group: see `swell slots`")]
+    NoSuchSlot(u64),
+    /// It is on its way.
+    #[error("slot {0} is being released already: it is free after the hold-off")]
+    ReleasedAlready(u64),
+    /// A removed key is out for good.
+    #[error("the key of {name} was removed from the fleet: make a new key on the machine to join")]
+    Removed {
+        /// The name in its certificate.
+        name: HostName,
+    },
+    /// A voter cannot be removed yet.
+    #[error("{name} is a voter and cannot be removed: no other host can take its place yet")]
+    IsVoter {
+        /// The host.
+        name: HostName,
+    },
+    /// Its stage has not begun, or the deployment is paused, waits or ends.
+    #[error(
+        "deployment {0} grants the host no slot now: it is paused, waits, or has other hosts first"
+    )]
+    NotItsTurn(DeploymentId),
+    /// A slot now would take too many hosts of a zone down.
+    #[error("zone {zone} of group {group} has {down} of {quota} hosts down already")]
+    ZoneFull {
+        /// The group that says no.
+        group: GroupName,
+        /// The zone, or `none`.
+        zone: String,
+        /// Hosts that are down in it.
+        down: usize,
+        /// How many may be.
+        quota: usize,
+    },
     /// The host has no part in a running deployment of that order and release.
     #[error("the host has no part in a running deployment of that order")]
     NoPart,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    deployment::{Deployment, DeploymentStatus, TargetStatus},
+    deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
     ledger::{GroupState, Ledger, Slot},
 };
 use crate::{
@@ -48,6 +48,8 @@ pub struct GroupView<'a> {
     pub head: (u64, Digest),
     /// The deployment that runs.
     pub running: Option<DeploymentId>,
+    /// Those that wait for their turn.
+    pub queue: Vec<DeploymentId>,
 }
 
 /// A slot that is held, for tables.
@@ -63,7 +65,24 @@ pub struct SlotView {
     pub order: Digest,
     /// To run which release.
     pub release: Digest,
+    /// The release is the fallback of the order.
+    pub goes_back: bool,
     /// Since when.
+    pub since: UnixSeconds,
+    /// When an operator's order came to release it; it is free after a hold-off.
+    pub released: Option<UnixSeconds>,
+}
+
+/// A host that was written off, for tables.
+#[derive(Clone, Debug)]
+pub struct WriteOffView {
+    /// The host.
+    pub host: HostId,
+    /// The slot that it held.
+    pub token: u64,
+    /// For which deployment.
+    pub deployment: DeploymentId,
+    /// Since when it is written off.
     pub since: UnixSeconds,
 }
 
@@ -89,6 +108,8 @@ pub struct Part {
     pub order: Digest,
     /// The release to run.
     pub release: Digest,
+    /// The release is the fallback of the order.
+    pub goes_back: bool,
     /// True once the host has asked for a slot.
     pub wanted: bool,
     /// True if nothing may begin any more.
@@ -100,6 +121,22 @@ pub struct Part {
 pub enum Waiting {
     /// It is over, or something can be granted.
     No,
+    /// It was not given its turn yet.
+    Queued {
+        /// The deployment that runs.
+        behind: Option<DeploymentId>,
+    },
+    /// An operator has paused it.
+    Paused,
+    /// An operator is to look at the canary.
+    Canary,
+    /// It bakes after a stage.
+    Baking {
+        /// The stage.
+        after: String,
+        /// Until when.
+        until: UnixSeconds,
+    },
     /// Hosts are still fetching.
     Staging {
         /// How many.
@@ -120,6 +157,13 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::No => f.write_str("moving"),
+            Self::Queued { behind: Some(behind) } => write!(f, "waits for {behind} to be over"),
+            Self::Queued { behind: None } => f.write_str("waits for its turn"),
+            Self::Paused => f.write_str("paused: go on with `swell resume`"),
+            Self::Canary => f.write_str(
+                "the canary runs it: go on with `swell resume`, or back with `swell stop --rollback`",
+            ),
+            Self::Baking { after, until } => write!(f, "bakes after {after} until {until}"),
             Self::Staging { hosts } => write!(f, "{hosts} hosts are fetching the revision"),
             Self::Quota { quota, holders, unhealthy } => {
                 let held = holders.len();
@@ -191,6 +235,7 @@ impl Ledger {
             last_good: group.last_good,
             head: (group.sequence, group.head),
             running: group.running,
+            queue: group.queue.clone(),
         }
     }
 
@@ -250,12 +295,27 @@ impl Ledger {
 
     /// The slots that are held.
     pub fn slots(&self) -> impl Iterator<Item = SlotView> {
-        self.state.slots.iter().map(|(host, slot)| view(*host, slot))
+        self.state.slots.iter().map(|(host, slot)| self.slot_view(*host, slot))
+    }
+
+    /// Hosts that an operator wrote off and that were not heard of since.
+    pub fn written_off(&self) -> impl Iterator<Item = WriteOffView> {
+        self.state.written_off.iter().map(|(host, write_off)| WriteOffView {
+            host: *host,
+            token: write_off.token,
+            deployment: write_off.deployment,
+            since: write_off.at,
+        })
+    }
+
+    /// True if the key was removed from the fleet.
+    pub fn is_removed(&self, host: HostId) -> bool {
+        self.state.removed.contains(&host)
     }
 
     /// The slot that a host holds.
     pub fn slot_of(&self, host: HostId) -> Option<SlotView> {
-        self.state.slots.get(&host).map(|slot| view(host, slot))
+        self.state.slots.get(&host).map(|slot| self.slot_view(host, slot))
     }
 
     /// What a host has to do: in the groups that it is in, and in those that it has left but whose
@@ -280,6 +340,7 @@ impl Ledger {
             (!target.status.is_over()).then(|| Part {
                 order: deployment.order,
                 release: deployment.release,
+                goes_back: deployment.goes_back,
                 wanted: target.status != TargetStatus::Pending,
                 stopped: deployment.status == DeploymentStatus::Stopping,
             })
@@ -293,20 +354,45 @@ impl Ledger {
             application: group.group.application.clone(),
             minimum_healthy_seconds: group.group.minimum_healthy_seconds,
             deployment: part,
-            slot: slot.map(|slot| view(host, slot)),
+            slot: slot.map(|slot| self.slot_view(host, slot)),
         }
     }
 
-    /// The stop that names a deploy order of a group.
-    pub fn stop_of(&self, group: &GroupName, order: Digest) -> Option<&Signed<Order>> {
+    /// The stop that keeps a host from beginning for an order: with `goes_back`, from going to its
+    /// fallback.
+    pub fn stop_of(
+        &self,
+        group: &GroupName,
+        order: Digest,
+        goes_back: bool,
+    ) -> Option<&Signed<Order>> {
+        self.find_order(group, |action| match action {
+            Action::Stop { order: stopped, rollback } => {
+                *stopped == order && !(*rollback && goes_back)
+            }
+            _ => false,
+        })
+    }
+
+    /// The order by which an operator has released a slot.
+    pub fn release_of_slot(&self, group: &GroupName, token: u64) -> Option<&Signed<Order>> {
+        self.find_order(
+            group,
+            |action| matches!(action, Action::ReleaseSlot { token: t, .. } if *t == token),
+        )
+    }
+
+    /// The newest order of a group whose action is `wanted`.
+    fn find_order(
+        &self,
+        group: &GroupName,
+        wanted: impl Fn(&Action) -> bool,
+    ) -> Option<&Signed<Order>> {
         // They were verified when they were applied.
-        let names = |stop: &&Signed<Order>| {
-            let stop = self.trust().order(stop);
-            stop.is_ok_and(
-                |stop| matches!(stop.content().action, Action::Stop { order: o, .. } if o == order),
-            )
+        let is_wanted = |order: &&Signed<Order>| {
+            self.trust().order(order).is_ok_and(|order| wanted(&order.content().action))
         };
-        self.state.groups.get(group)?.orders.iter().rev().find(names)
+        self.state.groups.get(group)?.orders.iter().rev().find(is_wanted)
     }
 
     /// All that an executor needs to judge an order, from the order after `after` on.
@@ -332,7 +418,10 @@ impl Ledger {
 
     /// What a voter vouches for about a slot: the holder, the subject, and the entry's hash.
     pub fn receipt_subject(&self, token: u64, nonce: Nonce) -> Option<(HostId, Subject, Digest)> {
-        let (host, slot) = self.state.slots.iter().find(|(_, slot)| slot.token == token)?;
+        // For a slot that is on its way to be free no voter vouches any more: what receipts there are
+        // grow old during the hold-off.
+        let held = |slot: &Slot| slot.token == token && slot.released.is_none();
+        let (host, slot) = self.state.slots.iter().find(|(_, slot)| held(slot))?;
         let (order, release) = (slot.grant.order, slot.grant.release);
         Some((*host, Subject::Slot { host: *host, nonce, order, release }, slot.entry))
     }
@@ -347,8 +436,23 @@ impl Ledger {
     pub fn why_waiting(&self, id: DeploymentId) -> Waiting {
         let Some(deployment) = self.deployment(id) else { return Waiting::No };
         let Some(group) = self.state.groups.get(&deployment.group) else { return Waiting::No };
-        if deployment.status.is_over() || !self.next_grants().is_empty() {
+        if deployment.status.is_over() {
             return Waiting::No;
+        }
+        if deployment.status == DeploymentStatus::Queued {
+            return Waiting::Queued { behind: group.running };
+        }
+        if deployment.paused {
+            return Waiting::Paused;
+        }
+        match deployment.hold {
+            Some(Hold::Canary) => return Waiting::Canary,
+            Some(Hold::Bake { until }) => {
+                let after = deployment.present_stage().map(|stage| stage.name.clone());
+                return Waiting::Baking { after: after.unwrap_or_default(), until };
+            }
+            None if !self.next_grants().is_empty() => return Waiting::No,
+            None => {}
         }
         let staging = deployment.count(|status| *status == TargetStatus::Pending);
         let (mut holders, mut unhealthy) = (Vec::new(), Vec::new());
@@ -362,15 +466,17 @@ impl Ledger {
         }
         Waiting::Quota { quota: self.quota(group), holders, unhealthy }
     }
-}
 
-fn view(host: HostId, slot: &Slot) -> SlotView {
-    SlotView {
-        token: slot.token,
-        host,
-        deployment: slot.deployment,
-        order: slot.grant.order,
-        release: slot.grant.release,
-        since: slot.since,
+    fn slot_view(&self, host: HostId, slot: &Slot) -> SlotView {
+        SlotView {
+            token: slot.token,
+            host,
+            deployment: slot.deployment,
+            order: slot.grant.order,
+            release: slot.grant.release,
+            goes_back: self.deployment(slot.deployment).is_some_and(|d| d.goes_back),
+            since: slot.since,
+            released: slot.released,
+        }
     }
 }

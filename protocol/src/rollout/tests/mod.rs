@@ -9,14 +9,18 @@ use crate::{
     execute::LifecycleEvent,
     ids::{
         ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
-        ReleaseLabel,
+        ReleaseLabel, ZoneName,
     },
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Done, Genesis, Group, Member, MemberCert, Order, Outcome, Release, Role,
-        Roles, Root, SecretKey, Signed, Signer, Trust, TrustBundle, Voter, Want,
+        Action, Deploy, Done, Genesis, Group, Member, MemberCert, Order, Outcome, Release, Removal,
+        Role, Roles, Root, SecretKey, Signed, Signer, Trust, TrustBundle, Voter, Want,
     },
 };
+
+mod operating;
+mod staging;
+mod verdicts;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
@@ -26,6 +30,8 @@ struct Desk {
     log: Vec<Vec<u8>>,
     hosts: u8,
     next_label: u32,
+    /// The zones of the hosts, by number; those beyond have none.
+    zones: Vec<&'static str>,
 }
 
 fn key(number: u8) -> SecretKey {
@@ -57,8 +63,13 @@ fn trust() -> Arc<Trust> {
 impl Desk {
     /// A fleet of `hosts`; every second one has the label role=web.
     fn new(hosts: u8) -> Self {
+        Self::in_zones(hosts, &[])
+    }
+
+    fn in_zones(hosts: u8, zones: &[&'static str]) -> Self {
         let ledger = Ledger::new(trust());
-        let mut desk = Self { ledger, log: Vec::new(), hosts, next_label: 0 };
+        let zones = zones.to_vec();
+        let mut desk = Self { ledger, log: Vec::new(), hosts, next_label: 0, zones };
         for number in 0..hosts {
             desk.admit(number, number, 0).unwrap();
         }
@@ -71,7 +82,7 @@ impl Desk {
         let member = Member {
             host: host(number),
             name: HostName::new(format!("h{named}")).unwrap(),
-            zone: None,
+            zone: self.zones.get(usize::from(named)).and_then(|zone| ZoneName::new(*zone).ok()),
             labels: labels.parse().unwrap(),
             not_after: UnixSeconds(u64::MAX),
             incarnation,
@@ -136,6 +147,76 @@ impl Desk {
         };
         let group = self.sign(&group, 3);
         self.apply(Entry::Group(group))
+    }
+
+    /// Sets a group up, or changes it, as `change` says. It is for every host.
+    fn group_with(&mut self, name: &str, change: impl FnOnce(&mut Group)) -> Result<bool, Refusal> {
+        let known = self.ledger.group(&group_name(name)).map_or(0, |group| group.group.version);
+        let mut group = Group {
+            name: group_name(name),
+            filter: Labels::default(),
+            version: known + 1,
+            catch_up: false,
+            application: ApplicationName::new(name).unwrap(),
+            configuration: MinimumHealthy::OneAtATime.into(),
+            failure_budget: None,
+            automatic_rollback: true,
+            deploy_to_new_hosts: false,
+            minimum_healthy_seconds: 0,
+        };
+        change(&mut group);
+        let group = self.sign(&group, 3);
+        self.apply(Entry::Group(group))
+    }
+
+    /// Gives an order and returns its id.
+    fn act(&mut self, group: &str, action: Action) -> Result<Digest, Refusal> {
+        let order = self.order(group, action);
+        self.give(&order)?;
+        Ok(self.sign(&order, 3).id(self.ledger.trust().fleet()))
+    }
+
+    /// Orders a deployment under `change`d terms.
+    fn deploy_with(
+        &mut self,
+        group: &str,
+        release: Digest,
+        change: impl FnOnce(&mut Deploy),
+    ) -> Result<Digest, Refusal> {
+        let version = self.ledger.group(&group_name(group)).unwrap().group.version;
+        let mut deploy = Deploy::plain(release, version);
+        change(&mut deploy);
+        self.act(group, Action::Deploy(deploy))
+    }
+
+    /// Lets every host that may go take its turn and succeed, until nobody may.
+    fn roll(&mut self) -> Vec<u8> {
+        let mut took = Vec::new();
+        loop {
+            self.want_all();
+            if self.ledger.next_grants().is_empty() {
+                return took;
+            }
+            let number = self.grant_next();
+            self.done(number, Outcome::Succeeded);
+            took.push(number);
+        }
+    }
+
+    fn status(&self, order: Digest, rollback: bool) -> DeploymentStatus {
+        let id = DeploymentId::of(order, rollback);
+        self.ledger.deployment(id).unwrap().status.clone()
+    }
+
+    fn health(&mut self, number: u8, healthy: bool) {
+        self.apply(Entry::Health { host: host(number), healthy }).unwrap();
+    }
+
+    fn remove(&mut self, number: u8, by: u8) -> Result<bool, Refusal> {
+        let name = HostName::new(format!("h{number}")).unwrap();
+        let removal = Removal { host: host(number), name, reason: String::new(), issued_at: NOW };
+        let removal = self.sign(&removal, by);
+        self.apply(Entry::Remove(removal))
     }
 
     fn release(&mut self, application: &str) -> Digest {
@@ -510,7 +591,7 @@ proptest! {
     fn no_schedule_takes_more_hosts_down_than_a_group_allows(
         hosts in 3u8..8,
         quotas in (0usize..4, 0usize..4),
-        steps in prop::collection::vec((0u8..12, any::<u8>()), 1..80),
+        steps in prop::collection::vec((0u8..19, any::<u8>()), 1..80),
     ) {
         let configurations = [
             MinimumHealthy::OneAtATime,
@@ -559,15 +640,60 @@ proptest! {
                     let healthy = argument % 2 == 0;
                     drop(desk.apply(Entry::Health { host: host(number), healthy }));
                 }
-                _ => {
+                11..=13 => {
                     let group = if argument % 2 == 0 { "all" } else { "web" };
                     let view = desk.ledger.group(&group_name(group)).unwrap();
                     let running = view.running.and_then(|id| desk.ledger.deployment(id));
                     if let Some(order) = running.map(|deployment| deployment.order) {
-                        let stop = desk.order(group, Action::Stop { order, rollback: false });
-                        desk.give(&stop).unwrap();
+                        let action = match step {
+                            11 => Action::Stop { order, rollback: argument % 3 == 0 },
+                            12 => Action::Pause { order },
+                            _ => Action::Resume { order },
+                        };
+                        drop(desk.act(group, action));
                     }
                 }
+                14 => {
+                    let group = if argument % 2 == 0 { "all" } else { "web" };
+                    let release = desk.release(group);
+                    let version = desk.ledger.group(&group_name(group)).unwrap().group.version;
+                    let canary = Canary {
+                        hosts: CanaryHosts::Count(1), pause: argument % 3 == 0, bake_seconds: 0,
+                    };
+                    let mut configuration: DeploymentConfiguration =
+                        configurations[usize::from(argument) % 4].into();
+                    configuration.canary = Some(canary);
+                    let terms = Deploy {
+                        queue: true,
+                        only_outdated: argument % 5 == 0,
+                        configuration: Some(configuration),
+                        ..Deploy::plain(release, version)
+                    };
+                    drop(desk.act(group, Action::Deploy(terms)));
+                }
+                15 => {
+                    let group = if argument % 2 == 0 { "all" } else { "web" };
+                    let view = desk.ledger.group(&group_name(group)).unwrap();
+                    if let Some(good) = view.last_good {
+                        let terms = Deploy::plain(good, view.group.version);
+                        drop(desk.act(group, Action::Rollback(terms)));
+                    }
+                }
+                16 => {
+                    if let Some(slot) = desk.ledger.slot_of(host(number)) {
+                        let group = desk.ledger.deployment(slot.deployment).unwrap().group.clone();
+                        let action =
+                            Action::ReleaseSlot { host: host(number), token: slot.token };
+                        drop(desk.act(group.as_str(), action));
+                    }
+                }
+                17 => {
+                    for (host, token) in desk.ledger.hold_offs() {
+                        desk.apply(Entry::Passed(Passed::HoldOff { host, token })).unwrap();
+                        prop_assert!(desk.ledger.slot_of(host).is_none());
+                    }
+                }
+                _ => drop(desk.remove(number, 3)),
             }
         }
         // Whoever applies the same entries, at once or over a snapshot, comes to the same state.

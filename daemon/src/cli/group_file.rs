@@ -1,0 +1,234 @@
+//! A group's TOML file: which hosts, and how carefully.
+
+use std::collections::BTreeMap;
+
+use groundswell_protocol::{
+    ids::{ApplicationName, ConfigurationName, GroupName, LabelText, Labels},
+    rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones},
+    trust::{Document, Group},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use toml::Spanned;
+
+/// The file, with its configuration as a name or as a table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupFile<C> {
+    name: GroupName,
+    application: ApplicationName,
+    #[serde(default)]
+    filter: LabelTable,
+    configuration: C,
+    #[serde(default)]
+    minimum_healthy_seconds: u32,
+    #[serde(default = "yes")]
+    catch_up: bool,
+    #[serde(default = "yes")]
+    deploy_to_new_hosts: bool,
+    #[serde(default = "yes")]
+    automatic_rollback: bool,
+    failure_budget: Option<u32>,
+}
+
+type LabelTable = BTreeMap<LabelText, LabelText>;
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigurationTable {
+    name: Option<ConfigurationName>,
+    minimum_healthy: Spanned<String>,
+    #[serde(default)]
+    waves: Vec<LabelTable>,
+    canary: Option<CanaryTable>,
+    zones: Option<ZonesTable>,
+    event_deadline_seconds: Option<u32>,
+    deployment_deadline_seconds: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CanaryTable {
+    count: Option<u32>,
+    labels: Option<LabelTable>,
+    #[serde(default)]
+    pause: bool,
+    #[serde(default)]
+    bake_seconds: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ZonesTable {
+    #[serde(default)]
+    bake_seconds: u32,
+    first_bake_seconds: Option<u32>,
+    minimum_healthy: Option<Spanned<String>>,
+}
+
+/// What is wrong with a file, and where: the line, or 0 where it is the whole.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wrong {
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// Reads a group's file. The version is for whoever signs to fill in.
+pub(super) fn read(text: &str) -> Result<Group, Wrong> {
+    let named = |configuration: &Spanned<toml::Value>| configuration.get_ref().is_str();
+    // Which of the two forms it has is asked first, so that each tells its own mistakes.
+    let form: GroupFile<Spanned<toml::Value>> = parse(text)?;
+    if named(&form.configuration) {
+        let file: GroupFile<Spanned<String>> = parse(text)?;
+        let minimum = minimum(text, "configuration", &file.configuration)?;
+        return group(file, minimum.into());
+    }
+    let line = line_of(text, form.configuration.span().start);
+    let file: GroupFile<ConfigurationTable> = parse(text)?;
+    let configuration = configuration(text, &file.configuration, line)?;
+    group(file, configuration)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| line_of(text, span.start));
+        Wrong { line, message: error.message().into() }
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or_default().matches('\n').count() + 1
+}
+
+fn minimum(text: &str, key: &str, value: &Spanned<String>) -> Result<MinimumHealthy, Wrong> {
+    value.get_ref().parse().map_err(|error| Wrong {
+        line: line_of(text, value.span().start),
+        message: format!("{key}: {error}"),
+    })
+}
+
+fn labels(table: &LabelTable, line: usize) -> Result<Labels, Wrong> {
+    let pairs = table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Labels::new(pairs).map_err(|error| Wrong { line, message: error.to_string() })
+}
+
+fn configuration(
+    text: &str,
+    table: &ConfigurationTable,
+    line: usize,
+) -> Result<DeploymentConfiguration, Wrong> {
+    let waves = table.waves.iter().map(|wave| labels(wave, line)).collect::<Result<_, _>>()?;
+    let canary = table.canary.as_ref().map(|canary| {
+        let hosts = match (canary.count, &canary.labels) {
+            (Some(count), None) => CanaryHosts::Count(count),
+            (None, Some(table)) => CanaryHosts::Labels(labels(table, line)?),
+            _ => {
+                let message = "configuration.canary: either count or labels is needed".into();
+                return Err(Wrong { line, message });
+            }
+        };
+        Ok(Canary { hosts, pause: canary.pause, bake_seconds: canary.bake_seconds })
+    });
+    let zones = table.zones.as_ref().map(|zones| {
+        let floor = zones.minimum_healthy.as_ref();
+        let floor = floor.map(|floor| minimum(text, "configuration.zones.minimum_healthy", floor));
+        Ok(Zones {
+            bake_seconds: zones.bake_seconds,
+            minimum_healthy: floor.transpose()?.unwrap_or(MinimumHealthy::AllAtOnce),
+            first_bake_seconds: zones.first_bake_seconds.unwrap_or(zones.bake_seconds),
+        })
+    });
+    let configuration = DeploymentConfiguration {
+        name: table.name.clone(),
+        waves,
+        zones: zones.transpose()?,
+        canary: canary.transpose()?,
+        minimum_healthy: minimum(text, "configuration.minimum_healthy", &table.minimum_healthy)?,
+        event_deadline_seconds: table.event_deadline_seconds,
+        deployment_deadline_seconds: table.deployment_deadline_seconds,
+    };
+    let wrong = |error| Wrong { line, message: format!("configuration: {error}") };
+    configuration.check().map_err(wrong)?;
+    Ok(configuration)
+}
+
+fn group<C>(file: GroupFile<C>, configuration: DeploymentConfiguration) -> Result<Group, Wrong> {
+    let group = Group {
+        name: file.name,
+        filter: labels(&file.filter, 0)?,
+        version: 1,
+        catch_up: file.catch_up,
+        application: file.application,
+        configuration,
+        failure_budget: file.failure_budget,
+        automatic_rollback: file.automatic_rollback,
+        deploy_to_new_hosts: file.deploy_to_new_hosts,
+        minimum_healthy_seconds: file.minimum_healthy_seconds,
+    };
+    group.check().map_err(|error| Wrong { line: 0, message: error.to_string() })?;
+    Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_has_sensible_defaults() {
+        let text = "name = \"web\"\napplication = \"shop\"\nconfiguration = \"HalfAtATime\"\n";
+        let group = read(text).unwrap();
+        assert_eq!(group.configuration, MinimumHealthy::HalfAtATime.into());
+        assert!(group.catch_up && group.deploy_to_new_hosts && group.automatic_rollback);
+        assert_eq!(group.failure_budget, None);
+    }
+
+    #[test]
+    fn everything_can_be_asked_for() {
+        let group = read(
+            "name = \"web\"\napplication = \"shop\"\nfailure_budget = 2\ncatch_up = false\n\
+             [filter]\nrole = \"web\"\n[configuration]\nname = \"careful\"\n\
+             minimum_healthy = \"percent:75\"\nwaves = [{ tier = \"back\" }]\n\
+             deployment_deadline_seconds = 7200\nevent_deadline_seconds = 60\n\
+             [configuration.canary]\ncount = 1\npause = true\n\
+             [configuration.zones]\nbake_seconds = 60\nminimum_healthy = \"count:1\"\n",
+        );
+        let group = group.unwrap();
+        let configuration = &group.configuration;
+        assert_eq!(configuration.to_string(), "careful");
+        assert_eq!(configuration.waves.len(), 1);
+        assert_eq!(configuration.canary.as_ref().unwrap().hosts, CanaryHosts::Count(1));
+        let zones = configuration.zones.as_ref().unwrap();
+        assert_eq!((zones.bake_seconds, zones.first_bake_seconds), (60, 60));
+        assert_eq!(zones.minimum_healthy, MinimumHealthy::HostCount(1));
+        assert!(!group.catch_up && group.failure_budget == Some(2));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_key() {
+        let head = "name = \"web\"\napplication = \"shop\"\n";
+        let wrong = |rest: &str| read(&format!("{head}{rest}")).unwrap_err();
+        for (rest, line, message) in [
+            ("configuration = \"Half\"\n", 3, "configuration: "),
+            ("configuration = \"AllAtOnce\"\ncatchup = true\n", 4, "unknown field `catchup`"),
+            ("[configuration]\nminimum_healthy = \"x\"\n", 4, "configuration.minimum_healthy: "),
+            ("[configuration]\nminimum = \"x\"\n", 4, "unknown field `minimum`"),
+            (
+                "[configuration]\nminimum_healthy = \"count:1\"\n[configuration.canary]\n",
+                3,
+                "configuration.canary: either count or labels",
+            ),
+            (
+                "[configuration]\nminimum_healthy = \"percent:100\"\n",
+                3,
+                "configuration: minimum healthy hosts is 0 to 99 percent",
+            ),
+        ] {
+            let got = wrong(rest);
+            assert!(got.message.contains(message), "{rest}: {got:?}");
+            assert_eq!(got.line, line, "{rest}: {got:?}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Steering what runs: stop, pause, resume, go back, deploy anew, and the ways out of a stuck slot.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use groundswell_protocol::{
+    ids::{DeploymentId, Digest, GroupName, HostId},
+    limits::{ENVELOPE_BYTES_MAX, RELEASE_HOLD_OFF},
+    trust::{Action, Deploy, Order, Removal, Signed},
+};
+use groundswell_signer::{
+    orders::{self, Fallback},
+    read_start,
+};
+
+use super::{
+    Ended, Failed, Output,
+    deploy::{
+        self, OperatorKey, find_group, find_release, fleet_id, list, not_understood, now, state,
+    },
+};
+use crate::control::{
+    api::{Fleet, Summary},
+    client::Client,
+};
+
+/// Which deployment, and who says so.
+#[derive(Args)]
+pub(super) struct RunningArguments {
+    /// The deployment; without it, the one that runs in the fleet, if there is only one.
+    id: Option<DeploymentId>,
+    /// Why, for those who read the chain of orders.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
+#[derive(Args)]
+pub(super) struct StopArguments {
+    #[command(flatten)]
+    running: RunningArguments,
+    /// Then bring the hosts that took the release back to the one that the deployment names for the
+    /// case that it fails.
+    #[arg(long)]
+    rollback: bool,
+    /// Hand this order in, signed elsewhere by `swell-sign order stop`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["id", "reason", "rollback", "key", "passphrase_file"]
+    )]
+    order: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct RollbackArguments {
+    /// The deployment group.
+    group: GroupName,
+    /// The release to go back to: its label, or its id. Without it, the group's last good one.
+    release: Option<String>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Args)]
+pub(super) struct RedeployArguments {
+    /// The deployment group.
+    group: GroupName,
+    /// Leave hosts alone that run the release already.
+    #[arg(long)]
+    only_outdated: bool,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// Why, for those who read the deployment's report.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// End when the order is accepted instead of watching the deployment.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
+#[derive(Subcommand)]
+pub(super) enum SlotsCommand {
+    /// Write off a host that holds a slot and will not come back soon. Its slot is free after a
+    /// minute; the host counts as no host of its groups until it is heard of.
+    ///
+    /// Only for a host that is down: one that is paused for longer than that minute, exactly between
+    /// its last look at its receipts and its first step, would be disturbed beside the next one.
+    Release {
+        /// The host.
+        host: String,
+        /// Why, for those who read the chain of orders.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum HostsCommand {
+    /// Take a host out of the fleet for good: its slot is free, it counts nowhere, and its key is
+    /// refused from now on. A machine that comes back joins with a new key.
+    Remove {
+        /// The host.
+        name: String,
+        /// Why, for those who ask later.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
+}
+
+pub(super) async fn stop(
+    client: &Client,
+    arguments: StopArguments,
+    out: Output,
+) -> Result<(), Failed> {
+    let said = "nothing more begins; hosts in the middle of their lifecycle end it";
+    if let Some(path) = &arguments.order {
+        let signed = deploy::read_order(path, "Stop")?;
+        return hand_in(client, &signed, said, out).await;
+    }
+    let rollback = arguments.rollback;
+    let action = |order| Action::Stop { order, rollback };
+    steer(client, arguments.running, action, said, out).await
+}
+
+pub(super) async fn pause(
+    client: &Client,
+    arguments: RunningArguments,
+    out: Output,
+) -> Result<(), Failed> {
+    let said = "no more slots are given; go on with `swell resume`";
+    steer(client, arguments, |order| Action::Pause { order }, said, out).await
+}
+
+pub(super) async fn resume(
+    client: &Client,
+    arguments: RunningArguments,
+    out: Output,
+) -> Result<(), Failed> {
+    steer(client, arguments, |order| Action::Resume { order }, "it goes on", out).await
+}
+
+/// Signs an order about a deployment that runs or waits, and hands it in.
+async fn steer(
+    client: &Client,
+    arguments: RunningArguments,
+    action: impl Fn(Digest) -> Action,
+    said: &str,
+    out: Output,
+) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    let id = match arguments.id {
+        Some(id) => id.to_string(),
+        None => the_running_one(&fleet)?.id.clone(),
+    };
+    let report = client.report(&id).await?;
+    let group = report.summary.group.parse().map_err(not_understood)?;
+    let action = action(report.order.parse().map_err(not_understood)?);
+    let signed = sign(&fleet, &group, action, arguments.reason, &arguments.operator)?;
+    hand_in(client, &signed, said, out).await
+}
+
+fn the_running_one(fleet: &Fleet) -> Result<&Summary, Failed> {
+    let unfinished = fleet.deployments.iter().filter(|d| !d.is_over() && d.status != "queued");
+    match unfinished.collect::<Vec<_>>().as_slice() {
+        [one] => Ok(one),
+        [] => Err(Failed::new("no deployment is running")),
+        several => {
+            let ids: Vec<_> = several.iter().map(|d| d.id.as_str()).collect();
+            let reason = format!("several deployments run: {}", ids.join(", "));
+            Err(Failed::with_hint(reason, "say which one is meant"))
+        }
+    }
+}
+
+fn sign(
+    fleet: &Fleet,
+    group: &GroupName,
+    action: Action,
+    reason: String,
+    operator: &OperatorKey,
+) -> Result<Signed<Order>, Failed> {
+    let place = state(find_group(fleet, group)?)?.place();
+    let key = operator.load()?;
+    Ok(orders::order(fleet_id(fleet)?, &key, place, action, reason, now())?)
+}
+
+async fn hand_in(
+    client: &Client,
+    signed: &Signed<Order>,
+    said: &str,
+    out: Output,
+) -> Result<(), Failed> {
+    let accepted = client.order(signed.to_bytes()).await?;
+    if out.json { out.json(&accepted) } else { out.line(said) }
+}
+
+pub(super) async fn rollback(
+    client: &Client,
+    arguments: RollbackArguments,
+    out: Output,
+) -> Result<Ended, Failed> {
+    let fleet = client.fleet().await?;
+    let group = find_group(&fleet, &arguments.group)?;
+    let release = match &arguments.release {
+        Some(release) => find_release(&fleet, group, release)?,
+        None => last_good(group)?,
+    };
+    let terms = Deploy::plain(release, group.version);
+    run(client, &fleet, &arguments.group, Action::Rollback(terms), arguments.run, out).await
+}
+
+pub(super) async fn redeploy(
+    client: &Client,
+    arguments: RedeployArguments,
+    out: Output,
+) -> Result<Ended, Failed> {
+    let fleet = client.fleet().await?;
+    let group = find_group(&fleet, &arguments.group)?;
+    let mut terms = state(group)?.deploy(last_good(group)?, Fallback::Nowhere);
+    terms.only_outdated = arguments.only_outdated;
+    run(client, &fleet, &arguments.group, Action::Deploy(terms), arguments.run, out).await
+}
+
+fn last_good(group: &crate::control::api::Group) -> Result<Digest, Failed> {
+    let release = group.last_good_release.as_ref().ok_or_else(|| {
+        let reason = format!("group {} has no release that was good", group.name);
+        Failed::with_hint(reason, "name one")
+    })?;
+    release.parse().map_err(not_understood)
+}
+
+async fn run(
+    client: &Client,
+    fleet: &Fleet,
+    group: &GroupName,
+    action: Action,
+    arguments: RunArguments,
+    out: Output,
+) -> Result<Ended, Failed> {
+    let signed = sign(fleet, group, action, arguments.reason, &arguments.operator)?;
+    client.order(signed.to_bytes()).await?;
+    let id = DeploymentId::of(signed.id(fleet_id(fleet)?), false).to_string();
+    deploy::begun(client, &id, arguments.no_wait, out).await
+}
+
+pub(super) async fn slots(
+    client: &Client,
+    command: SlotsCommand,
+    out: Output,
+) -> Result<(), Failed> {
+    let SlotsCommand::Release { host, reason, operator } = command;
+    let fleet = client.fleet().await?;
+    let slot = fleet.slots.iter().find(|slot| slot.host == host).ok_or_else(|| {
+        let holders: Vec<_> = fleet.slots.iter().map(|slot| slot.host.as_str()).collect();
+        let hint = format!("slots are held by: {}", list(&holders));
+        Failed::with_hint(format!("{host} holds no slot"), hint)
+    })?;
+    let group = slot.group.parse().map_err(not_understood)?;
+    let action = Action::ReleaseSlot { host: host_id(&fleet, &host)?, token: slot.token };
+    let signed = sign(&fleet, &group, action, reason, &operator)?;
+    let seconds = RELEASE_HOLD_OFF.as_secs();
+    let said = format!(
+        "slot {} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
+         it counts as no host of its groups",
+        slot.token
+    );
+    hand_in(client, &signed, &said, out).await
+}
+
+pub(super) async fn hosts(
+    client: &Client,
+    command: HostsCommand,
+    out: Output,
+) -> Result<(), Failed> {
+    let HostsCommand::Remove { name, reason, operator } = command;
+    let fleet = client.fleet().await?;
+    let host = host_id(&fleet, &name)?;
+    let name = name
+        .parse()
+        .map_err(|error: groundswell_protocol::ids::Malformed| Failed::new(error.to_string()))?;
+    let removal = Removal { host, name, reason, issued_at: now() };
+    let key = operator.load()?;
+    let signed = orders::removal(fleet_id(&fleet)?, &key, &removal)?;
+    let accepted = client.removal(signed.to_bytes()).await?;
+    let said = format!("{} belongs to the fleet no more; its key is refused", removal.name);
+    if out.json { out.json(&accepted) } else { out.line(said) }
+}
+
+fn host_id(fleet: &Fleet, name: &str) -> Result<HostId, Failed> {
+    let host = fleet.hosts.iter().find(|host| host.name == name).ok_or_else(|| {
+        Failed::with_hint(format!("there is no host {name} in the fleet"), "see `swell hosts`")
+    })?;
+    host.id.parse().map_err(not_understood)
+}
+
+/// Hands in whatever was signed elsewhere: an order, or the removal of a host.
+pub(super) async fn order(client: &Client, path: &Path, out: Output) -> Result<(), Failed> {
+    let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
+    let shown = path.display();
+    let accepted = match Signed::<Order>::from_bytes(&bytes) {
+        Ok(_) => client.order(bytes).await?,
+        Err(error) => match Signed::<Removal>::from_bytes(&bytes) {
+            Ok(_) => client.removal(bytes).await?,
+            Err(_) => return Err(Failed::new(format!("{shown} {error}"))),
+        },
+    };
+    if out.json { out.json(&accepted) } else { out.line("the fleet follows it") }
+}

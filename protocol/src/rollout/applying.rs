@@ -1,0 +1,291 @@
+//! Carrying out what was judged good. Nothing here says no.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    deployment::{Deployment, DeploymentStatus, TargetStatus},
+    entry::{Grant, Passed},
+    ledger::{GroupState, Judged, Ledger, Membership, Ordered, Slot, WriteOff},
+};
+use crate::{
+    ids::{DeploymentId, Digest, HostId},
+    time::UnixSeconds,
+    trust::{Group, Member, MemberCert, Order, Outcome, Verified},
+};
+
+impl Ledger {
+    pub(super) fn carry_out(&mut self, at: UnixSeconds, index: u64, hash: Digest, judged: Judged) {
+        match judged {
+            Judged::Nothing => {}
+            Judged::Admit { cert, member, token } => {
+                self.admit(at, index, hash, *cert, &member, token);
+            }
+            Judged::Remove { host } => {
+                self.remove(at, host);
+                self.state.removed.insert(host);
+            }
+            Judged::Group(group) => self.set_group(&group),
+            Judged::Release(release) => {
+                self.state.releases.insert(release.id(), release.signed().clone());
+            }
+            Judged::Order { order, effect } => {
+                self.chain(&order);
+                self.follow(at, index, effect);
+            }
+            Judged::Want { host, deployment } => {
+                if let Some(target) = self.target_mut(deployment, host) {
+                    target.status = TargetStatus::Waiting;
+                }
+            }
+            Judged::Grant { grant, deployment } => self.grant(index, hash, at, grant, deployment),
+            Judged::Done { host, outcome } => self.free(at, host, outcome),
+            Judged::Health { host, healthy: true } => {
+                self.state.unhealthy.remove(&host);
+                self.state.written_off.remove(&host);
+            }
+            Judged::Health { host, healthy: false } => drop(self.state.unhealthy.insert(host)),
+            Judged::Passed(passed) => self.pass(at, passed),
+        }
+    }
+
+    fn admit(
+        &mut self,
+        at: UnixSeconds,
+        index: u64,
+        entry: Digest,
+        cert: MemberCert,
+        member: &Verified<Member>,
+        token: Option<Digest>,
+    ) {
+        let content = member.content().clone();
+        let host = content.host;
+        // A name that comes back with another key and a higher incarnation is the same machine,
+        // installed anew: the old key is out.
+        let members = self.state.members.values();
+        let same_name = members.filter(|known| known.member.name == content.name);
+        let replaced = same_name.map(|known| known.member.host).find(|other| *other != host);
+        if let Some(replaced) = replaced {
+            self.remove(at, replaced);
+        }
+        if let Some(token) = token {
+            self.state.token_uses.entry(token).or_default().insert(host);
+        }
+        let membership = Membership { cert, member: content, id: member.id(), index, entry };
+        self.state.members.insert(host, membership);
+    }
+
+    /// Takes a host out of the fleet. Its slot is free, since nothing of it is in a group any more.
+    fn remove(&mut self, at: UnixSeconds, host: HostId) {
+        self.state.members.remove(&host);
+        self.state.slots.remove(&host);
+        self.state.unhealthy.remove(&host);
+        self.state.written_off.remove(&host);
+        self.state.broken.retain(|(_, broken)| *broken != host);
+        for group in self.state.groups.values_mut() {
+            group.current.remove(&host);
+            group.met.remove(&host);
+            group.left.remove(&host);
+        }
+        let unfinished = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
+        for target in unfinished.filter_map(|deployment| deployment.targets.get_mut(&host)) {
+            if !target.status.is_over() {
+                target.status = TargetStatus::Removed;
+                target.ended_at = Some(at);
+            }
+        }
+    }
+
+    fn set_group(&mut self, group: &Verified<Group>) {
+        let content = group.content().clone();
+        let signed = group.signed().clone();
+        match self.state.groups.get_mut(&content.name) {
+            Some(known) => (known.group, known.signed) = (content, signed),
+            None => {
+                let fresh = GroupState {
+                    group: content.clone(),
+                    signed,
+                    orders: Vec::new(),
+                    sequence: 0,
+                    head: Digest::ZERO,
+                    running: None,
+                    queue: Vec::new(),
+                    last_good: None,
+                    current: BTreeMap::new(),
+                    met: BTreeSet::new(),
+                    left: BTreeSet::new(),
+                };
+                self.state.groups.insert(content.name, fresh);
+            }
+        }
+    }
+
+    fn chain(&mut self, order: &Verified<Order>) {
+        if let Some(group) = self.state.groups.get_mut(&order.content().group) {
+            group.orders.push(order.signed().clone());
+            group.sequence = order.content().sequence;
+            group.head = order.id();
+        }
+    }
+
+    fn follow(&mut self, at: UnixSeconds, index: u64, effect: Ordered) {
+        match effect {
+            Ordered::Deploy { mut deployment, instead } => {
+                deployment.index = index;
+                self.enqueue(at, *deployment, instead);
+            }
+            Ordered::Stop { deployment, rollback } => {
+                if let Some(id) = deployment {
+                    self.stop(at, id, rollback);
+                }
+            }
+            Ordered::Pause { deployment } => {
+                if let Some(deployment) = self.deployment_mut(deployment) {
+                    deployment.paused = true;
+                }
+            }
+            Ordered::Resume { deployment } => {
+                if let Some(deployment) = self.deployment_mut(deployment) {
+                    // What was paused goes on where it was. What waits between two stages, or for a
+                    // canary that nobody hears of, takes the next one.
+                    if !std::mem::take(&mut deployment.paused) {
+                        deployment.hold = None;
+                        deployment.stage += 1;
+                    }
+                }
+            }
+            Ordered::ReleaseSlot { host } => {
+                if let Some(slot) = self.state.slots.get_mut(&host) {
+                    slot.released = Some(at);
+                }
+            }
+        }
+    }
+
+    /// Puts a deployment where it gets its turn. It may be at once: the ledger settles next.
+    fn enqueue(&mut self, at: UnixSeconds, deployment: Deployment, instead: bool) {
+        let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
+        group.left.clear();
+        let (running, id) = (group.running, deployment.id);
+        let overtaken = if instead { std::mem::take(&mut group.queue) } else { Vec::new() };
+        group.queue.push(id);
+        self.state.deployments.insert(id, deployment);
+        for other in running.filter(|_| instead).into_iter().chain(overtaken) {
+            self.stop(at, other, false);
+        }
+        // Hosts that catch up never keep an operator waiting.
+        if let Some(running) = running.and_then(|id| self.deployment_mut(id))
+            && running.creator == super::Creator::CatchUp
+            && running.status == DeploymentStatus::InProgress
+        {
+            running.status = DeploymentStatus::Stopping;
+        }
+    }
+
+    /// Lets nothing more begin. One that waits for its turn is over with that.
+    fn stop(&mut self, at: UnixSeconds, id: DeploymentId, rollback: bool) {
+        let Some(deployment) = self.deployment_mut(id) else { return };
+        deployment.rolls_back_when_stopped = rollback;
+        if deployment.status != DeploymentStatus::Queued {
+            deployment.status = DeploymentStatus::Stopping;
+            return;
+        }
+        deployment.status = DeploymentStatus::Stopped;
+        deployment.ended_at = Some(at);
+        let name = deployment.group.clone();
+        self.skip_rest(id);
+        if let Some(group) = self.state.groups.get_mut(&name) {
+            group.queue.retain(|queued| *queued != id);
+        }
+    }
+
+    /// Says of every host that had no turn that it will have none.
+    pub(super) fn skip_rest(&mut self, id: DeploymentId) {
+        let Some(deployment) = self.deployment_mut(id) else { return };
+        for target in deployment.targets.values_mut().filter(|t| !t.status.is_over()) {
+            let reason = "the deployment ended first".into();
+            target.status = TargetStatus::Skipped { reason };
+        }
+    }
+
+    pub(super) fn grant(
+        &mut self,
+        token: u64,
+        entry: Digest,
+        since: UnixSeconds,
+        grant: Grant,
+        deployment: DeploymentId,
+    ) {
+        let host = grant.host;
+        if let Some(target) = self.target_mut(deployment, host) {
+            target.status = TargetStatus::InProgress { token };
+            target.started_at = Some(since);
+        }
+        let slot = Slot { token, entry, grant, deployment, since, released: None };
+        self.state.slots.insert(host, slot);
+    }
+
+    fn free(&mut self, at: UnixSeconds, host: HostId, outcome: Outcome) {
+        let Some(slot) = self.state.slots.remove(&host) else { return };
+        let Some(name) = self.deployment(slot.deployment).map(|d| d.group.clone()) else { return };
+        let catching_up = self.deployment(slot.deployment).is_some_and(Deployment::is_catch_up);
+        let Some(group) = self.state.groups.get_mut(&name) else { return };
+        if catching_up && outcome != Outcome::Succeeded {
+            group.left.insert(host);
+        }
+        let status = match outcome {
+            Outcome::Succeeded => {
+                group.current.insert(host, slot.grant.release);
+                self.state.broken.remove(&(name, host));
+                TargetStatus::Succeeded
+            }
+            Outcome::Failed { log, code, event, script, message, restored } => {
+                if !restored {
+                    group.current.remove(&host);
+                    self.state.broken.insert((name, host));
+                }
+                TargetStatus::Failed { event, script, code, message, log, restored }
+            }
+            Outcome::Declined { reason } => TargetStatus::Skipped { reason },
+        };
+        if let Some(target) = self.target_mut(slot.deployment, host) {
+            target.status = status;
+            target.ended_at = Some(at);
+        }
+    }
+
+    fn pass(&mut self, at: UnixSeconds, passed: Passed) {
+        match passed {
+            Passed::Bake { deployment, .. } => {
+                if let Some(deployment) = self.deployment_mut(deployment) {
+                    deployment.hold = None;
+                    deployment.stage += 1;
+                }
+            }
+            Passed::Deadline { deployment } => {
+                if let Some(deployment) = self.deployment_mut(deployment) {
+                    deployment.overdue = true;
+                }
+            }
+            Passed::HoldOff { host, .. } => self.write_off(at, host),
+        }
+    }
+
+    /// Takes the slot from a host that an operator wrote off. Until it is heard of it counts neither
+    /// among the hosts of its groups nor among those that are down: the operator has said that it is
+    /// not there. When it returns nobody knows what it runs, so it counts as down until it is mended.
+    fn write_off(&mut self, at: UnixSeconds, host: HostId) {
+        let Some(slot) = self.state.slots.remove(&host) else { return };
+        let Slot { token, deployment, .. } = slot;
+        if let Some(target) = self.target_mut(deployment, host) {
+            target.status = TargetStatus::WrittenOff;
+            target.ended_at = Some(at);
+        }
+        self.state.written_off.insert(host, WriteOff { token, deployment, at });
+        self.state.unhealthy.insert(host);
+        let Some(name) = self.deployment(deployment).map(|d| d.group.clone()) else { return };
+        if let Some(group) = self.state.groups.get_mut(&name) {
+            group.current.remove(&host);
+        }
+        self.state.broken.insert((name, host));
+    }
+}

@@ -1,0 +1,86 @@
+//! Who is next: slots that the leader may propose, and waits that are over.
+
+use super::{
+    deployment::{DeploymentStatus, Hold, TargetStatus},
+    entry::{Grant, Passed},
+    ledger::Ledger,
+    stages,
+};
+use crate::{
+    ids::{DeploymentId, Digest, HostId},
+    time::UnixSeconds,
+};
+
+impl Ledger {
+    /// Slots that may all be granted now, in the order in which they should be.
+    pub fn next_grants(&self) -> Vec<Grant> {
+        let mut waiting = self.waiting_hosts();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut trial = Self { trust: self.trust.clone(), state: self.state.clone() };
+        // Stage by stage; then hosts that are down already, which cost nothing; then an order that is
+        // the same on every leader and does not favour the same hosts each time.
+        waiting.sort_by_key(|(deployment, host, stage, _)| {
+            let group = self.deployment(*deployment).map(|deployment| &deployment.group);
+            let well = group.is_none_or(|group| self.is_well_in(group, *host));
+            (*stage, well, stages::draw(*deployment, *host))
+        });
+        let mut grants = Vec::new();
+        for (deployment, host, _, grant) in waiting {
+            if trial.judge_grant(&grant).is_ok() {
+                let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
+                trial.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
+                debug_assert!(trial.state.slots.contains_key(&host));
+                grants.push(grant);
+            }
+        }
+        grants
+    }
+
+    /// Hosts that are ready and can be reached: a slot for one that is away would be held by nobody.
+    fn waiting_hosts(&self) -> Vec<(DeploymentId, HostId, u32, Grant)> {
+        let running = self.state.groups.values().filter_map(|group| group.running);
+        let running = running.filter_map(|id| self.state.deployments.get(&id));
+        let mut waiting = Vec::new();
+        for deployment in running.filter(|deployment| deployment.is_granting()) {
+            for (host, target) in &deployment.targets {
+                let away = self.state.unhealthy.contains(host);
+                if target.status == TargetStatus::Waiting
+                    && target.stage <= deployment.stage
+                    && !away
+                {
+                    let (order, release) = (deployment.order, deployment.release);
+                    let grant = Grant { host: *host, order, release };
+                    waiting.push((deployment.id, *host, target.stage, grant));
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Waits that are over at `now`, for the leader to propose. The hold-offs of released slots are
+    /// not among them: see [`Ledger::hold_offs`].
+    pub fn due(&self, now: UnixSeconds) -> Vec<Passed> {
+        let running = self.state.deployments.values();
+        let running = running.filter(|d| d.status == DeploymentStatus::InProgress);
+        let mut due = Vec::new();
+        for deployment in running {
+            let (id, stage) = (deployment.id, deployment.stage);
+            if matches!(deployment.hold, Some(Hold::Bake { until }) if until <= now) {
+                due.push(Passed::Bake { deployment: id, stage });
+            }
+            let late = deployment.deadline().is_some_and(|deadline| deadline <= now);
+            if late && !deployment.overdue {
+                due.push(Passed::Deadline { deployment: id });
+            }
+        }
+        due
+    }
+
+    /// Slots that an operator has ordered to be released and that are held still.
+    pub fn hold_offs(&self) -> Vec<(HostId, u64)> {
+        let slots = self.state.slots.iter().filter(|(_, slot)| slot.released.is_some());
+        slots.map(|(host, slot)| (*host, slot.token)).collect()
+    }
+}

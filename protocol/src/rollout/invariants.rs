@@ -1,0 +1,76 @@
+//! What must hold of every ledger, after every entry.
+
+use std::collections::BTreeSet;
+
+use super::{
+    deployment::{DeploymentStatus, TargetStatus},
+    ledger::Ledger,
+};
+
+impl Ledger {
+    /// Panics if a promise of the ledger is broken.
+    pub fn check_invariants(&self) {
+        self.check_slots();
+        self.check_turns();
+        for host in &self.state.removed {
+            assert!(!self.state.members.contains_key(host), "a removed key never comes back");
+        }
+        for (host, write_off) in &self.state.written_off {
+            assert!(self.state.members.contains_key(host), "only members are written off");
+            assert!(self.state.unhealthy.contains(host), "who is heard of is not written off");
+            assert!(!self.state.slots.contains_key(host), "who is written off holds no slot");
+            assert!(write_off.token <= self.state.applied, "a token is an index of the past");
+        }
+    }
+
+    fn check_slots(&self) {
+        let mut tokens = BTreeSet::new();
+        for (host, slot) in &self.state.slots {
+            assert!(tokens.insert(slot.token), "a token is granted once");
+            assert!(slot.token <= self.state.applied, "a token is an index of the past");
+            let target = self
+                .state
+                .deployments
+                .get(&slot.deployment)
+                .and_then(|deployment| deployment.targets.get(host));
+            assert!(
+                target.is_some_and(|t| t.status == TargetStatus::InProgress { token: slot.token }),
+                "a slot belongs to a host that is in progress"
+            );
+        }
+        for deployment in self.state.deployments.values() {
+            for (host, target) in &deployment.targets {
+                if let TargetStatus::InProgress { token } = target.status {
+                    let held = self.state.slots.get(host).map(|slot| slot.token);
+                    assert_eq!(held, Some(token), "a host in progress holds its slot");
+                    assert!(target.stage <= deployment.stage, "no stage begins before its turn");
+                }
+            }
+        }
+    }
+
+    /// One deployment of a group at a time; those that wait are neither lost nor overtaken.
+    fn check_turns(&self) {
+        for (name, group) in &self.state.groups {
+            let of_group = self.state.deployments.values().filter(|d| d.group == *name);
+            for deployment in of_group {
+                let (running, queued) = match &deployment.status {
+                    DeploymentStatus::Queued => (false, true),
+                    status => (!status.is_over(), false),
+                };
+                assert_eq!(running, group.running == Some(deployment.id), "one at a time");
+                assert_eq!(queued, group.queue.contains(&deployment.id), "none is lost");
+                let stages = deployment.stages.len().max(1);
+                let stage = usize::try_from(deployment.stage).unwrap_or(usize::MAX);
+                assert!(stage < stages, "a stage is one of the plan");
+            }
+            let turn = |id| self.state.deployments.get(id).map(|deployment| deployment.index);
+            assert!(group.queue.iter().all(|id| turn(id).is_some()), "none is forgotten");
+            assert!(group.queue.is_sorted_by_key(turn), "none is overtaken by an older one");
+            assert!(
+                group.running.is_some() || group.queue.is_empty(),
+                "nothing waits where nothing runs"
+            );
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What an entry may do: signatures, membership, slots. Orders have a file of their own.
+
+use super::{
+    deployment::{DeploymentStatus, Hold, TargetStatus},
+    entry::{Entry, Grant, Passed},
+    ledger::{Judged, Ledger, Membership},
+    refusal::Refusal,
+};
+use crate::{
+    ids::HostId,
+    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
+    time::UnixSeconds,
+    trust::{Done, Group, MemberCert, Release, Removal, Signed, Want},
+};
+
+impl Ledger {
+    pub(super) fn judge(&self, at: UnixSeconds, entry: &Entry) -> Result<Judged, Refusal> {
+        match entry {
+            Entry::Admit(cert) => self.judge_admit(at, cert),
+            Entry::Remove(removal) => self.judge_remove(removal),
+            Entry::Group(group) => self.judge_group(group),
+            Entry::Release(release) => self.judge_release(release),
+            Entry::Order(order) => self.judge_order(at, order),
+            Entry::Want(want) => self.judge_want(want),
+            Entry::Grant(grant) => self.judge_grant(grant),
+            Entry::Done(done) => self.judge_done(done),
+            Entry::Health { host, healthy } => self.judge_health(*host, *healthy),
+            Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
+        }
+    }
+
+    fn judge_health(&self, host: HostId, healthy: bool) -> Result<Judged, Refusal> {
+        if !self.is_member(host) {
+            return Err(Refusal::UnknownHost(host.short()));
+        }
+        if self.state.unhealthy.contains(&host) != healthy {
+            return Ok(Judged::Nothing);
+        }
+        Ok(Judged::Health { host, healthy })
+    }
+
+    fn judge_admit(&self, at: UnixSeconds, cert: &MemberCert) -> Result<Judged, Refusal> {
+        // Receipts follow from this entry. In it they would be bytes that nobody looks at.
+        if !cert.receipts.is_empty() {
+            return Err(Refusal::WithReceipts);
+        }
+        let member = cert.verify_uncounted(&self.trust, at)?;
+        let content = member.content();
+        if self.state.removed.contains(&content.host) {
+            return Err(Refusal::Removed { name: content.name.clone() });
+        }
+        let known = self.state.members.get(&content.host);
+        if known.is_some_and(|known| known.id == member.id()) {
+            return Ok(Judged::Nothing);
+        }
+        // Whoever has seen an older one of its certificates could give the host its old labels back.
+        if let Some(known) = known.filter(|known| known.member.incarnation >= content.incarnation) {
+            let (name, incarnation) = (content.name.clone(), known.member.incarnation);
+            return Err(Refusal::NotNewer { name, incarnation });
+        }
+        if known.is_none() && self.state.members.len() >= HOSTS_MAX {
+            return Err(Refusal::FleetFull);
+        }
+        let groups = self.state.groups.values();
+        let groups = groups.filter(|group| group.group.filter.matches(&content.labels)).count();
+        if groups > GROUPS_PER_HOST_MAX {
+            return Err(Refusal::TooManyGroups { host: content.name.clone() });
+        }
+        let same_name = |other: &&Membership| {
+            other.member.name == content.name && other.member.host != content.host
+        };
+        if let Some(other) = self.state.members.values().find(same_name)
+            && other.member.incarnation >= content.incarnation
+        {
+            return Err(Refusal::NameTaken { name: content.name.clone() });
+        }
+        let mut counted = None;
+        if let Some(signed) = &cert.token {
+            let token = signed
+                .verify(self.trust.fleet(), self.trust.root().roles.enrolment.key_set())
+                .map_err(Refusal::untrusted("join token"))?;
+            if token.content().not_after < at {
+                return Err(Refusal::TokenExpired { until: token.content().not_after });
+            }
+            if let Some(uses) = token.content().uses {
+                let used = self.state.token_uses.get(&token.id());
+                let others = used
+                    .map_or(0, |used| used.iter().filter(|host| **host != content.host).count());
+                if others >= usize::try_from(uses.get()).unwrap_or(usize::MAX) {
+                    return Err(Refusal::TokenUsedUp { uses: uses.get() });
+                }
+                counted = Some(token.id());
+            }
+        }
+        Ok(Judged::Admit { cert: Box::new(cert.clone()), member, token: counted })
+    }
+
+    fn judge_remove(&self, signed: &Signed<Removal>) -> Result<Judged, Refusal> {
+        let removal = self.trust.removal(signed).map_err(Refusal::untrusted("removal"))?;
+        let Removal { host, name, .. } = removal.content();
+        if self.state.removed.contains(host) {
+            return Ok(Judged::Nothing);
+        }
+        if !self.is_member(*host) {
+            return Err(Refusal::UnknownHost(host.short()));
+        }
+        // Nobody else can vote in its place yet, and a majority of fewer voters is a smaller one.
+        if self.trust.genesis().is_voter(*host) {
+            return Err(Refusal::IsVoter { name: name.clone() });
+        }
+        Ok(Judged::Remove { host: *host })
+    }
+
+    fn judge_group(&self, signed: &Signed<Group>) -> Result<Judged, Refusal> {
+        let group = self.trust.group(signed).map_err(Refusal::untrusted("deployment group"))?;
+        let content = group.content();
+        let known = self.state.groups.get(&content.name);
+        if known.is_some_and(|known| known.group == *content) {
+            return Ok(Judged::Nothing);
+        }
+        let expected = known.map_or(1, |known| known.group.version + 1);
+        if content.version != expected {
+            let (group, got) = (content.name.clone(), content.version);
+            return Err(Refusal::GroupVersion { group, expected, got });
+        }
+        if let Some(known) = known {
+            if known.group.application != content.application {
+                return Err(Refusal::OtherApplication(content.name.clone()));
+            }
+            // A host that left the group in the middle would hold a slot in a group that it is not in.
+            if let Some(running) = known.running.filter(|_| known.group.filter != content.filter) {
+                return Err(Refusal::DeploymentRunning(running));
+            }
+        }
+        let in_many_others = |host: &HostId| {
+            let others = self.groups_of(*host).filter(|other| other.group.name != content.name);
+            others.count() >= GROUPS_PER_HOST_MAX
+        };
+        if let Some(host) = self.hosts_of(&content.filter).find(in_many_others) {
+            let host = self.state.members[&host].member.name.clone();
+            return Err(Refusal::TooManyGroups { host });
+        }
+        Ok(Judged::Group(group))
+    }
+
+    fn judge_release(&self, signed: &Signed<Release>) -> Result<Judged, Refusal> {
+        let release = self.trust.release(signed).map_err(Refusal::untrusted("release"))?;
+        if self.state.releases.contains_key(&release.id()) {
+            return Ok(Judged::Nothing);
+        }
+        let content = release.content();
+        if self.find_release(&content.application, &content.label).is_some() {
+            return Err(Refusal::LabelTaken(content.label.clone()));
+        }
+        Ok(Judged::Release(release))
+    }
+
+    fn judge_want(&self, signed: &Signed<Want>) -> Result<Judged, Refusal> {
+        let want =
+            signed.verify_host(self.trust.fleet()).map_err(Refusal::untrusted("slot request"))?;
+        let Want { host, order, release } = *want.content();
+        if !self.is_member(host) {
+            return Err(Refusal::UnknownHost(host.short()));
+        }
+        let deployment = self.running(order, release).ok_or(Refusal::NoPart)?;
+        let target = deployment.targets.get(&host).ok_or(Refusal::NoPart)?;
+        match target.status {
+            TargetStatus::Pending => Ok(Judged::Want { host, deployment: deployment.id }),
+            _ => Ok(Judged::Nothing),
+        }
+    }
+
+    pub(super) fn judge_grant(&self, grant: &Grant) -> Result<Judged, Refusal> {
+        if !self.is_member(grant.host) {
+            return Err(Refusal::UnknownHost(grant.host.short()));
+        }
+        let deployment = self.running(grant.order, grant.release).ok_or(Refusal::NoPart)?;
+        let target = deployment.targets.get(&grant.host).ok_or(Refusal::NoPart)?;
+        if let Some(slot) = self.state.slots.get(&grant.host) {
+            return Err(Refusal::HoldsSlot(slot.token));
+        }
+        if target.status != TargetStatus::Waiting {
+            return Err(Refusal::NoPart);
+        }
+        if !deployment.is_granting() || target.stage > deployment.stage {
+            return Err(Refusal::NotItsTurn(deployment.id));
+        }
+        if deployment.capacity() == 0 {
+            let quota = deployment.size() - deployment.minimum();
+            let group = deployment.group.clone();
+            return Err(Refusal::QuotaFull { group, down: quota, quota });
+        }
+        self.check_quotas(grant.host)?;
+        Ok(Judged::Grant { grant: grant.clone(), deployment: deployment.id })
+    }
+
+    fn judge_done(&self, signed: &Signed<Done>) -> Result<Judged, Refusal> {
+        let done =
+            signed.verify_host(self.trust.fleet()).map_err(Refusal::untrusted("slot return"))?;
+        let Done { host, token, outcome } = done.content();
+        // An old token, or one given back already, is old news and changes nothing.
+        let held = self.state.slots.get(host).is_some_and(|slot| slot.token == *token);
+        if !held {
+            return Ok(Judged::Nothing);
+        }
+        Ok(Judged::Done { host: *host, outcome: outcome.clone() })
+    }
+
+    /// A wait that is not the present one is old news. Bake times and deadlines are judged by the
+    /// stamps of the entries, so that they outlast a leader; nothing that keeps hosts from being down
+    /// hangs on them. The hold-off before a slot is free does, and the leader measures it by its own
+    /// clock that only counts up; here it only matters that an operator ordered it.
+    fn judge_passed(&self, at: UnixSeconds, passed: Passed) -> Judged {
+        let due = match passed {
+            Passed::Bake { deployment, stage } => self.deployment(deployment).is_some_and(|d| {
+                let baked = matches!(d.hold, Some(Hold::Bake { until }) if until <= at);
+                baked && d.stage == stage && d.status == DeploymentStatus::InProgress
+            }),
+            Passed::Deadline { deployment } => self.deployment(deployment).is_some_and(|d| {
+                let late = d.deadline().is_some_and(|deadline| deadline <= at);
+                late && !d.overdue && d.status == DeploymentStatus::InProgress
+            }),
+            Passed::HoldOff { host, token } => {
+                let held = self.state.slots.get(&host);
+                held.is_some_and(|slot| slot.token == token && slot.released.is_some())
+            }
+        };
+        if due { Judged::Passed(passed) } else { Judged::Nothing }
+    }
+}

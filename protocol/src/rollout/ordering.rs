@@ -1,0 +1,265 @@
+//! What an order may do: its place in the chain, and the rules of each action.
+
+use std::collections::BTreeMap;
+
+use super::{
+    configuration::DeploymentConfiguration,
+    deployment::{Creator, Deployment, DeploymentStatus, Scope, Target},
+    ledger::{GroupState, Judged, Ledger, Ordered},
+    refusal::Refusal,
+    stages::{self, Candidate},
+};
+use crate::{
+    ids::{DeploymentId, Digest, HostId, ReleaseLabel},
+    limits::QUEUED_DEPLOYMENTS_MAX,
+    time::UnixSeconds,
+    trust::{Action, Deploy, Order, Signed, Verified},
+};
+
+impl Ledger {
+    pub(super) fn judge_order(
+        &self,
+        at: UnixSeconds,
+        signed: &Signed<Order>,
+    ) -> Result<Judged, Refusal> {
+        let order = self.trust.order(signed).map_err(Refusal::untrusted("order"))?;
+        let content = order.content();
+        let unknown = || Refusal::UnknownGroup(content.group.clone());
+        let group = self.state.groups.get(&content.group).ok_or_else(unknown)?;
+        if group.head == order.id() {
+            return Ok(Judged::Nothing);
+        }
+        if content.sequence != group.sequence + 1 {
+            let (name, expected) = (content.group.clone(), group.sequence + 1);
+            return Err(Refusal::OutOfOrder { group: name, expected, got: content.sequence });
+        }
+        if content.parent != group.head {
+            return Err(Refusal::WrongParent { head: group.head.short() });
+        }
+        let effect = self.judge_action(at, group, &order)?;
+        Ok(Judged::Order { order, effect })
+    }
+
+    fn judge_action(
+        &self,
+        at: UnixSeconds,
+        group: &GroupState,
+        order: &Verified<Order>,
+    ) -> Result<Ordered, Refusal> {
+        match &order.content().action {
+            Action::Deploy(deploy) => self.judge_deploy(at, group, order, deploy),
+            Action::Rollback(deploy) => self.judge_rollback(at, group, order, deploy),
+            Action::Stop { order: target, rollback } => self.judge_stop(group, *target, *rollback),
+            Action::Pause { order: target } => {
+                let deployment = self.unfinished(group, *target)?;
+                if deployment.paused || deployment.status == DeploymentStatus::Stopping {
+                    return Err(Refusal::NothingToPause(deployment.id));
+                }
+                Ok(Ordered::Pause { deployment: deployment.id })
+            }
+            Action::Resume { order: target } => {
+                let deployment = self.unfinished(group, *target)?;
+                if !deployment.waits_for_operator() {
+                    return Err(Refusal::NothingToResume(deployment.id));
+                }
+                Ok(Ordered::Resume { deployment: deployment.id })
+            }
+            Action::ReleaseSlot { host, token } => {
+                let slot = self.state.slots.get(host).filter(|slot| slot.token == *token);
+                let held_here = slot.filter(|slot| {
+                    let deployment = self.state.deployments.get(&slot.deployment);
+                    deployment.is_some_and(|deployment| deployment.group == group.group.name)
+                });
+                let slot = held_here.ok_or(Refusal::NoSuchSlot(*token))?;
+                if slot.released.is_some() {
+                    return Err(Refusal::ReleasedAlready(*token));
+                }
+                Ok(Ordered::ReleaseSlot { host: *host })
+            }
+        }
+    }
+
+    fn judge_stop(
+        &self,
+        group: &GroupState,
+        target: Digest,
+        rollback: bool,
+    ) -> Result<Ordered, Refusal> {
+        let fleet = self.trust.fleet();
+        if !group.orders.iter().any(|signed| signed.id(fleet) == target) {
+            return Err(Refusal::NothingToStop(target.short()));
+        }
+        let deployment = self.unfinished(group, target).ok();
+        if rollback {
+            // Afterwards it is another order's matter: what runs then may be newer.
+            let deployment = deployment.ok_or(Refusal::OverAlready(target.short()))?;
+            if deployment.creator != Creator::Operator || deployment.fallback.is_none() {
+                return Err(Refusal::NoFallback(deployment.id));
+            }
+        }
+        Ok(Ordered::Stop { deployment: deployment.map(|deployment| deployment.id), rollback })
+    }
+
+    /// The deployment of an order that runs or waits for its turn.
+    fn unfinished(&self, group: &GroupState, order: Digest) -> Result<&Deployment, Refusal> {
+        let ids = group.running.iter().chain(&group.queue);
+        ids.filter_map(|id| self.state.deployments.get(id))
+            .find(|deployment| deployment.order == order)
+            .ok_or_else(|| Refusal::NotRunning(order.short()))
+    }
+
+    fn judge_deploy(
+        &self,
+        at: UnixSeconds,
+        group: &GroupState,
+        order: &Verified<Order>,
+        deploy: &Deploy,
+    ) -> Result<Ordered, Refusal> {
+        if let Some(until) = order.content().not_after.filter(|until| *until < at) {
+            return Err(Refusal::OrderExpired(until));
+        }
+        let running = group.running.and_then(|id| self.state.deployments.get(&id));
+        // Hosts that catch up make way; nothing else does.
+        let blocking = running.filter(|running| !running.is_catch_up());
+        if let Some(running) = blocking.filter(|_| !deploy.queue) {
+            return Err(Refusal::DeploymentRunning(running.id));
+        }
+        if group.queue.len() >= QUEUED_DEPLOYMENTS_MAX {
+            return Err(Refusal::QueueFull { group: group.group.name.clone() });
+        }
+        let scope = if deploy.only_outdated { Scope::Outdated } else { Scope::All };
+        let deployment = self.draft(at, group, order, deploy, scope)?;
+        if deployment.targets.is_empty() {
+            return Err(match scope {
+                Scope::All => Refusal::NoHosts(group.group.name.clone()),
+                _ => Refusal::NothingOutdated(group.group.name.clone()),
+            });
+        }
+        Ok(Ordered::Deploy { deployment: Box::new(deployment), instead: false })
+    }
+
+    /// The way back. Time does not end it, and it waits for nothing.
+    fn judge_rollback(
+        &self,
+        at: UnixSeconds,
+        group: &GroupState,
+        order: &Verified<Order>,
+        deploy: &Deploy,
+    ) -> Result<Ordered, Refusal> {
+        let deployment = self.draft(at, group, order, deploy, Scope::Strayed)?;
+        // What runs may bring hosts to another release before it has stopped.
+        if deployment.targets.is_empty() && group.running.is_none() {
+            return Err(Refusal::NothingOutdated(group.group.name.clone()));
+        }
+        let (creator, not_after) = (Creator::Rollback, None);
+        let deployment = Deployment { creator, not_after, ..deployment };
+        Ok(Ordered::Deploy { deployment: Box::new(deployment), instead: true })
+    }
+
+    fn draft(
+        &self,
+        at: UnixSeconds,
+        group: &GroupState,
+        order: &Verified<Order>,
+        deploy: &Deploy,
+        scope: Scope,
+    ) -> Result<Deployment, Refusal> {
+        let name = &group.group.name;
+        if deploy.group_version != group.group.version {
+            let (expected, got) = (group.group.version, deploy.group_version);
+            return Err(Refusal::GroupVersion { group: name.clone(), expected, got });
+        }
+        let label = self.release_of(group, deploy.release)?;
+        if let Some(fallback) = deploy.fallback {
+            self.release_of(group, fallback)?;
+        }
+        let configuration = deploy.configuration.as_ref().unwrap_or(&group.group.configuration);
+        let hosts = self.hosts_of(&group.group.filter).count();
+        let minimum = configuration.minimum_healthy.minimum(hosts);
+        if hosts > 0 && minimum >= hosts {
+            return Err(Refusal::NothingMayBeDown { minimum, hosts });
+        }
+        let mut deployment = Deployment {
+            id: DeploymentId::of(order.id(), false),
+            order: order.id(),
+            group: name.clone(),
+            application: group.group.application.clone(),
+            release: deploy.release,
+            label,
+            previous: group.last_good,
+            creator: Creator::Operator,
+            reason: order.content().reason.clone(),
+            configuration: configuration.clone(),
+            failure_budget: group.group.failure_budget,
+            fallback: deploy.fallback,
+            group_document: group.signed.clone(),
+            not_after: order.content().not_after,
+            goes_back: false,
+            scope,
+            status: DeploymentStatus::Queued,
+            paused: false,
+            rolls_back_when_stopped: false,
+            overdue: false,
+            hold: None,
+            stage: 0,
+            stages: Vec::new(),
+            created_at: at,
+            ended_at: None,
+            index: 0,
+            targets: BTreeMap::new(),
+        };
+        self.choose_targets(group, &mut deployment);
+        Ok(deployment)
+    }
+
+    /// Fills in the hosts that a deployment is for now, and the stages in which they go.
+    pub(super) fn choose_targets(&self, group: &GroupState, deployment: &mut Deployment) {
+        let hosts = self.hosts_of(&group.group.filter).filter(|host| {
+            let current = group.current.get(host);
+            let broken = self.is_broken_in(&group.group.name, *host);
+            match deployment.scope {
+                Scope::All | Scope::Some => true,
+                Scope::Outdated => broken || current != Some(&deployment.release),
+                Scope::Strayed => {
+                    broken || current.is_some_and(|current| *current != deployment.release)
+                }
+            }
+        });
+        let hosts: Vec<_> = hosts.collect();
+        self.place(deployment, &hosts);
+    }
+
+    /// Makes `hosts` the targets of a deployment, each in its stage.
+    pub(super) fn place(&self, deployment: &mut Deployment, hosts: &[HostId]) {
+        let candidates: Vec<_> = hosts
+            .iter()
+            .filter_map(|host| {
+                let known = self.state.members.get(host)?;
+                Some(Candidate {
+                    host: *host,
+                    labels: &known.member.labels,
+                    zone: known.member.zone.as_ref(),
+                    away: self.state.unhealthy.contains(host),
+                })
+            })
+            .collect();
+        // Who goes back or catches up has no canary to wait for: the release has run before.
+        let plain = DeploymentConfiguration::from(deployment.configuration.minimum_healthy);
+        let new =
+            matches!(deployment.creator, Creator::Operator) && deployment.scope != Scope::Strayed;
+        let configuration = if new { &deployment.configuration } else { &plain };
+        let (stages, numbers) = stages::plan(configuration, deployment.id, &candidates);
+        deployment.stages = stages;
+        deployment.targets =
+            numbers.into_iter().map(|(host, stage)| (host, Target::pending(stage))).collect();
+    }
+
+    /// The label of a release that the group may run.
+    fn release_of(&self, group: &GroupState, id: Digest) -> Result<ReleaseLabel, Refusal> {
+        let release = self.release(id).ok_or_else(|| Refusal::unknown_release(id))?;
+        if release.application != group.group.application {
+            return Err(Refusal::OtherApplication(group.group.name.clone()));
+        }
+        Ok(release.label)
+    }
+}

@@ -1,0 +1,110 @@
+//! How many hosts are down, and how many may be: the rule that everything is for.
+
+use std::collections::BTreeSet;
+
+use super::{
+    deployment::Deployment,
+    ledger::{GroupState, Ledger},
+    refusal::Refusal,
+};
+use crate::ids::{GroupName, HostId, Labels, ZoneName};
+
+impl Ledger {
+    /// With `host` down, no group of it has more hosts down than its configuration allows, and no zone
+    /// of a group either where the configuration has a floor for zones. A group for which the host has
+    /// no working revision is not asked: the host is down there for certain, and a slot is the only way
+    /// out, so two such hosts under a quota of one must not wait for each other. A host that is merely
+    /// unreachable may be serving, and is not taken for down here.
+    pub(super) fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
+        for group in self.groups_of(host) {
+            if self.is_broken_in(&group.group.name, host) {
+                continue;
+            }
+            let down = self.down(group);
+            let others = down.iter().filter(|down| **down != host).count();
+            let quota = self.quota(group);
+            if others + 1 > quota {
+                let group = group.group.name.clone();
+                return Err(Refusal::QuotaFull { group, down: others, quota });
+            }
+            self.check_zone(group, host, &down)?;
+        }
+        Ok(())
+    }
+
+    fn check_zone(
+        &self,
+        group: &GroupState,
+        host: HostId,
+        down: &BTreeSet<HostId>,
+    ) -> Result<(), Refusal> {
+        let zone = self.zone_of(host);
+        let Some(quota) = self.zone_quota(group, zone) else { return Ok(()) };
+        let here = |other: &&HostId| **other != host && self.zone_of(**other) == zone;
+        let others = down.iter().filter(here).count();
+        if others + 1 > quota {
+            let group = group.group.name.clone();
+            let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
+            return Err(Refusal::ZoneFull { group, zone, down: others, quota });
+        }
+        Ok(())
+    }
+
+    /// How many hosts of a group in one zone may be down; none where the configuration does not say.
+    pub(super) fn zone_quota(&self, group: &GroupState, zone: Option<&ZoneName>) -> Option<usize> {
+        let zones = self.configuration_of(group).zones.as_ref()?;
+        let here = self.hosts_of(&group.group.filter).filter(|host| self.zone_of(*host) == zone);
+        Some(zones.minimum_healthy.quota(here.count()))
+    }
+
+    /// Members that a filter selects and that nobody has written off.
+    pub(super) fn hosts_of(&self, filter: &Labels) -> impl Iterator<Item = HostId> {
+        let members = self.state.members.values();
+        members
+            .filter(|known| filter.matches(&known.member.labels))
+            .map(|known| known.member.host)
+            .filter(|host| !self.state.written_off.contains_key(host))
+    }
+
+    pub(super) fn groups_of(&self, host: HostId) -> impl Iterator<Item = &GroupState> {
+        let labels = self.state.members.get(&host).map(|known| &known.member.labels);
+        self.state
+            .groups
+            .values()
+            .filter(move |group| labels.is_some_and(|labels| group.group.filter.matches(labels)))
+    }
+
+    pub(super) fn zone_of(&self, host: HostId) -> Option<&ZoneName> {
+        self.state.members.get(&host)?.member.zone.as_ref()
+    }
+
+    /// Hosts of a group that are down: they hold a slot, whatever for, or are not well.
+    pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
+        self.hosts_of(&group.group.filter)
+            .filter(|host| {
+                self.state.slots.contains_key(host) || !self.is_well_in(&group.group.name, *host)
+            })
+            .collect()
+    }
+
+    pub(super) fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {
+        !self.state.unhealthy.contains(&host) && !self.is_broken_in(group, host)
+    }
+
+    /// True if the group's last deployment left the host without a working revision.
+    pub fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {
+        self.state.broken.iter().any(|(g, h)| (g, *h) == (group, host))
+    }
+
+    /// How many hosts of a group may be down: by the running deployment's configuration, if any.
+    pub(super) fn quota(&self, group: &GroupState) -> usize {
+        let minimum = self.configuration_of(group).minimum_healthy;
+        minimum.quota(self.hosts_of(&group.group.filter).count())
+    }
+
+    fn configuration_of<'a>(&'a self, group: &'a GroupState) -> &'a super::DeploymentConfiguration {
+        let running: Option<&Deployment> =
+            group.running.and_then(|id| self.state.deployments.get(&id));
+        running.map_or(&group.group.configuration, |deployment| &deployment.configuration)
+    }
+}

@@ -1,0 +1,285 @@
+//! What follows from an entry that was carried out: stages that are done, deployments that are over,
+//! rollbacks, and whose turn it is next.
+
+use super::{
+    deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, TargetStatus},
+    ledger::{GroupState, Ledger},
+};
+use crate::{
+    ids::{DeploymentId, Digest, GroupName, HostId},
+    limits::DEPLOYMENTS_KEPT_PER_GROUP,
+    time::UnixSeconds,
+    trust::Action,
+};
+
+impl Ledger {
+    /// Draws the consequences until nothing more follows. What begins may be over at once.
+    pub(super) fn settle(&mut self, at: UnixSeconds) {
+        loop {
+            self.advance(at);
+            let away = |host| self.state.unhealthy.contains(&host);
+            let unfinished = self.state.deployments.values();
+            let ended: Vec<_> = unfinished.filter_map(|d| Some((d.id, d.verdict(away)?))).collect();
+            for (id, verdict) in ended {
+                self.end(at, id, verdict);
+            }
+            let idle = self.state.groups.values().filter(|group| group.running.is_none());
+            let idle: Vec<_> = idle.map(|group| group.group.name.clone()).collect();
+            let begun = idle.iter().filter(|group| self.begin_next(at, group)).count();
+            if begun == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Lets the next stage begin where the present one is done and nothing is waited for.
+    fn advance(&mut self, at: UnixSeconds) {
+        let unhealthy = self.state.unhealthy.clone();
+        for deployment in self.state.deployments.values_mut() {
+            while deployment.is_granting() && deployment.stage_is_done(|h| unhealthy.contains(&h)) {
+                let Some(stage) = deployment.present_stage() else { break };
+                let bake = UnixSeconds(at.0.saturating_add(stage.bake_seconds.into()));
+                match (stage.pause, stage.bake_seconds) {
+                    (true, _) => deployment.hold = Some(Hold::Canary),
+                    (false, 0) => deployment.stage += 1,
+                    (false, _) => deployment.hold = Some(Hold::Bake { until: bake }),
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, at: UnixSeconds, id: DeploymentId, verdict: DeploymentStatus) {
+        let Some(deployment) = self.deployment_mut(id) else { return };
+        deployment.status = verdict.clone();
+        deployment.ended_at = Some(at);
+        let deployment = deployment.clone();
+        self.skip_rest(id);
+        let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
+        group.running = None;
+        match verdict {
+            DeploymentStatus::Succeeded => group.last_good = Some(deployment.release),
+            DeploymentStatus::Failed { .. } => self.roll_back(at, &deployment, "failed"),
+            DeploymentStatus::Stopped if deployment.rolls_back_when_stopped => {
+                self.roll_back(at, &deployment, "was stopped");
+            }
+            _ => {}
+        }
+    }
+
+    /// Brings hosts that took a release back to its order's fallback. There is no rollback of a
+    /// rollback.
+    fn roll_back(&mut self, at: UnixSeconds, undone: &Deployment, why: &str) {
+        let (Creator::Operator, Some(fallback)) = (undone.creator, undone.fallback) else { return };
+        let Some(release) = self.release(fallback) else { return };
+        let took = undone.targets.iter().filter(|(_, t)| t.status == TargetStatus::Succeeded);
+        let took: Vec<_> =
+            took.map(|(host, _)| *host).filter(|host| self.is_member(*host)).collect();
+        if took.is_empty() {
+            return;
+        }
+        // It undoes a deployment under the configuration that the operator gave that one.
+        let mut rollback = Deployment {
+            id: DeploymentId::of(undone.order, true),
+            release: fallback,
+            label: release.label,
+            creator: Creator::Rollback,
+            reason: format!("deployment {} {why}", undone.id),
+            fallback: None,
+            goes_back: true,
+            scope: Scope::Some,
+            ..undone.clone()
+        };
+        self.place(&mut rollback, &took);
+        self.begin(at, rollback);
+    }
+
+    /// Begins what waits in a group where nothing runs; true if something began or was refused.
+    fn begin_next(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
+        let Some(group) = self.state.groups.get_mut(name) else { return false };
+        if group.running.is_some() {
+            return true;
+        }
+        if group.queue.is_empty() {
+            return self.catch_up(at, name);
+        }
+        let id = group.queue.remove(0);
+        let Some(mut deployment) = self.deployment(id).cloned() else { return true };
+        let Some(group) = self.state.groups.get(name) else { return true };
+        if let Err(reason) = may_begin(at, group, &deployment) {
+            if let Some(deployment) = self.deployment_mut(id) {
+                deployment.status = DeploymentStatus::Failed { reason };
+                deployment.ended_at = Some(at);
+            }
+            self.skip_rest(id);
+            return true;
+        }
+        // The release to go back to may have been on its way when the order was signed. If it has failed
+        // meanwhile nobody is sent there.
+        let has_failed = |release: Digest| {
+            let mut of_group = self.state.deployments.values().filter(|d| d.group == *name);
+            let ran = |d: &Deployment| d.release == release && d.id != id;
+            let (mut good, mut bad) = (group.last_good == Some(release), false);
+            of_group.by_ref().filter(|d| ran(d)).for_each(|d| match d.status {
+                DeploymentStatus::Succeeded => good = true,
+                _ => bad = true,
+            });
+            bad && !good
+        };
+        deployment.fallback = deployment.fallback.filter(|release| !has_failed(*release));
+        deployment.previous = group.last_good;
+        self.choose_targets(group, &mut deployment);
+        if deployment.targets.is_empty() {
+            deployment.status = DeploymentStatus::Succeeded;
+            deployment.ended_at = Some(at);
+            self.state.deployments.insert(id, deployment);
+            return true;
+        }
+        self.begin(at, deployment);
+        true
+    }
+
+    /// Brings hosts that were away, or that are new, to the release of the group's last success, if
+    /// the group says so and its newest order allows it.
+    fn catch_up(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
+        let Some((group, catch_up)) = self.newest_allowed(name) else { return false };
+        let hosts = self.hosts_of(&group.group.filter).filter(|host| {
+            let wanted = if group.met.contains(host) {
+                group.group.catch_up
+            } else {
+                group.group.deploy_to_new_hosts
+            };
+            let behind = group.current.get(host) != Some(&catch_up.release)
+                || self.is_broken_in(name, *host);
+            let away = self.state.unhealthy.contains(host);
+            wanted && behind && !away && !group.left.contains(host)
+        });
+        let hosts: Vec<_> = hosts.collect();
+        if hosts.is_empty() || self.quota(group) == 0 {
+            return false;
+        }
+        let Some(release) = self.release(catch_up.release) else { return false };
+        let index = self.state.applied;
+        let mut deployment = Deployment {
+            id: DeploymentId::catch_up(catch_up.order, index),
+            order: catch_up.order,
+            group: name.clone(),
+            application: group.group.application.clone(),
+            release: catch_up.release,
+            label: release.label,
+            previous: group.last_good,
+            creator: Creator::CatchUp,
+            reason: "hosts that were away or are new".into(),
+            configuration: group.group.configuration.clone(),
+            failure_budget: None,
+            fallback: None,
+            group_document: group.signed.clone(),
+            not_after: None,
+            goes_back: catch_up.goes_back,
+            scope: Scope::Some,
+            status: DeploymentStatus::Queued,
+            paused: false,
+            rolls_back_when_stopped: false,
+            overdue: false,
+            hold: None,
+            stage: 0,
+            stages: Vec::new(),
+            created_at: at,
+            ended_at: None,
+            index,
+            targets: std::collections::BTreeMap::new(),
+        };
+        deployment.configuration.deployment_deadline_seconds = None;
+        self.place(&mut deployment, &hosts);
+        self.begin(at, deployment);
+        true
+    }
+
+    /// The order by which hosts of a group may come to the release of its last success: the newest
+    /// one, which is the only one that they still follow, if it names that release.
+    fn newest_allowed(&self, name: &GroupName) -> Option<(&GroupState, CatchUp)> {
+        let group = self.state.groups.get(name)?;
+        let release = group.last_good?;
+        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
+            return None;
+        }
+        let mut stopped = Vec::new();
+        for signed in group.orders.iter().rev() {
+            // They were verified when they were applied.
+            let order = self.trust.order(signed).ok()?;
+            match &order.content().action {
+                Action::Stop { order, rollback } => stopped.push((*order, *rollback)),
+                Action::Deploy(deploy) | Action::Rollback(deploy) => {
+                    let stops = stopped.iter().filter(|(stopped, _)| *stopped == order.id());
+                    let stops: Vec<_> = stops.map(|(_, rollback)| *rollback).collect();
+                    let forward = deploy.release == release && stops.is_empty();
+                    let back = deploy.fallback == Some(release) && stops.iter().all(|back| *back);
+                    let same = deploy.group_version == group.group.version;
+                    let (order, goes_back) = (order.id(), !forward);
+                    let catch_up = CatchUp { order, release, goes_back };
+                    return (same && (forward || back)).then_some((group, catch_up));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// From here on the deployment is the one of its group.
+    fn begin(&mut self, at: UnixSeconds, mut deployment: Deployment) {
+        deployment.status = DeploymentStatus::InProgress;
+        deployment.created_at = at;
+        deployment.ended_at = None;
+        (deployment.hold, deployment.stage, deployment.overdue) = (None, 0, false);
+        let (id, name) = (deployment.id, deployment.group.clone());
+        if deployment.creator == Creator::Rollback {
+            deployment.paused = false;
+        }
+        let met: Vec<HostId> = match self.state.groups.get(&name) {
+            Some(group) => self.hosts_of(&group.group.filter).collect(),
+            None => Vec::new(),
+        };
+        if let Some(group) = self.state.groups.get_mut(&name) {
+            group.running = Some(id);
+            group.met.extend(met);
+        }
+        self.state.deployments.insert(id, deployment);
+        self.forget_old(&name);
+    }
+
+    /// Keeps the newest reports of a group.
+    fn forget_old(&mut self, group: &GroupName) {
+        let mut of_group: Vec<_> = self
+            .state
+            .deployments
+            .values()
+            .filter(|deployment| deployment.group == *group && deployment.status.is_over())
+            .map(|deployment| (deployment.index, deployment.id))
+            .collect();
+        of_group.sort_unstable();
+        let excess = of_group.len().saturating_sub(DEPLOYMENTS_KEPT_PER_GROUP);
+        for (_, id) in of_group.into_iter().take(excess) {
+            self.state.deployments.remove(&id);
+        }
+    }
+}
+
+/// By what order, and to which release, hosts catch up.
+struct CatchUp {
+    order: Digest,
+    release: Digest,
+    goes_back: bool,
+}
+
+/// What was good when it was ordered may not be good any more when its turn comes. It is not lost: it
+/// has failed, and says why.
+fn may_begin(at: UnixSeconds, group: &GroupState, queued: &Deployment) -> Result<(), String> {
+    if queued.group_document != group.signed {
+        return Err("GROUP_CHANGED: the group was changed while it waited: order it anew".into());
+    }
+    match queued.not_after {
+        Some(until) if until < at => {
+            Err(format!("ORDER_EXPIRED: the order was good until {until}: sign a new one"))
+        }
+        _ => Ok(()),
+    }
+}

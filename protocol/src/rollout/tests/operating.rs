@@ -1,0 +1,369 @@
+//! What operators do while deployments run, and what happens of itself afterwards.
+
+use super::*;
+
+#[test]
+fn what_is_paused_gives_no_slots_until_it_is_resumed() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let number = desk.grant_next();
+    desk.act("web", Action::Pause { order }).unwrap();
+    let again = desk.act("web", Action::Pause { order });
+    assert!(matches!(again, Err(Refusal::NothingToPause(_))));
+    desk.done(number, Outcome::Succeeded);
+    assert!(desk.ledger.next_grants().is_empty());
+    assert_eq!(desk.ledger.why_waiting(DeploymentId::of(order, false)), Waiting::Paused);
+    desk.act("web", Action::Resume { order }).unwrap();
+    let again = desk.act("web", Action::Resume { order });
+    assert!(matches!(again, Err(Refusal::NothingToResume(_))));
+    assert_eq!(desk.roll().len(), 2);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_rollback_takes_the_place_of_whatever_runs_and_waits() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let nothing = Action::Rollback(Deploy::plain(old, 1));
+    assert!(matches!(desk.act("web", nothing.clone()), Err(Refusal::NothingOutdated(_))));
+    let running = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    let queued = desk.deploy_with("web", old, |deploy| deploy.queue = true).unwrap();
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.want_all();
+    let busy = desk.grant_next();
+    let back = desk.act("web", nothing).unwrap();
+    assert_eq!(desk.status(queued, false), DeploymentStatus::Stopped);
+    assert!(desk.ledger.next_grants().is_empty(), "the one at work ends first");
+    assert_eq!(desk.status(back, false), DeploymentStatus::Queued);
+    desk.done(busy, Outcome::Succeeded);
+    assert_eq!(desk.status(running, false), DeploymentStatus::Stopped);
+    assert_eq!(desk.status(back, false), DeploymentStatus::InProgress);
+    let mut returned = desk.roll();
+    returned.sort_unstable();
+    let mut strayed = [took, busy];
+    strayed.sort_unstable();
+    assert_eq!(returned, strayed, "only where the other release ran");
+    assert_eq!(desk.status(back, false), DeploymentStatus::Succeeded);
+    assert_eq!(desk.ledger.group(&group_name("web")).unwrap().last_good, Some(old));
+}
+
+#[test]
+fn a_stop_may_bring_back_those_that_took_the_release() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", new, |_| {}).unwrap();
+    let nowhere = desk.act("web", Action::Stop { order, rollback: true });
+    assert!(matches!(nowhere, Err(Refusal::NoFallback(_))));
+    desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Stopped);
+    assert_eq!(desk.status(order, true), DeploymentStatus::InProgress);
+    assert_eq!(desk.roll(), [took]);
+    assert_eq!(desk.status(order, true), DeploymentStatus::Succeeded);
+    let late = desk.act("web", Action::Stop { order, rollback: true });
+    assert!(matches!(late, Err(Refusal::OverAlready(_))));
+}
+
+#[test]
+fn a_second_deployment_waits_or_is_refused_as_asked() {
+    let mut desk = Desk::new(2);
+    desk.group_with("web", |_| {}).unwrap();
+    let releases: Vec<_> = (0..4).map(|_| desk.release("web")).collect();
+    let first = desk.deploy_with("web", releases[0], |_| {}).unwrap();
+    let refused = desk.deploy_with("web", releases[1], |_| {});
+    assert!(matches!(refused, Err(Refusal::DeploymentRunning(_))));
+    let queued: Vec<_> = releases[1..]
+        .iter()
+        .map(|release| desk.deploy_with("web", *release, |deploy| deploy.queue = true).unwrap())
+        .collect();
+    // One that waits can be stopped; the others keep their places.
+    desk.act("web", Action::Stop { order: queued[1], rollback: false }).unwrap();
+    for (order, expected) in
+        [(first, Some(releases[0])), (queued[0], Some(releases[1])), (queued[2], Some(releases[3]))]
+    {
+        assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+        for _ in 0..2 {
+            desk.want_all();
+            let number = desk.grant_next();
+            desk.done(number, Outcome::Succeeded);
+        }
+        assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+        assert_eq!(desk.ledger.group(&group_name("web")).unwrap().last_good, expected);
+    }
+    assert_eq!(desk.status(queued[1], false), DeploymentStatus::Stopped);
+}
+
+#[test]
+fn a_queue_is_taken_at_the_limit_and_refused_one_past_it() {
+    let mut desk = Desk::new(1);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let mut queue = || desk.deploy_with("web", release, |deploy| deploy.queue = true);
+    // The first one does not wait.
+    for _ in 0..=crate::limits::QUEUED_DEPLOYMENTS_MAX {
+        queue().unwrap();
+    }
+    assert!(matches!(queue(), Err(Refusal::QueueFull { .. })));
+}
+
+#[test]
+fn what_is_not_good_any_more_when_its_turn_comes_has_failed_and_says_why() {
+    let mut desk = Desk::new(2);
+    desk.group_with("web", |_| {}).unwrap();
+    let (one, two) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", one, |_| {}).unwrap();
+    let queued = desk.deploy_with("web", two, |deploy| deploy.queue = true).unwrap();
+    desk.group_with("web", |group| group.minimum_healthy_seconds = 5).unwrap();
+    desk.roll();
+    let DeploymentStatus::Failed { reason } = desk.status(queued, false) else { panic!() };
+    assert!(reason.starts_with("GROUP_CHANGED"), "{reason}");
+    assert!(desk.ledger.group(&group_name("web")).unwrap().running.is_none());
+}
+
+#[test]
+fn nobody_goes_back_to_what_failed_while_the_order_waited() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let releases: Vec<_> = (0..3).map(|_| desk.release("web")).collect();
+    desk.deploy_with("web", releases[0], |_| {}).unwrap();
+    desk.roll();
+    let bad = desk.deploy_with("web", releases[1], |_| {}).unwrap();
+    let terms = |deploy: &mut Deploy| {
+        deploy.queue = true;
+        deploy.fallback = Some(releases[1]);
+    };
+    let next = desk.deploy_with("web", releases[2], terms).unwrap();
+    desk.want_all();
+    let number = desk.grant_next();
+    desk.done(number, failure(true));
+    assert!(matches!(desk.status(bad, false), DeploymentStatus::Failed { .. }));
+    let next = desk.ledger.deployment(DeploymentId::of(next, false)).unwrap();
+    assert_eq!((&next.status, next.fallback), (&DeploymentStatus::InProgress, None));
+}
+
+#[test]
+fn a_failure_budget_ends_a_deployment_at_the_limit_and_one_past_it() {
+    for (failures, over) in [(1, false), (2, true)] {
+        let mut desk = Desk::new(6);
+        desk.group_with("web", |group| {
+            group.configuration = MinimumHealthy::AllAtOnce.into();
+            group.failure_budget = Some(1);
+        })
+        .unwrap();
+        let release = desk.release("web");
+        let order = desk.deploy_with("web", release, |_| {}).unwrap();
+        for _ in 0..failures {
+            desk.want_all();
+            let number = desk.grant_next();
+            desk.done(number, failure(true));
+        }
+        let status = desk.status(order, false);
+        assert_eq!(matches!(status, DeploymentStatus::Failed { .. }), over, "{status:?}");
+    }
+}
+
+#[test]
+fn only_outdated_hosts_are_deployed_to_if_asked() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+    desk.deploy_with("web", release, |deploy| deploy.only_outdated = true).unwrap();
+    let others = desk.roll();
+    assert!(others.len() == 2 && !others.contains(&took), "{others:?}");
+    let nothing = desk.deploy_with("web", release, |deploy| deploy.only_outdated = true);
+    assert!(matches!(nothing, Err(Refusal::NothingOutdated(_))));
+}
+
+#[test]
+fn a_released_slot_is_free_after_the_hold_off_and_its_holder_is_written_off() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| group.catch_up = true).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let dead = desk.grant_next();
+    desk.health(dead, false);
+    let token = desk.ledger.slot_of(host(dead)).unwrap().token;
+    let wrong = desk.act("web", Action::ReleaseSlot { host: host(dead), token: token + 1 });
+    assert!(matches!(wrong, Err(Refusal::NoSuchSlot(_))));
+    let passed = Entry::Passed(Passed::HoldOff { host: host(dead), token });
+    assert_eq!(desk.apply(passed.clone()), Ok(false), "nobody ordered it");
+    desk.act("web", Action::ReleaseSlot { host: host(dead), token }).unwrap();
+    let twice = desk.act("web", Action::ReleaseSlot { host: host(dead), token });
+    assert!(matches!(twice, Err(Refusal::ReleasedAlready(_))));
+    // Held until the hold-off is over, and nobody vouches for it any more.
+    assert!(desk.ledger.slot_of(host(dead)).is_some() && desk.ledger.next_grants().is_empty());
+    assert!(desk.ledger.receipt_subject(token, crate::ids::Nonce([0; 16])).is_none());
+    assert_eq!(desk.ledger.hold_offs(), [(host(dead), token)]);
+    desk.apply(passed).unwrap();
+    assert_eq!(desk.ledger.written_off().next().unwrap().host, host(dead));
+    assert_eq!(desk.down("web"), (0, 1), "it counts neither as down nor as a host");
+    assert_eq!(desk.roll().len(), 3);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    // When it is heard of it is down until it is mended, which is what it gets next.
+    desk.health(dead, true);
+    assert!(desk.ledger.written_off().next().is_none());
+    assert_eq!(desk.down("web"), (1, 1));
+    assert_eq!(desk.roll(), [dead]);
+    assert_eq!(desk.down("web"), (0, 1));
+}
+
+#[test]
+fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
+    let mut desk = Desk::new(2);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let holder = desk.grant_next();
+    let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    desk.act("web", Action::ReleaseSlot { host: host(holder), token }).unwrap();
+    desk.done(holder, Outcome::Succeeded);
+    assert!(desk.ledger.hold_offs().is_empty() && desk.ledger.written_off().next().is_none());
+    assert_eq!(desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })), Ok(false));
+}
+
+#[test]
+fn a_removed_host_holds_nothing_counts_nowhere_and_never_comes_back() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    // Host 0 is the voter.
+    let holder = loop {
+        let number = desk.grant_next();
+        if number != 0 {
+            break number;
+        }
+        desk.done(number, Outcome::Succeeded);
+    };
+    desk.health(holder, false);
+    assert!(matches!(desk.remove(holder, 4), Err(Refusal::Untrusted { .. })), "not by enrolment");
+    assert!(matches!(desk.remove(0, 3), Err(Refusal::IsVoter { .. })));
+    assert_eq!(desk.remove(holder, 3), Ok(true));
+    assert_eq!(desk.remove(holder, 3), Ok(false), "a replay changes nothing");
+    assert!(desk.ledger.slots().next().is_none());
+    desk.roll();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    assert!(matches!(desk.admit(holder, holder, 5), Err(Refusal::Removed { .. })));
+    desk.admit(9, holder, 0).unwrap();
+}
+
+#[test]
+fn a_deployment_does_not_wait_for_hosts_that_are_away_and_they_catch_up() {
+    for catch_up in [true, false] {
+        let mut desk = Desk::new(4);
+        desk.group_with("web", |group| {
+            group.catch_up = catch_up;
+            group.configuration = MinimumHealthy::HalfAtATime.into();
+        })
+        .unwrap();
+        let release = desk.release("web");
+        desk.health(2, false);
+        let order = desk.deploy_with("web", release, |_| {}).unwrap();
+        assert_eq!(desk.roll().len(), 3);
+        assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+        desk.health(2, true);
+        assert_eq!(desk.roll(), if catch_up { vec![2] } else { Vec::new() });
+        let newest = desk.ledger.deployments()[0];
+        assert_eq!(newest.creator == Creator::CatchUp, catch_up);
+    }
+}
+
+#[test]
+fn hosts_that_are_away_do_not_fail_a_deployment_that_needs_them() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    for number in [1, 2] {
+        desk.health(number, false);
+    }
+    assert!(desk.roll().is_empty(), "two of three are down already");
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+    for number in [1, 2] {
+        desk.health(number, true);
+    }
+    assert_eq!(desk.roll().len(), 3);
+}
+
+#[test]
+fn new_hosts_get_the_last_good_release_if_the_group_says_so() {
+    for wanted in [true, false] {
+        let mut desk = Desk::new(2);
+        desk.group_with("web", |group| group.deploy_to_new_hosts = wanted).unwrap();
+        let release = desk.release("web");
+        desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.roll();
+        desk.hosts = 3;
+        desk.admit(2, 2, 0).unwrap();
+        assert_eq!(desk.roll(), if wanted { vec![2] } else { Vec::new() });
+    }
+}
+
+#[test]
+fn catching_up_makes_way_for_operators_and_is_not_tried_for_ever() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        group.catch_up = true;
+        group.configuration = MinimumHealthy::HalfAtATime.into();
+    })
+    .unwrap();
+    let (one, two) = (desk.release("web"), desk.release("web"));
+    desk.health(1, false);
+    desk.deploy_with("web", one, |_| {}).unwrap();
+    desk.roll();
+    desk.health(1, true);
+    assert_eq!(desk.ledger.deployments()[0].creator, Creator::CatchUp);
+    let order = desk.deploy_with("web", two, |_| {}).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+    desk.health(1, false);
+    desk.roll();
+    desk.health(1, true);
+    desk.want_all();
+    let number = desk.grant_next();
+    assert_eq!(number, 1);
+    desk.done(number, failure(true));
+    assert!(desk.roll().is_empty(), "it had its chance");
+    assert!(desk.ledger.group(&group_name("web")).unwrap().running.is_none());
+}
+
+#[test]
+fn nobody_catches_up_with_what_was_stopped() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        group.catch_up = true;
+        group.deploy_to_new_hosts = true;
+        group.configuration = MinimumHealthy::HalfAtATime.into();
+    })
+    .unwrap();
+    let (one, two) = (desk.release("web"), desk.release("web"));
+    desk.health(1, false);
+    desk.deploy_with("web", one, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", two, |deploy| deploy.fallback = Some(one)).unwrap();
+    desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+    desk.health(1, true);
+    assert!(desk.roll().is_empty(), "the executor would refuse, and an operator said stop");
+}

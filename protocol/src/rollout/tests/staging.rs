@@ -1,0 +1,126 @@
+//! Canary, waves, zones, and the waits between them.
+
+use super::*;
+
+fn canary(count: u32, pause: bool, bake_seconds: u32) -> DeploymentConfiguration {
+    DeploymentConfiguration {
+        canary: Some(Canary { hosts: CanaryHosts::Count(count), pause, bake_seconds }),
+        ..MinimumHealthy::AllAtOnce.into()
+    }
+}
+
+#[test]
+fn nobody_follows_the_canary_until_an_operator_says_so() {
+    let mut desk = Desk::new(5);
+    desk.group_with("web", |group| group.configuration = canary(2, true, 0)).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    assert_eq!(desk.roll().len(), 2, "the canary");
+    let id = DeploymentId::of(order, false);
+    assert_eq!(desk.ledger.why_waiting(id), Waiting::Canary);
+    desk.act("web", Action::Resume { order }).unwrap();
+    assert_eq!(desk.roll().len(), 3, "everybody else");
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    let late = desk.act("web", Action::Resume { order });
+    assert!(matches!(late, Err(Refusal::NotRunning(_))));
+}
+
+#[test]
+fn a_canary_that_fails_spares_the_others() {
+    let mut desk = Desk::new(5);
+    desk.group_with("web", |group| group.configuration = canary(1, true, 0)).unwrap();
+    let (good, bad) = (desk.release("web"), desk.release("web"));
+    let order = desk.deploy_with("web", bad, |deploy| deploy.fallback = Some(good)).unwrap();
+    desk.want_all();
+    let number = desk.grant_next();
+    desk.done(number, failure(true));
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
+    assert!(reason.starts_with("CANARY_FAILED"), "{reason}");
+    assert!(desk.roll().is_empty());
+}
+
+#[test]
+fn a_canary_that_is_silent_is_passed_over_by_an_operator_alone() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |group| {
+        let hosts = CanaryHosts::Labels("role=db".parse().unwrap());
+        let canary = Some(Canary { hosts, pause: false, bake_seconds: 60 });
+        group.configuration =
+            DeploymentConfiguration { canary, ..MinimumHealthy::AllAtOnce.into() };
+    })
+    .unwrap();
+    let release = desk.release("web");
+    desk.health(1, false);
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    assert!(desk.roll().is_empty(), "the one canary is away");
+    assert!(desk.ledger.due(UnixSeconds(u64::MAX)).is_empty(), "no time passes it over");
+    desk.act("web", Action::Resume { order }).unwrap();
+    assert_eq!(desk.roll().len(), 2);
+}
+
+#[test]
+fn zones_go_one_after_the_other_and_bake_between() {
+    let mut desk = Desk::in_zones(5, &["b", "a", "b", "a", "a"]);
+    desk.group_with("web", |group| {
+        let minimum_healthy = MinimumHealthy::HostCount(1);
+        let zones = Zones { bake_seconds: 60, minimum_healthy, first_bake_seconds: 600 };
+        group.configuration =
+            DeploymentConfiguration { zones: Some(zones), ..MinimumHealthy::AllAtOnce.into() };
+    })
+    .unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    assert_eq!(desk.ledger.next_grants().len(), 2, "one host of zone a stays up");
+    let mut first = desk.roll();
+    first.sort_unstable();
+    assert_eq!(first, [1, 3, 4], "zone a");
+    let id = DeploymentId::of(order, false);
+    let until = UnixSeconds(NOW.0 + 600);
+    assert_eq!(desk.ledger.why_waiting(id), Waiting::Baking { after: "zone a".into(), until });
+    // The leader proposes it when it is time, and nobody believes it before.
+    assert!(desk.ledger.due(UnixSeconds(until.0 - 1)).is_empty());
+    let passed = Entry::Passed(Passed::Bake { deployment: id, stage: 0 });
+    assert_eq!(desk.apply_at(UnixSeconds(until.0 - 1), passed.clone()), Ok(false));
+    assert_eq!(desk.ledger.due(until), [Passed::Bake { deployment: id, stage: 0 }]);
+    assert_eq!(desk.apply_at(until, passed.clone()), Ok(true));
+    assert_eq!(desk.apply_at(until, passed), Ok(false), "once");
+    let mut second = desk.roll();
+    second.sort_unstable();
+    assert_eq!(second, [0, 2], "zone b; after the last one nothing bakes");
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_bake_can_be_cut_short() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |group| group.configuration = canary(1, false, 3600)).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    assert_eq!(desk.roll().len(), 1);
+    desk.act("web", Action::Resume { order }).unwrap();
+    assert_eq!(desk.roll().len(), 2);
+}
+
+#[test]
+fn a_deployment_that_misses_its_deadline_fails_when_those_at_work_are_done() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |group| {
+        group.configuration.deployment_deadline_seconds = Some(100);
+    })
+    .unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let number = desk.grant_next();
+    let deployment = DeploymentId::of(order, false);
+    let (late, passed) = (UnixSeconds(NOW.0 + 100), Passed::Deadline { deployment });
+    assert!(desk.ledger.due(UnixSeconds(late.0 - 1)).is_empty());
+    assert_eq!(desk.ledger.due(late), [passed]);
+    desk.apply_at(late, Entry::Passed(passed)).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress, "one is at work");
+    assert!(desk.ledger.slot_of(host(number)).is_some(), "time frees no slot");
+    desk.done(number, Outcome::Succeeded);
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
+    assert!(reason.starts_with("DEADLINE"), "{reason}");
+}
