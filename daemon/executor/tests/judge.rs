@@ -555,6 +555,58 @@ fn a_stop_is_heeded_before_its_turn_in_the_chain() {
 }
 
 #[test]
+fn a_slot_that_an_operator_released_is_not_acted_on() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let release = |of, token| {
+        let action = Action::ReleaseSlot { host: host(of), token };
+        bench.sign(&bench.order(2, evidence.order, action), OPERATOR)
+    };
+    let other = refusal(bench.ask(&Request::Stop(release(ME + 1, 41))));
+    assert!(other.contains("neither stops nor releases"), "{other}");
+    assert_eq!(bench.ask(&Request::Stop(release(ME, 41))), Response::Accepted);
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 21, 22]);
+    let refused = refusal(bench.activate(&evidence, receipts));
+    assert!(refused.contains("an operator has released this slot"), "{refused}");
+    bench.assert_untouched();
+}
+
+#[test]
+fn a_stop_with_rollback_ends_the_way_forward_only() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let action = Action::Stop { order: evidence.order, rollback: true };
+    let stop = bench.sign(&bench.order(2, evidence.order, action), OPERATOR);
+    assert_eq!(bench.ask(&Request::Stop(stop)), Response::Accepted);
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 21, 22]);
+    assert!(refusal(bench.activate(&evidence, receipts)).contains("the order was stopped"));
+    let Response::Report(report) = bench.ask(&Request::Report { seen: 0 }) else { panic!() };
+    let group = &report.groups[0];
+    assert!(group.is_stopped(evidence.order, false) && !group.is_stopped(evidence.order, true));
+}
+
+#[test]
+fn an_order_that_waits_leaves_the_one_before_it_to_be_followed() {
+    let bench = Bench::new();
+    let mut evidence = bench.evidence();
+    let Action::Deploy(first) = bench.deploy().action else { panic!() };
+    for (queue, accepted) in [(true, true), (false, false)] {
+        let parent = evidence.orders.last().unwrap().id(bench.fleet);
+        let sequence = u64::try_from(evidence.orders.len()).unwrap() + 1;
+        let next = Deploy { queue, ..first.clone() };
+        let next = bench.order(sequence, parent, Action::Deploy(next));
+        evidence.orders.push(bench.sign(&next, OPERATOR));
+        let answer = bench.ask(&Request::Stage(Box::new(evidence.clone())));
+        match accepted {
+            true => assert_eq!(answer, Response::Accepted),
+            false => assert!(refusal(answer).contains("a newer order has replaced this one")),
+        }
+    }
+}
+
+#[test]
 fn a_damaged_store_is_found_out() {
     let bench = Bench::new();
     let frames = bench.path("store/frames");

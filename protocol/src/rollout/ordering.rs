@@ -92,7 +92,7 @@ impl Ledger {
         let deployment = self.unfinished(group, target).ok();
         if rollback {
             // Afterwards it is another order's matter: what runs then may be newer.
-            let deployment = deployment.ok_or(Refusal::OverAlready(target.short()))?;
+            let deployment = deployment.ok_or_else(|| Refusal::OverAlready(target.short()))?;
             if deployment.creator != Creator::Operator || deployment.fallback.is_none() {
                 return Err(Refusal::NoFallback(deployment.id));
             }
