@@ -141,15 +141,19 @@ impl Ledger {
     /// Brings hosts that were away, or that are new, to the release of the group's last success, if
     /// the group says so and its newest order allows it.
     fn catch_up(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
-        let Some((group, catch_up)) = self.newest_allowed(name) else { return false };
+        let Some(group) = self.state.groups.get(name) else { return false };
+        let Some(release) = group.last_good else { return false };
+        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
+            return false;
+        }
         let hosts = self.hosts_of(&group.group.filter).filter(|host| {
             let wanted = if group.met.contains(host) {
                 group.group.catch_up
             } else {
                 group.group.deploy_to_new_hosts
             };
-            let behind = group.current.get(host) != Some(&catch_up.release)
-                || self.is_broken_in(name, *host);
+            let behind =
+                group.current.get(host) != Some(&release) || self.is_broken_in(name, *host);
             let away = self.state.unhealthy.contains(host);
             wanted && behind && !away && !group.left.contains(host)
         });
@@ -157,6 +161,8 @@ impl Ledger {
         if hosts.is_empty() || self.quota(group) == 0 {
             return false;
         }
+        // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
+        let Some(catch_up) = self.newest_allowed(group, release) else { return false };
         let Some(release) = self.release(catch_up.release) else { return false };
         let index = self.state.applied;
         let mut deployment = Deployment {
@@ -196,12 +202,7 @@ impl Ledger {
 
     /// The order by which hosts of a group may come to the release of its last success: the newest
     /// one, which is the only one that they still follow, if it names that release.
-    fn newest_allowed(&self, name: &GroupName) -> Option<(&GroupState, CatchUp)> {
-        let group = self.state.groups.get(name)?;
-        let release = group.last_good?;
-        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
-            return None;
-        }
+    fn newest_allowed(&self, group: &GroupState, release: Digest) -> Option<CatchUp> {
         let mut stopped = Vec::new();
         for signed in group.orders.iter().rev() {
             // They were verified when they were applied.
@@ -216,7 +217,7 @@ impl Ledger {
                     let same = deploy.group_version == group.group.version;
                     let (order, goes_back) = (order.id(), !forward);
                     let catch_up = CatchUp { order, release, goes_back };
-                    return (same && (forward || back)).then_some((group, catch_up));
+                    return (same && (forward || back)).then_some(catch_up);
                 }
                 _ => {}
             }
