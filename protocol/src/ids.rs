@@ -106,6 +106,11 @@ byte_id!(
     HostId, 32, "host id"
 );
 byte_id!(
+    /// The first bytes of a host id, for lists of many hosts. To find a key for a given one takes
+    /// 2^64 tries.
+    ShortId, 8, "short host id"
+);
+byte_id!(
     /// Names a fleet: the hash of its first root document. Part of every signature.
     FleetId, 32, "fleet id"
 );
@@ -130,6 +135,10 @@ pub enum HashDomain {
     Ledger,
     /// A public key, in the envelope.
     Key,
+    /// Where a host sits on the overlay's rings, and in which bucket of a comparison.
+    Ring,
+    /// What two views of the fleet compare.
+    Records,
 }
 
 impl HashDomain {
@@ -141,6 +150,8 @@ impl HashDomain {
             Self::Entry => "groundswell 2026-11-23 ledger entry",
             Self::Ledger => "groundswell 2026-11-23 ledger state",
             Self::Key => "groundswell 2026-11-23 public key",
+            Self::Ring => "groundswell 2026-11-24 ring",
+            Self::Records => "groundswell 2026-11-24 records",
         }
     }
 }
@@ -169,6 +180,14 @@ impl HostId {
     /// The key that this id is.
     pub fn key(self) -> PublicKey {
         PublicKey(self.0)
+    }
+}
+
+impl ShortId {
+    /// The short name of a host.
+    pub fn of(host: HostId) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = host.0;
+        Self([a, b, c, d, e, f, g, h])
     }
 }
 

@@ -158,6 +158,51 @@ pub const VERDICT_ALONE_AFTER: Duration = Duration::from_secs(30);
 pub const ACCUSATIONS_MAX: usize = 64;
 /// Accusers that are enough, where there are that many.
 pub const ACCUSERS_ENOUGH: usize = 3;
+/// How sick a host may find itself; with each step it bears silence three seconds longer.
+pub const HEALTH_MAX: u32 = 8;
+/// From here on it accuses nobody: it was late, or wrong, three times in half a minute.
+pub const HEALTH_MUTED_FROM: u32 = 3;
+/// Time without a mishap that takes one step back.
+pub const HEALTH_MENDS_EVERY: Duration = Duration::from_secs(10);
+
+// --- records on their way ---
+
+/// Time between two offers on a link: five hops of it are a second.
+pub const SPREAD_EVERY: Duration = Duration::from_millis(200);
+/// Time between two comparisons with a neighbour; of what got lost most is found by the first.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+/// A record that was asked for and did not come is asked of another peer after this.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Records that are asked for on one link at a time: a host that joins has little else to do.
+pub const ASKS_PER_LINK_MAX: usize = 256;
+/// Records in one message: even the longest fit.
+pub const RECORDS_PER_MESSAGE_MAX: usize = 64;
+/// What a link carries of records, so that a fleet of news is no burden on production traffic.
+pub const LINK_BYTES_PER_SECOND: usize = 64 << 10;
+/// What a link that was idle carries at once.
+pub const LINK_BURST_BYTES: usize = 256 << 10;
+/// One host's records are pushed this often, and offered like others between.
+pub const URGENT_EVERY: Duration = Duration::from_secs(1);
+/// A host that has nothing new to say signs its record again after this, give or take half.
+pub const RECORD_REFRESH_EVERY: Duration = Duration::from_secs(3600);
+/// Versions that one message may name: all hosts of the largest fleet.
+pub const VERSIONS_PER_MESSAGE_MAX: usize = HOSTS_MAX;
+
+// --- links ---
+
+/// First and longest time between two attempts to reach a host that ought to be connected.
+pub const DIAL_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// See [`DIAL_BACKOFF_MIN`]: a partition that ends is bridged within this.
+pub const DIAL_BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Time between two attempts to reach some host that is no neighbour: parts of a fleet that have lost
+/// each other find together by it.
+pub const EXPLORE_EVERY: Duration = Duration::from_secs(30);
+/// A link that neither side needs is closed after this.
+pub const LINK_UNUSED_MAX: Duration = Duration::from_secs(60);
+/// Peers that say they count this host as a neighbour, beyond its own: each costs offers.
+pub const GOSSIP_GUESTS_MAX: usize = 32;
+/// Voters that a host follows: one may be down without delay, and five voters share ten thousand.
+pub const VOTERS_FOLLOWED: usize = 2;
 
 // --- coordination ---
 
@@ -199,4 +244,6 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(ROOT_BYTES_MAX < ENVELOPE_BYTES_MAX);
     assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
+    assert!(RECORDS_PER_MESSAGE_MAX * (RECORD_BYTES_MAX + 2048) < MESSAGE_BYTES_MAX);
+    assert!(VERSIONS_PER_MESSAGE_MAX * 64 < MESSAGE_BYTES_MAX);
 };

@@ -2,8 +2,10 @@
 
 mod detector;
 mod record;
+mod roster;
 mod view;
 
 pub use detector::{Detector, Standing};
 pub use record::{Accusation, GroupStatus, HostState, Record};
+pub use roster::{BUCKETS, Number, RINGS, Roster, Way};
 pub use view::{Inserted, RecordRefused, View};
