@@ -4,11 +4,12 @@
 //! the link breaks: whoever needs an answer asks again. [`Call`]s are asked and answered once; bulk
 //! data goes that way. [`Hello`] is exchanged before either, inside the transport.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
-    fleet::Record,
-    ids::{Digest, HostId, Nonce},
+    fleet::{BUCKETS, NODES, NodeHash, Record},
+    ids::{Digest, HostId, Nonce, ShortId},
+    limits::{RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX},
     rollout::Entry,
     trust::{MemberCert, Order, Receipt, Signed},
 };
@@ -37,7 +38,7 @@ pub enum Welcome {
 }
 
 /// The protocol's version in [`Hello`].
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// One message on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,12 +46,25 @@ pub enum Message {
     /// Nothing but a sign of life.
     Heartbeat,
     /// Records that are new to the sender, or that were asked for.
-    Records(Vec<Signed<Record>>),
-    /// The order of each record that the sender has: the receiver sends what is newer and asks for
-    /// what it lacks.
-    Digest(Vec<RecordVersion>),
+    Records(
+        #[serde(deserialize_with = "at_most::<_, _, RECORDS_PER_MESSAGE_MAX>")] Vec<Signed<Record>>,
+    ),
+    /// Records that are here and that the receiver may lack: it asks for those that it wants.
+    Offer(
+        #[serde(deserialize_with = "at_most::<_, _, VERSIONS_PER_MESSAGE_MAX>")] Vec<RecordVersion>,
+    ),
     /// Asks for the records of these hosts.
-    WantRecords(Vec<HostId>),
+    WantRecords(
+        #[serde(deserialize_with = "at_most::<_, _, VERSIONS_PER_MESSAGE_MAX>")] Vec<ShortId>,
+    ),
+    /// Nodes of the tree over all records, as they are at the sender: the receiver answers with what
+    /// differs below them.
+    RecordTree(#[serde(deserialize_with = "at_most::<_, _, NODES>")] Vec<TreeHash>),
+    /// All versions that the sender has in some buckets: the receiver sends what is newer and asks
+    /// for what it lacks.
+    RecordBuckets(#[serde(deserialize_with = "at_most::<_, _, BUCKETS>")] Vec<RecordBucket>),
+    /// True if the sender counts the receiver among its neighbours, and wants to hear of changes.
+    Neighbour(bool),
     /// A frame of the consensus among voters, in the wrapper's own encoding.
     Consensus(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Evidence for the ledger. Voters pass it to the leader; others pass it to a voter.
@@ -126,15 +140,32 @@ pub struct SnapshotPart {
     pub bytes: Vec<u8>,
 }
 
-/// How new a host's record is.
+/// How new a host's record is: the host, its epoch and its sequence. Fifteen bytes, as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordVersion {
-    /// The host.
-    pub host: HostId,
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its sequence.
-    pub sequence: u64,
+pub struct RecordVersion(pub ShortId, pub u64, pub u64);
+
+/// A node of the tree over all records: its place and its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeHash(pub u16, #[serde(with = "serde_bytes")] pub NodeHash);
+
+/// A bucket and the versions in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordBucket(
+    pub u8,
+    #[serde(deserialize_with = "at_most::<_, _, VERSIONS_PER_MESSAGE_MAX>")] pub Vec<RecordVersion>,
+);
+
+/// Reads a list of at most `MAX` elements.
+fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Vec::<T>::deserialize(deserializer)?;
+    if list.len() > MAX {
+        return Err(de::Error::invalid_length(list.len(), &"a shorter list"));
+    }
+    Ok(list)
 }
 
 /// Which frames of a revision a host has.
@@ -173,4 +204,46 @@ pub enum Reply {
     Absent,
     /// The peer has too much to do; ask another.
     Busy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cbor, limits::MESSAGE_BYTES_MAX};
+
+    fn reads(message: &Message) -> bool {
+        let bytes = cbor::encode(message);
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX, "{} bytes", bytes.len());
+        cbor::decode::<Message>(&bytes, MESSAGE_BYTES_MAX).is_ok()
+    }
+
+    #[test]
+    fn lists_are_as_long_as_they_may_be_and_no_longer() {
+        let short = ShortId([0xff; 8]);
+        let version = RecordVersion(short, u64::MAX, u64::MAX);
+        let hash = TreeHash(u16::MAX, [0xff; 16]);
+        for (past, expected) in [(0, true), (1, false)] {
+            let versions = vec![version; VERSIONS_PER_MESSAGE_MAX + past];
+            let buckets = vec![RecordBucket(0, Vec::new()); BUCKETS + past];
+            let lists = [
+                Message::Offer(versions.clone()),
+                Message::RecordBuckets(vec![RecordBucket(0, versions)]),
+                Message::WantRecords(vec![short; VERSIONS_PER_MESSAGE_MAX + past]),
+                Message::RecordTree(vec![hash; NODES + past]),
+                Message::RecordBuckets(buckets),
+            ];
+            for message in lists {
+                assert_eq!(reads(&message), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_takes_fifteen_bytes() {
+        let one = |count| {
+            cbor::encode(&Message::Offer(vec![RecordVersion(ShortId([1; 8]), 3, 1000); count]))
+                .len()
+        };
+        assert_eq!(one(2) - one(1), 14);
+    }
 }

@@ -243,6 +243,7 @@ impl Engine {
                     Ok(address) => self.mesh.dial(address),
                     Err(error) => tracing::warn!(%address, %error, "not an address"),
                 },
+                Output::Close(peer) => self.mesh.close(peer),
                 Output::Execute(asked, request) => self.execute(asked, *request),
                 Output::Fetch { manifest, manifest_bytes: bytes, recheck } => {
                     self.transfer(TransferInput::Fetch { manifest, bytes, recheck });

@@ -142,6 +142,7 @@ pub struct Mesh {
 #[derive(Debug)]
 enum Command {
     Dial(Multiaddr),
+    Close(HostId),
     Call(HostId, Call, oneshot::Sender<Result<Reply, CallError>>),
     Answer(request_response::ResponseChannel<Reply>, Reply),
 }
@@ -150,6 +151,11 @@ impl Mesh {
     /// Tries to connect to an address.
     pub fn dial(&self, address: Multiaddr) {
         drop(self.commands.send(Command::Dial(address)));
+    }
+
+    /// Closes all connections to a peer.
+    pub fn close(&self, peer: HostId) {
+        drop(self.commands.send(Command::Close(peer)));
     }
 
     /// Sends a message over a peer's link. It is lost if there is none.
@@ -299,6 +305,12 @@ impl Task {
                     DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port();
                 if let Err(error) = self.swarm.dial(options.build()) {
                     tracing::debug!(%address, %error, "not dialled");
+                }
+            }
+            Command::Close(peer) => {
+                if let Some(peer) = peer_id_of(peer) {
+                    // It fails if there is no connection any more, which is what was wanted.
+                    let _ = self.swarm.disconnect_peer_id(peer);
                 }
             }
             Command::Call(peer, call, answer) => match peer_id_of(peer) {

@@ -142,3 +142,16 @@ async fn a_member_that_talks_nonsense_is_hung_up_on() {
         assert!(matches!(a.next().await, MeshEvent::Down { peer } if peer == b.id));
     }
 }
+
+#[tokio::test]
+async fn a_link_that_is_closed_is_down_on_both_sides() {
+    let (mut a, mut b) = (host(10, 10, 1).await, host(11, 11, 1).await);
+    a.mesh.dial(b.address.clone());
+    assert!(matches!(a.next().await, MeshEvent::Up { .. }));
+    assert!(matches!(b.next().await, MeshEvent::Up { .. }));
+    a.mesh.close(b.id);
+    assert!(matches!(a.next().await, MeshEvent::Down { peer } if peer == b.id));
+    assert!(matches!(b.next().await, MeshEvent::Down { peer } if peer == a.id));
+    a.mesh.dial(b.address.clone());
+    assert!(matches!(a.next().await, MeshEvent::Up { .. }), "it can come back");
+}

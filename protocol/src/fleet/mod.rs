@@ -1,13 +1,24 @@
-//! What every host knows of every other: signed records, and the verdict on silent hosts.
+//! What every host knows of every other: signed records, how they spread, and who is silent.
+//!
+//! [`Roster`] says who is whose neighbour, [`Overlay`] keeps the links to them, [`Spread`] moves
+//! [`Records`] over those links, [`Ears`] notice silence and [`Verdicts`] judge by what the records
+//! of many ears say. Each is a state machine of its own, and so the simulator runs ten thousand of
+//! them without the rest of a host.
 
-mod detector;
+mod ears;
 mod overlay;
 mod record;
+mod records;
 mod roster;
+mod spread;
+mod verdict;
 mod view;
 
-pub use detector::{Detector, Standing};
+pub use ears::Ears;
 pub use overlay::{Needs, Overlay, Turn};
 pub use record::{Accusation, GroupStatus, HostState, Record};
+pub use records::{Differences, Inserted, NODES, NodeHash, Records, Statement, TreeNode, Version};
 pub use roster::{BUCKETS, Number, RINGS, Roster, Way};
-pub use view::{Inserted, RecordRefused, View};
+pub use spread::{Letter, Say, Spread};
+pub use verdict::{Count, Standing, Verdicts};
+pub use view::{Held, RecordRefused, View};

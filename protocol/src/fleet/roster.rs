@@ -380,7 +380,7 @@ pub(super) mod tests {
         for zones in [1, 4] {
             let roster = roster(1000, zones);
             assert_eq!(reached(&roster, |_| false), 1000);
-            let is_dead = |host: Number| host.index() / zones % 2 == 0;
+            let is_dead = |host: Number| (host.index() / zones).is_multiple_of(2);
             let living = roster.iter().filter(|host| !is_dead(*host)).count();
             assert!(reached(&roster, is_dead) * 1000 >= living * 990, "{zones} zones");
         }

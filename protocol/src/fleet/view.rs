@@ -1,28 +1,18 @@
-//! The newest record of every host, as far as it has come here.
-
-use std::collections::BTreeMap;
+//! The newest record of every host, as far as it has come here, with the signatures to pass on.
 
 use thiserror::Error;
 
-use super::record::Record;
+use super::{
+    record::Record,
+    records::{Records, Statement, Version},
+    roster::{Number, Roster},
+};
 use crate::{
     ids::{FleetId, HostId},
     limits::HOSTS_MAX,
     time::Mono,
     trust::{Signed, Untrusted, Verified},
-    wire::RecordVersion,
 };
-
-/// What became of a record that was handed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// It replaced an older one, or is the first of its host: pass it on.
-    New,
-    /// It is the one that was here.
-    Same,
-    /// A newer one was here.
-    Old,
-}
 
 /// Why a record was not taken in.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -38,121 +28,123 @@ pub enum RecordRefused {
     Full,
 }
 
-/// The newest record of every host.
-#[derive(Debug)]
-pub struct View {
-    me: HostId,
-    fleet: FleetId,
-    records: BTreeMap<HostId, Held>,
-}
-
-#[derive(Debug)]
-struct Held {
+/// A verified record as it is kept.
+#[derive(Clone, Debug)]
+pub struct Held {
     record: Verified<Record>,
     /// When it came, by this host's clock.
     came_at: Mono,
+    bytes: usize,
+}
+
+impl Held {
+    /// What it says.
+    pub fn record(&self) -> &Record {
+        self.record.content()
+    }
+
+    /// The same in its signed form, to pass on.
+    pub fn signed(&self) -> &Signed<Record> {
+        self.record.signed()
+    }
+}
+
+impl Statement for Held {
+    fn version(&self) -> Version {
+        version_of(self.record())
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The roster and the newest record of every host.
+#[derive(Debug)]
+pub struct View {
+    me: Number,
+    fleet: FleetId,
+    /// Who is in the fleet.
+    pub roster: Roster,
+    /// What they say.
+    pub records: Records<Held>,
 }
 
 impl View {
     /// An empty view of `fleet`, on the host `me`.
     pub fn new(me: HostId, fleet: FleetId) -> Self {
-        Self { me, fleet, records: BTreeMap::new() }
+        let mut roster = Roster::new();
+        // An empty roster has room for the first one.
+        let me = roster.know(me).unwrap_or_else(|| unreachable!("an empty roster is not full"));
+        Self { me, fleet, roster, records: Records::new() }
     }
 
-    /// Verifies a record and keeps it if it is the newest of its host.
-    pub fn insert(
+    /// This host.
+    pub fn me(&self) -> Number {
+        self.me
+    }
+
+    /// Verifies a record, for the one who keeps it.
+    pub fn verify(
         &mut self,
         now: Mono,
         signed: &Signed<Record>,
         is_member: impl Fn(HostId) -> bool,
-    ) -> Result<Inserted, RecordRefused> {
+    ) -> Result<(Number, Held), RecordRefused> {
         let record = signed.verify_host(self.fleet)?;
         let host = record.content().host;
         if !is_member(host) {
             return Err(RecordRefused::NoMember(host.short()));
         }
-        let version = version_of(record.content());
-        match self.get(host).map(version_of) {
-            Some(held) if held == version => return Ok(Inserted::Same),
-            Some(held) if held > version => return Ok(Inserted::Old),
-            None if self.records.len() >= HOSTS_MAX => return Err(RecordRefused::Full),
-            _ => {}
+        let number = self.roster.know(host).ok_or(RecordRefused::Full)?;
+        if self.records.get(number).is_none() && self.records.len() >= HOSTS_MAX {
+            return Err(RecordRefused::Full);
         }
-        self.records.insert(host, Held { record, came_at: now });
-        Ok(Inserted::New)
+        let bytes = signed.to_bytes().len();
+        Ok((number, Held { record, came_at: now, bytes }))
     }
 
-    /// How new each record is.
-    pub fn versions(&self) -> Vec<RecordVersion> {
-        let versions = self.iter().map(|record| RecordVersion {
-            host: record.host,
-            epoch: record.epoch,
-            sequence: record.sequence,
-        });
-        versions.collect()
-    }
-
-    /// Compares with what a peer has: the hosts of which the newer record is here, and those of
-    /// which it is there.
-    pub fn compare(&self, theirs: &[RecordVersion]) -> (Vec<HostId>, Vec<HostId>) {
-        let theirs: BTreeMap<_, _> =
-            theirs.iter().take(HOSTS_MAX).map(|v| (v.host, (v.epoch, v.sequence))).collect();
-        let newer_here = self.iter().filter(|record| {
-            theirs.get(&record.host).is_none_or(|there| *there < version_of(record))
-        });
-        let newer_there = theirs.iter().filter(|(host, there)| {
-            **host != self.me && self.get(**host).is_none_or(|record| version_of(record) < **there)
-        });
-        (newer_here.map(|record| record.host).collect(), newer_there.map(|(h, _)| *h).collect())
+    fn held(&self, host: HostId) -> Option<&Held> {
+        self.records.get(self.roster.number(host)?)
     }
 
     /// A host's newest record.
     pub fn get(&self, host: HostId) -> Option<&Record> {
-        self.records.get(&host).map(|held| held.record.content())
-    }
-
-    /// The same in its signed form, to pass on.
-    pub fn signed(&self, host: HostId) -> Option<&Signed<Record>> {
-        self.records.get(&host).map(|held| held.record.signed())
+        self.held(host).map(Held::record)
     }
 
     /// When a host's newest record came.
     pub fn heard(&self, host: HostId) -> Option<Mono> {
-        self.records.get(&host).map(|held| held.came_at)
+        self.held(host).map(|held| held.came_at)
     }
 
-    /// All newest records, sorted by host.
+    /// All newest records.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.values().map(|held| held.record.content())
+        self.records.iter().map(Held::record)
     }
 }
 
 /// What decides which of two records of a host is newer.
-pub(super) fn version_of(record: &Record) -> (u64, u64) {
-    (record.epoch, record.sequence)
+pub(super) fn version_of(record: &Record) -> Version {
+    Version { epoch: record.epoch, sequence: record.sequence }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::{
-        fleet::Accusation,
-        ids::Digest,
+        fleet::{Accusation, Inserted},
         time::UnixSeconds,
         trust::{SecretKey, Signer},
     };
 
-    pub(in crate::fleet) const FLEET: FleetId = FleetId([1; 32]);
+    const FLEET: FleetId = FleetId([1; 32]);
 
-    pub(in crate::fleet) fn host(number: u8) -> HostId {
+    fn host(number: u8) -> HostId {
         SecretKey::from_seed(&[number; 32]).public_key().into()
     }
 
-    pub(in crate::fleet) fn record(
-        number: u8,
-        version: (u64, u64),
-        accused: &[Accusation],
-    ) -> Signed<Record> {
+    fn record(number: u8, version: (u64, u64), accused: &[Accusation]) -> Signed<Record> {
         let mut accused = accused.to_vec();
         accused.sort();
         let record = Record {
@@ -172,16 +164,23 @@ pub(super) mod tests {
         View::new(host(1), FLEET)
     }
 
+    fn insert(view: &mut View, signed: &Signed<Record>) -> Result<Inserted, RecordRefused> {
+        let (number, held) = view.verify(Mono(0), signed, |_| true)?;
+        Ok(view.records.put(&view.roster, number, held))
+    }
+
     #[test]
     fn the_newest_by_epoch_then_sequence_is_kept() {
         let mut view = view();
-        let mut insert = |version| view.insert(Mono(1), &record(2, version, &[]), |_| true);
-        assert_eq!(insert((1, 5)), Ok(Inserted::New));
-        assert_eq!(insert((1, 4)), Ok(Inserted::Old));
-        assert_eq!(insert((1, 5)), Ok(Inserted::Same));
-        assert_eq!(insert((2, 1)), Ok(Inserted::New));
-        assert_eq!(insert((1, 9)), Ok(Inserted::Old));
-        assert_eq!(version_of(view.get(host(2)).unwrap()), (2, 1));
+        let mut put = |version| insert(&mut view, &record(2, version, &[]));
+        assert_eq!(put((1, 5)), Ok(Inserted::New));
+        assert_eq!(put((1, 4)), Ok(Inserted::Old));
+        assert_eq!(put((1, 5)), Ok(Inserted::Same));
+        assert_eq!(put((2, 1)), Ok(Inserted::New));
+        assert_eq!(put((1, 9)), Ok(Inserted::Old));
+        let newest = version_of(view.get(host(2)).unwrap());
+        assert_eq!(newest, Version { epoch: 2, sequence: 1 });
+        assert_eq!(view.records.len(), 1);
     }
 
     #[test]
@@ -189,35 +188,18 @@ pub(super) mod tests {
         let mut view = view();
         let signed = record(2, (1, 1), &[]);
         assert!(matches!(
-            view.insert(Mono(0), &signed, |_| false),
+            view.verify(Mono(0), &signed, |_| false),
             Err(RecordRefused::NoMember(_))
         ));
         // Host 3 signs what host 2 says.
         let content =
             Record { host: host(2), ..signed.verify_host(FLEET).unwrap().content().clone() };
         let forged = Signed::new(&content, FLEET, &[&SecretKey::from_seed(&[3; 32])]).unwrap();
-        let refused = view.insert(Mono(0), &forged, |_| true);
+        let refused = view.verify(Mono(0), &forged, |_| true);
         assert!(matches!(refused, Err(RecordRefused::Untrusted(_))), "{refused:?}");
         let elsewhere = Signed::new(&content, FleetId([2; 32]), &[&SecretKey::from_seed(&[2; 32])]);
-        assert!(view.insert(Mono(0), &elsewhere.unwrap(), |_| true).is_err());
+        assert!(view.verify(Mono(0), &elsewhere.unwrap(), |_| true).is_err());
         assert_eq!(view.iter().count(), 0);
-    }
-
-    #[test]
-    fn two_views_find_out_what_either_lacks() {
-        let (mut here, mut there) = (view(), View::new(host(9), FLEET));
-        for (number, a, b) in [(2, Some(1), Some(2)), (3, Some(2), Some(1)), (4, Some(1), None)] {
-            for (view, sequence) in [(&mut here, a), (&mut there, b)] {
-                let Some(sequence) = sequence else { continue };
-                view.insert(Mono(0), &record(number, (1, sequence), &[]), |_| true).unwrap();
-            }
-        }
-        let (newer_here, newer_there) = here.compare(&there.versions());
-        let mut expected = vec![host(3), host(4)];
-        expected.sort();
-        assert_eq!(newer_here, expected);
-        assert_eq!(newer_there, [host(2)]);
-        let nobody = RecordVersion { host: HostId(Digest::ZERO.0), epoch: 1, sequence: 1 };
-        assert_eq!(here.compare(&[nobody]).1, [nobody.host]);
+        assert_eq!(view.roster.len(), 1, "nobody is kept in mind for it");
     }
 }

@@ -1,4 +1,11 @@
-//! Who is connected to whom: every member to every member, found through records and seeds.
+//! Who is connected to whom: neighbours on the rings, voters, and whoever comes.
+//!
+//! [`crate::fleet::Overlay`] says which links to keep; here are the addresses to dial for them, and
+//! the needs that only a whole host knows. Voters are all connected to each other. A host that is
+//! none follows [`VOTERS_FOLLOWED`] of them, chosen by hash so that the hosts of a fleet spread
+//! evenly. Entries are not passed on along the rings: a follower believes them because a voter says
+//! them, and would have to ask a majority about each one that came by anybody else. A host that
+//! needs the voters' receipts is connected to all of them for as long as it does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,61 +13,61 @@ use std::{
 };
 
 use super::{Node, Output};
-use crate::{ids::HostId, limits::HEARTBEAT_EVERY, time::Mono, wire::Message};
+use crate::{
+    fleet::{Needs, Number, Overlay, Record, Turn},
+    ids::{Digest, HashDomain, HostId},
+    limits::{DIAL_BACKOFF_MAX, DIAL_BACKOFF_MIN, HEARTBEAT_EVERY, VOTERS_FOLLOWED},
+    time::Mono,
+    wire::Message,
+};
 
-/// Links that are up, and attempts to bring up others.
-#[derive(Debug)]
+/// Links that are up, and addresses for others.
 pub(super) struct Links {
-    me: HostId,
     up: BTreeSet<HostId>,
-    seeds: Vec<Attempt>,
-    known: BTreeMap<HostId, Attempt>,
+    pub(super) overlay: Overlay,
+    seeds: Vec<Seed>,
+    next_seed: usize,
+    known: BTreeMap<HostId, Addresses>,
     next_heartbeat_at: Mono,
-    turn: u64,
 }
 
-/// Addresses to dial, and when.
-#[derive(Debug)]
-struct Attempt {
-    addresses: Vec<String>,
-    next_at: Mono,
-    backoff: Duration,
+/// Where a host may be reached.
+struct Addresses {
+    all: Vec<String>,
     turn: usize,
 }
 
-impl Attempt {
-    fn new(addresses: Vec<String>) -> Self {
-        Self { addresses, next_at: Mono::default(), backoff: BACKOFF_MIN, turn: 0 }
+/// A place to look for others, and when.
+struct Seed {
+    address: String,
+    next_at: Mono,
+    backoff: Duration,
+}
+
+impl Addresses {
+    fn new(all: Vec<String>) -> Self {
+        Self { all, turn: 0 }
     }
 
-    /// The address to dial now, if it is time; each time another one.
-    fn due(&mut self, now: Mono) -> Option<String> {
-        if now < self.next_at || self.addresses.is_empty() {
-            return None;
-        }
-        self.next_at = now + self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        self.turn = (self.turn + 1) % self.addresses.len();
-        Some(self.addresses[self.turn].clone())
-    }
-
-    fn rest(&mut self) {
-        self.backoff = BACKOFF_MIN;
-        self.next_at = Mono::default();
+    /// The address to dial now; each time another one.
+    fn next(&mut self) -> Option<String> {
+        self.turn = (self.turn + 1) % self.all.len().max(1);
+        self.all.get(self.turn).cloned()
     }
 }
 
 impl Links {
     pub(super) fn new(
-        me: HostId,
+        now: Mono,
         seeds: Vec<String>,
         known: BTreeMap<HostId, Vec<String>>,
         seed: u64,
     ) -> Self {
-        let known = known.into_iter().map(|(host, list)| (host, Attempt::new(list))).collect();
-        let seeds = seeds.into_iter().map(|address| Attempt::new(vec![address])).collect();
-        let (up, next_heartbeat_at) = (BTreeSet::new(), Mono::default());
-        Self { me, up, seeds, known, next_heartbeat_at, turn: seed % 1024 }
+        let known = known.into_iter().map(|(host, list)| (host, Addresses::new(list))).collect();
+        let seed_of = |address| Seed { address, next_at: now, backoff: DIAL_BACKOFF_MIN };
+        let seeds = seeds.into_iter().map(seed_of).collect();
+        let (up, overlay) = (BTreeSet::new(), Overlay::new(now, seed));
+        Self { up, overlay, seeds, next_seed: 0, known, next_heartbeat_at: now }
     }
 
     pub(super) fn up(&self) -> impl Iterator<Item = HostId> {
@@ -70,98 +77,150 @@ impl Links {
     pub(super) fn is_up(&self, peer: HostId) -> bool {
         self.up.contains(&peer)
     }
-
-    /// One of the links, another one each time.
-    pub(super) fn any(&mut self) -> Option<HostId> {
-        let count = u64::try_from(self.up.len()).ok().filter(|count| *count > 0)?;
-        self.turn = self.turn.wrapping_add(1);
-        self.up.iter().nth(usize::try_from(self.turn % count).ok()?).copied()
-    }
 }
 
 impl Node {
     pub(super) fn link_up(&mut self, peer: HostId) {
+        // Without a number there is no room for it, nor for what it could tell.
+        let Some(number) = self.view.roster.know(peer) else { return };
         self.links.up.insert(peer);
-        if let Some(attempt) = self.links.known.get_mut(&peer) {
-            attempt.rest();
-        }
-        self.detector.hear(self.now, peer);
-        self.send(peer, Message::Digest(self.view.versions()));
+        self.links.overlay.link_up(number);
+        self.gossip.ears.hear(self.now, number);
+        let mut letters = Vec::new();
+        let view = &mut self.view;
+        self.gossip.spread.link_up(number, &view.roster, &mut view.records, &mut letters);
+        self.post(letters);
+        self.tend_overlay();
         self.ask_ledger_of(peer);
     }
 
     pub(super) fn link_down(&mut self, peer: HostId) {
         self.links.up.remove(&peer);
         self.feed.followers.remove(&peer);
-        self.detector.link_down(self.now, peer);
+        if let Some(number) = self.view.roster.number(peer) {
+            self.links.overlay.link_down(number);
+            self.gossip.ears.link_down(self.now, number);
+            self.gossip.spread.link_down(number);
+        }
         self.snapshot_link_down(peer);
-        if let Some(attempt) = self.links.known.get_mut(&peer) {
-            attempt.rest();
+    }
+
+    pub(super) fn told_neighbour(&mut self, from: HostId, is_neighbour: bool) {
+        if let Some(from) = self.view.roster.number(from) {
+            self.links.overlay.told(from, is_neighbour);
+            self.tend_overlay();
         }
     }
 
-    /// Heartbeats, and attempts to reach members that are not connected.
+    /// Heartbeats to whoever listens, and seeds where there is nobody else.
     pub(super) fn tend_links(&mut self) {
         if self.now >= self.links.next_heartbeat_at {
             self.links.next_heartbeat_at = self.now + HEARTBEAT_EVERY;
-            for peer in self.links.up().collect::<Vec<_>>() {
+            for number in self.links.overlay.gossips().collect::<Vec<_>>() {
+                let peer = self.view.roster.host(number);
                 self.send(peer, Message::Heartbeat);
             }
         }
-        let now = self.now;
-        let links = &mut self.links;
-        let mut dials = Vec::new();
-        for (host, attempt) in &mut links.known {
-            let dialable = *host != links.me
-                && !links.up.contains(host)
-                && (self.ledger.is_member(*host) || self.trust.genesis().is_voter(*host));
-            // Of two hosts that see each other for the first time one begins, so that their
-            // connections do not cross; the other one follows if nothing came of it.
-            if dialable && attempt.next_at == Mono::default() && *host < links.me {
-                attempt.next_at = now + POLITE_WAIT;
-            }
-            if dialable && let Some(address) = attempt.due(now) {
-                dials.push(address);
-            }
-        }
-        // Without any link the seeds are all there is. While a voter was never heard of they are
-        // tried as well: two parts of a young fleet that do not know each other find together so.
-        let lonely = links.up.is_empty();
-        let unheard = |voter: &crate::trust::Voter| {
-            voter.host != links.me && !links.known.contains_key(&voter.host)
-        };
-        let incomplete = self.trust.genesis().voters.iter().any(unheard);
-        for seed in &mut links.seeds {
-            if lonely && seed.backoff > SEED_LONELY {
-                seed.backoff = SEED_LONELY;
-                seed.next_at = seed.next_at.min(now + SEED_LONELY);
-            }
-            if (lonely || incomplete)
-                && let Some(address) = seed.due(now)
-            {
-                dials.push(address);
-            }
-        }
-        self.out.extend(dials.into_iter().map(Output::Dial));
+        self.tend_seeds();
     }
 
-    /// Remembers where members say that they are.
-    pub(super) fn learn_addresses(&mut self) {
-        for record in self.view.iter() {
-            if record.host == self.me {
-                continue;
+    /// Keeps the links that are needed, and gives up the others.
+    pub(super) fn tend_overlay(&mut self) {
+        let me = self.view.me();
+        let neighbours: Vec<_> = self.gossip.ears.watched().collect();
+        let others = self.wanted_voters();
+        let number = |host: &HostId| self.view.roster.number(*host);
+        let mut guests: Vec<_> = self.feed.followers.iter().filter_map(number).collect();
+        guests.sort_unstable();
+        let needs = Needs { neighbours: &neighbours, others: &others, guests: &guests };
+        let mut turns = Vec::new();
+        self.links.overlay.tick(self.now, &self.view.roster, me, needs, &mut turns);
+        for turn in turns {
+            self.take_turn(turn);
+        }
+    }
+
+    fn take_turn(&mut self, turn: Turn) {
+        let roster = &self.view.roster;
+        match turn {
+            Turn::Dial(number) => {
+                let known = self.links.known.get_mut(&roster.host(number));
+                self.out.extend(known.and_then(Addresses::next).map(Output::Dial));
             }
-            let known = self.links.known.get(&record.host);
-            if known.is_none_or(|known| known.addresses != record.addresses) {
-                let addresses = record.addresses.clone();
-                self.out.push(Output::Known(record.host, addresses.clone()));
-                self.links.known.insert(record.host, Attempt::new(addresses));
+            Turn::DialSeed => {
+                self.links.next_seed = (self.links.next_seed + 1) % self.links.seeds.len().max(1);
+                let seed = self.links.seeds.get(self.links.next_seed);
+                self.out.extend(seed.map(|seed| Output::Dial(seed.address.clone())));
             }
+            Turn::Close(number) => self.out.push(Output::Close(roster.host(number))),
+            Turn::Tell(number, is_neighbour) => {
+                let peer = roster.host(number);
+                self.send(peer, Message::Neighbour(is_neighbour));
+            }
+            Turn::Gossip(number, gossips) => self.gossip.spread.set_gossips(number, gossips),
+        }
+    }
+
+    /// The voters to be connected to, sorted.
+    fn wanted_voters(&mut self) -> Vec<Number> {
+        let all = self.consensus.is_some() || self.needs_receipts();
+        let mut voters: Vec<_> =
+            self.voters().into_iter().filter(|voter| *voter != self.me).collect();
+        let me = self.me;
+        voters.sort_by_key(|voter| Digest::of(HashDomain::Ring, &[b"voter", &voter.0, &me.0]).0);
+        let (mut wanted, mut counted) = (Vec::new(), 0);
+        for voter in voters {
+            if !all && counted >= VOTERS_FOLLOWED {
+                break;
+            }
+            let Some(number) = self.view.roster.know(voter) else { continue };
+            wanted.push(number);
+            // One that does not answer is tried on, and the next one as well.
+            counted += usize::from(!self.links.overlay.is_failing(number));
+        }
+        wanted.sort_unstable();
+        wanted
+    }
+
+    /// True while this host has to ask a majority of the voters for something.
+    fn needs_receipts(&self) -> bool {
+        let uncounted = self.cert.is_counted() && self.cert.verify(&self.trust, self.wall).is_err();
+        uncounted || self.ledger.slot_of(self.me).is_some()
+    }
+
+    /// Without any link the seeds are all there is. While a voter was never heard of they are tried
+    /// as well: two parts of a young fleet that do not know each other find together so.
+    fn tend_seeds(&mut self) {
+        let lonely = self.links.up.is_empty();
+        let unheard = |voter: &crate::trust::Voter| {
+            voter.host != self.me && !self.links.known.contains_key(&voter.host)
+        };
+        let incomplete = self.trust.genesis().voters.iter().any(unheard);
+        let now = self.now;
+        for seed in &mut self.links.seeds {
+            if lonely && seed.backoff > DIAL_BACKOFF_MIN {
+                seed.backoff = DIAL_BACKOFF_MIN;
+                seed.next_at = seed.next_at.min(now + DIAL_BACKOFF_MIN);
+            }
+            if (lonely || incomplete) && now >= seed.next_at {
+                seed.next_at = now + seed.backoff;
+                seed.backoff = (seed.backoff * 2).min(DIAL_BACKOFF_MAX);
+                self.out.push(Output::Dial(seed.address.clone()));
+            }
+        }
+    }
+
+    /// Remembers where a member says that it is.
+    pub(super) fn learn_addresses(&mut self, record: &Record) {
+        let known = self.links.known.get(&record.host);
+        if record.host == self.me || known.is_some_and(|known| known.all == record.addresses) {
+            return;
+        }
+        let addresses = record.addresses.clone();
+        self.out.push(Output::Known(record.host, addresses.clone()));
+        self.links.known.insert(record.host, Addresses::new(addresses));
+        if let Some(number) = self.view.roster.number(record.host) {
+            self.links.overlay.try_anew(number);
         }
     }
 }
-
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
-const SEED_LONELY: Duration = Duration::from_millis(500);
-const POLITE_WAIT: Duration = Duration::from_millis(1500);

@@ -5,30 +5,32 @@
 //! durable before the next output is performed, and the process stops if it cannot be. Time passes
 //! by [`Input::Tick`], every [`crate::limits::TICK`].
 //!
-//! Each part has a file of its own: [`feed`] moves the ledger about, [`leader`] is what the leader
-//! proposes, [`links`] who is connected, [`rollouts`] what this host does in its groups.
+//! Each part has a file of its own: [`feed`] moves the ledger about, [`gossip`] the hosts' records,
+//! [`leader`] is what the leader proposes, [`links`] who is connected, [`rollouts`] what this host
+//! does in its groups.
 
 mod feed;
+mod gossip;
 mod leader;
 mod links;
 mod rollouts;
 mod snapshot;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use feed::LogRecord;
 
 use thiserror::Error;
 
-use self::{feed::Feed, leader::Leadership, links::Links, rollouts::Rollouts, snapshot::Incoming};
+use self::{
+    feed::Feed, gossip::Gossip, leader::Leadership, links::Links, rollouts::Rollouts,
+    snapshot::Incoming,
+};
 use crate::{
     cbor,
     consensus::{self, Consensus, Restored},
     execute,
-    fleet::{Detector, Record, View},
+    fleet::{Record, View},
     ids::{Digest, HashDomain, HostId},
     rollout::{Entry, Ledger},
     time::{Mono, UnixSeconds},
@@ -161,6 +163,8 @@ pub enum Output {
     Send(HostId, Message),
     /// Connect to this address.
     Dial(String),
+    /// Close all connections to a peer: neither side needs them.
+    Close(HostId),
     /// Ask the executor.
     Execute(Asked, Box<execute::Request>),
     /// Bring this revision into the store and report on it.
@@ -199,7 +203,7 @@ pub struct Node {
     ledger: Ledger,
     consensus: Option<Consensus>,
     view: View,
-    detector: Detector,
+    gossip: Gossip,
     links: Links,
     feed: Feed,
     /// A snapshot of the ledger that is coming in.
@@ -216,10 +220,7 @@ pub struct Node {
     /// With true, the stop lets hosts go back under the order.
     stopped: BTreeMap<(Digest, bool), Signed<Order>>,
     out: Vec<Output>,
-    next_digest_at: Mono,
     next_admission_at: Mono,
-    next_detector_at: Mono,
-    next_refutation_at: Mono,
 }
 
 impl Node {
@@ -244,8 +245,8 @@ impl Node {
             ledger: Ledger::new(setup.trust.clone()),
             consensus,
             view: View::new(me, fleet),
-            detector: Detector::new(me, now),
-            links: Links::new(me, setup.seeds, setup.known, setup.seed),
+            gossip: Gossip::new(now, setup.seed),
+            links: Links::new(now, setup.seeds, setup.known, setup.seed),
             feed: Feed::new(setup.snapshot_every_entries),
             incoming: None,
             outgoing: BTreeMap::new(),
@@ -256,10 +257,7 @@ impl Node {
             stopped: BTreeMap::new(),
             out: Vec::new(),
             trust: setup.trust,
-            next_digest_at: now,
             next_admission_at: now,
-            next_detector_at: now,
-            next_refutation_at: now,
         };
         if let Some(snapshot) = setup.snapshot {
             node.restore(&snapshot);
@@ -267,6 +265,7 @@ impl Node {
         for record in setup.followed {
             node.apply(record.index, record.data);
         }
+        node.sync_roster();
         node.publish_record();
         let out = std::mem::take(&mut node.out);
         (node, out)
@@ -293,6 +292,9 @@ impl Node {
         }
         self.roll_out();
         self.propose_grants();
+        if self.out.iter().any(|output| matches!(output, Output::Roster)) {
+            self.sync_roster();
+        }
         self.publish_record();
         std::mem::take(&mut self.out)
     }
@@ -303,22 +305,12 @@ impl Node {
             let outputs = consensus.tick();
             self.consensus_outputs(outputs);
         }
-        if self.now >= self.next_detector_at {
-            self.next_detector_at = self.now + DETECT_EVERY;
-            let neighbours = self.others();
-            self.detector.tick(self.now, &self.view, &neighbours);
-        }
+        self.tend_gossip();
         self.tend_links();
         self.tend_feed();
         self.tend_snapshot();
         self.lead();
         self.drop_removed();
-        if self.now >= self.next_digest_at {
-            self.next_digest_at = self.now + RECONCILE_EVERY;
-            if let Some(peer) = self.links.any() {
-                self.send(peer, Message::Digest(self.view.versions()));
-            }
-        }
         if self.now >= self.next_admission_at {
             self.next_admission_at = self.now + ADMISSION_EVERY;
             self.tend_admission();
@@ -339,18 +331,20 @@ impl Node {
         if self.ledger.is_removed(from) {
             return;
         }
-        self.detector.hear(self.now, from);
+        if let Some(from) = self.view.roster.number(from) {
+            self.gossip.ears.hear(self.now, from);
+        }
+        if let Some(said) = self.read_say(&message) {
+            return self.hear_say(from, said);
+        }
         match message {
             Message::Heartbeat => {}
             Message::Records(records) => self.records(from, &records),
-            Message::Digest(versions) => {
-                let (newer_here, newer_there) = self.view.compare(&versions);
-                self.send_records(from, &newer_here);
-                if !newer_there.is_empty() {
-                    self.send(from, Message::WantRecords(newer_there));
-                }
-            }
-            Message::WantRecords(hosts) => self.send_records(from, &hosts),
+            Message::Neighbour(is_neighbour) => self.told_neighbour(from, is_neighbour),
+            Message::Offer(_)
+            | Message::WantRecords(_)
+            | Message::RecordTree(_)
+            | Message::RecordBuckets(_) => unreachable!("they were read above"),
             Message::Consensus(bytes) => self.consensus_message(from, &bytes),
             Message::Submit(entry) => self.submitted_by(from, *entry),
             Message::Submitted { id, outcome } => self.submission_answered(from, id, outcome),
@@ -367,81 +361,6 @@ impl Node {
             Message::Stop(stop) => self.stop(stop, Some(from)),
             // Transfers are the caller's: it has the store.
             Message::Have(_) => {}
-        }
-    }
-
-    /// Takes in records and passes on those that are new.
-    fn records(&mut self, from: HostId, records: &[Signed<Record>]) {
-        let mut news = Vec::new();
-        for record in records {
-            let ledger = &self.ledger;
-            let genesis = self.trust.genesis();
-            let is_member =
-                |host: HostId| ledger.is_member(host) || genesis.is_voter(host) || host == from;
-            match self.view.insert(self.now, record, is_member) {
-                Ok(crate::fleet::Inserted::New) => news.push(record.clone()),
-                // The ledger here may be behind; the next comparison brings the record again.
-                Ok(_) | Err(crate::fleet::RecordRefused::NoMember(_)) => {}
-                Err(error) => {
-                    let peer = self.name_of(from);
-                    self.out.push(Output::Note(format!("record from {peer} refused: {error}")));
-                }
-            }
-        }
-        if news.is_empty() {
-            return;
-        }
-        self.learn_addresses();
-        for peer in self.links.up().filter(|peer| *peer != from).collect::<Vec<_>>() {
-            self.send(peer, Message::Records(news.clone()));
-        }
-    }
-
-    fn send_records(&mut self, to: HostId, hosts: &[HostId]) {
-        // Each once, however often it was asked for.
-        let hosts: BTreeSet<_> = hosts.iter().collect();
-        let records: Vec<_> =
-            hosts.into_iter().filter_map(|host| self.view.signed(*host).cloned()).collect();
-        // A batch stays well under the limit of one message.
-        for batch in records.chunks(RECORDS_PER_MESSAGE) {
-            self.send(to, Message::Records(batch.to_vec()));
-        }
-    }
-
-    /// Signs a new record if anything that it says has changed, and spreads it.
-    fn publish_record(&mut self) {
-        let mut record = Record {
-            host: self.me,
-            epoch: self.epoch,
-            groups: self.rollouts.statuses(),
-            accused: self.detector.accused(),
-            version: self.version.clone(),
-            sequence: 0,
-            addresses: self.addresses.clone(),
-            signed_at: self.wall,
-        };
-        let refute = self.now >= self.next_refutation_at && self.detector.accused_me(&self.view);
-        if let Some(last) = &self.record {
-            record.sequence = last.sequence;
-            record.signed_at = last.signed_at;
-            if record == *last && !refute {
-                return;
-            }
-            record.signed_at = self.wall;
-        }
-        if refute {
-            self.next_refutation_at = self.now + REFUTE_EVERY;
-        }
-        record.sequence += 1;
-        let Some(signed) = self.sign(&record) else { return };
-        let me = self.me;
-        if let Err(error) = self.view.insert(self.now, &signed, |host| host == me) {
-            self.out.push(Output::Note(format!("own record refused: {error}")));
-            return;
-        }
-        self.record = Some(record);
-        for peer in self.links.up().collect::<Vec<_>>() {
-            self.send(peer, Message::Records(vec![signed.clone()]));
         }
     }
 
@@ -603,11 +522,6 @@ impl Node {
         self.trust.genesis().voters.iter().map(|voter| voter.host).collect()
     }
 
-    /// All members but this one.
-    fn others(&self) -> Vec<HostId> {
-        self.ledger.members().map(|member| member.host).filter(|host| *host != self.me).collect()
-    }
-
     fn name_of(&self, host: HostId) -> String {
         self.ledger.name_of(host).map_or_else(|| host.short(), ToString::to_string)
     }
@@ -625,18 +539,6 @@ impl Node {
     /// The newest records.
     pub fn view(&self) -> &View {
         &self.view
-    }
-
-    /// How a host stands, by everybody's records.
-    pub fn standing(&self, host: HostId) -> crate::fleet::Standing {
-        self.detector.verdict(self.now, host, &self.view)
-    }
-
-    /// How long ago anything was heard of another host: over its link, or by a new record.
-    pub fn heard_ago(&self, host: HostId) -> Option<std::time::Duration> {
-        let record = self.view.heard(host)?;
-        let heard = self.detector.last_heard(host).map_or(record, |link| link.max(record));
-        Some(self.now.since(heard))
     }
 
     /// True if the executor of this host answers.
@@ -677,6 +579,10 @@ impl Node {
     pub fn check_invariants(&self) {
         self.ledger.check_invariants();
         assert!(self.feed.is_bounded(), "submissions are bounded");
+        assert!(
+            self.gossip.spread.is_bounded(&self.view.roster),
+            "records on their way are bounded"
+        );
     }
 }
 
@@ -685,12 +591,7 @@ pub fn submission_id(entry: &Entry) -> Digest {
     Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(entry)])
 }
 
-/// A member that accuses whatever it hears makes others answer this often, and no oftener.
-const REFUTE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
-const DETECT_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
-const RECONCILE_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
-const RECORDS_PER_MESSAGE: usize = 64;
 
 #[cfg(test)]
 mod tests;

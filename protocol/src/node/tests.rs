@@ -45,6 +45,9 @@ struct World {
     snapshot_every_entries: u64,
     /// The most hosts that were ever disturbed at once.
     most_down: usize,
+    /// Hosts have links only when they dial. Else everybody is connected to everybody.
+    dials: bool,
+    links: BTreeSet<(usize, usize)>,
 }
 
 /// A host: its mind if it runs, its disk, its executor.
@@ -77,6 +80,10 @@ fn role(key: &SecretKey) -> Role {
 
 impl World {
     fn new(hosts: u8, voters: u8) -> Self {
+        Self::with(hosts, voters, false)
+    }
+
+    fn with(hosts: u8, voters: u8, dials: bool) -> Self {
         let key = |n| SecretKey::from_seed(&[n; 32]);
         let (root, releaser, operator, enrolment) = (key(201), key(202), key(203), key(204));
         let roles = Roles {
@@ -111,6 +118,8 @@ impl World {
             liar: None,
             snapshot_every_entries: u64::MAX,
             most_down: 0,
+            dials,
+            links: BTreeSet::new(),
         };
         for n in 1..=hosts {
             let (id, executor) = (host_id(n), FakeExecutor::default());
@@ -118,6 +127,27 @@ impl World {
             world.start(usize::from(n) - 1, &enrolment);
         }
         world
+    }
+
+    /// Two hosts have a link from now on.
+    fn connect(&mut self, a: usize, b: usize) {
+        let both_live = self.hosts[a].node.is_some() && self.hosts[b].node.is_some();
+        if a != b && both_live && self.links.insert((a.min(b), a.max(b))) {
+            self.feed(a, Input::LinkUp(self.hosts[b].id));
+            self.feed(b, Input::LinkUp(self.hosts[a].id));
+        }
+    }
+
+    fn disconnect(&mut self, a: usize, b: usize) {
+        if self.links.remove(&(a.min(b), a.max(b))) {
+            self.wire.retain(|(from, to, _)| (*from, *to) != (a, b) && (*from, *to) != (b, a));
+            self.feed(a, Input::LinkDown(self.hosts[b].id));
+            self.feed(b, Input::LinkDown(self.hosts[a].id));
+        }
+    }
+
+    fn links_of(&self, host: usize) -> usize {
+        self.links.iter().filter(|(a, b)| *a == host || *b == host).count()
     }
 
     fn cert(&self, host: usize, enrolment: &SecretKey) -> MemberCert {
@@ -146,7 +176,7 @@ impl World {
             cert,
             epoch: host.disk.epoch,
             addresses: vec![format!("at {}", host.seed)],
-            seeds: Vec::new(),
+            seeds: if self.dials { vec!["at 1".into()] } else { Vec::new() },
             known: BTreeMap::new(),
             followed: if voter { Vec::new() } else { entries.clone() },
             restored: Restored {
@@ -164,9 +194,8 @@ impl World {
         host.executor.dirty = true;
         self.perform(index, outputs);
         for other in 0..self.hosts.len() {
-            if other != index && self.hosts[other].node.is_some() {
-                self.feed(index, Input::LinkUp(self.hosts[other].id));
-                self.feed(other, Input::LinkUp(self.hosts[index].id));
+            if !self.dials {
+                self.connect(index, other);
             }
         }
     }
@@ -177,9 +206,8 @@ impl World {
 
     fn kill(&mut self, index: usize) {
         self.hosts[index].node = None;
-        self.wire.retain(|(from, to, _)| *from != index && *to != index);
         for other in 0..self.hosts.len() {
-            self.feed(other, Input::LinkDown(self.hosts[index].id));
+            self.disconnect(index, other);
         }
     }
 
@@ -221,6 +249,16 @@ impl World {
                 }
                 Output::Submitted(id, outcome) => {
                     self.answers.insert(id, outcome);
+                }
+                Output::Dial(address) if self.dials => {
+                    let at = address.strip_prefix("at ").and_then(|at| at.parse::<usize>().ok());
+                    if let Some(at) = at.filter(|at| *at <= self.hosts.len()) {
+                        self.connect(index, at - 1);
+                    }
+                }
+                Output::Close(peer) => {
+                    let peer = self.hosts.iter().position(|host| host.id == peer);
+                    self.disconnect(index, peer.unwrap());
                 }
                 Output::Dial(_)
                 | Output::Certificate(_)
@@ -602,6 +640,63 @@ fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_returns
     world.run_until("the return", |world| {
         (0..4).all(|i| world.node(i).standing(dead) == crate::fleet::Standing::Reachable)
     });
+}
+
+/// A fleet that is too large for a full mesh, and has found its neighbours.
+fn ringed(hosts: u8) -> World {
+    let mut world = World::with(hosts, 3, true);
+    let all = usize::from(hosts);
+    world.run_until("everybody's record everywhere", |world| {
+        (0..all).all(|i| world.node(i).view().iter().count() == all)
+    });
+    world
+}
+
+#[test]
+fn a_larger_fleet_has_few_links_and_knows_everybody() {
+    let mut world = ringed(40);
+    world.run_for(200);
+    for host in 0..40 {
+        let voter = world.trust.genesis().is_voter(world.hosts[host].id);
+        let links = world.links_of(host);
+        assert!(links <= 24 || voter, "host {host} has {links} links");
+    }
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let order = world.deploy(39, release, None);
+    world.run_until("success", |world| world.status(39, order) == DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn in_a_larger_fleet_too_a_dead_host_is_unreachable_within_fifteen_seconds() {
+    let mut world = ringed(30);
+    world.run_for(20);
+    let dead = (0..30).find(|i| !world.trust.genesis().is_voter(world.hosts[*i].id)).unwrap();
+    let (id, died) = (world.hosts[dead].id, world.now);
+    world.kill(dead);
+    let others = || (0..30).filter(move |i| *i != dead);
+    world.run_until("the verdict", |world| {
+        others().all(|i| {
+            matches!(world.node(i).standing(id), crate::fleet::Standing::Unreachable { .. })
+        })
+    });
+    assert!(world.now.since(died) <= std::time::Duration::from_secs(15));
+    world.restart(dead);
+    world.run_until("the return", |world| {
+        others().all(|i| world.node(i).standing(id) == crate::fleet::Standing::Reachable)
+    });
+}
+
+#[test]
+fn a_host_at_rest_signs_its_record_again_within_an_hour_and_a_half() {
+    let mut world = fleet(1, 1);
+    world.run_for(5);
+    let sequence = |world: &World| world.node(0).view().iter().next().unwrap().sequence;
+    let before = sequence(&world);
+    world.run_for(25 * 60);
+    assert_eq!(sequence(&world), before);
+    world.run_for(70 * 60);
+    assert!((before + 1..=before + 3).contains(&sequence(&world)));
 }
 
 #[test]

@@ -1,0 +1,857 @@
+//! How records spread: neighbours tell each other what has changed, and ask for what they lack.
+//!
+//! Each link has one mark per host whose record the peer may lack. Every [`SPREAD_EVERY`] the
+//! newest marks become an offer of a few bytes each; the record itself crosses a link only when it
+//! is asked for, so a host gets it about once and not ten times. What is urgent is pushed at once.
+//! Only the newest version of a host is ever under way, so nothing is longer than the roster.
+//!
+//! What gets lost on the way is found by comparing trees with one neighbour after the other.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    records::{Differences, Inserted, Records, Statement, TreeNode, Version},
+    roster::{Number, Roster},
+};
+use crate::{
+    limits::{
+        ASK_AGAIN_AFTER, ASKS_PER_LINK_MAX, LINK_BURST_BYTES, LINK_BYTES_PER_SECOND,
+        RECONCILE_EVERY, RECORDS_PER_MESSAGE_MAX, SPREAD_EVERY, URGENT_EVERY,
+    },
+    time::Mono,
+};
+
+/// What one host says to another about records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Say<S> {
+    /// These versions are here.
+    Offer(Vec<(Number, Version)>),
+    /// The records of these hosts are wanted.
+    Ask(Vec<Number>),
+    /// Records that were asked for, or are urgent.
+    Give(Vec<(Number, S)>),
+    /// Nodes of the tree as they are here, where it may differ.
+    Nodes(Vec<TreeNode>),
+    /// All versions that are here of the hosts in each bucket.
+    Buckets(Vec<(u8, Vec<(Number, Version)>)>),
+}
+
+/// Something to send.
+pub type Letter<S> = (Number, Say<S>);
+
+/// The records on their way to and from one host.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    links: BTreeMap<Number, Link>,
+    wanted: BTreeMap<Number, Want>,
+    /// When a host's record was last pushed; kept for as long as it matters.
+    urgent: BTreeMap<Number, Mono>,
+    next_at: Mono,
+    next_compare_at: Mono,
+    last_compared: Option<Number>,
+}
+
+/// What is under way on one link.
+#[derive(Clone, Debug, Default)]
+struct Link {
+    /// The peer is told of changes: one of the two counts the other as its neighbour.
+    gossips: bool,
+    /// Hosts whose record the peer may lack.
+    dirty: Marks,
+    /// Hosts whose record the peer has asked for.
+    owed: Marks,
+    /// Hosts whose record may be asked for here once fewer are under way.
+    later: Marks,
+    /// How many are under way.
+    asked: usize,
+    /// Bytes of records that may be sent now.
+    credit: usize,
+}
+
+/// A record that is known to exist and is not here.
+#[derive(Clone, Debug)]
+struct Want {
+    version: Version,
+    asked: Option<(Number, Mono)>,
+    /// Who has it.
+    offered_by: Vec<Number>,
+}
+
+impl Spread {
+    /// Nothing under way. `draw` spreads the hosts of a fleet over time.
+    pub fn new(now: Mono, draw: u64) -> Self {
+        let within = |every: Duration| {
+            let micros = u64::try_from(every.as_micros()).unwrap_or(1);
+            now + Duration::from_micros(draw % micros)
+        };
+        Self {
+            links: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            urgent: BTreeMap::new(),
+            next_at: within(SPREAD_EVERY),
+            next_compare_at: within(RECONCILE_EVERY),
+            last_compared: None,
+        }
+    }
+
+    /// A link is up: the two hosts compare what they have, whether they are neighbours or not.
+    pub fn link_up<S: Statement>(
+        &mut self,
+        peer: Number,
+        roster: &Roster,
+        records: &mut Records<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        self.links.insert(peer, Link { credit: LINK_BURST_BYTES, ..Link::default() });
+        out.push((peer, Say::Nodes(vec![records.root(roster)])));
+    }
+
+    /// A link is gone, and all that was under way on it.
+    pub fn link_down(&mut self, peer: Number) {
+        self.links.remove(&peer);
+        for want in self.wanted.values_mut() {
+            want.offered_by.retain(|other| *other != peer);
+            want.asked = want.asked.filter(|(asked, _)| *asked != peer);
+        }
+        self.ask_others();
+    }
+
+    /// Says whether a peer is told of changes.
+    pub fn set_gossips(&mut self, peer: Number, gossips: bool) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.gossips = gossips;
+            if !gossips {
+                link.dirty = Marks::default();
+            }
+        }
+    }
+
+    /// Compares with a neighbour soon: there may be much to learn.
+    pub fn compare_soon(&mut self, now: Mono) {
+        self.next_compare_at = self.next_compare_at.min(now + SPREAD_EVERY);
+    }
+
+    /// Takes in a record that was verified, and sees to it that the neighbours hear of it. `from` is
+    /// none for one's own.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the store is handed in, and is not the spread's"
+    )]
+    pub fn put<S: Statement>(
+        &mut self,
+        now: Mono,
+        roster: &Roster,
+        records: &mut Records<S>,
+        host: Number,
+        record: S,
+        from: Option<Number>,
+        urgent: bool,
+        out: &mut Vec<Letter<S>>,
+    ) -> Inserted {
+        let version = record.version();
+        let inserted = records.put(roster, host, record.clone());
+        if let Some(link) = from.and_then(|from| self.links.get_mut(&from))
+            && inserted != Inserted::Old
+        {
+            link.dirty.clear(host);
+        }
+        let had_it = self.came(host, version);
+        if inserted != Inserted::New {
+            return inserted;
+        }
+        let urgent = urgent && self.may_push(now, host);
+        let bytes = record.bytes();
+        for (peer, link) in &mut self.links {
+            if Some(*peer) == from || !link.gossips || had_it.contains(peer) {
+                continue;
+            }
+            if urgent && link.credit >= bytes {
+                link.credit -= bytes;
+                link.dirty.clear(host);
+                out.push((*peer, Say::Give(vec![(host, record.clone())])));
+            } else {
+                link.dirty.set(host);
+            }
+        }
+        inserted
+    }
+
+    /// Whoever calls every record of his urgent is not pushed about for it.
+    fn may_push(&mut self, now: Mono, host: Number) -> bool {
+        let last = self.urgent.get(&host);
+        let may = last.is_none_or(|at| now.since(*at) >= URGENT_EVERY);
+        if may {
+            self.urgent.insert(host, now);
+        }
+        may
+    }
+
+    /// A version of a host's record is here. Returns who has it as well.
+    fn came(&mut self, host: Number, version: Version) -> Vec<Number> {
+        if self.wanted.get(&host).is_none_or(|want| want.version > version) {
+            return Vec::new();
+        }
+        let Some(want) = self.wanted.remove(&host) else { return Vec::new() };
+        if let Some(link) = want.asked.and_then(|(peer, _)| self.links.get_mut(&peer)) {
+            link.asked = link.asked.saturating_sub(1);
+        }
+        if want.version < version { Vec::new() } else { want.offered_by }
+    }
+
+    /// Takes in what a peer says. Records are the caller's: it verifies them and calls
+    /// [`Spread::put`], and [`Spread::ask_more`] when it is done with them.
+    pub fn hear<S: Statement>(
+        &mut self,
+        now: Mono,
+        roster: &Roster,
+        records: &mut Records<S>,
+        from: Number,
+        said: Say<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        if !self.links.contains_key(&from) {
+            return;
+        }
+        match said {
+            Say::Offer(versions) => {
+                for (host, version) in versions.into_iter().take(roster.len()) {
+                    self.offered(records, from, host, version);
+                }
+                self.ask_more(now, from, out);
+            }
+            Say::Ask(hosts) => {
+                if let Some(link) = self.links.get_mut(&from) {
+                    hosts.into_iter().for_each(|host| link.owed.set(host));
+                    link.pay(from, records, out);
+                }
+            }
+            Say::Give(_) => self.ask_more(now, from, out),
+            Say::Nodes(nodes) => {
+                let Differences { nodes, buckets } = records.compare(roster, &nodes);
+                if !nodes.is_empty() {
+                    out.push((from, Say::Nodes(nodes)));
+                }
+                let here = |bucket| (bucket, records.bucket(roster, bucket));
+                let buckets: Vec<_> = buckets.into_iter().map(here).collect();
+                if !buckets.is_empty() {
+                    out.push((from, Say::Buckets(buckets)));
+                }
+            }
+            Say::Buckets(buckets) => {
+                for (bucket, versions) in buckets.into_iter().take(usize::from(u8::MAX) + 1) {
+                    self.compared(roster, records, from, bucket, &versions);
+                }
+                if let Some(link) = self.links.get_mut(&from) {
+                    link.pay(from, records, out);
+                }
+                self.ask_more(now, from, out);
+            }
+        }
+    }
+
+    /// A peer has this version of a host's record.
+    fn offered<S: Statement>(
+        &mut self,
+        records: &Records<S>,
+        from: Number,
+        host: Number,
+        version: Version,
+    ) {
+        let Some(link) = self.links.get_mut(&from) else { return };
+        let here = records.version(host);
+        if here.is_some_and(|here| here >= version) {
+            if here == Some(version) {
+                link.dirty.clear(host);
+            } else if link.gossips {
+                link.dirty.set(host);
+            }
+            return;
+        }
+        link.dirty.clear(host);
+        let want = self.wanted.entry(host).or_insert_with(|| Want {
+            version,
+            asked: None,
+            offered_by: Vec::new(),
+        });
+        if want.version < version {
+            // Whoever was asked has an older one, or this one by now: it is only asked again late.
+            (want.version, want.offered_by) = (version, Vec::new());
+        }
+        if want.version == version && !want.offered_by.contains(&from) {
+            want.offered_by.push(from);
+        }
+        if want.asked.is_none() {
+            link.later.set(host);
+        }
+    }
+
+    /// A peer has exactly these versions in a bucket: it gets what is newer here, and is asked for
+    /// what is newer there.
+    fn compared<S: Statement>(
+        &mut self,
+        roster: &Roster,
+        records: &Records<S>,
+        from: Number,
+        bucket: u8,
+        theirs: &[(Number, Version)],
+    ) {
+        let theirs: BTreeMap<_, _> = theirs.iter().take(roster.len()).copied().collect();
+        for (host, version) in records.bucket(roster, bucket) {
+            if theirs.get(&host).is_none_or(|there| *there < version)
+                && let Some(link) = self.links.get_mut(&from)
+            {
+                link.owed.set(host);
+            }
+        }
+        for (host, version) in theirs {
+            if records.version(host).is_none_or(|here| here < version) {
+                self.offered(records, from, host, version);
+            }
+        }
+    }
+
+    /// Asks a peer for what waits, as far as not too much is under way.
+    pub fn ask_more<S>(&mut self, now: Mono, peer: Number, out: &mut Vec<Letter<S>>) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let mut hosts = Vec::new();
+        while link.asked < ASKS_PER_LINK_MAX
+            && let Some(host) = link.later.pop()
+        {
+            let Some(want) = self.wanted.get_mut(&host).filter(|want| want.asked.is_none()) else {
+                continue;
+            };
+            want.asked = Some((peer, now));
+            link.asked += 1;
+            hosts.push(host);
+        }
+        if !hosts.is_empty() {
+            out.push((peer, Say::Ask(hosts)));
+        }
+    }
+
+    /// What was asked of nobody, or in vain, waits for another peer that has it.
+    fn ask_others(&mut self) {
+        let links = &mut self.links;
+        self.wanted.retain(|host, want| {
+            if want.asked.is_some() {
+                return true;
+            }
+            let next =
+                want.offered_by.iter().find_map(|peer| links.contains_key(peer).then_some(*peer));
+            if let Some(link) = next.and_then(|peer| links.get_mut(&peer)) {
+                link.later.set(*host);
+            }
+            next.is_some()
+        });
+    }
+
+    /// When [`Spread::tick`] is due.
+    pub fn next_at(&self) -> Mono {
+        self.next_at
+    }
+
+    /// Time has passed: offers, what is owed, what did not come, and a comparison now and then.
+    pub fn tick<S: Statement>(
+        &mut self,
+        now: Mono,
+        roster: &Roster,
+        records: &mut Records<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        if now < self.next_at {
+            return;
+        }
+        self.next_at = (self.next_at + SPREAD_EVERY).max(now);
+        self.urgent.retain(|_, at| now.since(*at) < URGENT_EVERY);
+        self.give_up_waiting(now);
+        let waiting = !self.wanted.is_empty();
+        let peers: Vec<_> = self.links.keys().copied().collect();
+        for peer in peers {
+            let Some(link) = self.links.get_mut(&peer) else { continue };
+            link.credit = (link.credit + CREDIT).min(LINK_BURST_BYTES);
+            link.pay(peer, records, out);
+            link.offer(peer, records, out);
+            if waiting {
+                self.ask_more(now, peer, out);
+            }
+        }
+        if now >= self.next_compare_at {
+            self.next_compare_at = now + RECONCILE_EVERY;
+            if let Some(peer) = self.next_to_compare() {
+                out.push((peer, Say::Nodes(vec![records.root(roster)])));
+            }
+        }
+    }
+
+    fn give_up_waiting(&mut self, now: Mono) {
+        let mut late = false;
+        for want in self.wanted.values_mut() {
+            let Some((peer, at)) = want.asked else { continue };
+            if now.since(at) < ASK_AGAIN_AFTER {
+                continue;
+            }
+            late = true;
+            want.asked = None;
+            want.offered_by.retain(|other| *other != peer);
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.asked = link.asked.saturating_sub(1);
+            }
+        }
+        if late {
+            self.ask_others();
+        }
+    }
+
+    /// One neighbour after the other; where there is none, whoever is connected.
+    fn next_to_compare(&mut self) -> Option<Number> {
+        let after = |last: Option<Number>, only_gossip: bool| {
+            let fits = |(_, link): &(&Number, &Link)| link.gossips || !only_gossip;
+            let mut rest = self.links.iter().filter(fits).map(|(peer, _)| *peer);
+            rest.find(|peer| last.is_none_or(|last| *peer > last))
+        };
+        let last = self.last_compared;
+        let next = after(last, true).or_else(|| after(None, true)).or_else(|| after(last, false));
+        self.last_compared = next.or_else(|| after(None, false));
+        self.last_compared
+    }
+
+    /// True if nothing is longer than it may be.
+    pub fn is_bounded(&self, roster: &Roster) -> bool {
+        let hosts = roster.len();
+        let link = |link: &Link| {
+            link.asked <= ASKS_PER_LINK_MAX
+                && [&link.dirty, &link.owed, &link.later]
+                    .iter()
+                    .all(|marks| marks.is_bounded(hosts))
+        };
+        self.wanted.len() <= hosts
+            && self.urgent.len() <= hosts
+            && self.links.values().all(link)
+            && self.wanted.values().all(|want| want.offered_by.len() <= self.links.len())
+    }
+}
+
+impl Link {
+    /// Sends what was asked for, as far as the credit goes.
+    fn pay<S: Statement>(&mut self, peer: Number, records: &Records<S>, out: &mut Vec<Letter<S>>) {
+        let mut batch = Vec::new();
+        while self.credit > 0
+            && let Some(host) = self.owed.pop()
+        {
+            let Some(record) = records.get(host) else { continue };
+            self.credit = self.credit.saturating_sub(record.bytes());
+            self.dirty.clear(host);
+            batch.push((host, record.clone()));
+            if batch.len() == RECORDS_PER_MESSAGE_MAX {
+                out.push((peer, Say::Give(std::mem::take(&mut batch))));
+            }
+        }
+        if !batch.is_empty() {
+            out.push((peer, Say::Give(batch)));
+        }
+    }
+
+    /// Tells of the newest changes, as many as fit.
+    fn offer<S: Statement>(
+        &mut self,
+        peer: Number,
+        records: &Records<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        let mut offer = Vec::new();
+        while offer.len() < OFFERS_MAX
+            && let Some(host) = self.dirty.pop()
+        {
+            offer.extend(records.version(host).map(|version| (host, version)));
+        }
+        if !offer.is_empty() {
+            out.push((peer, Say::Offer(offer)));
+        }
+    }
+}
+
+/// A set of hosts that gives back first what was put in last.
+#[derive(Clone, Debug, Default)]
+struct Marks {
+    bits: Vec<u64>,
+    count: usize,
+    /// What was put in, in this order. What is no longer marked is passed over.
+    order: Vec<Number>,
+}
+
+impl Marks {
+    fn set(&mut self, host: Number) {
+        let (word, bit) = (host.index() / 64, host.index() % 64);
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        if self.bits[word] & (1 << bit) != 0 {
+            return;
+        }
+        self.bits[word] |= 1 << bit;
+        self.count += 1;
+        self.order.push(host);
+        if self.order.len() > 2 * self.count + MARKS_SLACK {
+            self.compact();
+        }
+    }
+
+    fn is_set(&self, host: Number) -> bool {
+        let (word, bit) = (host.index() / 64, host.index() % 64);
+        self.bits.get(word).is_some_and(|bits| bits & (1 << bit) != 0)
+    }
+
+    fn clear(&mut self, host: Number) -> bool {
+        let was = self.is_set(host);
+        if was {
+            self.bits[host.index() / 64] &= !(1 << (host.index() % 64));
+            self.count -= 1;
+        }
+        was
+    }
+
+    fn pop(&mut self) -> Option<Number> {
+        loop {
+            let host = self.order.pop()?;
+            if self.clear(host) {
+                return Some(host);
+            }
+        }
+    }
+
+    /// Forgets what is no longer marked, and all but the last place of what is.
+    fn compact(&mut self) {
+        let order = std::mem::take(&mut self.order);
+        let mut kept = Vec::with_capacity(self.count);
+        for host in order.into_iter().rev() {
+            if self.clear(host) {
+                kept.push(host);
+            }
+        }
+        kept.into_iter().rev().for_each(|host| self.set(host));
+    }
+
+    fn is_bounded(&self, hosts: usize) -> bool {
+        self.count <= hosts && self.order.len() <= 2 * hosts + MARKS_SLACK + 1
+    }
+}
+
+/// Places in the order of a set that may be out of date.
+const MARKS_SLACK: usize = 64;
+const TICKS_PER_SECOND: usize = 5;
+/// Bytes of records that a link may send more with each tick.
+const CREDIT: usize = LINK_BYTES_PER_SECOND / TICKS_PER_SECOND;
+/// Versions in one offer: what a tick's credit holds at fifteen bytes each.
+const OFFERS_MAX: usize = CREDIT / 15;
+
+const _: () = assert!(SPREAD_EVERY.as_millis() as usize * TICKS_PER_SECOND == 1000);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        super::{records::tests::Note, roster::tests::roster},
+        *,
+    };
+
+    /// A few hosts, each with a link to each, and what is under way between them.
+    struct Mesh {
+        roster: Roster,
+        hosts: Vec<(Spread, Records<Note>)>,
+        /// From, to, what.
+        wire: Vec<(usize, usize, Say<Note>)>,
+        now: Mono,
+        /// Of so many messages one is lost.
+        loses: Option<usize>,
+        sent: usize,
+        bodies: usize,
+    }
+
+    impl Mesh {
+        fn new(hosts: usize, gossips: bool) -> Self {
+            // Their numbers are their places.
+            let roster = roster(400, 1);
+            let hosts = (0..hosts)
+                .map(|host| (Spread::new(Mono(0), u64::try_from(host).unwrap()), Records::new()));
+            let mut mesh = Self {
+                roster,
+                hosts: hosts.collect(),
+                wire: Vec::new(),
+                now: Mono(0),
+                loses: None,
+                sent: 0,
+                bodies: 0,
+            };
+            for a in 0..mesh.hosts.len() {
+                for b in (0..mesh.hosts.len()).filter(|b| *b != a) {
+                    mesh.act(a, |spread, roster, records, _, out| {
+                        spread.link_up(number(b), roster, records, out);
+                        spread.set_gossips(number(b), gossips);
+                    });
+                }
+            }
+            mesh
+        }
+
+        fn act(
+            &mut self,
+            host: usize,
+            act: impl FnOnce(&mut Spread, &Roster, &mut Records<Note>, Mono, &mut Vec<Letter<Note>>),
+        ) {
+            let (spread, records) = &mut self.hosts[host];
+            let mut out = Vec::new();
+            act(spread, &self.roster, records, self.now, &mut out);
+            assert!(spread.is_bounded(&self.roster));
+            for (to, said) in out {
+                self.sent += 1;
+                if let Say::Give(given) = &said {
+                    assert!(given.len() <= RECORDS_PER_MESSAGE_MAX);
+                    self.bodies += given.len();
+                }
+                if to.index() < self.hosts.len()
+                    && self.loses.is_none_or(|one_of| !self.sent.is_multiple_of(one_of))
+                {
+                    self.wire.push((host, to.index(), said));
+                }
+            }
+        }
+
+        fn put(&mut self, at: usize, host: usize, sequence: u64, urgent: bool) {
+            self.act(at, |spread, roster, records, now, out| {
+                let record = Note(sequence);
+                spread.put(now, roster, records, number(host), record, None, urgent, out);
+            });
+        }
+
+        fn deliver(&mut self) {
+            while !self.wire.is_empty() {
+                for (from, to, said) in std::mem::take(&mut self.wire) {
+                    self.hear(from, to, said);
+                }
+            }
+        }
+
+        fn hear(&mut self, from: usize, to: usize, said: Say<Note>) {
+            self.act(to, |spread, roster, records, now, out| {
+                if let Say::Give(given) = said {
+                    for (host, record) in given {
+                        let from = Some(number(from));
+                        spread.put(now, roster, records, host, record, from, false, out);
+                    }
+                    spread.ask_more(now, number(from), out);
+                } else {
+                    spread.hear(now, roster, records, number(from), said, out);
+                }
+            });
+        }
+
+        fn run(&mut self, time: Duration) {
+            let end = self.now + time;
+            while self.now < end {
+                self.now = self.now + Duration::from_millis(100);
+                for host in 0..self.hosts.len() {
+                    self.act(host, |spread, roster, records, now, out| {
+                        spread.tick(now, roster, records, out);
+                    });
+                }
+                self.deliver();
+            }
+        }
+
+        fn agree(&self) -> bool {
+            let all = |host: &(Spread, Records<Note>)| {
+                let numbers = 0..self.roster.len();
+                numbers.map(|n| host.1.get(number(n)).copied()).collect::<Vec<_>>()
+            };
+            self.hosts.iter().all(|host| all(host) == all(&self.hosts[0]))
+        }
+    }
+
+    fn number(index: usize) -> Number {
+        super::super::roster::tests::number(index)
+    }
+
+    #[test]
+    fn a_change_reaches_all_within_two_offers_and_each_gets_it_about_once() {
+        let mut mesh = Mesh::new(8, true);
+        mesh.deliver();
+        mesh.put(0, 0, 1, false);
+        mesh.run(SPREAD_EVERY * 3);
+        assert!(mesh.agree());
+        assert!(mesh.hosts[7].1.get(number(0)).is_some());
+        assert_eq!(mesh.bodies, 7);
+    }
+
+    #[test]
+    fn what_is_urgent_is_pushed_at_once_but_not_again_and_again() {
+        let mut mesh = Mesh::new(3, true);
+        mesh.deliver();
+        mesh.put(0, 0, 1, true);
+        mesh.deliver();
+        assert!(mesh.agree() && mesh.bodies >= 2);
+        let before = mesh.bodies;
+        mesh.put(0, 0, 2, true);
+        mesh.deliver();
+        assert_eq!(mesh.bodies, before, "it waits for its offer");
+        mesh.run(SPREAD_EVERY * 2);
+        assert!(mesh.agree());
+        mesh.run(URGENT_EVERY * 2);
+        mesh.put(0, 0, 3, true);
+        mesh.deliver();
+        assert!(mesh.agree());
+    }
+
+    #[test]
+    fn only_the_newest_version_is_offered() {
+        let mut mesh = Mesh::new(2, true);
+        mesh.deliver();
+        (1..=50).for_each(|sequence| mesh.put(0, 0, sequence, false));
+        mesh.run(SPREAD_EVERY * 2);
+        assert!(mesh.agree());
+        assert_eq!(mesh.bodies, 1);
+    }
+
+    #[test]
+    fn whoever_joins_gets_everything_a_window_at_a_time() {
+        let mut mesh = Mesh::new(2, false);
+        mesh.wire.clear();
+        (0..400).for_each(|host| mesh.put(0, host, 1, false));
+        mesh.act(1, |spread, roster, records, _, out| {
+            spread.link_up(number(0), roster, records, out);
+        });
+        mesh.deliver();
+        assert!(mesh.bodies > 0 && mesh.hosts[1].1.len() >= ASKS_PER_LINK_MAX);
+        mesh.run(Duration::from_secs(2));
+        assert!(mesh.agree());
+        assert_eq!(mesh.bodies, 400);
+    }
+
+    #[test]
+    fn a_link_carries_so_many_bytes_and_no_more() {
+        let mut mesh = Mesh::new(2, false);
+        mesh.deliver();
+        let burst = LINK_BURST_BYTES / 300 + 1;
+        (0..400).for_each(|host| mesh.put(0, host, 1, false));
+        let mut given = 0;
+        // It asks for all of them again and again.
+        for _ in 0..10 {
+            mesh.hear(1, 0, Say::Ask((0..400).map(number).collect()));
+            given = mesh.bodies;
+            mesh.wire.clear();
+        }
+        assert_eq!(given, burst);
+        mesh.act(0, |spread, roster, records, _, out| {
+            spread.tick(Mono(1_000_000), roster, records, out);
+        });
+        assert!(mesh.bodies <= burst + CREDIT / 300 + 1);
+    }
+
+    #[test]
+    fn what_does_not_come_is_asked_of_another() {
+        let mut mesh = Mesh::new(3, true);
+        mesh.deliver();
+        (1..3).for_each(|at| mesh.put(at, 0, 5, false));
+        let version = Version { epoch: 1, sequence: 5 };
+        mesh.hear(1, 0, Say::Offer(vec![(number(0), version)]));
+        mesh.hear(2, 0, Say::Offer(vec![(number(0), version)]));
+        assert!(matches!(mesh.wire[..], [(0, 1, Say::Ask(_))]));
+        mesh.wire.clear();
+        mesh.hosts[0].0.link_down(number(1));
+        mesh.run(SPREAD_EVERY * 2);
+        assert_eq!(mesh.hosts[0].1.get(number(0)), Some(&Note(5)));
+    }
+
+    #[test]
+    fn an_offer_of_what_does_not_exist_is_forgotten() {
+        let mut mesh = Mesh::new(2, true);
+        mesh.deliver();
+        let version = Version { epoch: u64::MAX, sequence: u64::MAX };
+        mesh.hear(1, 0, Say::Offer((0..400).map(|host| (number(host), version)).collect()));
+        mesh.run(ASK_AGAIN_AFTER * 4);
+        assert!(mesh.hosts[0].0.wanted.is_empty());
+    }
+
+    #[test]
+    fn marks_give_back_the_newest_first_and_each_once() {
+        let mut marks = Marks::default();
+        for host in [3, 1, 2, 1] {
+            marks.set(number(host));
+        }
+        assert!(marks.clear(number(2)) && !marks.clear(number(2)));
+        assert_eq!(marks.pop(), Some(number(1)));
+        assert_eq!(marks.pop(), Some(number(3)));
+        assert_eq!(marks.pop(), None);
+        for turn in 0..10_000 {
+            marks.set(number(turn % 5));
+            marks.clear(number(turn % 5));
+        }
+        assert!(marks.order.len() <= MARKS_SLACK + 2);
+    }
+
+    fn said() -> impl Strategy<Value = Say<Note>> {
+        let host = || (0usize..400).prop_map(number);
+        let version =
+            || (0u64..4, 0u64..4).prop_map(|(epoch, sequence)| Version { epoch, sequence });
+        let versions = move || prop::collection::vec((host(), version()), 0..40);
+        let node = (any::<u16>(), any::<u8>())
+            .prop_map(|(place, byte)| TreeNode { place: place % 300, hash: [byte; 16] });
+        prop_oneof![
+            versions().prop_map(Say::Offer),
+            prop::collection::vec(host(), 0..40).prop_map(Say::Ask),
+            prop::collection::vec((host(), (0u64..6).prop_map(Note)), 0..40).prop_map(Say::Give),
+            prop::collection::vec(node, 0..40).prop_map(Say::Nodes),
+            prop::collection::vec((any::<u8>(), versions()), 0..4).prop_map(Say::Buckets),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn any_two_that_exchange_end_equal(
+            here in prop::collection::vec((0usize..400, 1u64..5), 0..200),
+            there in prop::collection::vec((0usize..400, 1u64..5), 0..200),
+        ) {
+            let mut mesh = Mesh::new(2, false);
+            mesh.wire.clear();
+            here.into_iter().for_each(|(host, sequence)| mesh.put(0, host, sequence, false));
+            there.into_iter().for_each(|(host, sequence)| mesh.put(1, host, sequence, false));
+            mesh.act(0, |spread, roster, records, _, out| {
+                spread.link_up(number(1), roster, records, out);
+            });
+            mesh.run(Duration::from_secs(3));
+            prop_assert!(mesh.agree());
+        }
+
+        #[test]
+        fn what_gets_lost_is_found_again(
+            changes in prop::collection::vec((0usize..4, 0usize..60, 1u64..9), 1..60),
+            one_of in 2usize..6,
+        ) {
+            let mut mesh = Mesh::new(4, true);
+            mesh.loses = Some(one_of);
+            for (at, host, sequence) in changes {
+                mesh.put(at, host, sequence, sequence == 3);
+                mesh.run(Duration::from_millis(100));
+            }
+            mesh.loses = None;
+            mesh.run(RECONCILE_EVERY * 4);
+            prop_assert!(mesh.agree());
+        }
+
+        #[test]
+        fn no_sequence_of_messages_makes_it_grow_or_panic(
+            messages in prop::collection::vec((1usize..4, said()), 0..60),
+        ) {
+            let mut mesh = Mesh::new(4, true);
+            mesh.wire.clear();
+            for (from, said) in messages {
+                // Boundedness is checked after every act.
+                mesh.hear(from, 0, said);
+                mesh.wire.clear();
+            }
+            mesh.run(Duration::from_secs(3));
+        }
+    }
+}

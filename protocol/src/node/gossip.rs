@@ -1,0 +1,317 @@
+//! Records in and out: this host's own, and those of all others on their way through it.
+
+use std::time::Duration;
+
+use super::{Node, Output};
+use crate::{
+    fleet::{
+        Accusation, Ears, Held, HostState, Inserted, Number, Record, RecordRefused, Say, Spread,
+        Standing, Statement, TreeNode, Verdicts, Version,
+    },
+    ids::HostId,
+    limits::RECORD_REFRESH_EVERY,
+    time::Mono,
+    trust::Signed,
+    wire::{Message, RecordBucket, RecordVersion, TreeHash},
+};
+
+/// Everything about records that is not a record.
+pub(super) struct Gossip {
+    pub(super) spread: Spread,
+    pub(super) ears: Ears,
+    pub(super) verdicts: Verdicts,
+    next_listening_at: Mono,
+    next_refutation_at: Mono,
+    /// When the own record is signed again though nothing has changed.
+    next_refresh_at: Mono,
+}
+
+impl Gossip {
+    pub(super) fn new(now: Mono, seed: u64) -> Self {
+        Self {
+            spread: Spread::new(now, seed),
+            ears: Ears::new(now),
+            verdicts: Verdicts::new(),
+            next_listening_at: now,
+            next_refutation_at: now,
+            next_refresh_at: now,
+        }
+    }
+}
+
+impl Node {
+    /// Time passes for records and for those who listen.
+    pub(super) fn tend_gossip(&mut self) {
+        if self.now >= self.gossip.next_listening_at {
+            self.gossip.next_listening_at = self.now + LISTEN_EVERY;
+            self.gossip.ears.tick(self.now, &self.view.roster, self.view.me());
+            self.gossip.verdicts.tick(self.now, &self.view.roster, &self.view.records);
+            self.tend_overlay();
+        }
+        let mut letters = Vec::new();
+        let view = &mut self.view;
+        self.gossip.spread.tick(self.now, &view.roster, &mut view.records, &mut letters);
+        self.post(letters);
+    }
+
+    /// Brings the roster up to what the ledger says.
+    pub(super) fn sync_roster(&mut self) {
+        let roster = &mut self.view.roster;
+        let ledger = &self.ledger;
+        let gone: Vec<_> = roster
+            .iter()
+            .map(|number| roster.host(number))
+            .filter(|host| !ledger.is_member(*host))
+            .collect();
+        gone.into_iter().for_each(|host| roster.unseat(host));
+        for member in ledger.members() {
+            roster.seat(member.host, member.zone);
+        }
+        self.gossip.verdicts.roster_changed();
+        // Records that were refused for want of a roster are here at the next comparison.
+        self.gossip.spread.compare_soon(self.now);
+    }
+
+    /// Takes in records and passes on those that are new.
+    pub(super) fn records(&mut self, from: HostId, records: &[Signed<Record>]) {
+        let mut letters = Vec::new();
+        for record in records {
+            let (ledger, genesis) = (&self.ledger, self.trust.genesis());
+            let is_member =
+                |host: HostId| ledger.is_member(host) || genesis.is_voter(host) || host == from;
+            match self.view.verify(self.now, record, is_member) {
+                Ok((number, held)) => {
+                    self.put_record(number, held, Some(from), &mut letters);
+                }
+                // The ledger here may be behind; a later comparison brings the record again.
+                Err(RecordRefused::NoMember(_)) => {}
+                Err(error) => {
+                    let peer = self.name_of(from);
+                    self.out.push(Output::Note(format!("record from {peer} refused: {error}")));
+                }
+            }
+        }
+        if let Some(from) = self.view.roster.number(from) {
+            self.gossip.spread.ask_more(self.now, from, &mut letters);
+        }
+        self.post(letters);
+    }
+
+    /// Keeps a record that was verified, if it is new, and lets everybody here know.
+    fn put_record(
+        &mut self,
+        number: Number,
+        held: Held,
+        from: Option<HostId>,
+        letters: &mut Vec<(Number, Say<Held>)>,
+    ) -> Inserted {
+        let from = from.and_then(|from| self.view.roster.number(from));
+        let urgent = self.is_urgent(number, held.record());
+        let before = self.view.records.version(number);
+        let view = &mut self.view;
+        let (roster, records) = (&view.roster, &mut view.records);
+        let inserted = self.gossip.spread.put(
+            self.now,
+            roster,
+            records,
+            number,
+            held.clone(),
+            from,
+            urgent,
+            letters,
+        );
+        if inserted == Inserted::New {
+            let restarted = before.is_none_or(|before| before.epoch != held.version().epoch);
+            self.gossip.ears.hear_of(self.now, number, restarted);
+            let accused = self.accused_in(held.record());
+            self.gossip.verdicts.record(number, accused);
+            self.learn_addresses(held.record());
+        }
+        inserted
+    }
+
+    /// Whom a record accuses, of those that are known here.
+    fn accused_in(&self, record: &Record) -> Vec<(Number, Version)> {
+        let accused = record.accused.iter().filter_map(|accusation| {
+            let Accusation { host, epoch, sequence } = *accusation;
+            Some((self.view.roster.number(host)?, Version { epoch, sequence }))
+        });
+        accused.collect()
+    }
+
+    /// True if a record tells what others wait for: one of the first accusations of a host, the
+    /// answer to one, or a failure. Everybody judges that for himself.
+    fn is_urgent(&self, number: Number, record: &Record) -> bool {
+        let accused = self.accused_in(record);
+        let before = self.view.records.get(number).map(Held::record);
+        let failed = |record: &Record| {
+            record.groups.iter().filter(|group| group.state == HostState::Failed).count()
+        };
+        self.gossip.verdicts.is_awaited(&self.view.records, number, &accused)
+            || failed(record) > before.map_or(0, failed)
+    }
+
+    /// Signs a new record if anything that it says has changed, and spreads it.
+    pub(super) fn publish_record(&mut self) {
+        let me = self.view.me();
+        let mut record = Record {
+            host: self.me,
+            epoch: self.epoch,
+            groups: self.rollouts.statuses(),
+            accused: self.accused(),
+            version: self.version.clone(),
+            sequence: 0,
+            addresses: self.addresses.clone(),
+            signed_at: self.wall,
+        };
+        let gossip = &self.gossip;
+        let refute = self.now >= gossip.next_refutation_at
+            && gossip.verdicts.is_accused(&self.view.records, me);
+        if let Some(last) = &self.record {
+            record.sequence = last.sequence;
+            record.signed_at = last.signed_at;
+            if record == *last && !refute && self.now < gossip.next_refresh_at {
+                return;
+            }
+            record.signed_at = self.wall;
+        }
+        if refute {
+            self.gossip.next_refutation_at = self.now + REFUTE_EVERY;
+        }
+        record.sequence += 1;
+        self.gossip.next_refresh_at = self.now + refresh_after(self.me, record.sequence);
+        let Some(signed) = self.sign(&record) else { return };
+        let host = self.me;
+        let mut letters = Vec::new();
+        match self.view.verify(self.now, &signed, |other| other == host) {
+            Ok((number, held)) => {
+                self.put_record(number, held, None, &mut letters);
+                self.record = Some(record);
+            }
+            Err(error) => self.out.push(Output::Note(format!("own record refused: {error}"))),
+        }
+        self.post(letters);
+    }
+
+    /// The silent hosts, as the own record names them. One of which nothing was ever heard cannot be
+    /// accused: there is nothing that it could refute.
+    fn accused(&self) -> Vec<Accusation> {
+        let view = &self.view;
+        let silent = self.gossip.ears.accused(&view.roster).iter();
+        let mut accused: Vec<_> = silent
+            .filter_map(|number| {
+                let Version { epoch, sequence } = view.records.version(*number)?;
+                Some(Accusation { host: view.roster.host(*number), epoch, sequence })
+            })
+            .collect();
+        accused.sort();
+        accused.truncate(crate::limits::ACCUSATIONS_MAX);
+        accused
+    }
+
+    /// Takes in what a peer says about records.
+    pub(super) fn hear_say(&mut self, from: HostId, said: Say<Held>) {
+        let Some(from) = self.view.roster.number(from) else { return };
+        let mut letters = Vec::new();
+        let view = &mut self.view;
+        let (roster, records) = (&view.roster, &mut view.records);
+        self.gossip.spread.hear(self.now, roster, records, from, said, &mut letters);
+        self.post(letters);
+    }
+
+    /// Reads what a peer says about records. Hosts that are not known here are left out.
+    pub(super) fn read_say(&self, message: &Message) -> Option<Say<Held>> {
+        let roster = &self.view.roster;
+        let read = |list: &[RecordVersion]| -> Vec<_> {
+            let versions = list.iter().filter_map(|RecordVersion(short, epoch, sequence)| {
+                let version = Version { epoch: *epoch, sequence: *sequence };
+                Some((roster.by_short(*short)?, version))
+            });
+            versions.collect()
+        };
+        Some(match message {
+            Message::Offer(versions) => Say::Offer(read(versions)),
+            Message::WantRecords(hosts) => {
+                Say::Ask(hosts.iter().filter_map(|short| roster.by_short(*short)).collect())
+            }
+            Message::RecordTree(nodes) => {
+                let nodes = nodes
+                    .iter()
+                    .map(|TreeHash(place, hash)| TreeNode { place: *place, hash: *hash });
+                Say::Nodes(nodes.collect())
+            }
+            Message::RecordBuckets(buckets) => {
+                let buckets =
+                    buckets.iter().map(|RecordBucket(bucket, list)| (*bucket, read(list)));
+                Say::Buckets(buckets.collect())
+            }
+            _ => return None,
+        })
+    }
+
+    /// Sends what the state machine says, in the words of the wire.
+    pub(super) fn post(&mut self, letters: Vec<(Number, Say<Held>)>) {
+        for (to, said) in letters {
+            let roster = &self.view.roster;
+            let write = |list: Vec<(Number, Version)>| -> Vec<_> {
+                let versions = list.into_iter().map(|(number, version)| {
+                    RecordVersion(roster.short(number), version.epoch, version.sequence)
+                });
+                versions.collect()
+            };
+            let message = match said {
+                Say::Offer(versions) => Message::Offer(write(versions)),
+                Say::Ask(hosts) => {
+                    Message::WantRecords(hosts.into_iter().map(|host| roster.short(host)).collect())
+                }
+                Say::Give(records) => Message::Records(
+                    records.into_iter().map(|(_, held)| held.signed().clone()).collect(),
+                ),
+                Say::Nodes(nodes) => Message::RecordTree(
+                    nodes.into_iter().map(|node| TreeHash(node.place, node.hash)).collect(),
+                ),
+                Say::Buckets(buckets) => Message::RecordBuckets(
+                    buckets
+                        .into_iter()
+                        .map(|(bucket, list)| RecordBucket(bucket, write(list)))
+                        .collect(),
+                ),
+            };
+            let to = self.view.roster.host(to);
+            self.send(to, message);
+        }
+    }
+
+    /// How a host stands, by everybody's records.
+    pub fn standing(&self, host: HostId) -> Standing {
+        if host == self.me {
+            return Standing::Reachable;
+        }
+        match self.view.roster.number(host) {
+            Some(number) if self.view.records.get(number).is_some() => {
+                self.gossip.verdicts.standing(self.now, number)
+            }
+            _ => Standing::Unknown,
+        }
+    }
+
+    /// How long ago anything was heard of another host: over its link, if it is a neighbour, or by a
+    /// new record.
+    pub fn heard_ago(&self, host: HostId) -> Option<Duration> {
+        let record = self.view.heard(host)?;
+        let link = self.gossip.ears.last_heard(self.view.roster.number(host)?);
+        Some(self.now.since(link.map_or(record, |link| link.max(record))))
+    }
+}
+
+/// When a host signs its record again at the latest: differently each time and on each host, so that
+/// those of a fleet that was started at once spread out.
+fn refresh_after(host: HostId, sequence: u64) -> Duration {
+    let number = sequence.to_be_bytes();
+    let draw = crate::ids::Digest::of(crate::ids::HashDomain::Records, &[&host.0, &number]).0[0];
+    RECORD_REFRESH_EVERY / 2 + RECORD_REFRESH_EVERY * u32::from(draw) / u32::from(u8::MAX)
+}
+
+/// A member that accuses whatever it hears makes others answer this often, and no oftener.
+const REFUTE_EVERY: Duration = Duration::from_secs(1);
+const LISTEN_EVERY: Duration = Duration::from_millis(250);
