@@ -171,8 +171,9 @@ pub const HEALTH_MENDS_EVERY: Duration = Duration::from_secs(10);
 pub const SPREAD_EVERY: Duration = Duration::from_millis(200);
 /// Time between two comparisons with a neighbour; of what got lost most is found by the first.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
-/// A record that was asked for and did not come is asked of another peer after this.
-pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A record that was asked for and did not come is asked of another peer after this: five long round
+/// trips.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Records that are asked for on one link at a time: a host that joins has little else to do.
 pub const ASKS_PER_LINK_MAX: usize = 256;
 /// Records in one message: even the longest fit.

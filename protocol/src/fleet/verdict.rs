@@ -167,6 +167,13 @@ impl Verdicts {
         accused.iter().any(is_first) || self.is_accused(records, by)
     }
 
+    /// The hosts that are unreachable at `now`.
+    pub fn unreachable(&self, now: Mono) -> impl Iterator<Item = Number> {
+        let suspects = self.suspects.keys().copied();
+        suspects
+            .filter(move |host| matches!(self.standing(now, *host), Standing::Unreachable { .. }))
+    }
+
     /// How a host of which there is a record stands at `now`.
     pub fn standing(&self, now: Mono, host: Number) -> Standing {
         let Some(Suspicion { since, enough_since }) = self.suspects.get(&host) else {

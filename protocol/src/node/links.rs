@@ -28,7 +28,8 @@ pub(super) struct Links {
     seeds: Vec<Seed>,
     next_seed: usize,
     known: BTreeMap<HostId, Addresses>,
-    next_heartbeat_at: Mono,
+    /// When something was last sent to each peer.
+    spoke: BTreeMap<HostId, Mono>,
 }
 
 /// Where a host may be reached.
@@ -67,7 +68,7 @@ impl Links {
         let seed_of = |address| Seed { address, next_at: now, backoff: DIAL_BACKOFF_MIN };
         let seeds = seeds.into_iter().map(seed_of).collect();
         let (up, overlay) = (BTreeSet::new(), Overlay::new(now, seed));
-        Self { up, overlay, seeds, next_seed: 0, known, next_heartbeat_at: now }
+        Self { up, overlay, seeds, next_seed: 0, known, spoke: BTreeMap::new() }
     }
 
     pub(super) fn up(&self) -> impl Iterator<Item = HostId> {
@@ -76,6 +77,13 @@ impl Links {
 
     pub(super) fn is_up(&self, peer: HostId) -> bool {
         self.up.contains(&peer)
+    }
+
+    /// Something is sent to a peer: whatever it is, it is a sign of life.
+    pub(super) fn speak(&mut self, now: Mono, peer: HostId) {
+        if self.up.contains(&peer) {
+            self.spoke.insert(peer, now);
+        }
     }
 }
 
@@ -96,6 +104,7 @@ impl Node {
 
     pub(super) fn link_down(&mut self, peer: HostId) {
         self.links.up.remove(&peer);
+        self.links.spoke.remove(&peer);
         self.feed.followers.remove(&peer);
         if let Some(number) = self.view.roster.number(peer) {
             self.links.overlay.link_down(number);
@@ -112,12 +121,12 @@ impl Node {
         }
     }
 
-    /// Heartbeats to whoever listens, and seeds where there is nobody else.
+    /// Heartbeats to whoever listens and heard nothing else, and seeds where there is nobody else.
     pub(super) fn tend_links(&mut self) {
-        if self.now >= self.links.next_heartbeat_at {
-            self.links.next_heartbeat_at = self.now + HEARTBEAT_EVERY;
-            for number in self.links.overlay.gossips().collect::<Vec<_>>() {
-                let peer = self.view.roster.host(number);
+        for number in self.links.overlay.gossips().collect::<Vec<_>>() {
+            let peer = self.view.roster.host(number);
+            let spoke = self.links.spoke.get(&peer);
+            if spoke.is_none_or(|at| self.now.since(*at) >= HEARTBEAT_EVERY) {
                 self.send(peer, Message::Heartbeat);
             }
         }

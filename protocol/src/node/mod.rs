@@ -515,6 +515,7 @@ impl Node {
     }
 
     fn send(&mut self, to: HostId, message: Message) {
+        self.links.speak(self.now, to);
         self.out.push(Output::Send(to, message));
     }
 
