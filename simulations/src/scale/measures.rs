@@ -1,0 +1,242 @@
+//! What is measured, each in a fleet of its own.
+
+use std::time::{Duration, Instant};
+
+use groundswell_protocol::time::Mono;
+
+use super::{
+    Goal::{AtLeast, AtMost, None as NoGoal},
+    Measured, ScaleArguments,
+    host::Rules,
+    world::World,
+};
+
+type Measure = fn(&ScaleArguments) -> Vec<Measured>;
+
+/// All measures, by name.
+pub(super) const ALL: [(&str, Measure); 6] = [
+    ("urgent", urgent),
+    ("normal", normal),
+    ("rollout", rollout),
+    ("power", power),
+    ("sick", sick),
+    ("half", half),
+];
+
+fn measured(what: &str, got: f64, goal: super::Goal, unit: &'static str) -> Measured {
+    Measured { what: what.into(), got, goal, unit }
+}
+
+/// Failures that everybody is told of at once.
+fn urgent(arguments: &ScaleArguments) -> Vec<Measured> {
+    let mut world = World::new(arguments.hosts, arguments.seed, Rules::Ours);
+    world.lost_per_thousand = 50;
+    for host in world.some(40) {
+        world.change(host, true, true);
+        world.run(Duration::from_millis(250));
+    }
+    world.run(Duration::from_secs(15));
+    let waits = waits(&world);
+    let ticks = |percent| quantile(&waits, percent).as_secs_f64() / 0.2;
+    vec![
+        measured("urgent record to all, 5 % loss, p50", ticks(50), NoGoal, "ticks"),
+        measured("urgent record to all, 5 % loss, p99", ticks(99), AtMost(3.0), "ticks"),
+        measured("urgent record, last host", ticks(100), NoGoal, "ticks"),
+    ]
+}
+
+/// Changes at the pace of a rollout, and the same pushed to everybody.
+fn normal(arguments: &ScaleArguments) -> Vec<Measured> {
+    let (ours, bytes) = spread(arguments, Rules::Ours);
+    let (_, eager) = spread(arguments, Rules::Eager);
+    let seconds = |percent| quantile(&ours, percent).as_secs_f64();
+    vec![
+        measured("normal record to all, 5 % loss, p50", seconds(50), NoGoal, "s"),
+        measured("normal record to all, 5 % loss, p99", seconds(99), AtMost(2.0), "s"),
+        measured("normal record, last host", seconds(100), NoGoal, "s"),
+        measured("bytes per host and record", bytes, NoGoal, "B"),
+        measured("the same, pushed to all neighbours", eager, NoGoal, "B"),
+        measured("bytes relative to eager push", bytes / eager, AtMost(0.35), ""),
+    ]
+}
+
+/// Waits of all hosts for all changes, and bytes per host and change.
+fn spread(arguments: &ScaleArguments, rules: Rules) -> (Vec<Duration>, f64) {
+    let mut world = World::new(arguments.hosts, arguments.seed, rules);
+    world.lost_per_thousand = 50;
+    world.run(Duration::from_secs(1));
+    let before = world.came_bytes;
+    let changes = changes_in(arguments, Duration::from_secs(10));
+    for host in world.some(changes) {
+        world.change(host, false, true);
+        world.run(Duration::from_secs(10) / changes);
+    }
+    world.run(Duration::from_secs(12));
+    let deliveries = f64::from(changes) * world.hosts.len() as f64;
+    (waits(&world), (world.came_bytes - before) as f64 / deliveries)
+}
+
+/// Six changes of each host within an hour, and the hourly signature of all.
+fn changes_in(arguments: &ScaleArguments, time: Duration) -> u32 {
+    let per_hour = arguments.hosts.saturating_mul(7);
+    let changes = per_hour
+        .saturating_mul(usize::try_from(time.as_secs()).unwrap_or(usize::MAX))
+        .div_ceil(3600)
+        .max(1);
+    u32::try_from(changes).unwrap_or(u32::MAX)
+}
+
+/// A part of a rollout of one hour, with everything that hosts say to each other; and the same fleet
+/// at rest.
+fn rollout(arguments: &ScaleArguments) -> Vec<Measured> {
+    let mut world = World::new(arguments.hosts, arguments.seed, Rules::Ours);
+    world.lost_per_thousand = 1;
+    world.run(Duration::from_secs(1));
+    let hosts = world.hosts.len() as f64;
+    let links: usize = world.hosts.iter().map(|host| host.overlay.gossips().count()).sum();
+    let resting = Instant::now();
+    world.run(PART);
+    let at_rest = PART.as_secs_f64() / resting.elapsed().as_secs_f64();
+    let counters = |world: &World| {
+        let World { came_bytes, heartbeat_bytes, offer_bytes, record_bytes, events, .. } = world;
+        [*came_bytes, *heartbeat_bytes, *offer_bytes, *record_bytes, *events].map(|n| n as f64)
+    };
+    let (before, began) = (counters(&world), Instant::now());
+    let changes = changes_in(arguments, PART);
+    for host in world.some(changes) {
+        world.change(host, false, false);
+        world.run(PART / changes);
+    }
+    let (after, took) = (counters(&world), began.elapsed().as_secs_f64());
+    let rate =
+        |counter: usize| (after[counter] - before[counter]) / hosts / PART.as_secs_f64() / 1024.0;
+    let events = (after[4] - before[4]) / took;
+    vec![
+        measured("links of a host", links as f64 / hosts, NoGoal, ""),
+        measured("inbound in a rollout of one hour", rate(0), AtMost(16.0), "KB/s"),
+        measured("of that records", rate(3), NoGoal, "KB/s"),
+        measured("of that offers", rate(2), NoGoal, "KB/s"),
+        measured("of that heartbeats", rate(1), NoGoal, "KB/s"),
+        measured("a record", world.bytes.record as f64, NoGoal, "B"),
+        measured("virtual seconds per second, at rest", at_rest, AtLeast(3.0), ""),
+        measured("virtual seconds per second, in a rollout", PART.as_secs_f64() / took, NoGoal, ""),
+        measured("events per second, heartbeats not counted", events, NoGoal, ""),
+    ]
+}
+
+/// How long the rollout is watched: two comparisons of each host.
+const PART: Duration = Duration::from_secs(20);
+
+/// Some hosts lose their power, one after the other; everybody else comes to know.
+fn power(arguments: &ScaleArguments) -> Vec<Measured> {
+    let mut world = World::new(arguments.hosts, arguments.seed, Rules::Ours);
+    world.lost_per_thousand = 10;
+    world.run(Duration::from_secs(2));
+    let mut dead = Vec::new();
+    for _ in 0..10 {
+        let host = world.any();
+        world.kill(host);
+        dead.push(host);
+        world.run(Duration::from_millis(730));
+    }
+    world.run(Duration::from_secs(20));
+    let mut waits = Vec::new();
+    for host in &dead {
+        let died = world.hosts[host.index()].died_at.unwrap_or(Mono(0));
+        for other in world.hosts.iter().filter(|other| other.is_alive()) {
+            let at = world.verdicts.get(&(*host, other.me));
+            waits.push(at.map_or(Duration::from_secs(3600), |at| at.since(died)));
+        }
+    }
+    waits.sort_unstable();
+    let wrong = world.verdicts.keys().filter(|(host, _)| !dead.contains(host)).count();
+    let seconds = |percent| quantile(&waits, percent).as_secs_f64();
+    vec![
+        measured("power loss to unreachable everywhere, p50", seconds(50), AtMost(10.0), "s"),
+        measured("power loss to unreachable everywhere, p99", seconds(99), AtMost(12.0), "s"),
+        measured("the last host to know", seconds(100), NoGoal, "s"),
+        measured("healthy hosts called unreachable meanwhile", wrong as f64, AtMost(0.0), ""),
+    ]
+}
+
+/// One of a hundred hosts is overloaded: for seconds it takes nothing in, or stands still.
+fn sick(arguments: &ScaleArguments) -> Vec<Measured> {
+    let ours = overloaded(arguments, Rules::Ours);
+    let swim = overloaded(arguments, Rules::Swim);
+    vec![
+        measured("healthy called unreachable, 1 % overloaded", ours, NoGoal, ""),
+        measured("the same by one observer's word", swim, NoGoal, ""),
+        measured("relative to one observer's word", ours / swim.max(1.0), AtMost(0.02), ""),
+    ]
+}
+
+/// How often a healthy host was called unreachable within two minutes: by anybody, counted once for
+/// each observer with one observer's rules and once for each host with ours.
+fn overloaded(arguments: &ScaleArguments, rules: Rules) -> f64 {
+    let mut world = World::new(arguments.hosts, arguments.seed, rules);
+    world.lost_per_thousand = 10;
+    let sick: Vec<_> = (0..arguments.hosts.div_ceil(100)).map(|_| world.any()).collect();
+    for _ in 0..8 {
+        for host in &sick {
+            let seconds = 4 + world.dice.below(9);
+            let frozen = world.dice.below(2) == 0;
+            world.overload(*host, Duration::from_secs(seconds), frozen);
+        }
+        world.run(Duration::from_secs(15));
+    }
+    let mut wrong: Vec<_> = match rules {
+        Rules::Swim => world.declared.iter().map(|(_, subject, at)| (*subject, *at)).collect(),
+        _ => {
+            world.verdicts.iter().map(|((subject, _), at)| (*subject, at.0 / 30_000_000)).collect()
+        }
+    };
+    wrong.sort_unstable();
+    wrong.dedup();
+    wrong.iter().filter(|(subject, _)| !sick.contains(subject)).count() as f64
+}
+
+/// Half of the hosts lose their power at once. Nobody spreads anything here: only the overlay is
+/// looked at.
+fn half(arguments: &ScaleArguments) -> Vec<Measured> {
+    let mut world = World::new(arguments.hosts, arguments.seed, Rules::Ours);
+    // By then hosts have the links to some that are no neighbours which they always have.
+    world.run(Duration::from_secs(45));
+    let mut alive: Vec<_> = world.hosts.iter().map(|host| host.me).collect();
+    for _ in 0..alive.len() / 2 {
+        let bound = alive.len() as u64;
+        let index = usize::try_from(world.dice.below(bound)).unwrap_or(0);
+        let host = alive.swap_remove(index);
+        world.kill(host);
+    }
+    for host in &mut world.hosts {
+        host.is_quiet = true;
+    }
+    let at_once = world.connected();
+    let mut seconds = 0.0;
+    while world.connected() < 1.0 && seconds < 120.0 {
+        world.run(Duration::from_secs(1));
+        seconds += 1.0;
+    }
+    vec![
+        measured("half lost: survivors connected at once", at_once * 100.0, AtLeast(99.9), "%"),
+        measured("half lost: all survivors connected", seconds, AtMost(60.0), "s"),
+    ]
+}
+
+fn waits(world: &World) -> Vec<Duration> {
+    let hosts = world.hosts.len();
+    let mut waits = Vec::new();
+    for (_, track) in &world.tracks {
+        waits.extend_from_slice(track);
+        // Whoever never got it has waited for ever.
+        waits.resize(waits.len() + hosts - track.len().min(hosts), Duration::from_secs(3600));
+    }
+    waits.sort_unstable();
+    waits
+}
+
+/// The value that so many of a hundred are not above.
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get(last * percent / 100).copied().unwrap_or_default()
+}
