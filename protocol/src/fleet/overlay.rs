@@ -5,7 +5,10 @@
 //! past them [`super::Ears`] look for the next. Now and then some host that is no neighbour is
 //! dialled as well. A link that neither side needs is closed after a while.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::roster::{Number, Roster};
 use crate::{
@@ -46,6 +49,9 @@ pub struct Needs<'a> {
 pub struct Overlay {
     links: BTreeMap<Number, Link>,
     tries: BTreeMap<Number, Try>,
+    /// Peers that said that this host is their neighbour before the link was known to be up: the two
+    /// directions of a link open one after the other.
+    early: BTreeSet<Number>,
     next_explore_at: Mono,
     draws: u64,
 }
@@ -54,6 +60,8 @@ pub struct Overlay {
 struct Link {
     /// The peer was told that it is a neighbour.
     told: bool,
+    /// When it is told again: it may have been started anew without the link breaking here.
+    tell_again_at: Mono,
     /// The peer says that this host is its neighbour.
     is_guest: bool,
     gossips: bool,
@@ -71,19 +79,21 @@ impl Overlay {
     pub fn new(now: Mono, draw: u64) -> Self {
         let every = u64::try_from(EXPLORE_EVERY.as_micros()).unwrap_or(1);
         let first = Duration::from_micros(draw % every);
-        let (links, tries) = (BTreeMap::new(), BTreeMap::new());
-        Self { links, tries, next_explore_at: now + first, draws: draw }
+        let (links, tries, early) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { links, tries, early, next_explore_at: now + first, draws: draw }
     }
 
     /// A link is up.
     pub fn link_up(&mut self, peer: Number) {
-        self.links.insert(peer, Link::default());
+        let is_guest = self.early.remove(&peer);
+        self.links.insert(peer, Link { is_guest, ..Link::default() });
         self.tries.remove(&peer);
     }
 
     /// The last connection to a peer is gone.
     pub fn link_down(&mut self, peer: Number) {
         self.links.remove(&peer);
+        self.early.remove(&peer);
         self.tries.remove(&peer);
     }
 
@@ -93,6 +103,10 @@ impl Overlay {
         let guests = self.links.values().filter(|link| link.is_guest).count();
         if let Some(link) = self.links.get_mut(&peer) {
             link.is_guest = is_neighbour && (link.is_guest || guests < GOSSIP_GUESTS_MAX);
+        } else if !is_neighbour {
+            self.early.remove(&peer);
+        } else if self.early.len() + guests < GOSSIP_GUESTS_MAX {
+            self.early.insert(peer);
         }
     }
 
@@ -150,8 +164,10 @@ impl Overlay {
     fn tend_links(&mut self, now: Mono, needs: Needs<'_>, out: &mut Vec<Turn>) {
         for (peer, link) in &mut self.links {
             let is_neighbour = needs.neighbours.binary_search(peer).is_ok();
-            if link.told != is_neighbour {
+            let again = is_neighbour && now >= link.tell_again_at;
+            if link.told != is_neighbour || again {
                 link.told = is_neighbour;
+                link.tell_again_at = now + TELL_AGAIN_AFTER;
                 out.push(Turn::Tell(*peer, is_neighbour));
             }
             let gossips = is_neighbour || link.is_guest;
@@ -199,6 +215,7 @@ impl Overlay {
     }
 }
 
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(30);
 const POLITE_WAIT: Duration = Duration::from_millis(1500);
 /// Three attempts over a second and a half were in vain.
 const FAILING_FROM: Duration = Duration::from_secs(4);
@@ -287,6 +304,22 @@ mod tests {
         host.overlay.told(stranger, true);
         assert!(!closes(&host.run(LINK_UNUSED_MAX * 2, &[])), "this host is its neighbour");
         assert!(host.overlay.gossips().any(|peer| peer == stranger));
+    }
+
+    #[test]
+    fn what_is_said_before_the_link_is_up_counts() {
+        let mut host = Host::new(100);
+        let stranger = host.stranger();
+        host.overlay.told(stranger, true);
+        host.overlay.link_up(stranger);
+        host.run(Duration::from_secs(1), &[]);
+        assert!(host.overlay.gossips().any(|peer| peer == stranger));
+        host.overlay.link_down(stranger);
+        host.overlay.link_up(stranger);
+        host.run(Duration::from_secs(1), &[]);
+        assert!(!host.overlay.gossips().any(|peer| peer == stranger), "of the link before");
+        host.roster.iter().for_each(|peer| host.overlay.told(peer, true));
+        assert!(host.overlay.early.len() <= GOSSIP_GUESTS_MAX);
     }
 
     #[test]
