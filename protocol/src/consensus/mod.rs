@@ -136,6 +136,8 @@ pub struct Consensus {
     generation: u64,
     seed: u64,
     last_role: Option<(u64, u64, bool)>,
+    /// The end of the log that was here at the start, as far as it still stands.
+    restored_to: u64,
     /// The frame that waits for its snapshot to be pulled.
     awaiting: Option<(HostId, Frame)>,
 }
@@ -168,8 +170,10 @@ impl Consensus {
             generation: genesis.generation,
             seed,
             last_role: None,
+            restored_to: 0,
             awaiting: None,
         };
+        consensus.restored_to = consensus.node.raft.raft_log.last_index();
         consensus.time_election();
         consensus
     }
@@ -264,6 +268,12 @@ impl Consensus {
         self.node.raft.term
     }
 
+    /// How far this voter must apply before it knows again all that it knew before its restart. How far
+    /// it had applied is not written down; what it had applied is in the log that it came back with.
+    pub fn restored_to(&self) -> u64 {
+        self.restored_to
+    }
+
     /// The last index that is known to be committed.
     pub fn committed(&self) -> u64 {
         self.node.raft.raft_log.committed
@@ -300,6 +310,9 @@ impl Consensus {
         let entries: Vec<_> = ready.take_entries().into_iter().map(wire::from_entry).collect();
         let hard_state =
             ready.hs().map(|hs| HardState { term: hs.term, vote: hs.vote, commit: hs.commit });
+        if let Some(first) = entries.first() {
+            self.restored_to = self.restored_to.min(first.index - 1);
+        }
         let store = self.node.mut_store();
         if let Some(snapshot) = &snapshot {
             store.install(snapshot);

@@ -379,6 +379,20 @@ impl Node {
         }
     }
 
+    /// Asks one of the voters, another one each time. A voter forgets its followers when it restarts
+    /// or loses a connection, and where two connections overlapped this host has not noticed.
+    pub(super) fn ask_ledger_again(&mut self) {
+        if self.consensus.is_some() {
+            return;
+        }
+        let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
+        let voters: Vec<_> = voters.collect();
+        let turn = usize::try_from(self.now.0 / 1_000_000).unwrap_or(0);
+        if let Some(voter) = voters.get(turn % voters.len().max(1)) {
+            self.ask_ledger_of(*voter);
+        }
+    }
+
     pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
         if self.consensus.is_none() {
             return;

@@ -221,6 +221,7 @@ pub struct Node {
     stopped: BTreeMap<(Digest, bool), Signed<Order>>,
     out: Vec<Output>,
     next_admission_at: Mono,
+    next_ledger_at: Mono,
 }
 
 impl Node {
@@ -258,6 +259,7 @@ impl Node {
             out: Vec::new(),
             trust: setup.trust,
             next_admission_at: now,
+            next_ledger_at: now,
         };
         if let Some(snapshot) = setup.snapshot {
             node.restore(&snapshot);
@@ -311,6 +313,10 @@ impl Node {
         self.tend_snapshot();
         self.lead();
         self.drop_removed();
+        if self.now >= self.next_ledger_at {
+            self.next_ledger_at = self.now + LEDGER_AGAIN_EVERY;
+            self.ask_ledger_again();
+        }
         if self.now >= self.next_admission_at {
             self.next_admission_at = self.now + ADMISSION_EVERY;
             self.tend_admission();
@@ -470,6 +476,9 @@ impl Node {
         nonce: crate::ids::Nonce,
     ) -> Option<Signed<crate::trust::Receipt>> {
         self.consensus.as_ref()?;
+        if self.is_catching_up() {
+            return None;
+        }
         let (holder, subject, entry) = self.ledger.receipt_subject(token, nonce)?;
         if holder != host {
             return None;
@@ -507,6 +516,13 @@ impl Node {
         if self.cert.verify(&self.trust, self.wall).is_ok() {
             self.out.push(Output::Certificate(self.cert.clone()));
         }
+    }
+
+    /// True while this voter has not applied again all that it had applied before its restart. Until
+    /// then its ledger may show slots that were given back since, its own among them.
+    fn is_catching_up(&self) -> bool {
+        let needed = self.consensus.as_ref().map_or(0, Consensus::restored_to);
+        self.ledger.applied_index() < needed
     }
 
     fn sign<T: crate::trust::Document>(&self, content: &T) -> Option<Signed<T>> {
@@ -592,6 +608,7 @@ pub fn submission_id(entry: &Entry) -> Digest {
     Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(entry)])
 }
 
+const LEDGER_AGAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[cfg(test)]

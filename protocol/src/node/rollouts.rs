@@ -179,7 +179,7 @@ impl Rollouts {
 impl Node {
     /// Takes the next step in each group of this host.
     pub(super) fn roll_out(&mut self) {
-        if self.rollouts.executor.is_none() {
+        if self.rollouts.executor.is_none() || self.is_catching_up() {
             return;
         }
         let assignments = self.ledger.assignments(self.me);

@@ -829,3 +829,34 @@ fn whoever_is_far_behind_pulls_a_snapshot() {
         world.state_hashes().len() == 1 && world.node(3).ledger().groups().count() == 100
     });
 }
+
+#[test]
+fn a_host_that_a_voter_has_forgotten_still_follows() {
+    let mut world = fleet(4, 3);
+    let follower = world.hosts[3].id;
+    // Its connections overlapped: the voters lost one and got another, and it saw no change.
+    for voter in 0..3 {
+        world.feed(voter, Input::LinkDown(follower));
+        world.feed(voter, Input::LinkUp(follower));
+    }
+    world.group(MinimumHealthy::OneAtATime);
+    world.run_until("the group is known there", |world| {
+        world.node(3).ledger().groups().count() == 1
+    });
+}
+
+#[test]
+fn a_restarted_voter_acts_on_no_slot_that_it_gave_back() {
+    let mut world = fleet(1, 1);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    let order = world.deploy(0, release, None);
+    world.run_until("success", |world| world.status(0, order) == DeploymentStatus::Succeeded);
+    world.run_for(2);
+    // How far it had applied is not on its disk: for a moment the slot looks held.
+    world.kill(0);
+    world.restart(0);
+    world.most_down = 0;
+    world.run_for(10);
+    assert_eq!(world.most_down, 0);
+}
