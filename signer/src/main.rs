@@ -140,7 +140,7 @@ struct TokenArguments {
     #[command(flatten)]
     keys: Keys,
     /// An address of a host that is up, such as /ip4/192.0.2.10/tcp/7717. Several are better.
-    #[arg(long = "seed", value_name = "ADDRESS", required = true)]
+    #[arg(long = "seed", value_name = "ADDRESS", required = true, value_parser = seed)]
     seeds: Vec<String>,
     /// Names that hosts may take; * stands for anything.
     #[arg(long, value_name = "PATTERN", default_value = "*")]
@@ -174,7 +174,7 @@ struct HostArguments {
     /// The host's name.
     name: HostName,
     /// An address of a host that is up.
-    #[arg(long = "seed", value_name = "ADDRESS", required = true)]
+    #[arg(long = "seed", value_name = "ADDRESS", required = true, value_parser = seed)]
     seeds: Vec<String>,
     /// Labels of the host, as KEY=VALUE joined by commas.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -754,6 +754,26 @@ fn none() -> String {
     "none".into()
 }
 
+/// Reads an address that hosts can dial: an IP address and a TCP port, written as they write them.
+fn seed(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let good = match parts[..] {
+        ["", "ip4", ip, "tcp", port] => {
+            ip.parse::<std::net::Ipv4Addr>().is_ok() && port.parse::<u16>().is_ok()
+        }
+        ["", "ip6", ip, "tcp", port] => {
+            ip.parse::<std::net::Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok()
+        }
+        _ => false,
+    };
+    let shown = text.escape_debug();
+    good.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "'{shown}' is not an address such as /ip4/192.0.2.10/tcp/7717; names are not looked up"
+        )
+    })
+}
+
 /// Reads `90d`, `12h`, `30m` or `45s`.
 fn seconds(text: &str) -> Result<u64, String> {
     let rule = || format!("'{}' is not a time such as 90d, 12h, 30m or 45s", text.escape_debug());
@@ -775,3 +795,20 @@ fn now() -> UnixSeconds {
 
 /// A fleet of ten thousand hosts describes itself in far less.
 const FLEET_STATE_BYTES_MAX: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_an_address_that_can_be_dialled() {
+        for good in ["/ip4/10.0.0.1/tcp/7717", "/ip6/::1/tcp/1"] {
+            assert_eq!(seed(good).unwrap(), good);
+        }
+        for bad in
+            ["10.0.0.1:7717", "/dns4/h1/tcp/7717", "/ip4/h1/tcp/1", "/ip4/10.0.0.1/udp/1", ""]
+        {
+            assert!(seed(bad).is_err(), "{bad}");
+        }
+    }
+}

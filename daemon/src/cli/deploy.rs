@@ -79,7 +79,8 @@ pub(super) struct DeployArguments {
     /// The release to go back to if the deployment fails; without it, the group's last good one.
     #[arg(long, value_name = "RELEASE")]
     fallback: Option<String>,
-    /// Leave hosts as they are if the deployment fails.
+    /// If the deployment fails, leave the hosts that took the release on it. A host on which it fails
+    /// goes back to what it ran in any case.
     #[arg(long, conflicts_with = "fallback")]
     no_rollback: bool,
     /// Go on if the previous revision's ApplicationStop fails.

@@ -10,7 +10,7 @@ use clap::Args;
 use groundswell_protocol::{
     ids::{HostId, HostName},
     limits::ENVELOPE_BYTES_MAX,
-    trust::{Invitation, Signer, Trust},
+    trust::{Enrolment, Invitation, Signer, Trust},
 };
 
 use super::{Failed, Output};
@@ -68,6 +68,22 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     let member = cert.verify_uncounted(&trust, now()).map_err(|e| refused(&e))?;
     if member.content().host != host {
         return Err(refused(&"the token approves another host's key; see `swell identity`"));
+    }
+    if let Enrolment::Token { token, .. } = &invitation.enrolment {
+        let enrolment = trust.root().roles.enrolment.key_set();
+        let token = token.verify(trust.fleet(), enrolment).map_err(|e| refused(&e))?;
+        let until = token.content().not_after;
+        if until < now() {
+            let text = format!("the token was good until {until}: ask for a new one");
+            return Err(refused(&text));
+        }
+    }
+    let own = trust.genesis().voters.iter().find(|voter| voter.host == host);
+    if let Some(own) = own.filter(|own| own.name != member.content().name) {
+        let (name, wrong) = (&own.name, &member.content().name);
+        let text =
+            format!("this host's key is that of the voter {name}, not {wrong}: --name {name}");
+        return Err(refused(&text));
     }
     // The executor first: a daemon that finds a certificate finds an executor that believes it.
     let executor = &arguments.executor_state;

@@ -109,7 +109,10 @@ impl Gatekeeper for Gate {
             Welcome::Admitted => None,
             Welcome::Pending => Some("waits to be counted by the voters".to_owned()),
             Welcome::Refused(reason) => {
-                tracing::warn!(peer = peer.short(), %reason, "turned away; see `swell status`");
+                // It is tried again and again; once is enough to say so.
+                if self.read(|roster| roster.turned_away.as_ref() != Some(reason)) {
+                    tracing::warn!(peer = peer.short(), %reason, "turned away; see `swell status`");
+                }
                 Some(reason.clone())
             }
         };
