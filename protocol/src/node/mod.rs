@@ -316,6 +316,7 @@ impl Node {
         if self.now >= self.next_ledger_at {
             self.next_ledger_at = self.now + LEDGER_AGAIN_EVERY;
             self.ask_ledger_again();
+            self.remind_of_stops();
         }
         if self.now >= self.next_admission_at {
             self.next_admission_at = self.now + ADMISSION_EVERY;
@@ -515,6 +516,22 @@ impl Node {
         self.cert.receipts = self.admissions.values().cloned().collect();
         if self.cert.verify(&self.trust, self.wall).is_ok() {
             self.out.push(Output::Certificate(self.cert.clone()));
+        }
+    }
+
+    /// Hands in again what hosts obey and the ledger does not know: until it does, the deployment
+    /// waits for hosts that will never ask.
+    fn remind_of_stops(&mut self) {
+        use crate::rollout::{Creator, DeploymentStatus};
+        let goes_on = |status: &DeploymentStatus| {
+            matches!(status, DeploymentStatus::InProgress | DeploymentStatus::Queued)
+        };
+        let deployments = self.ledger.deployments().into_iter();
+        let running = deployments.filter(|d| d.creator == Creator::Operator && goes_on(&d.status));
+        let stop_of = |order| [false, true].iter().find_map(|r| self.stopped.get(&(order, *r)));
+        let stops: Vec<_> = running.filter_map(|d| stop_of(d.order).cloned()).collect();
+        for stop in stops {
+            self.submit(Entry::Order(stop), false);
         }
     }
 

@@ -860,3 +860,25 @@ fn a_restarted_voter_acts_on_no_slot_that_it_gave_back() {
     world.run_for(10);
     assert_eq!(world.most_down, 0);
 }
+
+#[test]
+fn a_stop_that_another_order_overtook_ends_the_deployment() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Stage(_)));
+    let deploy = world.deploy(0, release, None);
+    // Two people give orders at once; the second one's does not follow the first's.
+    let stray = Order {
+        group: GroupName::new("web").unwrap(),
+        action: Action::Stop { order: deploy, rollback: false },
+        parent: Digest([9; 32]),
+        reason: "signed elsewhere".into(),
+        sequence: 3,
+        issued_at: UnixSeconds(0),
+        not_after: None,
+    };
+    let stray = Signed::new(&stray, world.trust.fleet(), &[&world.operator]).unwrap();
+    world.feed(1, Input::Submit(Entry::Order(stray)));
+    world.run_until("the end", |world| world.status(0, deploy) == DeploymentStatus::Stopped);
+}

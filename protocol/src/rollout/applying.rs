@@ -32,6 +32,7 @@ impl Ledger {
                 self.chain(&order);
                 self.follow(at, index, effect);
             }
+            Judged::StopOutOfTurn { deployment, rollback } => self.stop(at, deployment, rollback),
             Judged::Want { host, deployment } => {
                 if let Some(target) = self.target_mut(deployment, host) {
                     target.status = TargetStatus::Waiting;

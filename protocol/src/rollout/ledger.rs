@@ -121,6 +121,7 @@ pub(super) enum Judged {
     Group(Verified<Group>),
     Release(Verified<Release>),
     Order { order: Verified<Order>, effect: Ordered },
+    StopOutOfTurn { deployment: DeploymentId, rollback: bool },
     Want { host: HostId, deployment: DeploymentId },
     Grant { grant: Grant, deployment: DeploymentId },
     Done { host: HostId, outcome: Outcome },

@@ -29,6 +29,9 @@ impl Ledger {
         if group.head == order.id() {
             return Ok(Judged::Nothing);
         }
+        if let Some((deployment, rollback)) = self.stopped_out_of_turn(group, content) {
+            return Ok(Judged::StopOutOfTurn { deployment, rollback });
+        }
         if content.sequence != group.sequence + 1 {
             let (name, expected) = (content.group.clone(), group.sequence + 1);
             return Err(Refusal::OutOfOrder { group: name, expected, got: content.sequence });
@@ -38,6 +41,23 @@ impl Ledger {
         }
         let effect = self.judge_action(at, group, &order)?;
         Ok(Judged::Order { order, effect })
+    }
+
+    /// The deployment that a stop ends though the group's chain went on without it. Hosts obey a stop
+    /// as soon as they hear of it, so one that was overtaken by another order must not leave the
+    /// deployment waiting for them for ever. It gets no place in the chain.
+    fn stopped_out_of_turn(
+        &self,
+        group: &GroupState,
+        order: &Order,
+    ) -> Option<(DeploymentId, bool)> {
+        let follows = order.sequence == group.sequence + 1 && order.parent == group.head;
+        let Action::Stop { order, rollback } = order.action else { return None };
+        let deployment = self.unfinished(group, order).ok()?;
+        let stops = deployment.creator == Creator::Operator
+            && deployment.status != DeploymentStatus::Stopping
+            && (!rollback || deployment.fallback.is_some());
+        (stops && !follows).then_some((deployment.id, rollback))
     }
 
     fn judge_action(
