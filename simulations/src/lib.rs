@@ -1,4 +1,31 @@
-//! What doubts the project: `swell-bench` measures a fleet of the real programs against the numbers
-//! that the README promises.
+//! What doubts the project.
+//!
+//! The simulator drives the very state machines of `protocol/` under virtual time: whole fleets with
+//! links that stall and break, disks that forget what was not written, clocks that are off, processes
+//! that die between two outputs, and people who change their minds. Read [`plan`] first (what a seed
+//! means), then [`world`] (the loop), then [`truth`] (what is promised, and how it is checked).
+//!
+//! It does not simulate libp2p, the store or the real executor: those are shells round the same
+//! decisions. `swell-bench` measures a fleet of the real programs.
 
+pub mod coverage;
+pub mod dice;
+pub mod executor;
+mod faults;
+mod host;
+mod liveness;
+mod network;
+mod people;
+pub mod plan;
+mod queue;
+pub mod run;
 pub mod scale;
+pub mod shrink;
+pub mod trace;
+pub mod truth;
+pub mod world;
+
+/// How many steps a lifecycle has.
+fn execute_steps() -> usize {
+    groundswell_protocol::execute::LifecycleEvent::IN_PLACE.len()
+}

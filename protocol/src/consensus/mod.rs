@@ -268,6 +268,12 @@ impl Consensus {
         self.node.raft.term
     }
 
+    /// Term, vote and commit index, as they are in memory.
+    pub fn hard_state(&self) -> HardState {
+        let raft = &self.node.raft;
+        HardState { term: raft.term, vote: raft.vote, commit: raft.raft_log.committed }
+    }
+
     /// How far this voter must apply before it knows again all that it knew before its restart. How far
     /// it had applied is not written down; what it had applied is in the log that it came back with.
     pub fn restored_to(&self) -> u64 {

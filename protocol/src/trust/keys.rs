@@ -60,9 +60,97 @@ impl PublicKey {
 
     /// Checks a signature over exactly `bytes`, by the strict rules on which all hosts agree.
     pub fn verifies(&self, bytes: &[u8], signature: &Signature) -> bool {
+        #[cfg(feature = "simulation")]
+        return memo::verifies(self, bytes, signature, Self::verifies_strictly);
+        #[cfg(not(feature = "simulation"))]
+        self.verifies_strictly(bytes, signature)
+    }
+
+    fn verifies_strictly(&self, bytes: &[u8], signature: &Signature) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.0) else { return false };
         key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
     }
+}
+
+/// A memory of signatures that were found good, for the simulator alone.
+///
+/// In one process a hundred virtual hosts check the same document, and the check is most of what they
+/// do. What is remembered is a hash of key, signature and message, so that nothing is believed here
+/// that was not checked before in full. It is off until [`remember`] is called, bounded, and each
+/// thread's own.
+#[cfg(feature = "simulation")]
+pub mod memo {
+    use std::{
+        any::Any,
+        cell::RefCell,
+        collections::{BTreeMap, BTreeSet},
+    };
+
+    use super::{PublicKey, Signature};
+    use crate::ids::{Digest, HashDomain};
+
+    thread_local! {
+        static GOOD: RefCell<Option<BTreeSet<Digest>>> = const { RefCell::new(None) };
+        /// By the place of an envelope. What is kept keeps the envelope, so no other takes its place.
+        static ENVELOPES: RefCell<BTreeMap<usize, Box<dyn Any>>> =
+            const { RefCell::new(BTreeMap::new()) };
+    }
+
+    /// From now on this thread checks each signature once. What it remembered before is forgotten.
+    pub fn remember() {
+        GOOD.with_borrow_mut(|good| *good = Some(BTreeSet::new()));
+        ENVELOPES.with_borrow_mut(BTreeMap::clear);
+    }
+
+    /// What the envelope at this place in memory was found to be, if it was found good before.
+    pub(in crate::trust) fn of_envelope<V: Any, E>(
+        place: usize,
+        check: impl FnOnce() -> Result<V, E>,
+        copy: impl Fn(&V) -> V,
+    ) -> Result<V, E> {
+        if GOOD.with_borrow(Option::is_none) {
+            return check();
+        }
+        let known = ENVELOPES.with_borrow(|all| all.get(&place)?.downcast_ref().map(&copy));
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let fresh = check()?;
+        ENVELOPES.with_borrow_mut(|all| {
+            if all.len() >= ENVELOPES_MAX {
+                all.clear();
+            }
+            all.insert(place, Box::new(copy(&fresh)));
+        });
+        Ok(fresh)
+    }
+
+    pub(super) fn verifies(
+        key: &PublicKey,
+        bytes: &[u8],
+        signature: &Signature,
+        check: impl Fn(&PublicKey, &[u8], &Signature) -> bool,
+    ) -> bool {
+        GOOD.with_borrow_mut(|good| {
+            let Some(good) = good else { return check(key, bytes, signature) };
+            // Of fixed length, so that the parts cannot run into each other.
+            let name = Digest::of(HashDomain::Key, &[&key.0, &signature.0, bytes]);
+            if good.contains(&name) {
+                return true;
+            }
+            let is_good = check(key, bytes, signature);
+            if is_good {
+                if good.len() >= REMEMBERED_MAX {
+                    good.clear();
+                }
+                good.insert(name);
+            }
+            is_good
+        })
+    }
+
+    const REMEMBERED_MAX: usize = 1 << 16;
+    const ENVELOPES_MAX: usize = 1 << 12;
 }
 
 /// Keys of which a number must have signed.

@@ -19,6 +19,8 @@ pub use documents::{
 };
 pub use envelope::{Signed, Untrusted, Verified};
 pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
+#[cfg(feature = "simulation")]
+pub use keys::memo;
 pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use orders::{Action, Deploy, Group, Order, Removal};

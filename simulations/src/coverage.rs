@@ -1,0 +1,92 @@
+//! Situations that a set of runs must have met. A simulator that never meets them proves nothing.
+
+use std::collections::BTreeMap;
+
+macro_rules! situations {
+    ($($name:ident => $text:literal,)*) => {
+        /// Something that must have happened in some run.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Situation {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Situation {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// In words.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+situations! {
+    LeaderChangedWithGrantOpen => "the leader changed while a grant was on some disk and not committed",
+    HolderDiedBetweenTokenAndAction => "a holder died between the journalled slot and the first step",
+    HolderDiedInLifecycle => "a holder died in the middle of a lifecycle",
+    InterruptedWentOn => "an interrupted lifecycle was taken up again",
+    DaemonDiedBeforePersist => "a daemon died before it wrote what it had decided",
+    DaemonDiedBetweenPersistAndSend => "a daemon died between writing and sending",
+    DaemonDiedBetweenSends => "a daemon died between two messages of one step",
+    StopRacedGrant => "a stop and a slot of the same order were under way at once",
+    StopFreedSlotUnused => "a slot was given back unused after a stop",
+    SnapshotInstalledOnVoter => "a voter took over a snapshot",
+    SnapshotInstalledOnFollower => "a host that follows took over a snapshot",
+    SplitHealedBothChanged => "a split ended after records changed on both sides",
+    MinorityLeaderBelieved => "a leader that was cut off still believed in itself while another led",
+    RollbackRan => "a rollback deployment ran",
+    RollbackSucceeded => "a rollback deployment succeeded",
+    DeploymentFailed => "a deployment failed",
+    DeploymentStopped => "a deployment was stopped",
+    RestoredHost => "a host failed and was restored under its slot",
+    BrokenHost => "a host was left without a working revision",
+    BrokenHostGranted => "a broken host got a slot though its group was full",
+    ReceiptsTooOld => "receipts were refused as too old, or their number was lost",
+    StageRefused => "an executor would not stage a release",
+    SlotDeclined => "a slot was declined",
+    QuotaReached => "as many hosts of a group were down as may be",
+    TwoGroupsOneHost => "a host in two groups was granted a slot",
+    UnreachableCalled => "a host was called unreachable and counted as down",
+    UnreachableCleared => "a host that counted as down was cleared",
+    QuorumLost => "no majority of voters was up",
+    LateHostJoined => "a host joined after deployments had begun",
+    SecondConnection => "two connections between one pair carried messages at once",
+    ReplayedDone => "a return of an old slot came once more",
+    ReplayedOrder => "an old order came once more",
+    WallJumped => "a wall clock jumped by a year",
+    PausedHolder => "a host stood still while it held a slot",
+    GroupChangedInRollout => "a group was changed while it deployed",
+    ZoneLostPower => "three hosts or more lost power at once",
+    TwoDeploymentsAtOnce => "two groups deployed at the same time",
+    EntryReplaced => "an uncommitted entry was replaced on a disk",
+}
+
+/// Which situations were met, and in how many runs.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage(BTreeMap<Situation, u64>);
+
+impl Coverage {
+    /// It was met.
+    pub fn met(&mut self, situation: Situation) {
+        self.0.entry(situation).or_insert(1);
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (situation, count) in &other.0 {
+            *self.0.entry(*situation).or_default() += count;
+        }
+    }
+
+    /// In how many runs it was met.
+    pub fn count(&self, situation: Situation) -> u64 {
+        self.0.get(&situation).copied().unwrap_or(0)
+    }
+
+    /// What no run has met.
+    pub fn missing(&self) -> Vec<Situation> {
+        Situation::ALL.iter().copied().filter(|one| self.count(*one) == 0).collect()
+    }
+}

@@ -1,0 +1,478 @@
+//! A virtual `swell-exec`: the rules of the real one, with steps that only take time.
+//!
+//! It believes nobody: every document is verified, receipts must be those of a majority for one entry
+//! and for the number that was drawn here, no older than the limit by this host's own clock. What the
+//! real one writes down before it acts is in [`Executor::journal`], and survives; what it only
+//! remembers does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use groundswell_protocol::{
+    execute::{
+        ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Request, Response,
+        Stopped,
+    },
+    ids::{Digest, GroupName, HostId, Nonce, ReleaseLabel},
+    limits::{RECEIPT_AGE_MAX, VOTERS_MAX},
+    time::{Mono, UnixSeconds},
+    trust::{Action, Order, Outcome, Receipt, Signed, Subject, Trust},
+};
+
+use crate::dice::Dice;
+
+/// The executor of one host.
+#[derive(Debug, Default)]
+pub struct Executor {
+    /// What is on disk.
+    pub journal: BTreeMap<GroupName, GroupState>,
+    /// Groups in which a thread is at work.
+    running: BTreeSet<GroupName>,
+    prepared: Option<Prepared>,
+    version: u64,
+}
+
+/// What is written down of one group.
+#[derive(Clone, Debug)]
+pub struct GroupState {
+    sequence: u64,
+    head: Digest,
+    deploy: Option<Signed<Order>>,
+    stopped: Vec<Digest>,
+    current: Option<(Digest, ReleaseLabel)>,
+    staged: Vec<Digest>,
+    /// The slot in use.
+    pub activation: Option<Activation>,
+}
+
+impl Default for GroupState {
+    fn default() -> Self {
+        Self {
+            sequence: 0,
+            head: Digest::ZERO,
+            deploy: None,
+            stopped: Vec::new(),
+            current: None,
+            staged: Vec::new(),
+            activation: None,
+        }
+    }
+}
+
+/// A slot in use.
+#[derive(Clone, Debug)]
+pub struct Activation {
+    /// Which slot.
+    pub token: u64,
+    order: Digest,
+    deploy: Signed<Order>,
+    /// What it brings.
+    pub release: Digest,
+    label: ReleaseLabel,
+    before: Option<(Digest, ReleaseLabel)>,
+    /// How far it is.
+    pub step: Step,
+}
+
+/// How far an activation is.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// This event of the new revision, by its place.
+    Forward(usize),
+    /// This event of the restoration, and the failure that led to it.
+    Back(usize, Box<Outcome>),
+    /// Over.
+    Ended(Outcome),
+}
+
+#[derive(Clone, Debug)]
+struct Prepared {
+    group: GroupName,
+    order: Digest,
+    release: Digest,
+    nonce: Nonce,
+    at: Mono,
+}
+
+/// Who asks, and by which clock.
+pub struct Asker<'a> {
+    /// What the host believes.
+    pub trust: &'a Trust,
+    /// The host.
+    pub host: HostId,
+    /// Its own clock.
+    pub now: Mono,
+    /// Its wall clock.
+    pub wall: UnixSeconds,
+}
+
+/// What became of a request.
+pub enum Answered {
+    /// That, and nothing more.
+    Only(Response),
+    /// That, and an activation is at work in this group: its first step follows.
+    Begun(Response, GroupName),
+}
+
+/// What a release does on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Luck {
+    /// The event that fails, by its place.
+    pub fails_at: Option<usize>,
+    /// Whether going back succeeds.
+    pub restores: bool,
+}
+
+/// What the last step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progressed {
+    /// Another one follows.
+    Goes,
+    /// The new revision runs.
+    Succeeded,
+    /// It failed, and the old one runs.
+    Restored,
+    /// Nothing runs.
+    Broken,
+}
+
+impl Executor {
+    /// The process died. What is in the journal stays.
+    pub fn crash(&mut self) {
+        self.running.clear();
+        self.prepared = None;
+        self.version = 0;
+    }
+
+    /// Answers a request.
+    pub fn answer(
+        &mut self,
+        asker: &Asker<'_>,
+        request: &Request,
+        dice: &mut Dice,
+        stage_fails: bool,
+    ) -> Answered {
+        let refused = |reason: String| Answered::Only(Response::Refused { reason });
+        match request {
+            Request::Report { .. } => Answered::Only(Response::Report(self.report(asker.trust))),
+            Request::Stage(evidence) => match self.stage(asker, evidence, stage_fails) {
+                Ok(()) => Answered::Only(Response::Accepted),
+                Err(reason) => refused(reason),
+            },
+            Request::Prepare { group, order, release } => {
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&dice.number().to_be_bytes());
+                let (nonce, at) = (Nonce(bytes), asker.now);
+                let (group, order, release) = (group.clone(), *order, *release);
+                self.prepared = Some(Prepared { group, order, release, nonce, at });
+                Answered::Only(Response::Prepared { nonce })
+            }
+            Request::Activate { evidence, token, receipts } => {
+                match self.activate(asker, evidence, *token, receipts) {
+                    Ok(Some(group)) => Answered::Begun(Response::Accepted, group),
+                    Ok(None) => Answered::Only(Response::Accepted),
+                    Err(reason) => refused(reason),
+                }
+            }
+            Request::Stop(order) => match self.stop(asker, order) {
+                Ok(()) => Answered::Only(Response::Accepted),
+                Err(reason) => refused(reason),
+            },
+            Request::Returned { group, token } => {
+                if let Some(state) = self.journal.get_mut(group)
+                    && state.activation.as_ref().is_some_and(|held| {
+                        held.token == *token && matches!(held.step, Step::Ended(_))
+                    })
+                {
+                    state.activation = None;
+                    self.version += 1;
+                }
+                Answered::Only(Response::Accepted)
+            }
+        }
+    }
+
+    fn stage(&mut self, asker: &Asker<'_>, evidence: &Evidence, fails: bool) -> Result<(), String> {
+        let (group, release, _) = self.judge(asker, evidence, true)?;
+        if fails {
+            return Err("no space left on device".into());
+        }
+        let state = self.journal.entry(group).or_default();
+        if !state.staged.contains(&release) {
+            state.staged.push(release);
+        }
+        self.version += 1;
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        asker: &Asker<'_>,
+        evidence: &Evidence,
+        token: u64,
+        receipts: &[Signed<Receipt>],
+    ) -> Result<Option<GroupName>, String> {
+        let group = asker.trust.group(&evidence.group).map_err(|error| error.to_string())?;
+        let name = group.content().name.clone();
+        let held = self.journal.get(&name).and_then(|state| state.activation.as_ref());
+        let begins = match held {
+            Some(held) if held.token != token => {
+                return Err(format!("slot {} was not given back yet", held.token));
+            }
+            Some(held) if matches!(held.step, Step::Ended(_)) => return Ok(None),
+            Some(_) if self.running.contains(&name) => return Ok(None),
+            held => held.is_none(),
+        };
+        let (name, release, label) = self.judge(asker, evidence, begins)?;
+        self.check_receipts(asker, &name, evidence.order, release, token, receipts)?;
+        self.prepared = None;
+        let state = self.journal.entry(name.clone()).or_default();
+        if begins {
+            if state.stopped.contains(&evidence.order) {
+                return Err("the order was stopped".into());
+            }
+            state.activation = Some(Activation {
+                token,
+                order: evidence.order,
+                deploy: state.deploy.clone().ok_or("no deploy order is known")?,
+                release,
+                label,
+                before: state.current.clone(),
+                step: Step::Forward(0),
+            });
+        }
+        self.running.insert(name.clone());
+        self.version += 1;
+        Ok(Some(name))
+    }
+
+    /// Takes in the orders, then judges the rest: the group, the release, its name.
+    fn judge(
+        &mut self,
+        asker: &Asker<'_>,
+        evidence: &Evidence,
+        begins: bool,
+    ) -> Result<(GroupName, Digest, ReleaseLabel), String> {
+        let trust = asker.trust;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let member = evidence.cert.verify_though_expired(trust).map_err(|e| text(&e))?;
+        if member.content().host != asker.host {
+            return Err("the certificate is another host's".into());
+        }
+        let group = trust.group(&evidence.group).map_err(|error| text(&error))?;
+        let name = group.content().name.clone();
+        self.extend(trust, &name, &evidence.orders)?;
+        if !group.content().filter.matches(&member.content().labels) {
+            return Err("this host is not in the group".into());
+        }
+        let state = &self.journal[&name];
+        let begun = state.activation.as_ref().filter(|_| !begins).map(|held| &held.deploy);
+        let signed = begun.or(state.deploy.as_ref()).ok_or("no deploy order is known")?;
+        let order = trust.order(signed).map_err(|error| text(&error))?;
+        if order.id() != evidence.order {
+            return Err("a newer order has replaced this one".into());
+        }
+        if begins && state.stopped.contains(&order.id()) {
+            return Err("the order was stopped".into());
+        }
+        let Action::Deploy(deploy) = &order.content().action else {
+            return Err("the order is no deploy order".into());
+        };
+        if deploy.group_version != group.content().version {
+            return Err("the order is for another version of the group".into());
+        }
+        let release = trust.release(&evidence.release).map_err(|error| text(&error))?;
+        if release.id() != deploy.release && Some(release.id()) != deploy.fallback {
+            return Err("the order names neither this release nor this fallback".into());
+        }
+        if release.content().application != group.content().application {
+            return Err("the release is of another application".into());
+        }
+        Ok((name, release.id(), release.content().label.clone()))
+    }
+
+    fn extend(
+        &mut self,
+        trust: &Trust,
+        group: &GroupName,
+        orders: &[Signed<Order>],
+    ) -> Result<(), String> {
+        let known = self.journal.get(group);
+        let mut next = known.cloned().unwrap_or_default();
+        let before = next.sequence;
+        for signed in orders {
+            let order = trust.order(signed).map_err(|error| error.to_string())?;
+            let content = order.content();
+            if content.group != *group {
+                return Err("an order is for another group".into());
+            }
+            if content.sequence <= before {
+                continue;
+            }
+            if content.sequence != next.sequence + 1 || content.parent != next.head {
+                return Err(
+                    "an order does not follow: it was replayed, forked, or is missing".into()
+                );
+            }
+            (next.sequence, next.head) = (content.sequence, order.id());
+            match &content.action {
+                Action::Deploy(_) => next.deploy = Some(signed.clone()),
+                Action::Stop { order, .. } => next.stopped.push(*order),
+                // People here give no other orders.
+                _ => {}
+            }
+        }
+        if next.sequence != before || known.is_none() {
+            next.staged.clear();
+            self.journal.insert(group.clone(), next);
+            self.version += 1;
+        }
+        Ok(())
+    }
+
+    fn check_receipts(
+        &self,
+        asker: &Asker<'_>,
+        group: &GroupName,
+        order: Digest,
+        release: Digest,
+        token: u64,
+        receipts: &[Signed<Receipt>],
+    ) -> Result<(), String> {
+        let prepared = self.prepared.as_ref().ok_or("no number was drawn: prepare first")?;
+        if (&prepared.group, prepared.order, prepared.release) != (group, order, release) {
+            return Err("the receipts were prepared for something else".into());
+        }
+        if asker.now.since(prepared.at) > RECEIPT_AGE_MAX {
+            return Err("the receipts are too old: prepare again".into());
+        }
+        let (host, nonce) = (asker.host, prepared.nonce);
+        let subject = Subject::Slot { host, nonce, order, release };
+        let genesis = asker.trust.genesis();
+        let mut voters: BTreeMap<Digest, BTreeSet<HostId>> = BTreeMap::new();
+        for receipt in receipts.iter().take(VOTERS_MAX) {
+            let Ok(receipt) = receipt.verify_host(asker.trust.fleet()) else { continue };
+            let content = receipt.content();
+            if content.subject == subject
+                && content.index == token
+                && content.generation == genesis.generation
+                && genesis.is_voter(content.voter)
+            {
+                voters.entry(content.entry).or_default().insert(content.voter);
+            }
+        }
+        let most = voters.values().map(BTreeSet::len).max().unwrap_or(0);
+        match most >= genesis.majority() {
+            true => Ok(()),
+            false => Err(format!("{most} of {} voters vouch for it", genesis.majority())),
+        }
+    }
+
+    fn stop(&mut self, asker: &Asker<'_>, order: &Signed<Order>) -> Result<(), String> {
+        let verified = asker.trust.order(order).map_err(|error| error.to_string())?;
+        let Action::Stop { order, .. } = verified.content().action else {
+            return Err("the order is no stop".into());
+        };
+        let state = self.journal.entry(verified.content().group.clone()).or_default();
+        if !state.stopped.contains(&order) {
+            state.stopped.push(order);
+        }
+        self.version += 1;
+        Ok(())
+    }
+
+    /// True if a slot is in use in a group, whether a thread is at work or not.
+    pub fn has_begun(&self, group: &GroupName) -> bool {
+        self.journal.get(group).is_some_and(|state| state.activation.is_some())
+    }
+
+    /// The activation that is at work in a group.
+    pub fn working(&self, group: &GroupName) -> Option<&Activation> {
+        let state = self.journal.get(group).filter(|_| self.running.contains(group))?;
+        state.activation.as_ref()
+    }
+
+    /// The present step is over: writes the next one down.
+    pub fn advance(&mut self, group: &GroupName, luck: Luck) -> Progressed {
+        let Some(state) = self.journal.get_mut(group) else { return Progressed::Goes };
+        let Some(held) = &mut state.activation else { return Progressed::Goes };
+        self.version += 1;
+        let last = LifecycleEvent::IN_PLACE.len() - 1;
+        let (step, progressed) = match &held.step {
+            Step::Forward(at) if luck.fails_at == Some(*at) => {
+                (Step::Back(0, Box::new(failure(*at))), Progressed::Goes)
+            }
+            Step::Forward(at) if *at < last => (Step::Forward(at + 1), Progressed::Goes),
+            Step::Forward(_) => (Step::Ended(Outcome::Succeeded), Progressed::Succeeded),
+            Step::Back(0, cause) => (Step::Back(1, cause.clone()), Progressed::Goes),
+            Step::Back(_, cause) => {
+                let is_restored = luck.restores && held.before.is_some();
+                let mut outcome = (**cause).clone();
+                if let Outcome::Failed { restored, .. } = &mut outcome {
+                    *restored = is_restored;
+                }
+                let came = if is_restored { Progressed::Restored } else { Progressed::Broken };
+                (Step::Ended(outcome), came)
+            }
+            Step::Ended(_) => return Progressed::Goes,
+        };
+        held.step = step;
+        match progressed {
+            Progressed::Succeeded => {
+                state.current = Some((held.release, held.label.clone()));
+                state.staged.clear();
+            }
+            Progressed::Restored => state.current = held.before.clone(),
+            Progressed::Broken => state.current = None,
+            Progressed::Goes => {}
+        }
+        if matches!(held.step, Step::Ended(_)) {
+            self.running.remove(group);
+        }
+        progressed
+    }
+
+    /// What the daemon is told.
+    pub fn report(&self, trust: &Trust) -> Report {
+        let groups = self.journal.iter().map(|(group, state)| GroupReport {
+            group: group.clone(),
+            sequence: state.sequence,
+            head: state.head,
+            current: state.current.clone(),
+            staged: state.staged.clone(),
+            released: Vec::new(),
+            stopped: state
+                .stopped
+                .iter()
+                .map(|order| Stopped { order: *order, rollback: false })
+                .collect(),
+            activation: state.activation.as_ref().map(|held| ActivationReport {
+                token: held.token,
+                order: held.order,
+                release: held.release,
+                phase: phase(&held.step, self.running.contains(group)),
+            }),
+        });
+        Report { version: self.version + 1, fleet: Some(trust.fleet()), groups: groups.collect() }
+    }
+}
+
+fn phase(step: &Step, running: bool) -> Phase {
+    let event = |at: &usize| LifecycleEvent::IN_PLACE[*at];
+    match step {
+        Step::Ended(outcome) => Phase::Ended(outcome.clone()),
+        Step::Forward(at) if running => Phase::Running { event: event(at), restoring: false },
+        Step::Back(at, _) if running => Phase::Running { event: event(at), restoring: true },
+        Step::Forward(at) | Step::Back(at, _) => Phase::Interrupted { event: event(at) },
+    }
+}
+
+fn failure(at: usize) -> Outcome {
+    Outcome::Failed {
+        log: "no answer".into(),
+        code: 4,
+        event: LifecycleEvent::IN_PLACE[at],
+        script: "hook.sh".into(),
+        message: "exit code 1".into(),
+        restored: false,
+    }
+}

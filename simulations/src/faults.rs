@@ -1,0 +1,195 @@
+//! What breaks, and how it is mended.
+
+use crate::{
+    coverage::Situation,
+    host::Doom,
+    plan::{FaultKind, Micros, SECOND},
+    world::{Event, World},
+};
+
+impl World {
+    /// A fault of the plan begins.
+    pub(crate) fn fault(&mut self, index: usize) {
+        if self.healed {
+            return;
+        }
+        let fault = self.plan.faults[index].clone();
+        self.trace.mix(&[30, index as u64]);
+        self.trace.say(self.now, || format!("fault {index}: {fault}"));
+        let until = self.now + fault.lasts;
+        match fault.kind {
+            FaultKind::KillDaemon(host) => {
+                self.kill_daemon(host, false);
+                self.queue.plan(until, Event::StartDaemon { host });
+            }
+            FaultKind::KillAt { host, border, skip } => {
+                let down_for = fault.lasts.min(20 * SECOND);
+                self.hosts[host].doomed = Some(Doom { border, skip, down_for });
+            }
+            FaultKind::KillExecutor(host) => {
+                self.kill_executor(host);
+                self.queue.plan(until, Event::StartExecutor { host });
+            }
+            FaultKind::KillAtToken(host) => {
+                self.hosts[host].executor_doomed = Some(fault.lasts.min(20 * SECOND));
+            }
+            FaultKind::PowerLoss(hosts) => {
+                if hosts.len() >= 3 {
+                    self.coverage.met(Situation::ZoneLostPower);
+                }
+                for host in hosts {
+                    self.lose_power(host);
+                    self.queue.plan(until, Event::Boot { host });
+                }
+            }
+            FaultKind::Pause { host, whole } => self.pause(host, whole, until),
+            FaultKind::WallJump(host, seconds) => {
+                if seconds.abs() > 1_000_000 {
+                    self.coverage.met(Situation::WallJumped);
+                }
+                self.hosts[host].wall_offset += seconds;
+            }
+            FaultKind::Break(one, other) => {
+                for stream in self.network.streams_of(one, other).to_vec() {
+                    self.break_stream(stream);
+                }
+            }
+            FaultKind::OneWay(..) | FaultKind::Split(_) | FaultKind::Pair(..) => {
+                for (from, to) in self.ways(&fault.kind) {
+                    self.cut(from, to);
+                }
+                self.queue.plan(until, Event::Mend(index));
+            }
+        }
+        self.note_quorum();
+    }
+
+    /// A cut of the plan ends.
+    pub(crate) fn mend(&mut self, index: usize) {
+        if self.healed {
+            return;
+        }
+        let kind = self.plan.faults[index].kind.clone();
+        self.trace.say(self.now, || format!("fault {index} is over"));
+        if matches!(kind, FaultKind::Split(_)) {
+            self.coverage.met(Situation::SplitHealedBothChanged);
+        }
+        for (from, to) in self.ways(&kind) {
+            self.mend_way(from, to);
+        }
+    }
+
+    /// The ways that a fault cuts.
+    fn ways(&self, kind: &FaultKind) -> Vec<(usize, usize)> {
+        let all = 0..self.hosts.len();
+        match kind {
+            FaultKind::OneWay(from, to) => {
+                let ways = from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to)));
+                ways.filter(|(from, to)| from != to).collect()
+            }
+            FaultKind::Pair(one, other) if one != other => {
+                vec![(*one, *other), (*other, *one)]
+            }
+            FaultKind::Split(side) => {
+                let others: Vec<_> = all.filter(|host| !side.contains(host)).collect();
+                let across =
+                    side.iter().flat_map(|one| others.iter().map(move |other| (*one, *other)));
+                across.flat_map(|(one, other)| [(one, other), (other, one)]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize) {
+        for stream in self.network.cut(from, to) {
+            let at = self.now + self.dice.between(3 * SECOND, 18 * SECOND);
+            self.queue.plan(at, Event::Fray { stream });
+        }
+    }
+
+    fn mend_way(&mut self, from: usize, to: usize) {
+        let law = self.plan.delay.clone();
+        for (stream, towards, message) in self.network.mend(from, to) {
+            let at = self.network.arrival(self.now, stream, towards, &law, &mut self.dice);
+            let message = Box::new(message);
+            self.queue.plan(at, Event::Arrive { stream, towards, message });
+        }
+    }
+
+    fn lose_power(&mut self, host: usize) {
+        self.kill_daemon(host, true);
+        self.kill_executor(host);
+        self.hosts[host].powered = false;
+        self.hosts[host].paused = None;
+        self.hosts[host].backlog.clear();
+    }
+
+    fn pause(&mut self, host: usize, whole: bool, until: Micros) {
+        if self.hosts[host].paused.is_some() || !self.hosts[host].powered {
+            return;
+        }
+        let id = self.hosts[host].id;
+        if self.truth.ledger.slot_of(id).is_some() {
+            self.coverage.met(Situation::PausedHolder);
+        }
+        self.hosts[host].paused = Some((until, whole));
+        self.queue.plan(until, Event::Resume { host });
+        for peer in 0..self.hosts.len() {
+            for stream in self.network.streams_of(host, peer).to_vec() {
+                let at = self.now + self.dice.between(14 * SECOND, 17 * SECOND);
+                self.queue.plan(at, Event::Fray { stream });
+            }
+        }
+    }
+
+    /// A host goes on where it stood. What came meanwhile comes now.
+    pub(crate) fn resume(&mut self, host: usize) {
+        if self.hosts[host].paused.is_none_or(|(until, _)| until > self.now) {
+            return;
+        }
+        self.trace.mix(&[31, host as u64]);
+        self.trace.say(self.now, || format!("host {host} goes on"));
+        self.hosts[host].paused = None;
+        for event in std::mem::take(&mut self.hosts[host].backlog) {
+            self.queue.plan(self.now, event);
+        }
+    }
+
+    fn note_quorum(&mut self) {
+        let up = (0..self.plan.voters).filter(|host| self.hosts[*host].node.is_some()).count();
+        if up < self.trust.genesis().majority() && self.truth.applied() > 0 {
+            self.coverage.met(Situation::QuorumLost);
+        }
+    }
+
+    /// Everything is mended: no more faults, a quiet network, every host up.
+    pub(crate) fn heal(&mut self) {
+        self.healed = true;
+        self.trace.mix(&[32]);
+        self.trace.say(self.now, || "everything is mended".into());
+        self.quiet();
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].paused.is_some() {
+                self.hosts[host].paused = Some((self.now, true));
+                self.resume(host);
+            }
+            self.hosts[host].doomed = None;
+            self.hosts[host].executor_doomed = None;
+            self.hosts[host].wall_offset = 0;
+            if self.plan.heal_restarts {
+                self.kill_daemon(host, false);
+            }
+            self.queue.plan(self.now, Event::Boot { host });
+            self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+            self.queue.plan(self.now + SECOND, Event::StartExecutor { host });
+        }
+        for from in 0..self.hosts.len() {
+            for to in 0..self.hosts.len() {
+                while self.network.is_cut(from, to) {
+                    self.mend_way(from, to);
+                }
+            }
+        }
+        self.queue.plan(self.now + 2 * SECOND, Event::Look);
+    }
+}

@@ -1,0 +1,231 @@
+//! One virtual host: a mind if it runs, a disk, a clock that is off, an executor.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use groundswell_protocol::{
+    consensus::{HardState, Restored, Snapshot},
+    ids::HostId,
+    node::{LogRecord, Node, Setup},
+    time::{Mono, UnixSeconds},
+    trust::{MemberCert, SecretKey, Trust},
+};
+
+use crate::{
+    executor::Executor,
+    plan::{Border, HostPlan, Micros, SECOND},
+    world::Event,
+};
+
+/// A host.
+pub(crate) struct Host {
+    /// Its key's public half.
+    pub(crate) id: HostId,
+    /// What its key is made of.
+    pub(crate) seed: [u8; 32],
+    /// What was drawn for it.
+    pub(crate) plan: HostPlan,
+    /// Its mind.
+    pub(crate) node: Option<Node>,
+    /// Counts the daemon's lives: what was meant for an earlier one is lost.
+    pub(crate) life: u32,
+    /// Counts the executor's lives.
+    pub(crate) executor_life: u32,
+    /// True if the executor runs.
+    pub(crate) executor_up: bool,
+    /// The executor.
+    pub(crate) executor: Executor,
+    /// A report to the daemon is under way.
+    pub(crate) report_due: bool,
+    /// What survives.
+    pub(crate) disk: Disk,
+    /// True once it was switched on for the first time.
+    pub(crate) has_joined: bool,
+    /// True while it has power.
+    pub(crate) powered: bool,
+    /// Until when it stands still, and whether the executor does too.
+    pub(crate) paused: Option<(Micros, bool)>,
+    /// What happens to it meanwhile.
+    pub(crate) backlog: VecDeque<Event>,
+    /// Where its daemon dies next.
+    pub(crate) doomed: Option<Doom>,
+    /// The executor dies with the next slot that it writes down, for so long.
+    pub(crate) executor_doomed: Option<Micros>,
+    /// How far its wall clock is off, in seconds.
+    pub(crate) wall_offset: i64,
+    /// The last index that was compared with the truth.
+    pub(crate) checked: u64,
+    /// The last term in which it led.
+    pub(crate) led: u64,
+    /// The newest version of each record that its view has had in this life.
+    pub(crate) seen: BTreeMap<HostId, (u64, u64)>,
+}
+
+/// A border at which a daemon dies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doom {
+    /// Which.
+    pub(crate) border: Border,
+    /// How many pass before.
+    pub(crate) skip: u32,
+    /// How long the daemon is gone.
+    pub(crate) down_for: Micros,
+}
+
+/// What survives the daemon.
+#[derive(Default)]
+pub(crate) struct Disk {
+    /// The starts that were counted.
+    pub(crate) epoch: u64,
+    /// Consensus.
+    pub(crate) hard_state: HardState,
+    /// The ledger's snapshot.
+    pub(crate) snapshot: Option<Snapshot>,
+    /// The log after it.
+    pub(crate) log: BTreeMap<u64, LogRecord>,
+    /// What the last snapshots replaced, until it was compared with the truth.
+    pub(crate) pruned: BTreeMap<u64, LogRecord>,
+    /// The certificate.
+    pub(crate) cert: Option<MemberCert>,
+    /// Where others are.
+    pub(crate) known: BTreeMap<HostId, Vec<String>>,
+}
+
+/// What a write replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overwritten {
+    /// Entries that were not committed, as it may.
+    Open,
+    /// Nothing.
+    Nothing,
+}
+
+impl Disk {
+    /// Makes a step durable.
+    pub(crate) fn persist(
+        &mut self,
+        hard_state: Option<HardState>,
+        entries: Vec<LogRecord>,
+        snapshot: Option<Snapshot>,
+    ) -> Overwritten {
+        if let Some(hard_state) = hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(snapshot) = snapshot {
+            let kept = self.log.split_off(&(snapshot.index + 1));
+            let replaced = std::mem::replace(&mut self.log, kept);
+            // A log that ends otherwise than the snapshot was never applied: it is thrown away.
+            let is_own =
+                replaced.get(&snapshot.index).is_some_and(|entry| entry.term == snapshot.term);
+            if is_own
+                || replaced
+                    .keys()
+                    .next_back()
+                    .is_some_and(|last| *last < snapshot.index && snapshot.term == 0)
+            {
+                self.pruned.extend(replaced);
+            }
+            self.snapshot = Some(snapshot);
+        }
+        let mut overwritten = Overwritten::Nothing;
+        if let Some(first) = entries.first() {
+            let replaced = self.log.split_off(&first.index);
+            if !replaced.is_empty() {
+                overwritten = Overwritten::Open;
+            }
+        }
+        self.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
+        overwritten
+    }
+
+    /// The entry at an index, if it is here.
+    pub(crate) fn entry(&self, index: u64) -> Option<&LogRecord> {
+        self.log.get(&index).or_else(|| self.pruned.get(&index))
+    }
+
+    /// True if what was committed at an index is here, as an entry or in the snapshot.
+    pub(crate) fn has(&self, index: u64, data: &[u8]) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.index >= index)
+            || self.log.get(&index).is_some_and(|entry| entry.data == data)
+    }
+}
+
+impl Host {
+    /// A host that was never switched on.
+    pub(crate) fn new(id: HostId, seed: [u8; 32], plan: HostPlan, cert: MemberCert) -> Self {
+        Self {
+            id,
+            seed,
+            plan,
+            node: None,
+            life: 0,
+            executor_life: 0,
+            executor_up: false,
+            executor: Executor::default(),
+            report_due: false,
+            disk: Disk { cert: Some(cert), ..Disk::default() },
+            has_joined: false,
+            powered: false,
+            paused: None,
+            backlog: VecDeque::new(),
+            doomed: None,
+            executor_doomed: None,
+            wall_offset: 0,
+            checked: 0,
+            led: 0,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// The host's own clock, which runs a little too fast or too slow.
+    pub(crate) fn mono(&self, now: Micros) -> Mono {
+        let drift = i128::from(now) * i128::from(self.plan.clock_ppm) / 1_000_000;
+        Mono(1_000_000_000 + u64::try_from(i128::from(now) + drift).unwrap_or(0))
+    }
+
+    /// Its wall clock, which may be anywhere.
+    pub(crate) fn wall(&self, now: Micros) -> UnixSeconds {
+        let seconds = 1_700_000_000 + i64::try_from(now / SECOND).unwrap_or(0) + self.wall_offset;
+        UnixSeconds(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// How long a span of its own clock takes.
+    pub(crate) fn span(&self, own: Micros) -> Micros {
+        let rate = u64::try_from(1_000_000 + self.plan.clock_ppm).unwrap_or(1_000_000);
+        own * 1_000_000 / rate
+    }
+
+    /// What a daemon that starts now wakes up with. Counts the start.
+    pub(crate) fn wake(
+        &mut self,
+        trust: &Arc<Trust>,
+        address: String,
+        every: u64,
+        seeds: Vec<String>,
+    ) -> Setup {
+        self.disk.epoch += 1;
+        let entries: Vec<_> = self.disk.log.values().cloned().collect();
+        let is_voter = trust.genesis().is_voter(self.id);
+        Setup {
+            key: SecretKey::from_seed(&self.seed),
+            trust: trust.clone(),
+            cert: self.disk.cert.clone().expect("a host has a certificate from the start"),
+            epoch: self.disk.epoch,
+            addresses: vec![address],
+            seeds,
+            known: self.disk.known.clone(),
+            followed: if is_voter { Vec::new() } else { entries.clone() },
+            restored: Restored {
+                hard_state: self.disk.hard_state.clone(),
+                snapshot: self.disk.snapshot.clone(),
+                entries,
+            },
+            snapshot: self.disk.snapshot.clone(),
+            snapshot_every_entries: every,
+            seed: u64::from(self.seed[0]) | u64::from(self.seed[1]) << 8,
+            version: "simulated".into(),
+        }
+    }
+}

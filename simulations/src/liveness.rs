@@ -1,0 +1,223 @@
+//! After everything is mended: does the fleet come to rest, and does it still work?
+
+use groundswell_protocol::{
+    consensus::Consensus,
+    fleet::Standing,
+    ids::HostId,
+    node::Node,
+    rollout::{Deployment, DeploymentStatus, MinimumHealthy},
+};
+
+use crate::{
+    plan::{Bad, DelayLaw, Micros, SECOND},
+    world::{Event, World},
+};
+
+/// How far the last part of a run is.
+#[derive(Debug, Default)]
+pub(crate) struct Mending {
+    /// Deadline of the present part.
+    by: Option<Micros>,
+    /// The last deployments are under way.
+    is_last: bool,
+    /// When somebody may try again.
+    again_at: Micros,
+}
+
+impl World {
+    /// From now on the weather is fine.
+    pub(crate) fn quiet(&mut self) {
+        let (base, spread, tail_permille, tail_max) = (500, 2_000, 0, 0);
+        self.set_delay(DelayLaw { base, spread, tail_permille, tail_max });
+    }
+
+    /// Looks round once a second.
+    pub(crate) fn look(&mut self) {
+        self.queue.plan(self.now + SECOND, Event::Look);
+        if self.mending.by.is_none() {
+            let by = self.now + 60 * SECOND + 3 * self.work_left();
+            self.mending.by = Some(by);
+        }
+        let missing = if self.mending.is_last { self.last_missing() } else { self.rest_missing() };
+        match missing {
+            None if self.mending.is_last => self.is_over = true,
+            None => {
+                self.trace.say(self.now, || "at rest; now one more deployment each".into());
+                self.mending.is_last = true;
+                self.mending.by = None;
+            }
+            Some((promise, what)) => {
+                if self.mending.by.is_some_and(|by| self.now > by) {
+                    self.fail(promise, what);
+                }
+            }
+        }
+    }
+
+    /// Time for what is under way: each host once, one after the other, and once more for a rollback.
+    fn work_left(&self) -> Micros {
+        let groups = self.truth.ledger.groups();
+        let hosts: usize = groups.map(|group| group.hosts.len()).sum();
+        hosts as u64 * (8 * SECOND + 8 * self.plan.step_max)
+    }
+
+    /// What keeps the fleet from rest.
+    fn rest_missing(&mut self) -> Option<(&'static str, String)> {
+        if let Some(missing) = self.unequal() {
+            return Some(missing);
+        }
+        self.unblock();
+        let slots = self.truth.ledger.slots().count();
+        if slots > 0 {
+            return Some(("L4", format!("{slots} slots are not given back")));
+        }
+        let running = self.truth.ledger.deployments();
+        let running = running.into_iter().find(|deployment| !deployment.status.is_over());
+        if let Some(deployment) = running {
+            let why = self.stuck(deployment);
+            return Some(("L5", format!("deployment {} is not over: {why}", deployment.id)));
+        }
+        None
+    }
+
+    /// A group that is as full as it may be of hosts that a release broke keeps all its other hosts
+    /// from every deployment, and those of its neighbours with them. That is what a floor is for:
+    /// somebody has to lower it, and to stop what hangs, before anything moves.
+    fn unblock(&mut self) {
+        if self.now < self.mending.again_at {
+            return;
+        }
+        self.mending.again_at = self.now + 5 * SECOND;
+        let ledger = &self.truth.ledger;
+        let any_broken = self.hosts.iter().any(|host| ledger.is_broken(host.id));
+        let hangs = self.mending.by.is_some_and(|by| self.now + self.work_left() > by);
+        for group in 0..self.plan.groups.len() {
+            let name = self.group_name(group);
+            let Some(known) = self.truth.ledger.group(&name) else { continue };
+            let is_broken = |host: &&HostId| self.truth.ledger.is_broken_in(&name, **host);
+            let broken = known.hosts.iter().filter(is_broken).count();
+            let (is_full, runs) = (known.quota <= broken, known.running.is_some());
+            let is_empty = known.hosts.is_empty();
+            let Some(desk) = self.desk() else { continue };
+            if is_full && !runs && !is_empty {
+                self.change_group(desk, group, MinimumHealthy::AllAtOnce, false);
+            } else if runs && any_broken && hangs {
+                self.stop(desk, group);
+            }
+        }
+    }
+
+    /// What keeps the last deployments from reaching all hosts.
+    fn last_missing(&mut self) -> Option<(&'static str, String)> {
+        self.unblock();
+        let mut first = None;
+        for group in 0..self.plan.groups.len() {
+            if let Some(missing) = self.last_missing_in(group) {
+                first.get_or_insert(missing);
+            }
+        }
+        first.or_else(|| self.unequal())
+    }
+
+    fn last_missing_in(&mut self, group: usize) -> Option<(&'static str, String)> {
+        let name = self.group_name(group);
+        let known = self.truth.ledger.group(&name)?;
+        if known.hosts.is_empty() {
+            return None;
+        }
+        let done = self.people.last_release(group);
+        let deployments = self.truth.ledger.deployments();
+        let last = deployments.iter().find(|deployment| Some(deployment.release) == done);
+        let what = match last.map(|last| &last.status) {
+            Some(DeploymentStatus::Succeeded) => return None,
+            Some(DeploymentStatus::Failed { reason }) => format!("failed: {reason}"),
+            Some(
+                DeploymentStatus::Queued
+                | DeploymentStatus::InProgress
+                | DeploymentStatus::Stopping,
+            ) => {
+                let why = last.map(|last| self.stuck(last)).unwrap_or_default();
+                format!("hangs: {why}")
+            }
+            // None was taken yet, or it hung in the way of others and was stopped: once more.
+            Some(DeploymentStatus::Stopped) | None => {
+                self.deploy_last(group);
+                "is not taken".into()
+            }
+        };
+        Some(("L5", format!("the last deployment of {name} {what}")))
+    }
+
+    fn deploy_last(&mut self, group: usize) {
+        if !self.people.may_try_again(group, self.now) {
+            return;
+        }
+        if let Some(desk) = self.desk() {
+            let release = self.begin_deploy(desk, group, Bad::Nowhere, false, None);
+            self.people.tried_last(group, release, self.now + 12 * SECOND);
+        }
+    }
+
+    /// Which hosts a deployment waits for, and what they say of themselves.
+    fn stuck(&self, deployment: &Deployment) -> String {
+        let mut text = format!("{:?}", deployment.status);
+        for (host, target) in &deployment.targets {
+            if target.status.is_over() {
+                continue;
+            }
+            let index = self.by_id[host];
+            let record = self.node(index).and_then(|node| node.view().get(*host));
+            let groups = record.map(|record| &record.groups).into_iter().flatten();
+            let said = groups.filter(|status| status.group == deployment.group);
+            let said: Vec<_> = said.map(|status| format!("{:?}", status.state)).collect();
+            text.push_str(&format!("; host {index} {:?}, says {said:?}", target.status));
+        }
+        text
+    }
+
+    /// What differs from host to host that must not.
+    fn unequal(&self) -> Option<(&'static str, String)> {
+        let nodes: Vec<_> = (0..self.hosts.len()).filter_map(|host| self.node(host)).collect();
+        if nodes.len() < self.hosts.len() {
+            return Some(("L9", "not every host is up".into()));
+        }
+        let leads = |node: &&Node| node.consensus().is_some_and(Consensus::is_leading);
+        let leaders = nodes.iter().copied().filter(|node| leads(node)).count();
+        if leaders != 1 {
+            return Some(("L3", format!("{leaders} leaders")));
+        }
+        let applied = self.truth.applied();
+        for (host, node) in nodes.iter().enumerate() {
+            let here = node.ledger().applied_index();
+            if here != applied {
+                return Some(("L9", format!("host {host} has applied {here} of {applied}")));
+            }
+            if !node.ledger().is_member(self.hosts[host].id) {
+                return Some(("L9", format!("host {host} is no member")));
+            }
+        }
+        let count = nodes.len();
+        for (host, node) in nodes.iter().enumerate() {
+            if node.view().iter().count() != count {
+                return Some(("L1", format!("host {host} does not know every host")));
+            }
+            for (other, its) in nodes.iter().enumerate() {
+                let id = self.hosts[other].id;
+                let (here, own) = (node.view().get(id), its.view().get(id));
+                let version =
+                    |record: &groundswell_protocol::fleet::Record| (record.epoch, record.sequence);
+                if here.map(version) != own.map(version) {
+                    return Some(("L1", format!("host {host} has an old record of {other}")));
+                }
+                if !matches!(node.standing(id), Standing::Reachable) {
+                    let standing = node.standing(id);
+                    return Some(("L6", format!("host {host} calls {other} {standing:?}")));
+                }
+                if !self.truth.ledger.is_healthy(id) {
+                    return Some(("L6", format!("host {other} counts as unhealthy")));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,429 @@
+//! What a seed means: the fleet, its weather, what people do with it, and what breaks when.
+//!
+//! Everything is drawn before the first event. The faults are a list, so that a failing run can be
+//! made smaller by leaving some of them out.
+
+use std::fmt;
+
+use groundswell_protocol::rollout::MinimumHealthy;
+
+use crate::dice::Dice;
+
+/// Microseconds of true time.
+pub type Micros = u64;
+
+/// One second of true time.
+pub const SECOND: Micros = 1_000_000;
+
+/// A run, before it begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What all of it was drawn from.
+    pub seed: u64,
+    /// Every host that will ever be, late ones included.
+    pub hosts: Vec<HostPlan>,
+    /// How many of the first hosts vote.
+    pub voters: usize,
+    /// The deployment groups that exist at some time.
+    pub groups: Vec<GroupPlan>,
+    /// How long messages take.
+    pub delay: DelayLaw,
+    /// Entries of the log between two snapshots.
+    pub snapshot_every: u64,
+    /// A member that says again what it has heard, to whom it was not said.
+    pub parrot: Option<usize>,
+    /// In so many of a thousand connections a second one is made beside the first.
+    pub second_connection_permille: u64,
+    /// How long a question to the executor and its answer are under way, at most.
+    pub executor_delay_max: Micros,
+    /// How long a step of a lifecycle takes at most.
+    pub step_max: Micros,
+    /// A stage that fails, of a thousand.
+    pub stage_fails_permille: u64,
+    /// A host on which the executor will not begin with a release, of a thousand.
+    pub stubborn_permille: u64,
+    /// A restoration that fails, of a thousand.
+    pub restore_fails_permille: u64,
+    /// What people do.
+    pub chores: Vec<Chore>,
+    /// What breaks.
+    pub faults: Vec<Fault>,
+    /// When everything is mended.
+    pub heal_at: Micros,
+    /// Whether mending restarts the hosts that run.
+    pub heal_restarts: bool,
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct HostPlan {
+    /// When it is first switched on.
+    pub joins_at: Micros,
+    /// How far its clock is off, in parts of a million.
+    pub clock_ppm: i64,
+    /// What it adds to everything that it does, at most.
+    pub sluggish: Micros,
+    /// The label `a`.
+    pub a: u8,
+    /// The label `b`.
+    pub b: u8,
+    /// The zone that it stands in.
+    pub zone: u8,
+}
+
+/// One deployment group.
+#[derive(Clone, Debug)]
+pub struct GroupPlan {
+    /// Its name.
+    pub name: String,
+    /// The labels that select its hosts.
+    pub filter: Vec<(&'static str, u8)>,
+    /// Its configuration at first.
+    pub configuration: MinimumHealthy,
+    /// How long health is watched.
+    pub watch_seconds: u32,
+}
+
+/// How long a message takes.
+#[derive(Clone, Debug)]
+pub struct DelayLaw {
+    /// At least.
+    pub base: Micros,
+    /// And up to this much more.
+    pub spread: Micros,
+    /// In so many of a thousand cases a packet was lost and sent again.
+    pub tail_permille: u64,
+    /// Which takes up to this long.
+    pub tail_max: Micros,
+}
+
+/// Something that a person does, on whatever host is up.
+#[derive(Clone, Debug)]
+pub struct Chore {
+    /// When.
+    pub at: Micros,
+    /// What.
+    pub kind: ChoreKind,
+}
+
+/// What a person does.
+#[derive(Clone, Copy, Debug)]
+pub enum ChoreKind {
+    /// Sets up a group, or changes it: its configuration, and maybe its filter.
+    Group {
+        /// Which.
+        group: usize,
+        /// The configuration.
+        configuration: MinimumHealthy,
+        /// All hosts, whatever the filter was.
+        widen: bool,
+    },
+    /// Deploys a new release.
+    Deploy {
+        /// Where.
+        group: usize,
+        /// Which hosts the release fails on.
+        bad: Bad,
+        /// Whether the last good release is named to go back to.
+        fallback: bool,
+        /// In place of the group's configuration.
+        configuration: Option<MinimumHealthy>,
+    },
+    /// Stops what runs.
+    Stop {
+        /// Where.
+        group: usize,
+        /// At the moment when the next host gets its slot.
+        at_grant: bool,
+    },
+}
+
+/// Where a release fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// Nowhere.
+    Nowhere,
+    /// Everywhere.
+    Everywhere,
+    /// On one host of so many.
+    OneIn(u8),
+}
+
+/// Something that breaks.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// When.
+    pub at: Micros,
+    /// For how long, where it ends.
+    pub lasts: Micros,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// What breaks.
+#[derive(Clone, Debug)]
+pub enum FaultKind {
+    /// The daemon dies, and is started again.
+    KillDaemon(usize),
+    /// The daemon dies at the border of an output that it is about to perform.
+    KillAt {
+        /// The host.
+        host: usize,
+        /// Which kind of output.
+        border: Border,
+        /// How many of them pass before.
+        skip: u32,
+    },
+    /// The executor dies, and is started again.
+    KillExecutor(usize),
+    /// The executor dies as soon as it has written a slot down, before it takes the first step.
+    KillAtToken(usize),
+    /// These hosts lose power.
+    PowerLoss(Vec<usize>),
+    /// The host does nothing for a while, and goes on as if nothing had been.
+    Pause {
+        /// The host.
+        host: usize,
+        /// Its executor as well: the machine stands still, not the daemon alone.
+        whole: bool,
+    },
+    /// Nothing gets from the first ones to the second ones.
+    OneWay(Vec<usize>, Vec<usize>),
+    /// Nothing gets between these and all others.
+    Split(Vec<usize>),
+    /// Nothing gets between these two.
+    Pair(usize, usize),
+    /// The connection between these two breaks, and can be made again.
+    Break(usize, usize),
+    /// The wall clock jumps by so many seconds.
+    WallJump(usize, i64),
+}
+
+/// The border of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Border {
+    /// What is to be written is not.
+    BeforePersist,
+    /// It is, and nothing after it happens.
+    AfterPersist,
+    /// A message is not sent.
+    BeforeSend,
+    /// It is, and nothing after it happens.
+    AfterSend,
+    /// The executor is not asked.
+    BeforeExecute,
+    /// It is, and its answer finds nobody.
+    AfterExecute,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = SECOND as f64;
+        let (at, lasts) = (self.at as f64 / second, self.lasts as f64 / second);
+        write!(f, "{at:9.3} s  {:?}, for {lasts:.3} s", self.kind)
+    }
+}
+
+impl Plan {
+    /// Draws a run of at most `hosts_max` hosts.
+    pub fn draw(seed: u64, hosts_max: usize) -> Self {
+        let mut dice = Dice::new(seed);
+        let voters = *dice.pick(&[1, 3, 3, 3, 3, 5, 5, 7]);
+        let size = match dice.between(0, 99) {
+            0..=79 => dice.between(7, 12),
+            80..=97 => dice.between(13, 24),
+            _ => dice.between(25, 60),
+        };
+        let size = usize::try_from(size).unwrap_or(7).min(hosts_max.max(voters));
+        let heal_at = dice.between(40, 110) * SECOND;
+        let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at);
+        let groups = draw_groups(&mut dice.fork(2));
+        let chores = draw_chores(&mut dice.fork(3), &groups, heal_at);
+        let faults = draw_faults(&mut dice.fork(4), &hosts, voters, heal_at);
+        let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
+        Self {
+            seed,
+            voters,
+            groups,
+            delay: DelayLaw {
+                base: *dice.pick(&[100, 300, 1_000, 20_000]),
+                spread: *dice.pick(&[200, 2_000, 20_000, 200_000]),
+                tail_permille: *dice.pick(&[0, 1, 10, 100, 400]),
+                tail_max: *dice.pick(&[200_000, 1_000_000, 5_000_000]),
+            },
+            snapshot_every: *dice.pick(&[8, 15, 40, 10_000]),
+            parrot: dice.permille(500).then(|| dice.index(size)),
+            second_connection_permille: *dice.pick(&[0, 50, 300]),
+            executor_delay_max: *dice.pick(&[1_000, 20_000, 20_000, 400_000]),
+            step_max: *dice.pick(&[50_000, 300_000, 1_000_000]),
+            stage_fails_permille: often(&mut dice, 50),
+            stubborn_permille: often(&mut dice, 150),
+            restore_fails_permille: often(&mut dice, 300),
+            hosts,
+            chores,
+            faults,
+            heal_at,
+            heal_restarts: dice.permille(400),
+        }
+    }
+}
+
+fn draw_hosts(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Vec<HostPlan> {
+    let (late, drift, slow) = (dice.permille(500), dice.permille(500), dice.permille(300));
+    let zones = dice.between(1, 3);
+    let small = |number: u64| u8::try_from(number).unwrap_or(0);
+    let draw = |index: usize| HostPlan {
+        joins_at: match index {
+            _ if index < voters || !late || !dice.permille(250) => dice.between(0, SECOND),
+            _ => dice.between(0, heal_at * 9 / 10),
+        },
+        clock_ppm: match drift {
+            true => i64::try_from(dice.between(0, 100_000)).unwrap_or(0) - 50_000,
+            false => 0,
+        },
+        sluggish: if slow && dice.permille(200) { dice.between(1_000, 400_000) } else { 0 },
+        a: small(dice.between(0, 1)),
+        b: small(dice.between(0, 2)),
+        zone: small(dice.between(0, zones - 1)),
+    };
+    (0..size).map(draw).collect()
+}
+
+fn draw_groups(dice: &mut Dice) -> Vec<GroupPlan> {
+    let filters: [&[(&str, u8)]; 5] =
+        [&[], &[("a", 0)], &[("b", 1)], &[("a", 1)], &[("a", 0), ("b", 0)]];
+    let count = usize::try_from(dice.between(1, 4)).unwrap_or(1);
+    let chosen = dice.some(count, filters.len());
+    let group = |(number, index): (usize, usize)| GroupPlan {
+        name: format!("group-{number}"),
+        filter: filters[index].to_vec(),
+        configuration: draw_configuration(dice),
+        watch_seconds: u32::try_from(dice.between(0, 2)).unwrap_or(0),
+    };
+    chosen.into_iter().enumerate().map(group).collect()
+}
+
+fn draw_configuration(dice: &mut Dice) -> MinimumHealthy {
+    match dice.between(0, 9) {
+        0..=3 => MinimumHealthy::OneAtATime,
+        4 | 5 => MinimumHealthy::HalfAtATime,
+        6 => MinimumHealthy::AllAtOnce,
+        7 => MinimumHealthy::HostCount(u32::try_from(dice.between(0, 6)).unwrap_or(0)),
+        _ => MinimumHealthy::FleetPercent(
+            u8::try_from(*dice.pick(&[0, 34, 50, 75, 99])).unwrap_or(0),
+        ),
+    }
+}
+
+fn draw_chores(dice: &mut Dice, groups: &[GroupPlan], heal_at: Micros) -> Vec<Chore> {
+    let mut chores = Vec::new();
+    for (group, plan) in groups.iter().enumerate() {
+        let configuration = plan.configuration;
+        let kind = ChoreKind::Group { group, configuration, widen: false };
+        chores.push(Chore { at: dice.between(3, 8) * SECOND, kind });
+        let mut at = dice.between(6, 14) * SECOND;
+        while at < heal_at {
+            chores.push(Chore { at, kind: draw_chore(dice, group) });
+            at += dice.between(500_000, 16 * SECOND);
+        }
+    }
+    chores.sort_by_key(|chore| chore.at);
+    chores
+}
+
+fn draw_chore(dice: &mut Dice, group: usize) -> ChoreKind {
+    match dice.between(0, 99) {
+        0..=64 => ChoreKind::Deploy {
+            group,
+            bad: match dice.between(0, 9) {
+                0..=5 => Bad::Nowhere,
+                6 => Bad::Everywhere,
+                _ => Bad::OneIn(*dice.pick(&[2, 4, 9])),
+            },
+            fallback: dice.permille(700),
+            configuration: dice.permille(300).then(|| draw_configuration(dice)),
+        },
+        65..=84 => ChoreKind::Stop { group, at_grant: dice.permille(600) },
+        _ => ChoreKind::Group {
+            group,
+            configuration: draw_configuration(dice),
+            widen: dice.permille(300),
+        },
+    }
+}
+
+/// Each seed has its own mixture: where everything breaks at once, little is learnt of one thing.
+fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micros) -> Vec<Fault> {
+    let kinds: Vec<u64> = (0..10).filter(|_| dice.permille(500)).collect();
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let pace = *dice.pick(&[1, 3, 8]) * SECOND;
+    let mut faults = Vec::new();
+    let mut at = 3 * SECOND;
+    while at < heal_at {
+        let sort = *dice.pick(&kinds);
+        let kind = draw_fault(dice, sort, hosts, voters);
+        let lasts = match dice.between(0, 9) {
+            0..=3 => dice.between(1_000, SECOND),
+            4..=7 => dice.between(SECOND, 12 * SECOND),
+            _ => dice.between(12 * SECOND, 60 * SECOND),
+        };
+        faults.push(Fault { at, lasts, kind });
+        at += dice.between(1_000, 2 * pace);
+    }
+    faults
+}
+
+fn draw_fault(dice: &mut Dice, kind: u64, hosts: &[HostPlan], voters: usize) -> FaultKind {
+    let count = hosts.len();
+    // Half of all faults hit voters: there are few of them, and much hangs on them.
+    let one = |dice: &mut Dice| {
+        if dice.permille(500) { dice.index(voters) } else { dice.index(count) }
+    };
+    match kind {
+        0 => FaultKind::KillDaemon(one(dice)),
+        1 | 2 => FaultKind::KillAt {
+            host: one(dice),
+            border: *dice.pick(&[
+                Border::BeforePersist,
+                Border::AfterPersist,
+                Border::BeforeSend,
+                Border::AfterSend,
+                Border::BeforeExecute,
+                Border::AfterExecute,
+            ]),
+            skip: u32::try_from(dice.between(0, 5)).unwrap_or(0),
+        },
+        3 if dice.permille(500) => FaultKind::KillAtToken(one(dice)),
+        3 => FaultKind::KillExecutor(one(dice)),
+        4 => {
+            let zone = hosts[one(dice)].zone;
+            let rack: Vec<_> = (0..count).filter(|host| hosts[*host].zone == zone).collect();
+            let some = dice.index(3) + 1;
+            let few = dice.some(some, count);
+            FaultKind::PowerLoss(if dice.permille(200) { rack } else { few })
+        }
+        5 => FaultKind::Pause { host: one(dice), whole: dice.permille(500) },
+        6 => {
+            let (from, to) = (one(dice), one(dice));
+            let everybody = (0..count).filter(|host| *host != from).collect();
+            FaultKind::OneWay(vec![from], if dice.permille(300) { everybody } else { vec![to] })
+        }
+        7 => {
+            let some = dice.between(1, (count / 2) as u64);
+            FaultKind::Split(dice.some(usize::try_from(some).unwrap_or(1), count))
+        }
+        8 => {
+            let (first, second) = (dice.index(voters), one(dice));
+            match dice.permille(500) {
+                true => FaultKind::Pair(first, second),
+                false => FaultKind::Break(first, second),
+            }
+        }
+        _ => {
+            let jump: i64 = *dice.pick(&[2, 600, 31_536_000]);
+            FaultKind::WallJump(one(dice), if dice.permille(500) { jump } else { -jump })
+        }
+    }
+}
