@@ -193,8 +193,7 @@ impl Node {
 
     /// True while this host has to ask a majority of the voters for something.
     fn needs_receipts(&self) -> bool {
-        let uncounted = self.cert.is_counted() && self.cert.verify(&self.trust, self.wall).is_err();
-        uncounted || self.ledger.slot_of(self.me).is_some()
+        !self.cert_is_whole || self.ledger.slot_of(self.me).is_some()
     }
 
     /// Without any link the seeds are all there is. While a voter was never heard of they are tried
