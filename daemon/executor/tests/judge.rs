@@ -444,7 +444,7 @@ fn evidence_with_one_thing_wrong_is_refused() {
                     bench.sign(&bench.order(3, Digest([1; 32]), bench.deploy().action), OPERATOR),
                 ]
             }),
-            "",
+            "does not follow",
         ),
     ] {
         assert!(evidence.contains(expected), "{what}: {evidence}");
