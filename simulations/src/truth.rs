@@ -106,10 +106,22 @@ struct GroupRules {
 struct Tally {
     targets: BTreeSet<HostId>,
     configuration: MinimumHealthy,
+    /// It brings back those hosts that took a release, which may be fewer than the floor.
+    goes_back: bool,
     busy: BTreeSet<HostId>,
     failed: BTreeSet<HostId>,
     succeeded: BTreeSet<HostId>,
     is_over: bool,
+}
+
+impl Tally {
+    /// How many of its hosts must stay well. Where a rollback is for no more hosts than that, the
+    /// group's own quota is all that bounds it, and that is S1 and S2.
+    fn floor(&self) -> usize {
+        let hosts = self.targets.len();
+        let floor = minimum(self.configuration, hosts);
+        if self.goes_back && floor >= hosts { 0 } else { floor }
+    }
 }
 
 /// A slot when it was granted.
@@ -499,6 +511,7 @@ impl Rules {
         let tally = Tally {
             targets: deployment.targets.keys().copied().collect(),
             configuration: deployment.configuration.minimum_healthy,
+            goes_back: deployment.creator == Creator::Rollback,
             busy: BTreeSet::new(),
             failed: BTreeSet::new(),
             succeeded: BTreeSet::new(),
@@ -535,7 +548,7 @@ impl Rules {
         }
         let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
         let left = tally.targets.len() - tally.failed.len() - tally.busy.len();
-        unless(left > minimum(tally.configuration, tally.targets.len()), "R1", || {
+        unless(left > tally.floor(), "R1", || {
             let (failed, busy) = (tally.failed.len(), tally.busy.len());
             format!("slot {token}: {failed} hosts failed, {busy} are busy, and one more is taken")
         })?;
@@ -642,7 +655,7 @@ impl Rules {
             })?;
             if is_over && !tally.is_over {
                 tally.is_over = true;
-                let floor = minimum(tally.configuration, tally.targets.len()).max(1);
+                let floor = tally.floor().max(1);
                 let is_success = deployment.status == DeploymentStatus::Succeeded;
                 let enough = tally.succeeded.len() >= floor;
                 unless(!is_success || enough, "R1", || {
