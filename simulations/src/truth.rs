@@ -63,6 +63,8 @@ pub struct Truth {
     pub ledger: Ledger,
     /// Its entries; empty where a leader marked its term.
     pub log: Vec<LogEntry>,
+    /// For each entry of the log, the term of the newest leader when it was known to be committed.
+    committed_in: Vec<u64>,
     hashes: BTreeMap<u64, Digest>,
     /// A second reading of the ledger.
     rules: Rules,
@@ -144,6 +146,7 @@ impl Truth {
             ledger: Ledger::new(trust.clone()),
             trust,
             log: Vec::new(),
+            committed_in: Vec::new(),
             hashes: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
@@ -189,6 +192,7 @@ impl Truth {
             format!("index {} is applied and on {have} of {need} voters' disks", entry.index)
         })?;
         self.log.push(entry.clone());
+        self.committed_in.push(self.leaders.keys().next_back().copied().unwrap_or(0));
         self.commit(entry)?;
         self.hashes.insert(entry.index, self.ledger.state_hash());
         Ok(())
@@ -382,7 +386,10 @@ impl Truth {
             })
             .map(|()| false),
             None => {
-                let lacks = self.log.iter().rev().find(|entry| !has(entry));
+                // A leader has what was committed in terms before its own. Whoever stood still while it
+                // was elected may begin to lead an old term late, and lacks what newer ones committed.
+                let before = self.log.iter().zip(&self.committed_in).filter(|(_, at)| **at < term);
+                let lacks = before.map(|(entry, _)| entry).rev().find(|entry| !has(entry));
                 unless(lacks.is_none(), "C3", || {
                     let index = lacks.map_or(0, |entry| entry.index);
                     format!("{} leads in term {term} without entry {index}", host.short())
