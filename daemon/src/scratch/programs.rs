@@ -40,7 +40,7 @@ impl Programs {
             (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
         {
             let mut build = Command::new(cargo);
-            build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(manifest);
+            build.args(["build", "--quiet", "--bins"]).current_dir(manifest);
             if !cfg!(debug_assertions) {
                 build.arg("--release");
             }
