@@ -136,6 +136,9 @@ fn command(path: &Path, script: &Script) -> Result<Command, HookFailed> {
     }
     words.push(path.as_os_str());
     let mut command = Command::new("/bin/sh");
+    for name in OF_THIS_SERVICE {
+        command.env_remove(name);
+    }
     command.args(words);
     if let Some((user, dir)) = home {
         command.env("USER", &user).env("LOGNAME", &user).env("HOME", dir);
@@ -297,6 +300,18 @@ fn copy_lines(output: impl Read, prefix: &str, log: &ScriptLog) {
     }
 }
 
+/// What systemd tells this service about itself, and how the unit keeps its memory small. A script, and
+/// what it starts, are not this service.
+const OF_THIS_SERVICE: [&str; 8] = [
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "NOTIFY_SOCKET",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "SYSTEMD_EXEC_PID",
+];
 const LINE_BYTES_MAX: u64 = 16 << 10;
 /// A process that is no child of this one does not say when it ends.
 const POLL_EVERY: Duration = Duration::from_millis(20);
@@ -336,6 +351,17 @@ mod tests {
         assert!(log.contains("[stdout]AfterInstall shop web\n"), "{log}");
         assert!(log.contains("[stdout]d-") && log.contains(" web\n[stdout]/\n"), "{log}");
         assert!(log.contains("[stderr]oops\n"), "{log}");
+    }
+
+    #[test]
+    fn a_script_does_not_inherit_what_concerns_this_service() {
+        let location = "run.sh".into();
+        let script = Script { sudo: false, runas: None, location, timeout_seconds: 10 };
+        let command = command(Path::new("/run.sh"), &script).unwrap();
+        let set: Vec<_> = command.get_envs().collect();
+        for name in OF_THIS_SERVICE {
+            assert!(set.contains(&(name.as_ref(), None)), "{name} is handed on");
+        }
     }
 
     #[test]

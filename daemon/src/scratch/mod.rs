@@ -202,7 +202,12 @@ impl Fleet {
     fn spawn(&self, program: &Path, index: usize, name: &str) -> Result<Child, ScratchError> {
         let host = &self.hosts[index];
         let log = File::options().create(true).append(true).open(self.log(index, name))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        if name == "swell-exec" {
+            // As its unit has it.
+            command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "65536");
+        }
+        let child = command
             .arg("--config")
             .arg(host.settings(&format!("{name}.toml")))
             // What the scripts of the shop write down goes here.
