@@ -7,7 +7,7 @@ use std::path::Path;
 
 use groundswell_protocol::{
     cbor,
-    consensus::{HardState, LogEntry, Restored, Snapshot},
+    consensus::{Restored, Write},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
 };
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -119,14 +119,9 @@ impl State {
         Ok(Ok(restored))
     }
 
-    /// Makes a step of the consensus durable. The first entry replaces everything from its index
-    /// on; a snapshot replaces everything up to its index.
-    pub fn persist(
-        &self,
-        hard_state: Option<&HardState>,
-        entries: &[LogEntry],
-        snapshot: Option<&Snapshot>,
-    ) -> Result<(), StateError> {
+    /// Makes a step of the consensus durable, as [`Restored::write`] says.
+    pub fn persist(&self, write: &Write) -> Result<(), StateError> {
+        let Write { hard_state, snapshot, anew, entries } = write;
         let run = || -> Result<(), redb::Error> {
             let transaction = self.write()?;
             {
@@ -137,7 +132,8 @@ impl State {
                 }
                 if let Some(snapshot) = snapshot {
                     meta.insert(SNAPSHOT, cbor::encode(snapshot).as_slice())?;
-                    log.retain_in(..=snapshot.index, |_, _| false)?;
+                    let gone = if *anew { ..=u64::MAX } else { ..=snapshot.index };
+                    log.retain_in(gone, |_, _| false)?;
                 }
                 if let Some(first) = entries.first() {
                     log.retain_in(first.index.., |_, _| false)?;
@@ -171,12 +167,17 @@ const CACHE_BYTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
+    use groundswell_protocol::consensus::{LogEntry, Snapshot};
+
     use super::*;
 
+    fn write(entries: &[LogEntry], snapshot: Option<&Snapshot>, anew: bool) -> Write {
+        let (entries, snapshot) = (entries.to_vec(), snapshot.cloned());
+        Write { hard_state: None, snapshot, anew, entries }
+    }
+
     fn entry(index: u64, term: u64) -> LogEntry {
-        let mut entry = LogEntry::followed(index, vec![u8::try_from(index).unwrap()]);
-        entry.term = term;
-        entry
+        LogEntry { index, term, data: vec![u8::try_from(index).unwrap()] }
     }
 
     #[test]
@@ -185,9 +186,9 @@ mod tests {
         let path = dir.path().join("state.redb");
         let state = State::open(&path, true).unwrap();
         assert_eq!(state.start(true).unwrap().epoch, 1);
-        state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
+        state.persist(&write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
         // A new leader replaces the tail.
-        state.persist(None, &[entry(2, 2)], None).unwrap();
+        state.persist(&write(&[entry(2, 2)], None, false)).unwrap();
         drop(state);
 
         let remembered = State::open(&path, false).unwrap().start(false).unwrap();
@@ -214,11 +215,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(&dir.path().join("state.redb"), true).unwrap();
         state.start(true).unwrap();
-        state.persist(None, &[entry(1, 1), entry(2, 1), entry(3, 1)], None).unwrap();
+        state.persist(&write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
         let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000] };
-        state.persist(None, &[], Some(&snapshot)).unwrap();
+        state.persist(&write(&[], Some(&snapshot), false)).unwrap();
         let restored = state.start(false).unwrap().restored;
-        assert_eq!(restored.snapshot, Some(snapshot));
+        assert_eq!(restored.snapshot, Some(snapshot.clone()));
         assert_eq!(restored.entries, [entry(3, 1)]);
+        // One that came from elsewhere leaves nothing.
+        state.persist(&write(&[], Some(&snapshot), true)).unwrap();
+        assert_eq!(state.start(false).unwrap().restored.entries, []);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
-    trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed},
+    trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed, VoterList},
 };
 
 /// A step of a deployment on one host, by CodeDeploy's names and in its order.
@@ -142,6 +142,8 @@ pub struct Evidence {
     pub order: Digest,
     /// The release to run: the order's, or its fallback.
     pub release: Signed<Release>,
+    /// The lists of voters after the newest one that the executor knows.
+    pub voter_lists: Vec<Signed<VoterList>>,
 }
 
 /// The executor's answer, framed like the request.
@@ -170,6 +172,8 @@ pub struct Report {
     pub version: u64,
     /// The fleet that it trusts; none before it was given a trust bundle.
     pub fleet: Option<FleetId>,
+    /// The newest generation of voters that it knows.
+    pub generation: u64,
     /// One entry for each group that it has ever acted for.
     pub groups: Vec<GroupReport>,
 }

@@ -34,8 +34,12 @@ pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 pub const RECORD_BYTES_MAX: usize = 16 << 10;
 /// A slot request, a slot return, a receipt.
 pub const SLOT_DOCUMENT_BYTES_MAX: usize = 16 << 10;
-/// First voters in a genesis document.
+/// Voters of a fleet.
 pub const VOTERS_MAX: usize = 7;
+/// Lists of voters that follow each other: at one a week, twenty years of them.
+pub const VOTER_LISTS_MAX: usize = 1024;
+/// Lists of voters in one message, and in what an executor is asked: the rest comes with the next.
+pub const VOTER_LISTS_PER_MESSAGE_MAX: usize = 64;
 /// How long a group may ask its hosts to be healthy before a slot passes on; CodeDeploy's cap on one
 /// lifecycle event.
 pub const MINIMUM_HEALTHY_SECONDS_MAX: u32 = 3600;
@@ -127,8 +131,9 @@ pub const HOOK_KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// One message on a link. A batch of ledger entries is the largest.
 pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
-/// What a peer may send before it is admitted: its certificate with token and receipts.
-pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// What a peer may send before it is admitted: its certificate with token and receipts, and lists of
+/// voters of less than two kilobytes each.
+pub const HELLO_BYTES_MAX: usize = 128 << 10;
 /// How long admission may take, from the first byte to the last.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of messages that wait for a slow peer; the link is closed when they do not fit.

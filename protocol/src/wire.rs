@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::{
     fleet::{BUCKETS, NODES, NodeHash, Record},
     ids::{Digest, HostId, Nonce, ShortId},
-    limits::{RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX},
+    limits::{RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::Entry,
-    trust::{MemberCert, Order, Receipt, Signed},
+    trust::{MemberCert, Order, Receipt, Signed, VoterList},
 };
 
 /// What both sides of a new connection say before anything else is believed or heard.
@@ -23,6 +23,10 @@ pub struct Hello {
     pub epoch: u64,
     /// The protocol's version; both sides must have the same.
     pub protocol: u32,
+    /// The lists of voters that have followed the first ones, for whoever does not know those that
+    /// counted the sender in.
+    #[serde(deserialize_with = "at_most::<_, _, VOTER_LISTS_PER_MESSAGE_MAX>")]
+    pub voter_lists: Vec<Signed<VoterList>>,
 }
 
 /// The answer to a [`Hello`].
@@ -38,7 +42,7 @@ pub enum Welcome {
 }
 
 /// The protocol's version in [`Hello`].
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// One message on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,8 +84,8 @@ pub enum Message {
     Ledger {
         /// The index of the first one.
         first: u64,
-        /// Encoded entries, without a gap.
-        entries: Vec<serde_bytes::ByteBuf>,
+        /// Entries, without a gap.
+        entries: Vec<FedEntry>,
         /// The last index that the voter has applied.
         applied: u64,
         /// Who leads, as the voter knows it.
@@ -96,6 +100,8 @@ pub enum Message {
     HaveSnapshot {
         /// The last index that is in it.
         index: u64,
+        /// The term of that entry.
+        term: u64,
     },
     /// Asks a voter for a part of its snapshot at this index.
     WantSnapshot {
@@ -122,9 +128,21 @@ pub enum Message {
     Receipt(Signed<Receipt>),
     /// A stop, passed on at once to every neighbour, with or without consensus.
     Stop(Signed<Order>),
+    /// The newest generation of voters that the sender knows. Whoever knows a newer one answers with
+    /// lists, whoever knows only an older one says so in turn.
+    VotersKnown(u64),
+    /// Lists of voters that follow the newest one which the receiver knows.
+    VoterLists(
+        #[serde(deserialize_with = "at_most::<_, _, VOTER_LISTS_PER_MESSAGE_MAX>")]
+        Vec<Signed<VoterList>>,
+    ),
     /// The revisions that the sender holds in full or in part, with one bit for each frame.
     Have(Vec<Holding>),
 }
+
+/// An entry of the log: the term in which it was proposed, and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FedEntry(pub u64, #[serde(with = "serde_bytes")] pub Vec<u8>);
 
 /// A part of a ledger's snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

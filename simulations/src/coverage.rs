@@ -60,6 +60,8 @@ situations! {
     GroupChangedInRollout => "a group was changed while it deployed",
     ZoneLostPower => "three hosts or more lost power at once",
     TwoDeploymentsAtOnce => "two groups deployed at the same time",
+    VoterReplaced => "a voter was replaced",
+    VoterLeftBehind => "a voter that was away came back to a generation that it knew nothing of",
     EntryReplaced => "an uncommitted entry was replaced on a disk",
 }
 

@@ -15,7 +15,7 @@ use groundswell_protocol::{
     ids::{Digest, GroupName, HostId, Nonce, ReleaseLabel},
     limits::{RECEIPT_AGE_MAX, VOTERS_MAX},
     time::{Mono, UnixSeconds},
-    trust::{Action, Order, Outcome, Receipt, Signed, Subject, Trust},
+    trust::{Action, Electorate, Order, Outcome, Receipt, Signed, Subject, Trust},
 };
 
 use crate::dice::Dice;
@@ -28,6 +28,8 @@ pub struct Executor {
     /// Groups in which a thread is at work.
     running: BTreeSet<GroupName>,
     prepared: Option<Prepared>,
+    /// Who votes, as far as it was told. On disk as well.
+    electorate: Option<Electorate>,
     version: u64,
 }
 
@@ -254,7 +256,10 @@ impl Executor {
     ) -> Result<(GroupName, Digest, ReleaseLabel), String> {
         let trust = asker.trust;
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let member = evidence.cert.verify_though_expired(trust).map_err(|e| text(&e))?;
+        let electorate = self.electorate.get_or_insert_with(|| Electorate::of(trust));
+        electorate.extend_by(trust, &evidence.voter_lists);
+        let member =
+            evidence.cert.verify_though_expired(trust, electorate).map_err(|e| text(&e))?;
         if member.content().host != asker.host {
             return Err("the certificate is another host's".into());
         }
@@ -347,23 +352,24 @@ impl Executor {
         }
         let (host, nonce) = (asker.host, prepared.nonce);
         let subject = Subject::Slot { host, nonce, order, release };
-        let genesis = asker.trust.genesis();
+        let first = Electorate::of(asker.trust);
+        let all = self.electorate.as_ref().unwrap_or(&first).newest();
         let mut voters: BTreeMap<Digest, BTreeSet<HostId>> = BTreeMap::new();
         for receipt in receipts.iter().take(VOTERS_MAX) {
             let Ok(receipt) = receipt.verify_host(asker.trust.fleet()) else { continue };
             let content = receipt.content();
             if content.subject == subject
                 && content.index == token
-                && content.generation == genesis.generation
-                && genesis.is_voter(content.voter)
+                && content.generation == all.generation()
+                && all.is_voter(content.voter)
             {
                 voters.entry(content.entry).or_default().insert(content.voter);
             }
         }
         let most = voters.values().map(BTreeSet::len).max().unwrap_or(0);
-        match most >= genesis.majority() {
+        match most >= all.majority() {
             true => Ok(()),
-            false => Err(format!("{most} of {} voters vouch for it", genesis.majority())),
+            false => Err(format!("{most} of {} voters vouch for it", all.majority())),
         }
     }
 
@@ -452,7 +458,12 @@ impl Executor {
                 phase: phase(&held.step, self.running.contains(group)),
             }),
         });
-        Report { version: self.version + 1, fleet: Some(trust.fleet()), groups: groups.collect() }
+        Report {
+            version: self.version + 1,
+            fleet: Some(trust.fleet()),
+            generation: self.electorate.as_ref().map_or(0, |known| known.newest().generation()),
+            groups: groups.collect(),
+        }
     }
 }
 

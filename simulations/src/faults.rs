@@ -1,5 +1,7 @@
 //! What breaks, and how it is mended.
 
+use groundswell_protocol::ids::HostId;
+
 use crate::{
     coverage::Situation,
     host::Doom,
@@ -156,8 +158,10 @@ impl World {
     }
 
     fn note_quorum(&mut self) {
-        let up = (0..self.plan.voters).filter(|host| self.hosts[*host].node.is_some()).count();
-        if up < self.trust.genesis().majority() && self.truth.applied() > 0 {
+        let voters = self.truth.ledger.electorate().newest();
+        let is_up = |voter: &HostId| self.hosts[self.by_id[voter]].node.is_some();
+        let up = voters.hosts().filter(is_up).count();
+        if up < voters.majority() && self.truth.applied() > 0 {
             self.coverage.met(Situation::QuorumLost);
         }
     }

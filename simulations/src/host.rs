@@ -6,7 +6,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    consensus::{HardState, Restored, Snapshot},
+    consensus::{HardState, Restored, Snapshot, VoterPolicy, Write},
     ids::HostId,
     node::{LogRecord, Node, Setup},
     time::{Mono, UnixSeconds},
@@ -57,8 +57,8 @@ pub(crate) struct Host {
     pub(crate) wall_offset: i64,
     /// The last index that was compared with the truth.
     pub(crate) checked: u64,
-    /// The last term in which it led.
-    pub(crate) led: u64,
+    /// The last generation and term in which it led.
+    pub(crate) led: (u64, u64),
     /// The newest version of each record that its view has had in this life.
     pub(crate) seen: BTreeMap<HostId, (u64, u64)>,
 }
@@ -103,29 +103,23 @@ pub(crate) enum Overwritten {
 }
 
 impl Disk {
-    /// Makes a step durable.
+    /// Makes a step durable. What a snapshot from elsewhere replaces was applied here as far as it is
+    /// so, or is the first of its kind.
     pub(crate) fn persist(
         &mut self,
-        hard_state: Option<HardState>,
-        entries: Vec<LogRecord>,
-        snapshot: Option<Snapshot>,
+        write: Write,
+        is_so: impl Fn(&LogRecord) -> bool,
     ) -> Overwritten {
+        let Write { hard_state, snapshot, anew, entries } = write;
         if let Some(hard_state) = hard_state {
             self.hard_state = hard_state;
         }
         if let Some(snapshot) = snapshot {
             let kept = self.log.split_off(&(snapshot.index + 1));
             let replaced = std::mem::replace(&mut self.log, kept);
-            // A log that ends otherwise than the snapshot was never applied: it is thrown away.
-            let is_own =
-                replaced.get(&snapshot.index).is_some_and(|entry| entry.term == snapshot.term);
-            if is_own
-                || replaced
-                    .keys()
-                    .next_back()
-                    .is_some_and(|last| *last < snapshot.index && snapshot.term == 0)
-            {
-                self.pruned.extend(replaced);
+            self.pruned.extend(replaced.into_iter().filter(|(_, entry)| !anew || is_so(entry)));
+            if anew {
+                self.log.clear();
             }
             self.snapshot = Some(snapshot);
         }
@@ -174,7 +168,7 @@ impl Host {
             executor_doomed: None,
             wall_offset: 0,
             checked: 0,
-            led: 0,
+            led: (0, 0),
             seen: BTreeMap::new(),
         }
     }
@@ -203,11 +197,11 @@ impl Host {
         trust: &Arc<Trust>,
         address: String,
         every: u64,
+        voter_policy: VoterPolicy,
         seeds: Vec<String>,
     ) -> Setup {
         self.disk.epoch += 1;
         let entries: Vec<_> = self.disk.log.values().cloned().collect();
-        let is_voter = trust.genesis().is_voter(self.id);
         Setup {
             key: SecretKey::from_seed(&self.seed),
             trust: trust.clone(),
@@ -216,14 +210,13 @@ impl Host {
             addresses: vec![address],
             seeds,
             known: self.disk.known.clone(),
-            followed: if is_voter { Vec::new() } else { entries.clone() },
             restored: Restored {
                 hard_state: self.disk.hard_state.clone(),
                 snapshot: self.disk.snapshot.clone(),
                 entries,
             },
-            snapshot: self.disk.snapshot.clone(),
             snapshot_every_entries: every,
+            voter_policy,
             seed: u64::from(self.seed[0]) | u64::from(self.seed[1]) << 8,
             version: "simulated".into(),
         }

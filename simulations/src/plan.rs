@@ -3,9 +3,9 @@
 //! Everything is drawn before the first event. The faults are a list, so that a failing run can be
 //! made smaller by leaving some of them out.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use groundswell_protocol::rollout::MinimumHealthy;
+use groundswell_protocol::{consensus::VoterPolicy, rollout::MinimumHealthy};
 
 use crate::dice::Dice;
 
@@ -30,6 +30,8 @@ pub struct Plan {
     pub delay: DelayLaw,
     /// Entries of the log between two snapshots.
     pub snapshot_every: u64,
+    /// When voters are replaced.
+    pub voter_policy: VoterPolicy,
     /// A member that says again what it has heard, to whom it was not said.
     pub parrot: Option<usize>,
     /// In so many of a thousand connections a second one is made beside the first.
@@ -252,6 +254,7 @@ impl Plan {
                 tail_max: *dice.pick(&[200_000, 1_000_000, 5_000_000]),
             },
             snapshot_every: *dice.pick(&[8, 15, 40, 10_000]),
+            voter_policy: draw_voter_policy(&mut dice.fork(5)),
             parrot: dice.permille(500).then(|| dice.index(size)),
             second_connection_permille: *dice.pick(&[0, 50, 300]),
             executor_delay_max: *dice.pick(&[1_000, 20_000, 20_000, 400_000]),
@@ -265,6 +268,17 @@ impl Plan {
             heal_at,
             heal_restarts: dice.permille(400),
         }
+    }
+}
+
+fn draw_voter_policy(dice: &mut Dice) -> VoterPolicy {
+    let mut seconds = |least, most| Duration::from_secs(dice.between(least, most));
+    VoterPolicy {
+        silent: seconds(2, 15),
+        unfit: seconds(2, 15),
+        stable: seconds(1, 5),
+        pace: seconds(1, 5),
+        zone_pace: seconds(0, 10),
     }
 }
 

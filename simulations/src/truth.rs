@@ -15,16 +15,17 @@
 //! | S9 | orders of a group form one chain |
 //! | S11 | an entry that was applied is old news when it comes again |
 //! | R1 to R3 | the failure budget; nothing begins after a stop; no rollback of a rollback |
-//! | C1, C3 | one leader a term, and it has all that is committed |
+//! | C1, C3 | one leader in a term of a generation, and it has all that is committed |
 //! | C2, C4, C6 | what one host applied at an index all do; equal prefixes are equal states |
-//! | C5 | what is committed is on the disks of a majority |
-//! | C7 | term, vote and applied index never go back |
+//! | C5 | what is committed is on the disks of a majority of those who vote then |
+//! | C7 | term, vote and applied index never go back in a generation |
+//! | C9 | voters change one at a time, and never become fewer |
 //! | F1 | records never go back; one version of a record has one content |
 //! | F3, F7 | queues and views are bounded; nothing panics |
 //! | L1, L3 to L6, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, deployments over, slots given back, and a last deployment that reaches all |
 //!
 //! Pending, since the protocol does not have the thing yet: S8 (census), S10 beyond what the executor
-//! model does, S12 (spanning groups), C8 to C11 (changing voters, generations, lost disks), F2, F5,
+//! model does, S12 (spanning groups), C8, C10 and C11 (generations by order, lost disks), F2, F5,
 //! F6 (unit-tested elsewhere), L2 (overlay), L7, L8.
 
 use std::{
@@ -36,7 +37,7 @@ use groundswell_protocol::{
     consensus::LogEntry,
     ids::{DeploymentId, Digest, GroupName, HostId, Labels},
     rollout::{Creator, DeploymentStatus, Entry, Ledger, MinimumHealthy, Stamped, TargetStatus},
-    trust::{Action, Outcome, Trust},
+    trust::{Action, Outcome, Receipt, Trust, Voters},
 };
 
 use crate::coverage::Situation;
@@ -63,8 +64,9 @@ pub struct Truth {
     pub ledger: Ledger,
     /// Its entries; empty where a leader marked its term.
     pub log: Vec<LogEntry>,
-    /// For each entry of the log, the term of the newest leader when it was known to be committed.
-    committed_in: Vec<u64>,
+    /// For each entry of the log, generation and term of the newest leader when it was known to be
+    /// committed.
+    committed_in: Vec<(u64, u64)>,
     hashes: BTreeMap<u64, Digest>,
     /// A second reading of the ledger.
     rules: Rules,
@@ -74,7 +76,10 @@ pub struct Truth {
     broken: BTreeSet<(GroupName, HostId)>,
     /// What voters vouched for.
     receipts: BTreeMap<(u64, HostId), Digest>,
-    leaders: BTreeMap<u64, HostId>,
+    /// The same, by slot and generation.
+    vouched: BTreeSet<(u64, u64, HostId)>,
+    /// By generation and term.
+    leaders: BTreeMap<(u64, u64), HostId>,
     records: BTreeMap<(HostId, u64, u64), Digest>,
     met: Vec<Situation>,
 }
@@ -152,6 +157,7 @@ impl Truth {
             disturbed: BTreeMap::new(),
             broken: BTreeSet::new(),
             receipts: BTreeMap::new(),
+            vouched: BTreeSet::new(),
             leaders: BTreeMap::new(),
             records: BTreeMap::new(),
             met: Vec::new(),
@@ -192,7 +198,7 @@ impl Truth {
             format!("index {} is applied and on {have} of {need} voters' disks", entry.index)
         })?;
         self.log.push(entry.clone());
-        self.committed_in.push(self.leaders.keys().next_back().copied().unwrap_or(0));
+        self.committed_in.push(self.leaders.keys().next_back().copied().unwrap_or_default());
         self.commit(entry)?;
         self.hashes.insert(entry.index, self.ledger.state_hash());
         Ok(())
@@ -209,9 +215,11 @@ impl Truth {
             _ => None,
         };
         let hash = Stamped::hash(&entry.data);
+        let before = self.ledger.electorate().newest().clone();
         let changed = self.ledger.apply(entry.index, hash, &stamped).unwrap_or(false);
         self.rules.apply(&self.trust, &self.ledger, entry.index, &stamped.entry, changed)?;
         self.rules.sync(&self.ledger, entry.index)?;
+        self.voters_follow(&before)?;
         if changed {
             self.note(&stamped.entry);
         }
@@ -226,6 +234,22 @@ impl Truth {
             })?;
         }
         self.slots_are_theirs()
+    }
+
+    /// Voters change one at a time and never become fewer.
+    fn voters_follow(&mut self, before: &Voters) -> Checked {
+        let now = self.ledger.electorate().newest();
+        if now == before {
+            return Ok(());
+        }
+        let stay = now.hosts().filter(|host| before.is_voter(*host)).count();
+        let (old, new) = (before.list().len(), now.list().len());
+        let one_by_one = stay + 1 >= old && stay + 1 == new && new >= old;
+        let counts_up = now.generation() == before.generation() + 1;
+        self.met.push(Situation::VoterReplaced);
+        unless(one_by_one && counts_up, "C9", || {
+            format!("of {old} voters {stay} stay, and there are {new}")
+        })
     }
 
     /// Notes what an entry that changed the ledger was an example of.
@@ -301,12 +325,20 @@ impl Truth {
         let held = self.rules.slots.get(&host) == Some(&token);
         unless(held, "S3", || format!("{} acts on slot {token}, given back", host.short()))?;
         // What a voter vouched for to itself was on no wire.
-        let others = self.receipts.range((token, HostId([0; 32]))..=(token, HostId([0xff; 32])));
-        let voters = self.trust.genesis().voters.len();
-        let own = usize::from(self.trust.genesis().is_voter(host));
-        let vouched = others.filter(|((_, voter), _)| *voter != host).count() + own;
-        unless(vouched * 2 > voters, "S3", || {
-            format!("{} acts on slot {token} with {vouched} of {voters} voters", host.short())
+        let is_vouched_in = |generation: u64| {
+            let others =
+                (token, generation, HostId([0; 32]))..=(token, generation, HostId([0xff; 32]));
+            let voters = self.ledger.electorate().of_generation(generation);
+            let others = self.vouched.range(others).map(|(_, _, voter)| *voter);
+            voters.is_some_and(|voters| {
+                let own = usize::from(voters.is_voter(host));
+                let others = others.filter(|other| *other != host && voters.is_voter(*other));
+                others.count() + own >= voters.majority()
+            })
+        };
+        let newest = self.ledger.electorate().newest().generation();
+        unless((0..=newest).any(is_vouched_in), "S3", || {
+            format!("{} acts on slot {token} without a majority of voters", host.short())
         })?;
         self.disturbed.insert(host, token);
         let Some(granted) = granted.cloned() else { return Ok(()) };
@@ -360,7 +392,9 @@ impl Truth {
     }
 
     /// A voter sends a receipt for a slot.
-    pub fn vouches(&mut self, voter: HostId, index: u64, entry: Digest) -> Checked {
+    pub fn vouches(&mut self, receipt: &Receipt) -> Checked {
+        let Receipt { voter, index, entry, generation, .. } = *receipt;
+        self.vouched.insert((index, generation, voter));
         let before = self.receipts.insert((index, voter), entry);
         unless(before.is_none_or(|before| before == entry), "S6", || {
             format!("{} vouches for two entries at index {index}", voter.short())
@@ -377,12 +411,12 @@ impl Truth {
     pub fn leads(
         &mut self,
         host: HostId,
-        term: u64,
+        term: (u64, u64),
         has: impl Fn(&LogEntry) -> bool,
     ) -> Result<bool, Violation> {
         match self.leaders.insert(term, host) {
             Some(other) => unless(other == host, "C1", || {
-                format!("{} and {} lead in term {term}", other.short(), host.short())
+                format!("{} and {} lead in term {term:?}", other.short(), host.short())
             })
             .map(|()| false),
             None => {
@@ -392,7 +426,7 @@ impl Truth {
                 let lacks = before.map(|(entry, _)| entry).rev().find(|entry| !has(entry));
                 unless(lacks.is_none(), "C3", || {
                     let index = lacks.map_or(0, |entry| entry.index);
-                    format!("{} leads in term {term} without entry {index}", host.short())
+                    format!("{} leads in term {term:?} without entry {index}", host.short())
                 })
                 .map(|()| true)
             }
@@ -449,6 +483,8 @@ impl Rules {
             }
             // Nobody here is removed, and nothing waits for time to pass.
             Entry::Release(_) | Entry::Want(_) | Entry::Remove(_) | Entry::Passed(_) => {}
+            // Who votes says nothing about who may be down.
+            Entry::NextVoters(_) | Entry::Vouch(_) => {}
             Entry::Order(order) => {
                 let order = trust.order(order).map_err(|e| forged(&e))?;
                 self.order(ledger, order.id(), order.content())?;

@@ -9,12 +9,12 @@ use std::{
 };
 
 use groundswell_protocol::{
-    consensus::Consensus,
+    consensus::{Consensus, Snapshot, Write},
     execute::{Request, Response},
     ids::{Digest, FleetName, GroupName, HostId, HostName, LabelText, Labels},
     limits::TICK,
-    node::{Asked, Input, Node, Output, Progress},
-    rollout::Entry,
+    node::{Asked, Input, LogRecord, Node, Output, Progress},
+    rollout::{Entry, Ledger},
     time::UnixSeconds,
     trust::{
         Genesis, Member, MemberCert, Role, Roles, Root, SecretKey, Signed, Signer, Subject, Trust,
@@ -371,9 +371,7 @@ impl World {
 
     fn perform_one(&mut self, host: usize, output: Output) {
         match output {
-            Output::Persist { hard_state, entries, snapshot } => {
-                self.persist(host, hard_state, entries, snapshot);
-            }
+            Output::Persist(write) => self.persist(host, write),
             Output::Send(to, message) => self.send(host, to, message),
             Output::Dial(address) => {
                 let to = address.strip_prefix("host ").and_then(|to| to.parse().ok());
@@ -412,15 +410,15 @@ impl World {
         }
     }
 
-    fn persist(
-        &mut self,
-        host: usize,
-        hard_state: Option<groundswell_protocol::consensus::HardState>,
-        entries: Vec<groundswell_protocol::node::LogRecord>,
-        snapshot: Option<groundswell_protocol::consensus::Snapshot>,
-    ) {
+    fn persist(&mut self, host: usize, write: Write) {
+        let Write { hard_state, snapshot, anew, entries } = &write;
         let disk = &self.hosts[host].disk;
-        if let Some(new) = &hard_state {
+        let generation = |snapshot: &Option<Snapshot>| {
+            let ledger = snapshot.as_ref().map(|s| Ledger::restore(self.trust.clone(), &s.state));
+            ledger.and_then(Result::ok).map_or(0, |l| l.electorate().newest().generation())
+        };
+        let begins = *anew && generation(snapshot) > generation(&disk.snapshot);
+        if let Some(new) = hard_state.as_ref().filter(|_| !begins) {
             let old = &disk.hard_state;
             let (o, n) = ((old.term, old.vote), (new.term, new.vote));
             let goes_back = n.0 < o.0;
@@ -430,14 +428,14 @@ impl World {
                 return;
             }
         }
-        if let (Some(new), Some(old)) = (&snapshot, &disk.snapshot)
+        if let (Some(new), Some(old)) = (snapshot, &disk.snapshot)
             && new.index < old.index
         {
             let (new, old) = (new.index, old.index);
             self.fail("C7", format!("host {host} writes snapshot {new} over {old}"));
             return;
         }
-        for entry in &entries {
+        for entry in entries {
             let Some(committed) = self.truth.entry(entry.index) else { continue };
             let had = disk.log.get(&entry.index).is_some_and(|old| old.data == committed.data);
             if had && entry.data != committed.data {
@@ -458,13 +456,21 @@ impl World {
                     .max(disk.snapshot.as_ref().map_or(0, |s| s.index))
         });
         if fresh && behind {
-            self.coverage.met(match self.trust.genesis().is_voter(self.hosts[host].id) {
+            let voters = self.truth.ledger.electorate().newest();
+            let is_voter = voters.is_voter(self.hosts[host].id);
+            if begins && is_voter && disk.hard_state.term > 0 {
+                self.coverage.met(Situation::VoterLeftBehind);
+            }
+            self.coverage.met(match is_voter {
                 true => Situation::SnapshotInstalledOnVoter,
                 false => Situation::SnapshotInstalledOnFollower,
             });
         }
-        let disk = &mut self.hosts[host].disk;
-        if disk.persist(hard_state, entries, snapshot) == Overwritten::Open {
+        let truth = &self.truth;
+        let is_so = |entry: &LogRecord| {
+            truth.entry(entry.index).is_none_or(|known| known.data == entry.data)
+        };
+        if self.hosts[host].disk.persist(write, is_so) == Overwritten::Open {
             self.coverage.met(Situation::EntryReplaced);
         }
     }
@@ -476,7 +482,7 @@ impl World {
             && let Subject::Slot { .. } = receipt.content().subject
         {
             let content = receipt.content().clone();
-            let checked = self.truth.vouches(content.voter, content.index, content.entry);
+            let checked = self.truth.vouches(&content);
             self.hold(checked);
         }
         if self.plan.parrot == Some(host) {
@@ -523,7 +529,7 @@ impl World {
         self.judge_applied(host);
         let Some(node) = &self.hosts[host].node else { return };
         let Some(consensus) = node.consensus() else { return };
-        let (leads, term) = (consensus.is_leading(), consensus.term());
+        let (leads, term) = (consensus.is_leading(), (consensus.generation(), consensus.term()));
         // Whoever heard of a vote relies on it that the voter remembers.
         let (mind, disk) = (consensus.hard_state(), &self.hosts[host].disk.hard_state);
         if (mind.term, mind.vote) != (disk.term, disk.vote) {
@@ -538,7 +544,7 @@ impl World {
             };
             let led = self.truth.leads(self.hosts[host].id, term, has);
             if led == Ok(true) {
-                self.trace.say(self.now, || format!("host {host} leads in term {term}"));
+                self.trace.say(self.now, || format!("host {host} leads in term {term:?}"));
                 self.note_new_leader(host);
             }
             self.hold(led.map(drop));
@@ -577,9 +583,10 @@ impl World {
         }
         for index in checked + 1..=applied {
             let Some(entry) = self.hosts[host].disk.entry(index).cloned() else { continue };
-            let need = self.plan.voters / 2 + 1;
-            let hosts = &self.hosts[..self.plan.voters];
-            let copies = hosts.iter().filter(|host| {
+            let voters = self.truth.ledger.electorate().newest();
+            let need = voters.majority();
+            let hosts = voters.hosts().map(|voter| &self.hosts[self.by_id[&voter]]);
+            let copies = hosts.filter(|host| {
                 host.disk.has(index, &entry.data)
                     || host.disk.pruned.get(&index).is_some_and(|own| own.data == entry.data)
             });
@@ -753,7 +760,7 @@ impl World {
         let id = self.hosts[peer].id;
         let Some(node) = &self.hosts[host].node else { return false };
         let is_young = node.ledger().members().next().is_none();
-        if node.ledger().is_member(id) || is_young || self.trust.genesis().is_voter(id) {
+        if node.ledger().is_member(id) || is_young || self.trust.genesis().names(id) {
             return true;
         }
         if let Some(cert) = self.hosts[peer].disk.cert.clone() {
@@ -979,10 +986,12 @@ impl World {
         let (mono, wall) = (self.hosts[host].mono(self.now), self.hosts[host].wall(self.now));
         let every = self.plan.snapshot_every;
         let seeds = (0..self.plan.voters.min(2)).map(|seed| format!("host {seed}")).collect();
-        let setup = self.hosts[host].wake(&self.trust, format!("host {host}"), every, seeds);
+        let (policy, address) = (self.plan.voter_policy, format!("host {host}"));
+        let setup = self.hosts[host].wake(&self.trust, address, every, policy, seeds);
         let born = catch_unwind(AssertUnwindSafe(|| Node::new(mono, wall, setup)));
         let (node, outputs) = match born {
-            Ok(born) => born,
+            Ok(Ok(born)) => born,
+            Ok(Err(error)) => return self.fail("F7", format!("host {host}: {error}")),
             Err(panic) => return self.panicked(host, &*panic),
         };
         self.trace.say(self.now, || format!("host {host} starts"));
@@ -990,7 +999,7 @@ impl World {
         target.life += 1;
         target.node = Some(node);
         // What it applied before it is compared anew.
-        (target.checked, target.led) = (0, 0);
+        (target.checked, target.led) = (0, (0, 0));
         target.seen.clear();
         target.report_due = false;
         let life = target.life;
@@ -1151,6 +1160,8 @@ fn kind_of(message: &Message) -> u64 {
         Message::Receipt(_) => 12,
         Message::Stop(_) => 13,
         Message::Have(_) => 14,
+        Message::VotersKnown(_) => 18,
+        Message::VoterLists(_) => 19,
     }
 }
 
@@ -1193,6 +1204,11 @@ pub(crate) fn entry_text(entry: &Entry) -> String {
         },
         Entry::Remove(_) => "remove".into(),
         Entry::Passed(_) => "time has passed".into(),
+        Entry::NextVoters(list) => {
+            let voters: Vec<_> = list.voters.iter().map(|voter| voter.name.as_str()).collect();
+            format!("next voters, generation {}: {}", list.generation, voters.join(" "))
+        }
+        Entry::Vouch(_) => "a voter signs the next list".into(),
         Entry::Health { host, healthy } => format!("health of {}: {healthy}", host.short()),
     }
 }

@@ -14,7 +14,7 @@ use groundswell_protocol::{
         ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response, Stopped,
     },
     ids::{DeploymentId, Digest, GroupName, Nonce},
-    trust::{Action, Order, Outcome, Receipt, Signed},
+    trust::{Action, Order, Outcome, Receipt, Signed, VoterList},
 };
 
 use crate::{
@@ -97,6 +97,8 @@ impl Executor {
         Report {
             version: inner.version,
             fleet: inner.belief.as_ref().map(|belief| belief.trust.fleet()),
+            generation: (inner.belief.as_ref())
+                .map_or(0, |belief| belief.electorate.newest().generation()),
             groups: inner.groups.values().map(|group| report_of(group, &inner.running)).collect(),
         }
     }
@@ -364,9 +366,23 @@ impl Executor {
         Ok(group.map_err(|error| format!("the group {error}"))?.content().name.clone())
     }
 
-    /// Takes in the orders of the evidence, then judges the rest of it.
-    fn judge(&self, evidence: &Evidence, begins: bool) -> Result<(Arc<Belief>, Judged), String> {
+    /// What is believed after these lists of voters.
+    fn learn_voters(&self, lists: &[Signed<VoterList>]) -> Result<Arc<Belief>, String> {
         let belief = self.belief()?;
+        let mut inner = self.lock();
+        // Another request may have brought newer ones meanwhile.
+        let belief = inner.belief.clone().unwrap_or(belief);
+        let Some(news) = belief.with_voters(&self.config, lists)? else { return Ok(belief) };
+        let news = Arc::new(news);
+        inner.belief = Some(news.clone());
+        inner.version += 1;
+        self.changed.notify_all();
+        Ok(news)
+    }
+
+    /// Takes in the voters and the orders of the evidence, then judges the rest of it.
+    fn judge(&self, evidence: &Evidence, begins: bool) -> Result<(Arc<Belief>, Judged), String> {
+        let belief = self.learn_voters(&evidence.voter_lists)?;
         let group = self.group_of(evidence)?;
         let mut inner = self.lock();
         let known = inner.groups.get(&group);

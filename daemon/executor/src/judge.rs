@@ -18,17 +18,23 @@ use groundswell_protocol::{
     revision::Manifest,
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Group, Order, Receipt, Release, Signed, Subject, Trust, TrustBundle,
-        Verified,
+        Action, Deploy, Electorate, Group, Order, Receipt, Release, Signed, Subject, Trust,
+        TrustBundle, Verified, VoterList,
     },
 };
 
-use crate::{config::Config, journal::GroupState, regular};
+use crate::{
+    config::Config,
+    journal::{self, GroupState},
+    regular,
+};
 
 /// What this host believes. Read from its own state directory, which only root writes.
 pub(crate) struct Belief {
     pub(crate) trust: Trust,
     pub(crate) host: HostId,
+    /// Who votes. It never goes back: what old voters say, or whoever has their keys, counts no more.
+    pub(crate) electorate: Electorate,
 }
 
 impl Belief {
@@ -43,7 +49,33 @@ impl Belief {
             .and_then(|bundle| Trust::new(bundle, None))
             .map_err(|error| format!("{}: {error}", trust.display()))?;
         let host = text.trim().parse().map_err(|error| format!("{}: {error}", host.display()))?;
-        Ok(Self { trust, host })
+        let mut electorate = Electorate::of(&trust);
+        let voters = config.voters_file(trust.fleet());
+        if voters.exists() {
+            let lists: Vec<Signed<VoterList>> =
+                journal::read_sealed(&voters).map_err(|error| error.to_string())?;
+            for list in &lists {
+                let believed = electorate.extend(&trust, list);
+                believed.map_err(|error| format!("{}: {error}", voters.display()))?;
+            }
+        }
+        Ok(Self { trust, host, electorate })
+    }
+
+    /// Who votes after these lists, if they are news, written down.
+    pub(crate) fn with_voters(
+        &self,
+        config: &Config,
+        lists: &[Signed<VoterList>],
+    ) -> Result<Option<Self>, String> {
+        let mut electorate = self.electorate.clone();
+        if !electorate.extend_by(&self.trust, lists) {
+            return Ok(None);
+        }
+        let all = electorate.after(self.trust.genesis().generation).to_vec();
+        journal::write_sealed(&config.voters_file(self.trust.fleet()), &all)
+            .map_err(|error| format!("the list of voters cannot be written: {error}"))?;
+        Ok(Some(Self { trust: self.trust.clone(), host: self.host, electorate }))
     }
 }
 
@@ -119,7 +151,8 @@ pub(crate) fn judge(
 ) -> Result<Judged, String> {
     let trust = &belief.trust;
     let certificate = |error| format!("this host's certificate: {error}");
-    let member = evidence.cert.verify_though_expired(trust).map_err(certificate)?;
+    let member =
+        evidence.cert.verify_though_expired(trust, &belief.electorate).map_err(certificate)?;
     if member.content().host != belief.host {
         return Err("the certificate is another host's".into());
     }
@@ -151,7 +184,7 @@ pub(crate) fn judge(
     }
     // Time ends what would be new here, and neither what was begun nor the way back.
     if begins && !rollback && !goes_back {
-        evidence.cert.verify(trust, now()).map_err(certificate)?;
+        evidence.cert.verify(trust, &belief.electorate, now()).map_err(certificate)?;
         // Where the operators want hosts to come late to what the others run, they may.
         let settings = group.content();
         let late = settings.catch_up || settings.deploy_to_new_hosts;
@@ -272,7 +305,7 @@ pub(crate) fn check_receipts(
         let seconds = RECEIPT_AGE_MAX.as_secs();
         return Err(format!("the receipts are older than {seconds} s: prepare again"));
     }
-    let (genesis, fleet) = (belief.trust.genesis(), belief.trust.fleet());
+    let (all, fleet) = (belief.electorate.newest(), belief.trust.fleet());
     let subject =
         Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };
     // A majority must have seen one and the same entry. What a lying voter says, in whatever place
@@ -290,13 +323,13 @@ pub(crate) fn check_receipts(
         let content = receipt.content();
         if content.subject == subject
             && content.index == token
-            && content.generation == genesis.generation
-            && genesis.is_voter(content.voter)
+            && content.generation == all.generation()
+            && all.is_voter(content.voter)
         {
             voters.entry(content.entry).or_default().insert(content.voter);
         }
     }
-    let (most, need) = (voters.values().map(BTreeSet::len).max(), genesis.majority());
+    let (most, need) = (voters.values().map(BTreeSet::len).max(), all.majority());
     let most = most.unwrap_or(0);
     if most < need {
         return Err(format!("{most} of {need} voters vouch for slot {token}{bad}"));

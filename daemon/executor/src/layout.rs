@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use groundswell_protocol::ids::{DeploymentId, Digest, GroupName};
+use groundswell_protocol::ids::{DeploymentId, Digest, FleetId, GroupName};
 
 use crate::config::Config;
 
@@ -29,6 +29,11 @@ impl Config {
 
     pub(crate) fn trust_file(&self) -> PathBuf {
         self.state_dir.join("fleet.trust")
+    }
+
+    /// The lists of voters that a fleet's first ones were followed by.
+    pub(crate) fn voters_file(&self, fleet: FleetId) -> PathBuf {
+        self.state_dir.join(format!("{fleet}.voters"))
     }
 
     pub(crate) fn host_file(&self) -> PathBuf {

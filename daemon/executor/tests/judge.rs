@@ -24,7 +24,8 @@ use groundswell_protocol::{
     time::UnixSeconds,
     trust::{
         Action, Deploy, Document, Genesis, Group, Member, MemberCert, Order, Outcome, Receipt,
-        Release, Role, Roles, Root, SecretKey, Signed, Signer, Subject, TrustBundle, Voter,
+        Release, Role, Roles, Root, SecretKey, Signed, Signer, Subject, Trust, TrustBundle, Voter,
+        VoterList,
     },
 };
 use tempfile::TempDir;
@@ -150,6 +151,7 @@ impl Bench {
             order: order.id(self.fleet),
             orders: vec![order],
             release: self.sign(&self.release, RELEASER),
+            voter_lists: Vec::new(),
         }
     }
 
@@ -159,6 +161,20 @@ impl Bench {
         let order = Order { sequence: 2, parent: evidence.order, ..self.deploy() };
         let order = self.sign(&order, OPERATOR);
         Evidence { order: order.id(self.fleet), orders: vec![order], ..self.evidence() }
+    }
+
+    /// The list of voters after the first one.
+    fn voter_list(&self, voters: &[u8], by: &[u8]) -> Signed<VoterList> {
+        let bundle = fs::read(self.path("state/fleet.trust")).unwrap();
+        let trust = Trust::new(TrustBundle::from_bytes(&bundle).unwrap(), None).unwrap();
+        let name = |n| HostName::new(format!("v{n}")).unwrap();
+        let mut voters: Vec<_> =
+            voters.iter().map(|n| Voter { host: host(*n), name: name(n) }).collect();
+        voters.sort();
+        let list = VoterList { seats: 3, parent: trust.genesis_id(), voters, generation: 1 };
+        let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
+        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
+        Signed::new(&list, self.fleet, &signers).unwrap()
     }
 
     /// Ends the process without a warning, and starts it again.
@@ -536,6 +552,39 @@ fn a_voter_that_lies_does_not_spoil_what_the_others_say() {
     let honest = bench.receipts(&evidence, nonce, &[21, 22]);
     let receipts = [vec![lie, forged], honest].concat();
     assert_eq!(bench.activate(&evidence, receipts), Response::Accepted);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+}
+
+#[test]
+fn voters_that_were_replaced_vouch_for_nothing_any_more() {
+    let mut bench = Bench::new();
+    let evidence = bench.evidence();
+    let list = |by: &[u8]| vec![bench.voter_list(&[20, 21, 30], by)];
+    let with = |lists| Evidence { voter_lists: lists, ..evidence.clone() };
+    let vouched = |bench: &Bench, evidence: &Evidence, voters: &[u8], generation| {
+        let nonce = bench.prepare(evidence);
+        let receipt = |voter: &u8| {
+            let receipt = bench.receipt(evidence, *voter, nonce);
+            bench.sign(&Receipt { generation, ..receipt }, *voter)
+        };
+        bench.activate(evidence, voters.iter().map(receipt).collect())
+    };
+    // Those who would vote do not decide that they do, and a minority of the others does not either.
+    for forged in [list(&[30]), list(&[20, 30])] {
+        let refused = refusal(vouched(&bench, &with(forged), &[20, 30], 1));
+        assert!(refused.contains("0 of 2 voters vouch"), "{refused}");
+    }
+    let new = with(list(&[20, 21]));
+    let refused = refusal(vouched(&bench, &new, &[20, 22], 0));
+    assert!(refused.contains("0 of 2 voters vouch"), "{refused}");
+    // It is remembered, whatever the daemon leaves out afterwards.
+    bench.restart();
+    assert_eq!(bench.report().generation, 1);
+    let refused = refusal(vouched(&bench, &evidence, &[20, 22], 0));
+    assert!(refused.contains("0 of 2 voters vouch"), "{refused}");
+    let refused = refusal(vouched(&bench, &evidence, &[20, 22], 1));
+    assert!(refused.contains("1 of 2 voters vouch"), "{refused}");
+    assert_eq!(vouched(&bench, &evidence, &[20, 30], 1), Response::Accepted);
     assert_eq!(bench.outcome(), Outcome::Succeeded);
 }
 

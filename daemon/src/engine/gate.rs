@@ -7,7 +7,8 @@ use std::{
 
 use groundswell_protocol::{
     ids::{Digest, HostId},
-    trust::{MemberCert, Trust},
+    limits::VOTER_LISTS_PER_MESSAGE_MAX,
+    trust::{Electorate, MemberCert, Trust},
     wire::{Hello, PROTOCOL, Welcome},
 };
 use tokio::sync::mpsc;
@@ -29,6 +30,8 @@ pub(super) struct Gate {
 pub(super) struct Roster {
     /// This host's certificate.
     pub(super) cert: MemberCert,
+    /// Who votes, as far as this host knows.
+    pub(super) electorate: Electorate,
     /// Certificates that the ledger holds.
     pub(super) admitted: BTreeSet<Digest>,
     /// Certificates that the voters refused, and why.
@@ -45,7 +48,9 @@ impl Gate {
         applicants: mpsc::Sender<MemberCert>,
     ) -> Self {
         let (admitted, refused) = (BTreeSet::new(), BTreeMap::new());
-        let roster = RwLock::new(Roster { cert, admitted, refused, turned_away: None });
+        let electorate = Electorate::of(&trust);
+        let roster = Roster { cert, electorate, admitted, refused, turned_away: None };
+        let roster = RwLock::new(roster);
         Self { trust, clock, roster, applicants }
     }
 
@@ -62,8 +67,13 @@ impl Gate {
 }
 
 impl Gatekeeper for Gate {
-    fn my_cert(&self) -> MemberCert {
-        self.read(|roster| roster.cert.clone())
+    fn hello(&self, epoch: u64) -> Hello {
+        let first = self.trust.genesis().generation;
+        self.read(|roster| {
+            let lists = roster.electorate.after(first).iter().take(VOTER_LISTS_PER_MESSAGE_MAX);
+            let voter_lists = lists.cloned().collect();
+            Hello { cert: roster.cert.clone(), epoch, protocol: PROTOCOL, voter_lists }
+        })
     }
 
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
@@ -92,8 +102,10 @@ impl Gatekeeper for Gate {
         // Before a ledger is here a whole certificate is enough, or nobody would bring one; and the
         // first voters need no ledger. After that it is the ledger that says who belongs.
         let young = self.read(|roster| roster.admitted.is_empty());
-        let voter = self.trust.genesis().is_voter(peer);
-        if (young || voter) && hello.cert.verify(&self.trust, now).is_ok() {
+        let voter = self.trust.genesis().names(peer);
+        let mut electorate = self.read(|roster| roster.electorate.clone());
+        electorate.extend_by(&self.trust, &hello.voter_lists);
+        if (young || voter) && hello.cert.verify(&self.trust, &electorate, now).is_ok() {
             return Verdict::Admit(Arc::new(member));
         }
         if let Some(reason) = self.read(|roster| roster.refused.get(&id).cloned()) {
@@ -187,7 +199,8 @@ mod tests {
     }
 
     fn judge(gate: &Gate, number: u8, cert: &MemberCert) -> &'static str {
-        let hello = Hello { cert: cert.clone(), epoch: 1, protocol: PROTOCOL };
+        let (cert, voter_lists) = (cert.clone(), Vec::new());
+        let hello = Hello { cert, epoch: 1, protocol: PROTOCOL, voter_lists };
         match gate.judge(host(number), &hello) {
             Verdict::Admit(_) => "admit",
             Verdict::Pending => "pending",

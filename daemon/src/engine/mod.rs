@@ -10,11 +10,12 @@ mod views;
 use std::{collections::BTreeMap, sync::Arc};
 
 use groundswell_protocol::{
+    consensus::VoterPolicy,
     execute::Report,
     ids::{Digest, HostId},
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
     node::{Asked, Input, Node, NotTaken, Output, Progress, Setup, submission_id},
-    trust::{MemberCert, Signer, Trust},
+    trust::{MemberCert, Trust},
     wire::Message,
 };
 use libp2p::Multiaddr;
@@ -176,9 +177,6 @@ async fn start(
     let (inputs_in, inputs) = mpsc::channel(QUEUE);
 
     let known = home.known();
-    let voter = trust.genesis().is_voter(home.key()?.public_key().into());
-    let snapshot = remembered.restored.snapshot.clone();
-    let followed = if voter { Vec::new() } else { remembered.restored.entries.clone() };
     let setup = Setup {
         key: home.key()?,
         trust: trust.clone(),
@@ -188,18 +186,19 @@ async fn start(
         seeds: home.seeds(),
         known: known.clone(),
         restored: remembered.restored,
-        followed,
-        snapshot,
         snapshot_every_entries: SNAPSHOT_EVERY_ENTRIES,
+        voter_policy: VoterPolicy::default(),
         seed: random_seed(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let (node, first) = Node::new(clock.mono(), clock.wall(), setup);
+    let (node, first) = Node::new(clock.mono(), clock.wall(), setup).map_err(|error| {
+        StateError::Damaged { what: "the ledger's snapshot", reason: error.to_string() }
+    })?;
     tracing::info!(
         fleet = trust.fleet().short(),
         host = node.me().short(),
         epoch = remembered.epoch,
-        voter,
+        voter = node.consensus().is_some(),
         "swelld {} is up",
         env!("CARGO_PKG_VERSION")
     );
@@ -235,9 +234,7 @@ impl Engine {
         let mut roster_changed = false;
         for output in outputs {
             match output {
-                Output::Persist { hard_state, entries, snapshot } => {
-                    self.state.persist(hard_state.as_ref(), &entries, snapshot.as_ref())?;
-                }
+                Output::Persist(write) => self.state.persist(&write)?,
                 Output::Send(to, message) => self.mesh.send(to, &message),
                 Output::Dial(address) => match address.parse() {
                     Ok(address) => self.mesh.dial(address),
@@ -281,7 +278,9 @@ impl Engine {
     fn refresh_gate(&self) {
         let admitted = self.node.ledger().members().map(|member| member.id).collect();
         let refused = self.node.refused_members();
+        let electorate = self.node.electorate().clone();
         self.gate.update(|roster| {
+            roster.electorate = electorate;
             roster.admitted = admitted;
             roster.refused = refused;
         });

@@ -76,7 +76,7 @@ impl Engine {
             deployment: write_off.deployment.to_string(),
             since: write_off.since.0,
         });
-        let voters = trust.genesis().voters.iter().map(|voter| api::Voter {
+        let voters = node.electorate().newest().list().iter().map(|voter| api::Voter {
             name: voter.name.to_string(),
             leader: node.leader() == Some(voter.host),
             standing: standing(node.standing(voter.host)),
@@ -246,8 +246,8 @@ impl Engine {
 }
 
 fn name_of(ledger: &Ledger, host: HostId) -> String {
-    let genesis = ledger.trust().genesis();
-    let first = || genesis.voters.iter().find(|voter| voter.host == host).map(|v| &v.name);
+    let voters = ledger.electorate().newest().list();
+    let first = || voters.iter().find(|voter| voter.host == host).map(|voter| &voter.name);
     let name = ledger.name_of(host).or_else(first);
     name.map_or_else(|| host.short(), ToString::to_string)
 }

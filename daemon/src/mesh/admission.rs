@@ -8,7 +8,7 @@ use std::{future::Future, io, pin::Pin, sync::Arc};
 use futures::{AsyncRead, AsyncWrite};
 use groundswell_protocol::{
     limits::HELLO_BYTES_MAX,
-    wire::{Hello, PROTOCOL, Welcome},
+    wire::{Hello, Welcome},
 };
 use libp2p::{
     PeerId,
@@ -60,7 +60,7 @@ impl Admission {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let host = host_of(&peer).ok_or(NotAdmitted::NoHostKey)?;
-        let mine = Hello { cert: self.gate.my_cert(), epoch: self.epoch, protocol: PROTOCOL };
+        let mine = self.gate.hello(self.epoch);
         frame::write_value(&mut io, &mine).await?;
         let theirs: Hello = frame::read_value(&mut io, HELLO_BYTES_MAX).await?;
         let (welcome, verdict) = match self.gate.judge(host, &theirs) {

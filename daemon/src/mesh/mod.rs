@@ -16,7 +16,7 @@ use groundswell_protocol::{
     cbor,
     ids::{FleetId, HostId},
     limits::{CALL_TIMEOUT, CALLS_PER_PEER_MAX, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX},
-    trust::{Member, MemberCert, SecretKey, Verified},
+    trust::{Member, SecretKey, Verified},
     wire::{Call, Hello, Message, Reply, Welcome},
 };
 use libp2p::{
@@ -45,8 +45,8 @@ pub struct MeshConfig {
 
 /// Judges who may connect. Called from several tasks at once; answers at once.
 pub trait Gatekeeper: Send + Sync + 'static {
-    /// This host's certificate, to be shown.
-    fn my_cert(&self) -> MemberCert;
+    /// What this host says of itself, first of all.
+    fn hello(&self, epoch: u64) -> Hello;
     /// Judges a peer whose connection proves that it has the key `peer`.
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict;
     /// A peer has said what it thinks of this host.

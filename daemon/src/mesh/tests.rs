@@ -5,7 +5,11 @@ use std::num::NonZeroU8;
 use groundswell_protocol::{
     ids::{Digest, FleetName, HostName, Labels},
     time::UnixSeconds,
-    trust::{Genesis, Role, Roles, Root, Signed, Signer, Trust, TrustBundle, Voter},
+    trust::{
+        Electorate, Genesis, MemberCert, Role, Roles, Root, Signed, Signer, Trust, TrustBundle,
+        Voter,
+    },
+    wire::PROTOCOL,
 };
 
 use super::*;
@@ -37,12 +41,13 @@ struct Door {
 }
 
 impl Gatekeeper for Door {
-    fn my_cert(&self) -> MemberCert {
-        self.cert.clone()
+    fn hello(&self, epoch: u64) -> Hello {
+        let (cert, voter_lists) = (self.cert.clone(), Vec::new());
+        Hello { cert, epoch, protocol: PROTOCOL, voter_lists }
     }
 
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
-        match hello.cert.verify(&self.trust, UnixSeconds(0)) {
+        match hello.cert.verify(&self.trust, &Electorate::of(&self.trust), UnixSeconds(0)) {
             Ok(member) if member.content().host == peer => Verdict::Admit(Arc::new(member)),
             Ok(_) => Verdict::Refuse("the certificate is another host's".into()),
             Err(error) => Verdict::Refuse(error.to_string()),

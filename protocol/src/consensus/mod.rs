@@ -9,6 +9,7 @@
 //! Elections are timed by a function of seed, host and term instead of the library's own draws: the
 //! same inputs give the same outputs.
 
+mod autopilot;
 mod log;
 mod wire;
 
@@ -16,12 +17,15 @@ use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::wire::WireError;
+pub use self::{
+    autopilot::{Prospect, Seat, VoterPolicy, next_list},
+    wire::WireError,
+};
 use self::{log::Log, wire::Frame};
 use crate::{
     ids::{Digest, HashDomain, HostId},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
-    trust::Genesis,
+    trust::Voters,
 };
 
 /// What a voter must not forget.
@@ -29,7 +33,7 @@ use crate::{
 pub struct HardState {
     /// The newest term that it knows.
     pub term: u64,
-    /// The voter that it voted for in that term, by its place in the genesis; 0 for none.
+    /// The voter that it voted for in that term, by its place in the list of voters; 0 for none.
     pub vote: u64,
     /// An index up to which everything is committed.
     pub commit: u64,
@@ -40,18 +44,11 @@ pub struct HardState {
 pub struct LogEntry {
     /// Its place.
     pub index: u64,
-    /// The term of the leader that proposed it; 0 on a host that only follows.
+    /// The term of the leader that proposed it.
     pub term: u64,
     /// What was proposed; empty where a new leader marks its term.
     #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
-}
-
-impl LogEntry {
-    /// An entry that a host which is no voter took over from one.
-    pub fn followed(index: u64, data: Vec<u8>) -> Self {
-        Self { index, term: 0, data }
-    }
 }
 
 /// The applied state up to an index.
@@ -77,18 +74,49 @@ pub struct Restored {
     pub entries: Vec<LogEntry>,
 }
 
+/// A step that is durable as a whole or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// Replaces the hard state.
+    pub hard_state: Option<HardState>,
+    /// Replaces the log up to its index.
+    pub snapshot: Option<Snapshot>,
+    /// The snapshot came from elsewhere: nothing of the log is kept, not even what comes after it.
+    /// Entries there would be ones that nobody agreed on, and would end in an older term.
+    pub anew: bool,
+    /// The first one replaces everything from its index on.
+    pub entries: Vec<LogEntry>,
+}
+
+impl Restored {
+    /// How each voter of a new generation begins: with the ledger at the entry that called them. Terms
+    /// begin anew, since frames of other generations are not heard.
+    pub fn called(index: u64, state: Vec<u8>) -> Self {
+        let snapshot = Snapshot { index, term: FIRST_TERM, state };
+        let hard_state = HardState { term: FIRST_TERM, vote: 0, commit: index };
+        Self { hard_state, snapshot: Some(snapshot), entries: Vec::new() }
+    }
+
+    /// What is there after a write.
+    pub fn write(&mut self, write: Write) {
+        let Write { hard_state, snapshot, anew, entries } = write;
+        self.hard_state = hard_state.unwrap_or_else(|| self.hard_state.clone());
+        if let Some(snapshot) = snapshot {
+            self.entries.retain(|entry| !anew && entry.index > snapshot.index);
+            self.snapshot = Some(snapshot);
+        }
+        if let Some(first) = entries.first() {
+            self.entries.retain(|entry| entry.index < first.index);
+        }
+        self.entries.extend(entries);
+    }
+}
+
 /// Something to do, in order.
 #[derive(Debug)]
 pub enum Output {
     /// Make this durable before the next output.
-    Persist {
-        /// Replaces the hard state.
-        hard_state: Option<HardState>,
-        /// The first one replaces everything from its index on.
-        entries: Vec<LogEntry>,
-        /// Replaces everything up to its index.
-        snapshot: Option<Snapshot>,
-    },
+    Persist(Write),
     /// Send this frame to another voter. It may be lost.
     Send {
         /// The voter.
@@ -107,6 +135,8 @@ pub enum Output {
         from: HostId,
         /// The last index that is in it.
         index: u64,
+        /// The term of that entry.
+        term: u64,
     },
     /// The applied state is replaced by this one.
     Restore(Snapshot),
@@ -140,12 +170,14 @@ pub struct Consensus {
     restored_to: u64,
     /// The frame that waits for its snapshot to be pulled.
     awaiting: Option<(HostId, Frame)>,
+    /// When this voter stands for leader of its own accord.
+    stands_in_ticks: Option<u32>,
 }
 
 impl Consensus {
-    /// Starts the voter `me`. Panics if it is none: the caller asks the genesis first.
-    pub fn new(me: HostId, genesis: &Genesis, restored: Restored, seed: u64) -> Self {
-        let voters: Vec<_> = genesis.voters.iter().map(|voter| voter.host).collect();
+    /// Starts the voter `me` of a generation. Panics if it is none: the caller asks the list first.
+    pub fn new(me: HostId, list: &Voters, restored: Restored, seed: u64) -> Self {
+        let voters: Vec<_> = list.hosts().collect();
         let id = id_of(&voters, me).expect("the caller starts consensus on voters only");
         let applied = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let config = Config {
@@ -167,20 +199,35 @@ impl Consensus {
         let mut consensus = Self {
             node,
             voters,
-            generation: genesis.generation,
+            generation: list.generation(),
             seed,
             last_role: None,
             restored_to: 0,
             awaiting: None,
+            stands_in_ticks: None,
         };
         consensus.restored_to = consensus.node.raft.raft_log.last_index();
         consensus.time_election();
         consensus
     }
 
+    /// Stands for leader soon, without waiting for an election timeout: the last generation was led
+    /// from here, and the others have heard of the new one in a moment.
+    pub fn stand_soon(&mut self) {
+        self.stands_in_ticks = Some(STANDS_AFTER_TICKS);
+    }
+
     /// One tick has passed.
     pub fn tick(&mut self) -> Vec<Output> {
         self.node.tick();
+        self.stands_in_ticks = match self.stands_in_ticks {
+            Some(0) => {
+                // It is refused where it is of no use, as on a leader.
+                drop(self.node.campaign());
+                None
+            }
+            waits => waits.map(|ticks| ticks - 1),
+        };
         self.outputs()
     }
 
@@ -188,10 +235,10 @@ impl Consensus {
     pub fn receive(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
         let sender = id_of(&self.voters, from).ok_or(WireError::NotAVoter)?;
         let frame = wire::decode(bytes, self.generation)?;
-        if let Some(index) = frame.snapshot_index() {
+        if let Some((index, term)) = frame.snapshot() {
             wire::admit(frame.clone(), sender, &self.node)?;
             self.awaiting = Some((from, frame));
-            return Ok(vec![Output::Pull { from, index }]);
+            return Ok(vec![Output::Pull { from, index, term }]);
         }
         let message = wire::admit(frame, sender, &self.node)?;
         // What the library refuses, such as a frame of an old term, is simply lost.
@@ -201,10 +248,9 @@ impl Consensus {
 
     /// The state that [`Output::Pull`] asked for. The caller has read it as what it should be.
     pub fn snapshot_came(&mut self, from: HostId, index: u64, state: Vec<u8>) -> Vec<Output> {
-        let awaited = self
-            .awaiting
-            .take()
-            .filter(|(sender, frame)| (*sender, frame.snapshot_index()) == (from, Some(index)));
+        let awaited = self.awaiting.take().filter(|(sender, frame)| {
+            *sender == from && frame.snapshot().is_some_and(|(at, _)| at == index)
+        });
         let (Some((_, frame)), Some(sender)) = (awaited, id_of(&self.voters, from)) else {
             return Vec::new();
         };
@@ -248,9 +294,8 @@ impl Consensus {
     /// Replaces the log up to the applied `index` by the state there.
     pub fn compact(&mut self, index: u64, state: Vec<u8>) -> (Snapshot, Vec<Output>) {
         let snapshot = self.node.mut_store().compact(index, state);
-        let kept = Some(snapshot.clone());
-        let persist = Output::Persist { hard_state: None, entries: Vec::new(), snapshot: kept };
-        (snapshot, vec![persist])
+        let write = Write { snapshot: Some(snapshot.clone()), ..Write::default() };
+        (snapshot, vec![Output::Persist(write)])
     }
 
     /// The leader, if one is known.
@@ -261,6 +306,11 @@ impl Consensus {
     /// True if this voter leads.
     pub fn is_leading(&self) -> bool {
         self.node.raft.state == StateRole::Leader
+    }
+
+    /// The generation of voters that it is one of.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The term.
@@ -333,7 +383,8 @@ impl Consensus {
             hard_state.as_ref().is_some_and(|hs| (hs.term, hs.vote) != (last.term, last.vote));
         if voted || !entries.is_empty() || snapshot.is_some() {
             let hard_state = Some(store.hard_state.clone());
-            out.push(Output::Persist { hard_state, entries, snapshot: snapshot.clone() });
+            let (snapshot, anew) = (snapshot.clone(), snapshot.is_some());
+            out.push(Output::Persist(Write { hard_state, snapshot, anew, entries }));
         }
         if let Some(snapshot) = snapshot {
             out.push(Output::Restore(snapshot));
@@ -375,7 +426,7 @@ fn apply(entries: Vec<eraftpb::Entry>, out: &mut Vec<Output>) {
     }
 }
 
-/// The library's number of a voter: its place in the genesis, from 1.
+/// The library's number of a voter: its place in the list, from 1.
 fn id_of(voters: &[HostId], host: HostId) -> Option<u64> {
     (1..).zip(voters).find(|(_, voter)| **voter == host).map(|(id, _)| id)
 }
@@ -385,6 +436,9 @@ fn host_of(voters: &[HostId], id: u64) -> Option<HostId> {
     voters.get(place).copied()
 }
 
+/// The term of what a generation begins with.
+const FIRST_TERM: u64 = 1;
+const STANDS_AFTER_TICKS: u32 = 2;
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
 

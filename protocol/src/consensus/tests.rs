@@ -29,7 +29,7 @@ struct Disk {
 }
 
 struct Cluster {
-    genesis: Genesis,
+    voters: Voters,
     nodes: Vec<Option<Consensus>>,
     disks: Vec<Disk>,
     applied: Vec<Vec<LogEntry>>,
@@ -43,13 +43,11 @@ struct Cluster {
 impl Cluster {
     fn new(size: u8, seed: u64) -> Self {
         let id = |n| HostId::from(SecretKey::from_seed(&[n; 32]).public_key());
-        let mut voters: Vec<_> = (1..=size)
+        let voters = (1..=size)
             .map(|n| Voter { host: id(n), name: HostName::new(format!("h{n}")).unwrap() })
             .collect();
-        voters.sort();
-        let genesis = Genesis { voters, generation: 0 };
         let mut cluster = Self {
-            genesis,
+            voters: Voters::first(voters),
             nodes: (0..size).map(|_| None).collect(),
             disks: (0..size).map(|_| Disk::default()).collect(),
             applied: vec![Vec::new(); size.into()],
@@ -66,42 +64,29 @@ impl Cluster {
     }
 
     fn start(&mut self, place: usize) {
-        let me = self.genesis.voters[place].host;
+        let me = self.voters.list()[place].host;
         let restored = self.disks[place].restored.clone();
         // What was applied before a crash is applied again.
         self.applied[place].clear();
-        self.nodes[place] = Some(Consensus::new(me, &self.genesis, restored, self.draw.0));
+        self.nodes[place] = Some(Consensus::new(me, &self.voters, restored, self.draw.0));
     }
 
     fn perform(&mut self, place: usize, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Persist { hard_state, entries, snapshot } => {
-                    let disk = &mut self.disks[place].restored;
-                    if let Some(hard_state) = hard_state {
-                        disk.hard_state = hard_state;
-                    }
-                    if let Some(first) = entries.first() {
-                        disk.entries.retain(|entry| entry.index < first.index);
-                    }
-                    disk.entries.extend(entries);
-                    if let Some(snapshot) = snapshot {
-                        disk.entries.retain(|entry| entry.index > snapshot.index);
-                        disk.snapshot = Some(snapshot);
-                    }
-                }
+                Output::Persist(write) => self.disks[place].restored.write(write),
                 Output::Send { to, message } => {
-                    let to = self.genesis.voters.iter().position(|v| v.host == to).unwrap();
+                    let to = self.voters.list().iter().position(|v| v.host == to).unwrap();
                     let lost = self.draw.below(100) < self.loss_percent;
                     let at = self.now + self.draw.below(3);
                     if !lost {
-                        let from = self.genesis.voters[place].host;
+                        let from = self.voters.list()[place].host;
                         self.wire.push((at, to, from, message));
                     }
                 }
                 Output::Apply { entries } => self.applied[place].extend(entries),
-                Output::Pull { from, index } => {
-                    let sender = self.genesis.voters.iter().position(|v| v.host == from).unwrap();
+                Output::Pull { from, index, .. } => {
+                    let sender = self.voters.list().iter().position(|v| v.host == from).unwrap();
                     let there = self.disks[sender].restored.snapshot.clone();
                     if let Some(there) = there.filter(|there| there.index == index) {
                         let node = self.nodes[place].as_mut().unwrap();
@@ -278,7 +263,7 @@ proptest! {
     #[test]
     fn no_bytes_of_a_voter_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut cluster = warm();
-        let from = cluster.genesis.voters[1].host;
+        let from = cluster.voters.list()[1].host;
         drop(cluster.nodes[0].as_mut().unwrap().receive(from, &bytes));
     }
 
@@ -301,10 +286,10 @@ proptest! {
         let entries = entry_terms.into_iter().enumerate()
             .map(|(n, term)| (first.saturating_add(n as u64), term)).collect();
         let frame = wire::hostile(kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
-        let from = cluster.genesis.voters[(to + 1) % 3].host;
+        let from = cluster.voters.list()[(to + 1) % 3].host;
         let node = cluster.nodes[to].as_mut().unwrap();
         if let Ok(outputs) = node.receive(from, &frame)
-            && let Some(Output::Pull { from, index }) = outputs.first()
+            && let Some(Output::Pull { from, index, .. }) = outputs.first()
         {
             drop(node.snapshot_came(*from, *index, Vec::new()));
         }

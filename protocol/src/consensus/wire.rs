@@ -102,9 +102,9 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
 }
 
 impl Frame {
-    /// The index of the snapshot that it tells of.
-    pub(super) fn snapshot_index(&self) -> Option<u64> {
-        self.snapshot.as_ref().map(|snapshot| snapshot.index)
+    /// Index and term of the snapshot that it tells of.
+    pub(super) fn snapshot(&self) -> Option<(u64, u64)> {
+        self.snapshot.as_ref().map(|snapshot| (snapshot.index, snapshot.term))
     }
 
     /// Puts in what was pulled.

@@ -1,15 +1,10 @@
 //! The ledger's ways in and out: submissions to the leader, entries to those who follow.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
-
-use serde_bytes::ByteBuf;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, NotTaken, Output, submission_id};
 use crate::{
-    consensus::{self, LogEntry, Snapshot},
+    consensus::{self, HardState, LogEntry, Restored, Snapshot, WireError, Write},
     ids::{Digest, HostId},
     limits::{
         ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
@@ -17,10 +12,10 @@ use crate::{
     },
     rollout::{Effect, Entry, Ledger, Refusal, Stamped},
     time::Mono,
-    wire::Message,
+    wire::{FedEntry, Message},
 };
 
-/// An entry of the log as it is kept on disk. One that a host followed has term 0.
+/// An entry of the log as it is kept on disk.
 pub type LogRecord = LogEntry;
 
 /// What is under way between this host and the ledger.
@@ -28,10 +23,10 @@ pub type LogRecord = LogEntry;
 pub(super) struct Feed {
     snapshot_every_entries: u64,
     /// Applied entries since the snapshot, for those who follow.
-    log: BTreeMap<u64, Vec<u8>>,
+    log: BTreeMap<u64, FedEntry>,
     pub(super) snapshot: Option<Snapshot>,
-    /// Who gets entries as they are applied.
-    pub(super) followers: BTreeSet<HostId>,
+    /// Who gets entries as they are applied, and the last one that each was known to have.
+    pub(super) followers: BTreeMap<HostId, u64>,
     /// Bytes of `log`.
     log_bytes: usize,
     /// This host's own submissions that do not show in the ledger yet.
@@ -57,13 +52,21 @@ struct Pending {
 }
 
 impl Feed {
-    pub(super) fn new(snapshot_every_entries: u64) -> Self {
-        Self { snapshot_every_entries, ..Self::default() }
+    pub(super) fn new(snapshot_every_entries: u64, snapshot: Option<Snapshot>) -> Self {
+        Self { snapshot_every_entries, snapshot, ..Self::default() }
     }
 
-    fn clear_log(&mut self) {
+    /// From now on there is this snapshot, and nothing after it yet.
+    pub(super) fn begin_anew(&mut self, snapshot: Option<Snapshot>) {
         self.log.clear();
         self.log_bytes = 0;
+        self.snapshot = snapshot;
+    }
+
+    /// The term of the last entry that was applied.
+    fn last_term(&self) -> u64 {
+        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
+        self.log.last_key_value().map_or(snapshot, |(_, FedEntry(term, _))| *term)
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -156,7 +159,7 @@ impl Node {
         let id = submission_id(&entry);
         if self.is_leading() {
             self.propose_checked(id, entry, Some(from));
-        } else if !self.trust.genesis().is_voter(from)
+        } else if !self.is_voter(from)
             && let Some(leader) = self.leader().filter(|leader| self.links.is_up(*leader))
         {
             if self.feed.forwarded.len() >= SUBMISSIONS_MAX {
@@ -173,8 +176,7 @@ impl Node {
             return;
         }
         // What only the leader may say is not taken from anybody else.
-        let own = matches!(entry, Entry::Grant(_) | Entry::Health { .. } | Entry::Passed(_));
-        if own && from.is_some() {
+        if entry.is_the_leaders() && from.is_some() {
             return;
         }
         match self.ledger.check(self.wall, &entry) {
@@ -219,7 +221,7 @@ impl Node {
         id: Digest,
         outcome: Result<u64, String>,
     ) {
-        if !self.trust.genesis().is_voter(from) {
+        if !self.is_voter(from) {
             return;
         }
         if let (Some(member), Err(reason)) = (self.feed.applicants.remove(&id), &outcome) {
@@ -260,6 +262,11 @@ impl Node {
         let Some(consensus) = &mut self.consensus else { return };
         match consensus.receive(from, bytes) {
             Ok(outputs) => self.consensus_outputs(outputs),
+            // One of us has not heard who votes now.
+            Err(WireError::OtherGeneration { .. }) => {
+                let own = self.electorate.newest().generation();
+                self.send(from, Message::VotersKnown(own));
+            }
             Err(error) => {
                 let peer = self.name_of(from);
                 self.out.push(Output::Note(format!("consensus message from {peer}: {error}")));
@@ -268,27 +275,22 @@ impl Node {
     }
 
     pub(super) fn consensus_outputs(&mut self, outputs: Vec<consensus::Output>) {
+        let generation = self.generation();
         for output in outputs {
+            // The others still have to hear of what ended their generation; the rest is over.
+            let is_over = self.generation() != generation;
             match output {
-                consensus::Output::Persist { hard_state, entries, snapshot } => {
-                    self.out.push(Output::Persist { hard_state, entries, snapshot });
-                }
                 consensus::Output::Send { to, message } => {
                     if self.links.is_up(to) {
                         self.send(to, Message::Consensus(message));
                     }
                 }
-                consensus::Output::Apply { entries } => {
-                    let first = entries.first().map(|entry| entry.index);
-                    for entry in entries {
-                        self.apply(entry.index, entry.data);
-                    }
-                    if let Some(first) = first {
-                        self.feed_followers(first);
-                    }
-                    self.compact();
+                _ if is_over => {}
+                consensus::Output::Persist(write) => self.out.push(Output::Persist(write)),
+                consensus::Output::Apply { entries } => self.apply_all(entries),
+                consensus::Output::Pull { from, index, term } => {
+                    self.pull_snapshot(from, index, term);
                 }
-                consensus::Output::Pull { from, index } => self.pull_snapshot(from, index),
                 consensus::Output::Restore(snapshot) => self.restore(&snapshot),
                 consensus::Output::Role { leader, term, leading } => {
                     self.role_changed(leader, term, leading);
@@ -297,8 +299,27 @@ impl Node {
         }
     }
 
+    /// Applies what was agreed on, up to where a new generation of voters begins.
+    fn apply_all(&mut self, entries: Vec<LogEntry>) {
+        let Some(first) = entries.first().map(|entry| entry.index) else { return };
+        let generation = self.generation();
+        for entry in entries {
+            self.apply(entry);
+            if self.generation() != generation {
+                break;
+            }
+        }
+        self.feed_followers(first);
+        if self.generation() == generation {
+            self.compact();
+        } else {
+            self.begin_generation();
+        }
+    }
+
     /// Applies one entry of the log. Entries come in order; an old one changes nothing.
-    pub(super) fn apply(&mut self, index: u64, data: Vec<u8>) {
+    fn apply(&mut self, entry: LogEntry) {
+        let LogEntry { index, term, data } = entry;
         if index <= self.ledger.applied_index() {
             return;
         }
@@ -308,7 +329,7 @@ impl Node {
             Err(_) => self.ledger.skip(index),
         }
         self.feed.log_bytes += data.len();
-        self.feed.log.insert(index, data);
+        self.feed.log.insert(index, FedEntry(term, data));
     }
 
     fn apply_stamped(&mut self, index: u64, data: &[u8], stamped: &Stamped) {
@@ -330,8 +351,7 @@ impl Node {
         match Ledger::restore(self.trust.clone(), &snapshot.state) {
             Ok(ledger) if ledger.applied_index() >= self.ledger.applied_index() => {
                 self.ledger = ledger;
-                self.feed.clear_log();
-                self.feed.snapshot = Some(snapshot.clone());
+                self.feed.begin_anew(Some(snapshot.clone()));
                 self.out.push(Output::Roster);
             }
             Ok(_) => {}
@@ -358,22 +378,20 @@ impl Node {
                 snapshot
             }
             None => {
-                let snapshot = Snapshot { index, term: 0, state };
-                let kept = Some(snapshot.clone());
-                let (hard_state, entries) = (None, Vec::new());
-                self.out.push(Output::Persist { hard_state, entries, snapshot: kept });
+                let snapshot = Snapshot { index, term: self.feed.last_term(), state };
+                let write = Write { snapshot: Some(snapshot.clone()), ..Write::default() };
+                self.out.push(Output::Persist(write));
                 snapshot
             }
         };
-        self.feed.clear_log();
-        self.feed.snapshot = Some(snapshot);
+        self.feed.begin_anew(Some(snapshot));
     }
 
     // --- following ---
 
     /// Asks a voter for what this host has not seen, if this host follows.
     pub(super) fn ask_ledger_of(&mut self, peer: HostId) {
-        if self.consensus.is_none() && self.trust.genesis().is_voter(peer) {
+        if self.follows() && self.is_voter(peer) {
             let first = self.ledger.applied_index() + 1;
             self.send(peer, Message::WantLedger { first });
         }
@@ -382,7 +400,7 @@ impl Node {
     /// Asks one of the voters, another one each time. A voter forgets its followers when it restarts
     /// or loses a connection, and where two connections overlapped this host has not noticed.
     pub(super) fn ask_ledger_again(&mut self) {
-        if self.consensus.is_some() {
+        if !self.follows() {
             return;
         }
         let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
@@ -397,16 +415,18 @@ impl Node {
         if self.consensus.is_none() {
             return;
         }
-        self.feed.followers.insert(to);
-        match self.feed.snapshot.as_ref().map(|snapshot| snapshot.index) {
-            Some(index) if index >= first => self.send(to, Message::HaveSnapshot { index }),
+        self.feed.followers.insert(to, first.saturating_sub(1));
+        match self.feed.snapshot.as_ref().map(|snapshot| (snapshot.index, snapshot.term)) {
+            Some((index, term)) if index >= first => {
+                self.send(to, Message::HaveSnapshot { index, term });
+            }
             _ => self.send_entries(to, first),
         }
     }
 
     /// Sends followers what was applied from `first` on, and who leads.
     pub(super) fn feed_followers(&mut self, first: u64) {
-        let followers = self.feed.followers.iter().copied().filter(|peer| self.links.is_up(*peer));
+        let followers = self.feed.followers.keys().copied().filter(|peer| self.links.is_up(*peer));
         for peer in followers.collect::<Vec<_>>() {
             self.send_entries(peer, first);
         }
@@ -415,12 +435,12 @@ impl Node {
     fn send_entries(&mut self, to: HostId, first: u64) {
         let applied = self.ledger.applied_index();
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        for (_, data) in self.feed.log.range(first..).take(ENTRIES_PER_MESSAGE_MAX) {
-            bytes += data.len() + 8;
+        for (_, entry) in self.feed.log.range(first..).take(ENTRIES_PER_MESSAGE_MAX) {
+            bytes += entry.1.len() + FED_ENTRY_OVERHEAD_BYTES;
             if bytes > MESSAGE_BYTES_MAX / 2 {
                 break;
             }
-            entries.push(ByteBuf::from(data.clone()));
+            entries.push(entry.clone());
         }
         let leader = self.leader();
         self.send(to, Message::Ledger { first, entries, applied, leader });
@@ -431,11 +451,11 @@ impl Node {
         &mut self,
         from: HostId,
         first: u64,
-        entries: Vec<ByteBuf>,
+        entries: Vec<FedEntry>,
         voter_applied: u64,
         leader: Option<HostId>,
     ) {
-        if self.consensus.is_some() || !self.trust.genesis().is_voter(from) {
+        if self.consensus.is_some() || !self.is_voter(from) {
             return;
         }
         self.feed.heard_leader = leader;
@@ -447,48 +467,68 @@ impl Node {
             self.ask_ledger_of(from);
             return;
         }
-        let mut kept = Vec::new();
-        for (index, data) in (first..).zip(entries) {
-            if index == self.ledger.applied_index() + 1 {
-                let data = data.into_vec();
-                kept.push(LogEntry::followed(index, data.clone()));
-                self.apply(index, data);
-            }
-        }
-        if kept.is_empty() {
+        let next = self.ledger.applied_index() + 1;
+        let entries = (first..).zip(entries).skip_while(|(index, _)| *index < next);
+        let entries: Vec<_> =
+            entries.map(|(index, FedEntry(term, data))| LogEntry { index, term, data }).collect();
+        if entries.is_empty() {
             return;
         }
-        let (hard_state, snapshot) = (None, None);
-        self.out.push(Output::Persist { hard_state, entries: kept, snapshot });
-        self.compact();
+        let write = Write { entries: self.apply_followed(entries), ..Write::default() };
+        if !write.entries.is_empty() {
+            self.out.push(Output::Persist(write));
+            self.compact();
+        }
         if self.ledger.applied_index() < voter_applied {
             self.ask_ledger_of(from);
         }
     }
 
+    /// Applies entries that were agreed on, up to where a new generation begins. Returns those that are
+    /// to be kept: none where there is a snapshot in their place.
+    pub(super) fn apply_followed(&mut self, entries: Vec<LogEntry>) -> Vec<LogEntry> {
+        let generation = self.generation();
+        for entry in &entries {
+            self.apply(entry.clone());
+            if self.generation() != generation {
+                self.begin_generation();
+                return Vec::new();
+            }
+        }
+        entries
+    }
+
     /// A voter has only a snapshot of what this host lacks.
-    pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64) {
+    pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64, term: u64) {
         let behind = self.ledger.applied_index() < index && index <= LEDGER_INDEX_MAX;
-        if self.consensus.is_none() && self.trust.genesis().is_voter(from) && behind {
-            self.pull_snapshot(from, index);
+        if self.follows() && self.is_voter(from) && behind {
+            self.pull_snapshot(from, index, term);
         }
     }
 
-    /// Begins anew from a snapshot that was read as a ledger, and goes on from there.
-    pub(super) fn follow_snapshot(&mut self, from: HostId, index: u64, state: Vec<u8>) {
-        if self.ledger.applied_index() >= index {
+    /// Begins anew from a snapshot that was read as a ledger, and goes on from there. What a voter of
+    /// an older generation has promised in it binds nobody any more.
+    pub(super) fn follow_snapshot(&mut self, from: HostId, snapshot: Snapshot, ledger: Ledger) {
+        let generation = ledger.electorate().newest().generation();
+        let votes = self.consensus.is_some();
+        if self.ledger.applied_index() >= snapshot.index
+            || generation < self.generation()
+            || votes && generation == self.generation()
+        {
             return;
         }
-        let snapshot = Snapshot { index, term: 0, state };
-        self.restore(&snapshot);
-        if self.ledger.applied_index() == index {
-            let (hard_state, entries) = (None, Vec::new());
-            self.out.push(Output::Persist { hard_state, entries, snapshot: Some(snapshot) });
-        }
+        self.ledger = ledger;
+        self.out.push(Output::Roster);
+        let (term, commit) = (snapshot.term, snapshot.index);
+        let hard_state = HardState { term, vote: 0, commit };
+        let (snapshot, entries) = (Some(snapshot), Vec::new());
+        self.take_up(Restored { hard_state, snapshot, entries }, false);
         self.ask_ledger_of(from);
     }
 }
 
+/// What an entry costs in a message beside its data.
+const FED_ENTRY_OVERHEAD_BYTES: usize = 20;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A thousand entries a second for a million years.
 const LEDGER_INDEX_MAX: u64 = 1 << 55;

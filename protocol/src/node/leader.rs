@@ -1,29 +1,54 @@
-//! What the leader proposes of its own accord: slots that may be granted, and hosts' health.
+//! What the leader proposes of its own accord: slots that may be granted, hosts' health, who votes.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, Output, submission_id};
 use crate::{
-    consensus::Consensus,
+    consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
     fleet::Standing,
-    ids::HostId,
+    ids::{HostId, Labels, ZoneName},
     limits::RELEASE_HOLD_OFF,
-    rollout::{Entry, Passed},
+    rollout::{Entry, HostView, Passed},
     time::Mono,
+    trust::{Voter, Voters},
 };
 
 /// This host's time as leader.
-#[derive(Default)]
 pub(super) struct Leadership {
-    leading: bool,
+    pub(super) leading: bool,
+    policy: VoterPolicy,
     /// Since when each member has been one, as far as this leader has seen.
     member_since: BTreeMap<HostId, Mono>,
     /// The index of the ledger at which grants were last looked for.
     granted_at: u64,
     /// Since when a host that counts as unhealthy has looked well again.
     well_since: BTreeMap<HostId, Mono>,
+    /// Since when each host that looks ill has done so.
+    ill_since: BTreeMap<HostId, Mono>,
+    /// Since when each voter may not vote, by its labels.
+    unfit_since: BTreeMap<HostId, Mono>,
+    /// When voters were last replaced, and when in each zone.
+    replaced_at: Option<Mono>,
+    replaced_in: BTreeMap<Option<ZoneName>, Mono>,
     /// Since when a slot that an operator has released is seen as held still.
     released_since: BTreeMap<(HostId, u64), Mono>,
+}
+
+impl Leadership {
+    pub(super) fn new(policy: VoterPolicy) -> Self {
+        Self {
+            leading: false,
+            policy,
+            member_since: BTreeMap::new(),
+            granted_at: 0,
+            well_since: BTreeMap::new(),
+            ill_since: BTreeMap::new(),
+            unfit_since: BTreeMap::new(),
+            replaced_at: None,
+            replaced_in: BTreeMap::new(),
+            released_since: BTreeMap::new(),
+        }
+    }
 }
 
 impl Node {
@@ -33,7 +58,7 @@ impl Node {
 
     pub(super) fn role_changed(&mut self, leader: Option<HostId>, term: u64, leading: bool) {
         if leading && !self.leadership.leading {
-            self.leadership = Leadership { leading, ..Leadership::default() };
+            self.leadership = Leadership { leading, ..Leadership::new(self.leadership.policy) };
             self.feed.proposed.clear();
         }
         self.leadership.leading = leading;
@@ -49,6 +74,7 @@ impl Node {
         }
         self.propose_health();
         self.propose_passed();
+        self.propose_voters();
         self.propose_grants();
     }
 
@@ -77,10 +103,12 @@ impl Node {
             let looks_well = self.looks_well(host);
             let counts_as_well = self.ledger.is_healthy(host);
             let settled = if looks_well {
+                self.leadership.ill_since.remove(&host);
                 let since = *self.leadership.well_since.entry(host).or_insert(self.now);
                 self.now.since(since) >= WELL_FOR
             } else {
                 self.leadership.well_since.remove(&host);
+                self.leadership.ill_since.entry(host).or_insert(self.now);
                 true
             };
             if looks_well != counts_as_well && settled {
@@ -111,6 +139,81 @@ impl Node {
         }
     }
 
+    /// Has a voter replaced that is gone, or an empty seat filled.
+    fn propose_voters(&mut self) {
+        let (now, policy) = (self.now, self.leadership.policy);
+        let too_soon = self.leadership.replaced_at.is_some_and(|at| now.since(at) < policy.pace);
+        if too_soon || self.ledger.next_voters().is_some() {
+            return;
+        }
+        let voters = self.ledger.electorate().newest().clone();
+        let seats: Vec<_> = voters.hosts().map(|host| self.seat(host)).collect();
+        let is_full = voters.list().len() >= voters.seats();
+        if is_full && !seats.iter().any(|seat| seat.must_go) {
+            return;
+        }
+        let prospects = self.prospects(&voters);
+        let fleet = self.trust.fleet();
+        let Some(list) = next_list(fleet, &voters, self.me, &seats, &prospects) else { return };
+        let stays = |seat: &&Seat| list.voters.iter().any(|voter| voter.host == seat.host);
+        let gone = seats.iter().find(|seat| !stays(seat));
+        self.leadership.replaced_at = Some(now);
+        if let Some(gone) = gone {
+            self.leadership.replaced_in.insert(gone.zone.clone(), now);
+        }
+        let entry = Entry::NextVoters(list);
+        self.propose_checked(submission_id(&entry), entry, None);
+    }
+
+    /// A voter, and whether it should go.
+    fn seat(&mut self, host: HostId) -> Seat {
+        let (now, policy) = (self.now, self.leadership.policy);
+        let member = self.ledger.member(host);
+        let zone = member.as_ref().and_then(|member| member.zone.cloned());
+        let is_fit = member.as_ref().is_none_or(|member| may_vote(member.labels));
+        let is_live = member.is_some() && self.looks_well(host);
+        let since = |map: &mut BTreeMap<HostId, Mono>, holds: bool| match holds {
+            true => now.since(*map.entry(host).or_insert(now)),
+            false => {
+                map.remove(&host);
+                Duration::ZERO
+            }
+        };
+        let ill_for = since(&mut self.leadership.ill_since, !is_live);
+        let unfit_for = since(&mut self.leadership.unfit_since, !is_fit);
+        let is_bad = !is_live && (self.ledger.is_removed(host) || ill_for >= policy.silent)
+            || !is_fit && unfit_for >= policy.unfit;
+        let last = self.leadership.replaced_in.get(&zone);
+        let zone_is_cut_off = last.is_some_and(|at| now.since(*at) < policy.zone_pace);
+        let must_go = is_bad && (self.ledger.is_removed(host) || !zone_is_cut_off);
+        Seat { host, zone, is_live, must_go }
+    }
+
+    /// The hosts that could vote: well for long, with nothing else to do, and up to date.
+    fn prospects(&self, voters: &Voters) -> Vec<Prospect> {
+        let applied = self.ledger.applied_index();
+        let may = |member: &HostView<'_>| {
+            let host = member.host;
+            let well_for = self.leadership.well_since.get(&host).map(|at| self.now.since(*at));
+            let has = self.feed.followers.get(&host);
+            !voters.is_voter(host)
+                && may_vote(member.labels)
+                && well_for.is_some_and(|well_for| well_for >= self.leadership.policy.stable)
+                && self.links.is_up(host)
+                && has.is_some_and(|has| applied - (*has).min(applied) <= LAG_ENTRIES_MAX)
+                && self.ledger.slot_of(host).is_none()
+                && self
+                    .view
+                    .get(host)
+                    .is_some_and(|record| versions_fit(&record.version, &self.version))
+        };
+        let prospect = |member: HostView<'_>| Prospect {
+            voter: Voter { host: member.host, name: member.name.clone() },
+            zone: member.zone.cloned(),
+        };
+        self.ledger.members().filter(may).map(prospect).collect()
+    }
+
     fn looks_well(&self, host: HostId) -> bool {
         if host == self.me {
             return true;
@@ -128,5 +231,26 @@ impl Node {
     }
 }
 
+/// A host whose labels say `voter = never` never votes.
+fn may_vote(labels: &Labels) -> bool {
+    labels.get("voter").is_none_or(|value| value.as_str() != "never")
+}
+
+/// Voters are of versions that are at most one minor number apart.
+fn versions_fit(one: &str, other: &str) -> bool {
+    let read = |version: &str| {
+        let mut parts = version.split('.').map(str::parse::<u64>);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    };
+    match (read(one), read(other)) {
+        (Some((major, minor)), Some((own_major, own_minor))) => {
+            major == own_major && minor.abs_diff(own_minor) <= 1
+        }
+        _ => one == other,
+    }
+}
+
+/// How far behind a host may be that begins to vote.
+const LAG_ENTRIES_MAX: u64 = 250;
 const WELL_FOR: Duration = Duration::from_secs(1);
 const APPEAR_WITHIN: Duration = Duration::from_secs(15);

@@ -99,6 +99,7 @@ impl Node {
         self.gossip.spread.link_up(number, &view.roster, &mut view.records, &mut letters);
         self.post(letters);
         self.tend_overlay();
+        self.greet_with_voters(peer);
         self.ask_ledger_of(peer);
     }
 
@@ -139,7 +140,7 @@ impl Node {
         let neighbours: Vec<_> = self.gossip.ears.watched().collect();
         let others = self.wanted_voters();
         let number = |host: &HostId| self.view.roster.number(*host);
-        let mut guests: Vec<_> = self.feed.followers.iter().filter_map(number).collect();
+        let mut guests: Vec<_> = self.feed.followers.keys().filter_map(number).collect();
         guests.sort_unstable();
         let needs = Needs { neighbours: &neighbours, others: &others, guests: &guests };
         let mut turns = Vec::new();
@@ -203,7 +204,7 @@ impl Node {
         let unheard = |voter: &crate::trust::Voter| {
             voter.host != self.me && !self.links.known.contains_key(&voter.host)
         };
-        let incomplete = self.trust.genesis().voters.iter().any(unheard);
+        let incomplete = self.electorate.newest().list().iter().any(unheard);
         let now = self.now;
         for seed in &mut self.links.seeds {
             if lonely && seed.backoff > DIAL_BACKOFF_MIN {

@@ -7,7 +7,7 @@
 //!
 //! Each part has a file of its own: [`feed`] moves the ledger about, [`gossip`] the hosts' records,
 //! [`leader`] is what the leader proposes, [`links`] who is connected, [`rollouts`] what this host
-//! does in its groups.
+//! does in its groups, [`voters`] its part in choosing who decides.
 
 mod feed;
 mod gossip;
@@ -15,6 +15,7 @@ mod leader;
 mod links;
 mod rollouts;
 mod snapshot;
+mod voters;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,14 +28,14 @@ use self::{
     snapshot::Incoming,
 };
 use crate::{
-    cbor,
-    consensus::{self, Consensus, Restored},
+    cbor::{self, DecodeError},
+    consensus::{self, Consensus, Restored, VoterPolicy},
     execute,
     fleet::{Record, View},
     ids::{Digest, HashDomain, HostId},
     rollout::{Entry, Ledger},
     time::{Mono, UnixSeconds},
-    trust::{MemberCert, Order, SecretKey, Signed, Subject, Trust},
+    trust::{Electorate, MemberCert, Order, SecretKey, Signed, Subject, Trust},
     wire::Message,
 };
 
@@ -54,14 +55,12 @@ pub struct Setup {
     pub seeds: Vec<String>,
     /// Addresses of hosts that were known before the restart.
     pub known: BTreeMap<HostId, Vec<String>>,
-    /// The consensus state of a voter.
+    /// The ledger's snapshot and log, and the consensus state of a voter.
     pub restored: Restored,
-    /// The applied log of a host that follows; a voter's is in `restored`.
-    pub followed: Vec<LogRecord>,
-    /// The ledger's snapshot that comes before the log.
-    pub snapshot: Option<consensus::Snapshot>,
     /// Entries of the log between two snapshots.
     pub snapshot_every_entries: u64,
+    /// When voters are replaced, if this host leads.
+    pub voter_policy: VoterPolicy,
     /// Draws for everything that wants variety, and nothing that wants secrecy.
     pub seed: u64,
     /// The daemon's version.
@@ -151,14 +150,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub enum Output {
     /// Make this durable before anything that follows.
-    Persist {
-        /// The consensus state proper; none on a host that only follows.
-        hard_state: Option<consensus::HardState>,
-        /// Entries to add; the first one replaces everything from its index on.
-        entries: Vec<LogRecord>,
-        /// Replaces everything up to its index.
-        snapshot: Option<consensus::Snapshot>,
-    },
+    Persist(consensus::Write),
     /// Send over the peer's link.
     Send(HostId, Message),
     /// Connect to this address.
@@ -193,6 +185,8 @@ pub struct Node {
     me: HostId,
     key: SecretKey,
     trust: Arc<Trust>,
+    /// Who votes. Newer than the ledger, on a host that is behind.
+    electorate: Electorate,
     cert: MemberCert,
     member_id: Digest,
     /// The certificate needs no receipts, or has them. Checking takes several signatures, and is asked
@@ -223,58 +217,71 @@ pub struct Node {
     /// With true, the stop lets hosts go back under the order.
     stopped: BTreeMap<(Digest, bool), Signed<Order>>,
     out: Vec<Output>,
+    seed: u64,
     next_admission_at: Mono,
     next_ledger_at: Mono,
+    next_vouch_at: Mono,
 }
 
 impl Node {
     /// Wakes a host up with what it remembered. The outputs are performed like those of
-    /// [`Node::handle`].
-    pub fn new(now: Mono, wall: UnixSeconds, setup: Setup) -> (Self, Vec<Output>) {
+    /// [`Node::handle`]. The error is for a snapshot on disk that is no ledger.
+    pub fn new(
+        now: Mono,
+        wall: UnixSeconds,
+        setup: Setup,
+    ) -> Result<(Self, Vec<Output>), DecodeError> {
         let me = HostId::from(crate::trust::Signer::public_key(&setup.key));
         let fleet = setup.trust.fleet();
-        let voter = setup.trust.genesis().is_voter(me);
+        let Restored { snapshot, entries, .. } = setup.restored.clone();
+        let ledger = match &snapshot {
+            Some(snapshot) => Ledger::restore(setup.trust.clone(), &snapshot.state)?,
+            None => Ledger::new(setup.trust.clone()),
+        };
+        let electorate = ledger.electorate().clone();
+        // A generation begins with a snapshot: whoever voted when the log was written does so now.
+        let voters = electorate.newest();
         let consensus =
-            voter.then(|| Consensus::new(me, setup.trust.genesis(), setup.restored, setup.seed));
+            voters.is_voter(me).then(|| Consensus::new(me, voters, setup.restored, setup.seed));
+        let followed = if consensus.is_some() { Vec::new() } else { entries };
+        let cert_is_whole = setup.cert.verify_though_expired(&setup.trust, &electorate).is_ok();
         let mut node = Self {
             me,
             key: setup.key,
+            electorate,
             member_id: setup.cert.member.id(fleet),
-            cert_is_whole: setup.cert.verify_though_expired(&setup.trust).is_ok(),
+            cert_is_whole,
             cert: setup.cert,
             epoch: setup.epoch,
             version: setup.version,
             addresses: setup.addresses,
             wall,
             now,
-            ledger: Ledger::new(setup.trust.clone()),
+            ledger,
             consensus,
             view: View::new(me, fleet),
             gossip: Gossip::new(now, setup.seed),
             links: Links::new(now, setup.seeds, setup.known, setup.seed),
-            feed: Feed::new(setup.snapshot_every_entries),
+            feed: Feed::new(setup.snapshot_every_entries, snapshot),
             incoming: None,
             outgoing: BTreeMap::new(),
-            leadership: Leadership::default(),
+            leadership: Leadership::new(setup.voter_policy),
             rollouts: Rollouts::default(),
             record: None,
             admissions: BTreeMap::new(),
             stopped: BTreeMap::new(),
             out: Vec::new(),
             trust: setup.trust,
+            seed: setup.seed,
             next_admission_at: now,
             next_ledger_at: now,
+            next_vouch_at: now,
         };
-        if let Some(snapshot) = setup.snapshot {
-            node.restore(&snapshot);
-        }
-        for record in setup.followed {
-            node.apply(record.index, record.data);
-        }
+        node.apply_followed(followed);
         node.sync_roster();
         node.publish_record();
         let out = std::mem::take(&mut node.out);
-        (node, out)
+        Ok((node, out))
     }
 
     /// Takes in what happened at `now` and says what to do about it.
@@ -315,6 +322,7 @@ impl Node {
         self.tend_links();
         self.tend_feed();
         self.tend_snapshot();
+        self.tend_vouching();
         self.lead();
         self.drop_removed();
         if self.now >= self.next_ledger_at {
@@ -363,13 +371,15 @@ impl Node {
                 self.follow(from, first, entries, applied, leader);
             }
             Message::WantLedger { first } => self.serve_ledger(from, first),
-            Message::HaveSnapshot { index } => self.follow_by_snapshot(from, index),
+            Message::HaveSnapshot { index, term } => self.follow_by_snapshot(from, index, term),
             Message::WantSnapshot { index, offset } => self.serve_snapshot(from, index, offset),
             Message::Snapshot(part) => self.snapshot_part(from, part),
             Message::WantReceipt { token, nonce } => self.give_receipt(from, token, nonce),
             Message::WantAdmission { member } => self.give_admission(from, member),
             Message::Receipt(receipt) => self.receipt(from, &receipt),
             Message::Stop(stop) => self.stop(stop, Some(from)),
+            Message::VotersKnown(generation) => self.peer_knows_voters(from, generation),
+            Message::VoterLists(lists) => self.voter_lists(from, &lists),
             // Transfers are the caller's: it has the store.
             Message::Have(_) => {}
         }
@@ -456,15 +466,13 @@ impl Node {
 
     /// A voter's receipt for a certificate that its ledger holds.
     pub fn sign_admission(&self, member: Digest) -> Option<Signed<crate::trust::Receipt>> {
-        self.consensus.as_ref()?;
+        let generation = self.consensus.as_ref()?.generation();
+        if self.vouches_no_more() {
+            return None;
+        }
         let (index, entry) = self.ledger.admission(member)?;
-        self.sign(&crate::trust::Receipt {
-            entry,
-            index,
-            voter: self.me,
-            subject: Subject::Admission { member },
-            generation: self.trust.genesis().generation,
-        })
+        let subject = Subject::Admission { member };
+        self.sign(&crate::trust::Receipt { entry, index, voter: self.me, subject, generation })
     }
 
     fn give_receipt(&mut self, to: HostId, token: u64, nonce: crate::ids::Nonce) {
@@ -480,26 +488,23 @@ impl Node {
         token: u64,
         nonce: crate::ids::Nonce,
     ) -> Option<Signed<crate::trust::Receipt>> {
-        self.consensus.as_ref()?;
-        if self.is_catching_up() {
+        let generation = self.consensus.as_ref()?.generation();
+        if self.is_catching_up() || self.vouches_no_more() {
             return None;
         }
         let (holder, subject, entry) = self.ledger.receipt_subject(token, nonce)?;
         if holder != host {
             return None;
         }
-        self.sign(&crate::trust::Receipt {
-            entry,
-            index: token,
-            voter: self.me,
-            subject,
-            generation: self.trust.genesis().generation,
-        })
+        let (index, voter) = (token, self.me);
+        self.sign(&crate::trust::Receipt { entry, index, voter, subject, generation })
     }
 
     fn receipt(&mut self, from: HostId, receipt: &Signed<crate::trust::Receipt>) {
         let Ok(verified) = receipt.verify_host(self.trust.fleet()) else { return };
-        if verified.content().voter != from || !self.trust.genesis().is_voter(from) {
+        let (content, voters) = (verified.content(), self.electorate.newest());
+        let counts = content.voter == from && content.generation == voters.generation();
+        if !counts || !voters.is_voter(from) {
             return;
         }
         match &verified.content().subject {
@@ -518,7 +523,8 @@ impl Node {
         }
         self.admissions.insert(voter, receipt);
         self.cert.receipts = self.admissions.values().cloned().collect();
-        self.cert_is_whole = self.cert.verify_though_expired(&self.trust).is_ok();
+        let whole = self.cert.verify_though_expired(&self.trust, &self.electorate);
+        self.cert_is_whole = whole.is_ok();
         if self.cert_is_whole {
             self.out.push(Output::Certificate(self.cert.clone()));
         }
@@ -555,10 +561,6 @@ impl Node {
     fn send(&mut self, to: HostId, message: Message) {
         self.links.speak(self.now, to);
         self.out.push(Output::Send(to, message));
-    }
-
-    fn voters(&self) -> Vec<HostId> {
-        self.trust.genesis().voters.iter().map(|voter| voter.host).collect()
     }
 
     fn name_of(&self, host: HostId) -> String {

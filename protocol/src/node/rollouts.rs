@@ -11,7 +11,7 @@ use crate::{
     execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
     fleet::{GroupStatus, HostState},
     ids::{Digest, GroupName, HostId, Nonce},
-    limits::RECEIPT_AGE_MAX,
+    limits::{RECEIPT_AGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::{Assignment, Entry, SlotView},
     time::Mono,
     trust::{Done, Order, Outcome, Receipt, Signed, Subject, Verified, Want, fit_text},
@@ -114,6 +114,11 @@ impl Rollouts {
 
     pub(super) fn has_executor(&self) -> bool {
         self.executor.is_some()
+    }
+
+    /// Receipts that were collected are worth nothing any more.
+    pub(super) fn forget_claim(&mut self) {
+        self.claim = None;
     }
 
     /// Notes an answer of the executor.
@@ -472,7 +477,7 @@ impl Node {
         }
         self.ask_for_receipts(token);
         let Some(claim) = &self.rollouts.claim else { return };
-        if claim.agreeing() < self.trust.genesis().majority() {
+        if claim.agreeing() < self.electorate.newest().majority() {
             return;
         }
         let receipts = claim.receipts.values().map(|(_, receipt)| receipt.clone()).collect();
@@ -522,6 +527,9 @@ impl Node {
         let mut evidence = self.ledger.evidence(self.me, group, order, release, after)?;
         // The ledger's copy has no receipts; this one has.
         evidence.cert = self.cert.clone();
+        let generation = self.rollouts.executor.as_ref().map_or(0, |report| report.generation);
+        let lists = self.electorate.after(generation).iter().take(VOTER_LISTS_PER_MESSAGE_MAX);
+        evidence.voter_lists = lists.cloned().collect();
         Some(evidence)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Node, Output};
 use crate::{
-    consensus::Consensus,
+    consensus::{Consensus, Snapshot},
     ids::HostId,
     limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES},
     rollout::Ledger,
@@ -20,6 +20,7 @@ use crate::{
 pub(super) struct Incoming {
     from: HostId,
     index: u64,
+    term: u64,
     state: Vec<u8>,
     /// When the last part came.
     last_at: Mono,
@@ -30,14 +31,14 @@ pub(super) struct Incoming {
 impl Node {
     /// Begins to pull the snapshot at `index` from a voter. One that is coming in goes on: every
     /// voter offers its own with each entry, and none would ever arrive.
-    pub(super) fn pull_snapshot(&mut self, from: HostId, index: u64) {
+    pub(super) fn pull_snapshot(&mut self, from: HostId, index: u64, term: u64) {
         let under_way = self.incoming.as_ref();
         if under_way.is_some_and(|incoming| self.now.since(incoming.last_at) < PULL_LOST_AFTER) {
             return;
         }
         let last_at = self.now;
         self.incoming =
-            Some(Incoming { from, index, state: Vec::new(), last_at, next_at: last_at });
+            Some(Incoming { from, index, term, state: Vec::new(), last_at, next_at: last_at });
         self.ask_for_part();
     }
 
@@ -107,12 +108,12 @@ impl Node {
     }
 
     fn snapshot_gone(&mut self, to: HostId) {
-        if self.trust.genesis().is_voter(to) {
+        if self.consensus.is_some() && self.is_voter(to) {
             // The library waits for this snapshot to arrive, and must not.
             self.snapshot_lost(to);
         } else if let Some(snapshot) = &self.feed.snapshot {
-            let index = snapshot.index;
-            self.send(to, Message::HaveSnapshot { index });
+            let (index, term) = (snapshot.index, snapshot.term);
+            self.send(to, Message::HaveSnapshot { index, term });
         }
     }
 
@@ -136,25 +137,27 @@ impl Node {
         if length < total {
             return self.ask_for_part();
         }
-        let Some(Incoming { state, .. }) = self.incoming.take() else { return };
-        self.snapshot_came(from, index, state);
+        let Some(Incoming { term, state, .. }) = self.incoming.take() else { return };
+        self.snapshot_came(from, Snapshot { index, term, state });
     }
 
     /// A whole snapshot is here. Nothing is replaced by one that is no ledger at that index.
-    fn snapshot_came(&mut self, from: HostId, index: u64, state: Vec<u8>) {
-        let is_ledger = Ledger::restore(self.trust.clone(), &state)
-            .is_ok_and(|ledger| ledger.applied_index() == index);
-        if !is_ledger {
+    fn snapshot_came(&mut self, from: HostId, snapshot: Snapshot) {
+        let ledger = Ledger::restore(self.trust.clone(), &snapshot.state).ok();
+        let ledger = ledger.filter(|ledger| ledger.applied_index() == snapshot.index);
+        let Some(ledger) = ledger else {
             let peer = self.name_of(from);
             self.out.push(Output::Note(format!("{peer} sent a snapshot that is no ledger")));
             return;
-        }
+        };
+        let generation = ledger.electorate().newest().generation();
         match &mut self.consensus {
-            Some(consensus) => {
-                let outputs = consensus.snapshot_came(from, index, state);
+            // Of the others in its generation a voter hears in one way, of newer ones in the other.
+            Some(consensus) if consensus.generation() == generation => {
+                let outputs = consensus.snapshot_came(from, snapshot.index, snapshot.state);
                 self.consensus_outputs(outputs);
             }
-            None => self.follow_snapshot(from, index, state),
+            _ => self.follow_snapshot(from, snapshot, ledger),
         }
     }
 

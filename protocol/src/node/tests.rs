@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    consensus::HardState,
+    consensus::{Restored, VoterPolicy},
     execute::{
         ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response, Stopped,
     },
@@ -43,6 +43,7 @@ struct World {
     /// A voter that vouches for entries that nobody else knows.
     liar: Option<usize>,
     snapshot_every_entries: u64,
+    voter_policy: VoterPolicy,
     /// The most hosts that were ever disturbed at once.
     most_down: usize,
     /// Hosts have links only when they dial. Else everybody is connected to everybody.
@@ -62,9 +63,7 @@ struct Host {
 #[derive(Default)]
 struct Disk {
     epoch: u64,
-    hard_state: HardState,
-    snapshot: Option<consensus::Snapshot>,
-    log: BTreeMap<u64, LogRecord>,
+    restored: Restored,
 }
 
 #[derive(Default)]
@@ -117,6 +116,7 @@ impl World {
             stubborn: BTreeSet::new(),
             liar: None,
             snapshot_every_entries: u64::MAX,
+            voter_policy: VoterPolicy::default(),
             most_down: 0,
             dials,
             links: BTreeSet::new(),
@@ -168,8 +168,6 @@ impl World {
         let cert = self.cert(index, enrolment);
         let host = &mut self.hosts[index];
         host.disk.epoch += 1;
-        let entries: Vec<_> = host.disk.log.values().cloned().collect();
-        let voter = self.trust.genesis().is_voter(host.id);
         let setup = Setup {
             key: SecretKey::from_seed(&[host.seed; 32]),
             trust: self.trust.clone(),
@@ -178,18 +176,13 @@ impl World {
             addresses: vec![format!("at {}", host.seed)],
             seeds: if self.dials { vec!["at 1".into()] } else { Vec::new() },
             known: BTreeMap::new(),
-            followed: if voter { Vec::new() } else { entries.clone() },
-            restored: Restored {
-                hard_state: host.disk.hard_state.clone(),
-                snapshot: host.disk.snapshot.clone(),
-                entries,
-            },
-            snapshot: host.disk.snapshot.clone(),
+            restored: host.disk.restored.clone(),
+            voter_policy: self.voter_policy,
             snapshot_every_entries: self.snapshot_every_entries,
             seed: u64::from(host.seed),
             version: "test".into(),
         };
-        let (node, outputs) = Node::new(self.now, self.wall, setup);
+        let (node, outputs) = Node::new(self.now, self.wall, setup).unwrap();
         host.node = Some(node);
         host.executor.dirty = true;
         self.perform(index, outputs);
@@ -221,18 +214,7 @@ impl World {
     fn perform(&mut self, index: usize, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Persist { hard_state, entries, snapshot } => {
-                    let disk = &mut self.hosts[index].disk;
-                    disk.hard_state = hard_state.unwrap_or_else(|| disk.hard_state.clone());
-                    if let Some(snapshot) = snapshot {
-                        disk.log = disk.log.split_off(&(snapshot.index + 1));
-                        disk.snapshot = Some(snapshot);
-                    }
-                    if let Some(first) = entries.first() {
-                        drop(disk.log.split_off(&first.index));
-                    }
-                    disk.log.extend(entries.into_iter().map(|entry| (entry.index, entry)));
-                }
+                Output::Persist(write) => self.hosts[index].disk.restored.write(write),
                 Output::Send(to, mut message) => {
                     if let (Message::Receipt(receipt), true) =
                         (&mut message, self.liar == Some(index))
@@ -374,7 +356,7 @@ impl World {
             manifest_bytes: 1,
         };
         let release = Signed::new(&release, self.trust.fleet(), &[&self.releaser]).unwrap();
-        self.submit(0, Entry::Release(release.clone()));
+        self.submit(self.first_live(), Entry::Release(release.clone()));
         release.id(self.trust.fleet())
     }
 
@@ -451,6 +433,10 @@ impl World {
         self.submit(0, Entry::Group(group));
     }
 
+    fn first_live(&self) -> usize {
+        self.hosts.iter().position(|host| host.node.is_some()).unwrap()
+    }
+
     fn state_hashes(&self) -> BTreeSet<Digest> {
         let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
         nodes.map(|node| node.ledger().state_hash()).collect()
@@ -507,7 +493,10 @@ impl FakeExecutor {
                     .collect();
                 let agree = |entry| entries.iter().filter(|other| *other == entry).count();
                 let most = entries.iter().map(agree).max();
-                assert!(most >= Some(trust.genesis().majority()), "a majority vouches for it");
+                assert!(
+                    most >= Some(trust.genesis().voters.len() / 2 + 1),
+                    "a majority vouches for it"
+                );
                 let phase = Phase::Running { event: LifecycleEvent::Install, restoring: false };
                 let (order, release) = (asked.order, asked.release);
                 group.activation = Some(ActivationReport { token, order, release, phase });
@@ -657,7 +646,7 @@ fn a_larger_fleet_has_few_links_and_knows_everybody() {
     let mut world = ringed(40);
     world.run_for(200);
     for host in 0..40 {
-        let voter = world.trust.genesis().is_voter(world.hosts[host].id);
+        let voter = world.trust.genesis().names(world.hosts[host].id);
         let links = world.links_of(host);
         assert!(links <= 24 || voter, "host {host} has {links} links");
     }
@@ -671,7 +660,7 @@ fn a_larger_fleet_has_few_links_and_knows_everybody() {
 fn in_a_larger_fleet_too_a_dead_host_is_unreachable_within_fifteen_seconds() {
     let mut world = ringed(30);
     world.run_for(20);
-    let dead = (0..30).find(|i| !world.trust.genesis().is_voter(world.hosts[*i].id)).unwrap();
+    let dead = (0..30).find(|i| !world.trust.genesis().names(world.hosts[*i].id)).unwrap();
     let (id, died) = (world.hosts[dead].id, world.now);
     world.kill(dead);
     let others = || (0..30).filter(move |i| *i != dead);
@@ -765,7 +754,7 @@ fn one_voter_that_lies_denies_nobody_a_slot() {
     let mut world = fleet(5, 3);
     world.group(MinimumHealthy::AllAtOnce);
     let release = world.release("1.0.0");
-    world.liar = world.hosts.iter().position(|host| world.trust.genesis().is_voter(host.id));
+    world.liar = world.hosts.iter().position(|host| world.trust.genesis().names(host.id));
     let order = world.deploy(4, release, None);
     world.run_until("success", |world| world.status(4, order) == DeploymentStatus::Succeeded);
 }
@@ -821,7 +810,7 @@ fn whoever_is_far_behind_pulls_a_snapshot() {
         world.large_group(number);
     }
     let leader = world.leader().unwrap();
-    let snapshot = world.hosts[leader].disk.snapshot.as_ref().unwrap();
+    let snapshot = world.hosts[leader].disk.restored.snapshot.as_ref().unwrap();
     assert!(snapshot.state.len() > 2 * crate::limits::SNAPSHOT_PART_BYTES, "it takes parts");
     world.restart(3);
     world.restart(voter);
@@ -882,3 +871,5 @@ fn a_stop_that_another_order_overtook_ends_the_deployment() {
     world.feed(1, Input::Submit(Entry::Order(stray)));
     world.run_until("the end", |world| world.status(0, deploy) == DeploymentStatus::Stopped);
 }
+
+mod voters;

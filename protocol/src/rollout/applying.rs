@@ -46,6 +46,8 @@ impl Ledger {
             }
             Judged::Health { host, healthy: false } => drop(self.state.unhealthy.insert(host)),
             Judged::Passed(passed) => self.pass(at, passed),
+            Judged::NextVoters(list) => self.state.next_voters = Some(list),
+            Judged::Vouch(vouched) => self.vouch(&vouched),
         }
     }
 

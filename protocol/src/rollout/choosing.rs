@@ -18,7 +18,8 @@ impl Ledger {
         if waiting.is_empty() {
             return Vec::new();
         }
-        let mut trial = Self { trust: self.trust.clone(), state: self.state.clone() };
+        let electorate = self.electorate.clone();
+        let mut trial = Self { trust: self.trust.clone(), state: self.state.clone(), electorate };
         // Stage by stage; then hosts that are down already, which cost nothing; then an order that is
         // the same on every leader and does not favour the same hosts each time.
         waiting.sort_by_key(|(deployment, host, stage, _)| {

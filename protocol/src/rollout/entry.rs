@@ -7,7 +7,7 @@ use crate::{
     ids::{DeploymentId, Digest, HashDomain, HostId},
     limits::ENTRY_BYTES_MAX,
     time::UnixSeconds,
-    trust::{Done, Group, MemberCert, Order, Release, Removal, Signed, Want},
+    trust::{Done, Group, MemberCert, Order, Release, Removal, Signed, VoterList, Want},
 };
 
 /// One entry of the ledger, with the evidence by which each host judges it.
@@ -38,6 +38,17 @@ pub enum Entry {
     },
     /// Time has passed that was waited for. Proposed by the leader alone.
     Passed(Passed),
+    /// Who should vote next. Proposed by the leader alone.
+    NextVoters(VoterList),
+    /// A voter signs the list that should be next.
+    Vouch(Signed<VoterList>),
+}
+
+impl Entry {
+    /// True if it is for the leader to say, and for nobody else.
+    pub fn is_the_leaders(&self) -> bool {
+        matches!(self, Self::Grant(_) | Self::Health { .. } | Self::Passed(_) | Self::NextVoters(_))
+    }
 }
 
 /// Time that was waited for, by the leader's clock.

@@ -26,6 +26,8 @@ impl Ledger {
             Entry::Done(done) => self.judge_done(done),
             Entry::Health { host, healthy } => self.judge_health(*host, *healthy),
             Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
+            Entry::NextVoters(list) => self.judge_next_voters(list),
+            Entry::Vouch(list) => self.judge_vouch(list),
         }
     }
 
@@ -104,8 +106,10 @@ impl Ledger {
         if !self.is_member(*host) {
             return Err(Refusal::UnknownHost(host.short()));
         }
-        // Nobody else can vote in its place yet, and a majority of fewer voters is a smaller one.
-        if self.trust.genesis().is_voter(*host) {
+        // Until another host votes in its place, those that are left must be able to agree.
+        let voters = self.electorate.newest();
+        let left = voters.hosts().filter(|v| v != host && !self.state.removed.contains(v)).count();
+        if voters.is_voter(*host) && left < voters.majority() {
             return Err(Refusal::IsVoter { name: name.clone() });
         }
         Ok(Judged::Remove { host: *host })

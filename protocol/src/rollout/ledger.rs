@@ -6,7 +6,7 @@
 //!
 //! The parts are files of their own: `judging` and `ordering` say what an entry may do, `applying`
 //! does it, `settling` draws the consequences, `quotas` is the rule that everything is for, and
-//! `choosing` suggests who is next.
+//! `choosing` suggests who is next. `voters` is about who decides all this.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,13 +24,18 @@ use crate::{
     cbor::{self, DecodeError},
     ids::{DeploymentId, Digest, GroupName, HashDomain, HostId},
     time::UnixSeconds,
-    trust::{Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust, Verified},
+    trust::{
+        Electorate, Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust, Verified,
+        VoterList,
+    },
 };
 
 /// The replicated state. Every host that has applied the same entries has the same one.
 pub struct Ledger {
     pub(super) trust: Arc<Trust>,
     pub(super) state: State,
+    /// The lists of the state, as they were believed.
+    pub(super) electorate: Electorate,
 }
 
 /// All of it, in a form that can be written down.
@@ -52,6 +57,10 @@ pub(super) struct State {
     pub(super) unhealthy: BTreeSet<HostId>,
     /// Hosts that their group's last deployment left without a working revision.
     pub(super) broken: BTreeSet<(GroupName, HostId)>,
+    /// The lists of voters that have followed the genesis.
+    pub(super) voter_lists: Vec<Signed<VoterList>>,
+    /// The next one, with the signatures that have come.
+    pub(super) next_voters: Option<Signed<VoterList>>,
 }
 
 /// A host of the fleet.
@@ -127,6 +136,8 @@ pub(super) enum Judged {
     Done { host: HostId, outcome: Outcome },
     Health { host: HostId, healthy: bool },
     Passed(Passed),
+    NextVoters(Signed<VoterList>),
+    Vouch(Verified<VoterList>),
 }
 
 /// What an order does, beside taking its place in the chain.
@@ -156,12 +167,18 @@ pub(super) enum Ordered {
 impl Ledger {
     /// The empty ledger of a fleet.
     pub fn new(trust: Arc<Trust>) -> Self {
-        Self { trust, state: State::default() }
+        Self { electorate: Electorate::of(&trust), trust, state: State::default() }
     }
 
     /// Reads a snapshot. It comes from this host's own disk or from a voter.
     pub fn restore(trust: Arc<Trust>, snapshot: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self { trust, state: cbor::decode(snapshot, usize::MAX)? })
+        let state: State = cbor::decode(snapshot, usize::MAX)?;
+        let mut electorate = Electorate::of(&trust);
+        for list in &state.voter_lists {
+            let believed = electorate.extend(&trust, list);
+            believed.map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        }
+        Ok(Self { trust, state, electorate })
     }
 
     /// The whole state, for [`Ledger::restore`].

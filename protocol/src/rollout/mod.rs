@@ -17,6 +17,7 @@ mod refusal;
 mod settling;
 mod stages;
 mod views;
+mod voters;
 
 pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones};
 pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target, TargetStatus};

@@ -178,12 +178,17 @@ pub enum Refusal {
         /// The name in its certificate.
         name: HostName,
     },
-    /// A voter cannot be removed yet.
-    #[error("{name} is a voter and cannot be removed: no other host can take its place yet")]
+    /// Without this voter too few would be left to agree on anything.
+    #[error(
+        "{name} is a voter, and too few would be left without it: wait until another host votes in          the place of one that is gone (see `swell voters`), or let more hosts join"
+    )]
     IsVoter {
         /// The host.
         name: HostName,
     },
+    /// The voters do not change so.
+    #[error("the voters do not change so: {0}")]
+    VoterChange(&'static str),
     /// Its stage has not begun, or the deployment is paused, waits or ends.
     #[error(
         "deployment {0} grants the host no slot now: it is paused, waits, or has other hosts first"

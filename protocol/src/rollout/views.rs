@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
-    ledger::{GroupState, Ledger, Slot},
+    ledger::{GroupState, Ledger, Membership, Slot},
 };
 use crate::{
     execute::Evidence,
@@ -187,13 +187,12 @@ fn join(names: &[HostName]) -> String {
 impl Ledger {
     /// The members, sorted by key.
     pub fn members(&self) -> impl Iterator<Item = HostView<'_>> {
-        self.state.members.values().map(|known| HostView {
-            host: known.member.host,
-            id: known.id,
-            name: &known.member.name,
-            labels: &known.member.labels,
-            zone: known.member.zone.as_ref(),
-        })
+        self.state.members.values().map(host_view)
+    }
+
+    /// One of them.
+    pub fn member(&self, host: HostId) -> Option<HostView<'_>> {
+        self.state.members.get(&host).map(host_view)
     }
 
     /// True if `host` belongs to the fleet.
@@ -413,6 +412,7 @@ impl Ledger {
             orders: state.orders.iter().skip(after).cloned().collect(),
             order,
             release: self.signed_release(release)?.clone(),
+            voter_lists: Vec::new(),
         })
     }
 
@@ -478,5 +478,15 @@ impl Ledger {
             since: slot.since,
             released: slot.released,
         }
+    }
+}
+
+fn host_view(known: &Membership) -> HostView<'_> {
+    HostView {
+        host: known.member.host,
+        id: known.id,
+        name: &known.member.name,
+        labels: &known.member.labels,
+        zone: known.member.zone.as_ref(),
     }
 }

@@ -47,16 +47,16 @@ pub trait HostSigned: Document {
     fn host(&self) -> HostId;
 }
 
-/// The first voters of a fleet. Signed by the root role; there is one per fleet and generation.
+/// The first voters of a fleet. Signed by the root role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
     /// One to seven hosts, sorted by id.
     pub voters: Vec<Voter>,
-    /// Rises when an operator recovers a fleet that lost its majority.
+    /// The first generation of voters.
     pub generation: u64,
 }
 
-/// A host that takes part in consensus from the start.
+/// A host that takes part in consensus.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Voter {
     /// Its key.
@@ -71,28 +71,27 @@ impl Document for Genesis {
     const BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
 
     fn check(&self) -> Result<(), Invalid> {
-        Invalid::unless((1..=VOTERS_MAX).contains(&self.voters.len()), || {
-            format!("a genesis document names 1 to {VOTERS_MAX} voters, not {}", self.voters.len())
-        })?;
-        Invalid::unless(self.voters.is_sorted_by(|a, b| a.host < b.host), || {
-            "the voters of a genesis document are sorted by key, each once".into()
-        })?;
-        Invalid::unless(self.voters.iter().all(|v| v.host.key().is_strong()), || {
-            "a voter's key is weak".into()
-        })
+        check_voters(Self::NAME, &self.voters)
     }
 }
 
 impl Genesis {
-    /// How many voters make a majority.
-    pub fn majority(&self) -> usize {
-        self.voters.len() / 2 + 1
-    }
-
-    /// True if `host` is one of them.
-    pub fn is_voter(&self, host: HostId) -> bool {
+    /// True if `host` is one of the first voters.
+    pub fn names(&self, host: HostId) -> bool {
         self.voters.iter().any(|voter| voter.host == host)
     }
+}
+
+pub(super) fn check_voters(document: &str, voters: &[Voter]) -> Result<(), Invalid> {
+    Invalid::unless((1..=VOTERS_MAX).contains(&voters.len()), || {
+        format!("a {document} names 1 to {VOTERS_MAX} voters, not {}", voters.len())
+    })?;
+    Invalid::unless(voters.is_sorted_by(|a, b| a.host < b.host), || {
+        format!("the voters of a {document} are sorted by key, each once")
+    })?;
+    Invalid::unless(voters.iter().all(|voter| voter.host.key().is_strong()), || {
+        "a voter's key is weak".into()
+    })
 }
 
 /// "This content may run as this application." Signed by the release role.
@@ -247,7 +246,7 @@ pub struct Receipt {
     pub voter: HostId,
     /// What the entry gave.
     pub subject: Subject,
-    /// The generation of the fleet's genesis.
+    /// The generation of voters in which it counts.
     pub generation: u64,
 }
 

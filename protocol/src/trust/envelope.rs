@@ -122,6 +122,29 @@ impl<T: Document> Signed<T> {
         Ok(())
     }
 
+    /// The same document, signed by nobody.
+    pub fn without_signatures(&self) -> Self {
+        let mut envelope = (*self.envelope).clone();
+        envelope.signatures.clear();
+        Self { envelope: Arc::new(envelope), kind: PhantomData }
+    }
+
+    /// Takes over the signatures under another copy of the same document that were found good.
+    /// Nothing is changed by another document.
+    pub fn absorb(&mut self, other: &Verified<T>) {
+        let theirs = &other.signed.envelope;
+        if self.envelope.payload != theirs.payload {
+            return;
+        }
+        let good: Vec<_> = other.signers.iter().map(key_hint).collect();
+        let envelope = Arc::make_mut(&mut self.envelope);
+        for one in theirs.signatures.iter().filter(|one| good.contains(&one.key)) {
+            envelope.signatures.retain(|known| known.key != one.key);
+            envelope.signatures.push(one.clone());
+        }
+        envelope.signatures.sort_by_key(|one| one.key);
+    }
+
     /// Reads an envelope that says it holds a `T`. Nothing is believed yet.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Untrusted> {
         let envelope: Envelope = cbor::decode(bytes, ENVELOPE_BYTES_MAX)

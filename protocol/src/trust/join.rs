@@ -189,10 +189,11 @@ mod tests {
         let host = HostId::from(SecretKey::from_seed(&[9; 32]).public_key());
         let name = |text: &str| Some(HostName::new(text).unwrap());
         let cert = read.certificate(trust.fleet(), host, name("web-1")).unwrap();
-        let member = cert.verify(&trust, UnixSeconds(120)).unwrap();
+        let member =
+            cert.verify(&trust, &crate::trust::Electorate::of(&trust), UnixSeconds(120)).unwrap();
         assert_eq!(member.content().labels.to_string(), "role=web");
         assert!(matches!(
-            cert.verify(&trust, UnixSeconds(151)),
+            cert.verify(&trust, &crate::trust::Electorate::of(&trust), UnixSeconds(151)),
             Err(MemberRefused::Expired { .. })
         ));
         assert!(read.certificate(trust.fleet(), host, name("db-1")).is_err());

@@ -5,7 +5,10 @@
 //! have. How often a token is used only the voters can count, so a token's certificate is complete
 //! with the receipts of a majority of them.
 
-use std::{collections::BTreeSet, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -15,6 +18,7 @@ use super::{
     envelope::{Signed, Untrusted, Verified},
     keys::KeySet,
     root::Trust,
+    voters::Electorate,
 };
 use crate::{
     ids::{HostId, HostName, Labels, PublicKey, ZoneName},
@@ -196,24 +200,25 @@ impl MemberCert {
     pub fn verify(
         &self,
         trust: &Trust,
+        electorate: &Electorate,
         now: UnixSeconds,
     ) -> Result<Verified<Member>, MemberRefused> {
-        in_time(self.verify_though_expired(trust)?, now)
+        in_time(self.verify_though_expired(trust, electorate)?, now)
     }
 
     /// Believes the certificate whole, whatever the time: a host whose certificate has expired may
     /// still end what it has begun and go back to what it ran. First voters need no receipts, since
     /// genesis names their keys.
-    pub fn verify_though_expired(&self, trust: &Trust) -> Result<Verified<Member>, MemberRefused> {
+    pub fn verify_though_expired(
+        &self,
+        trust: &Trust,
+        electorate: &Electorate,
+    ) -> Result<Verified<Member>, MemberRefused> {
         let member = self.verify_signatures(trust)?;
-        if !self.is_counted() || trust.genesis().is_voter(member.content().host) {
+        if !self.is_counted() || trust.genesis().names(member.content().host) {
             return Ok(member);
         }
-        let need = trust.genesis().majority();
-        let have = self.counted_by(&member, trust);
-        if have < need {
-            return Err(MemberRefused::NotCounted { have, need });
-        }
+        self.check_counted(&member, trust, electorate)?;
         Ok(member)
     }
 
@@ -224,23 +229,33 @@ impl MemberCert {
             .is_some_and(|token| token.claim().is_ok_and(|token| token.uses.is_some()))
     }
 
-    /// How many voters agree that this use was counted, in one entry of the ledger.
-    fn counted_by(&self, member: &Verified<Member>, trust: &Trust) -> usize {
+    /// A majority of the voters of one generation must agree that this use was counted, in one entry
+    /// of the ledger. That it was stays true when others vote.
+    fn check_counted(
+        &self,
+        member: &Verified<Member>,
+        trust: &Trust,
+        electorate: &Electorate,
+    ) -> Result<(), MemberRefused> {
         let subject = Subject::Admission { member: member.id() };
-        let mut by_entry = std::collections::BTreeMap::new();
+        let mut by_entry: BTreeMap<_, BTreeSet<HostId>> = BTreeMap::new();
         for receipt in self.receipts.iter().take(VOTERS_MAX) {
             let Ok(receipt) = receipt.verify_host(trust.fleet()) else { continue };
-            let receipt = receipt.content();
-            if receipt.subject == subject
-                && receipt.generation == trust.genesis().generation
-                && trust.genesis().is_voter(receipt.voter)
-            {
-                let voters: &mut BTreeSet<_> =
-                    by_entry.entry((receipt.index, receipt.entry)).or_default();
-                voters.insert(receipt.voter);
+            let Receipt { entry, index, voter, generation, .. } = *receipt.content();
+            let voters = electorate.of_generation(generation);
+            if receipt.content().subject == subject && voters.is_some_and(|v| v.is_voter(voter)) {
+                by_entry.entry((generation, index, entry)).or_default().insert(voter);
             }
         }
-        by_entry.values().map(BTreeSet::len).max().unwrap_or(0)
+        let is_enough = |((generation, ..), voters): (&(u64, u64, _), &BTreeSet<HostId>)| {
+            let all = electorate.of_generation(*generation);
+            all.is_some_and(|all| voters.len() >= all.majority())
+        };
+        if by_entry.iter().any(is_enough) {
+            return Ok(());
+        }
+        let have = by_entry.values().map(BTreeSet::len).max().unwrap_or(0);
+        Err(MemberRefused::NotCounted { have, need: electorate.newest().majority() })
     }
 }
 

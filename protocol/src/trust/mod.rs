@@ -12,6 +12,7 @@ mod keys;
 mod member;
 mod orders;
 mod root;
+mod voters;
 
 pub use documents::{
     Document, Done, Genesis, HostSigned, Invalid, Outcome, Receipt, Release, Subject, Voter, Want,
@@ -25,6 +26,7 @@ pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use orders::{Action, Deploy, Group, Order, Removal};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
+pub use voters::{Electorate, VoterList, Voters, VotersRefused};
 
 #[cfg(test)]
 mod tests;

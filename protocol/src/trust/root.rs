@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cbor::{self, DecodeError},
-    ids::{FleetId, FleetName, PublicKey},
+    ids::{Digest, FleetId, FleetName, PublicKey},
     limits::{ENVELOPE_BYTES_MAX, ROLE_KEYS_MAX, ROOT_BYTES_MAX, ROOT_CHAIN_MAX},
     time::UnixSeconds,
 };
@@ -215,6 +215,11 @@ impl Trust {
     /// The first voters.
     pub fn genesis(&self) -> &Genesis {
         self.genesis.content()
+    }
+
+    /// The id of the document that names the first voters.
+    pub fn genesis_id(&self) -> Digest {
+        self.genesis.id()
     }
 
     /// What to store and give to others.

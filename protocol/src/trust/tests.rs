@@ -167,6 +167,12 @@ fn record() -> Record {
     }
 }
 
+fn voter_list() -> VoterList {
+    let voters =
+        vec![Voter { host: key(11).public_key().into(), name: HostName::new("v").unwrap() }];
+    VoterList { seats: 3, parent: Digest([7; 32]), voters, generation: 1 }
+}
+
 /// One of each kind, signed by the keys that it needs: its context and its bytes.
 fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
     fn sign<T: Document>(content: &T, by: u8) -> (&'static str, Vec<u8>) {
@@ -237,6 +243,7 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&Done { host, token: 9, outcome: Outcome::Succeeded }, 10),
         sign(&Done { host, token: 9, outcome: Outcome::Declined { reason: "x".into() } }, 10),
         sign(&receipt(Subject::Admission { member: Digest([6; 32]) }), 10),
+        sign(&voter_list(), 10),
     ]
 }
 
@@ -294,6 +301,7 @@ fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted>
         Done::CONTEXT => by::<Done>(bytes, fleet, 10),
         Receipt::CONTEXT => by::<Receipt>(bytes, fleet, 10),
         Record::CONTEXT => by::<Record>(bytes, fleet, 10),
+        VoterList::CONTEXT => by::<VoterList>(bytes, fleet, 10),
         other => panic!("{other}"),
     }
 }
@@ -359,10 +367,13 @@ fn certificates_end_with_their_time_and_their_tokens_limits() {
         receipts: Vec::new(),
     };
     for cert in [by(&member, None), by(&member, Some(&token))] {
-        assert!(cert.verify(&trust, UnixSeconds(1000)).is_ok());
-        let late = cert.verify(&trust, UnixSeconds(1001)).unwrap_err();
+        assert!(cert.verify(&trust, &Electorate::of(&trust), UnixSeconds(1000)).is_ok());
+        let late = cert.verify(&trust, &Electorate::of(&trust), UnixSeconds(1001)).unwrap_err();
         assert!(matches!(late, MemberRefused::Expired { until: UnixSeconds(1000), .. }));
-        assert!(cert.verify_though_expired(&trust).is_ok(), "for what makes a host safe");
+        assert!(
+            cert.verify_though_expired(&trust, &Electorate::of(&trust)).is_ok(),
+            "for what makes a host safe"
+        );
     }
     for beyond in [
         Member { name: HostName::new("db-1").unwrap(), ..member.clone() },
@@ -372,9 +383,11 @@ fn certificates_end_with_their_time_and_their_tokens_limits() {
         // Whoever has a token would take names over from other hosts.
         Member { incarnation: 1, ..member },
     ] {
-        let refused = by(&beyond, Some(&token)).verify(&trust, UnixSeconds(1)).unwrap_err();
+        let refused = by(&beyond, Some(&token))
+            .verify(&trust, &Electorate::of(&trust), UnixSeconds(1))
+            .unwrap_err();
         assert!(matches!(refused, MemberRefused::BeyondToken(_)), "{refused}");
-        assert!(by(&beyond, None).verify(&trust, UnixSeconds(1)).is_ok());
+        assert!(by(&beyond, None).verify(&trust, &Electorate::of(&trust), UnixSeconds(1)).is_ok());
     }
 }
 

@@ -1,0 +1,99 @@
+//! Who votes next: one that is gone is replaced, an empty seat is filled, one at a time.
+//!
+//! The rules are here and the leader's clock is not: it says for how long each host was as it is. The
+//! choice is no matter of taste: the zone with the fewest voters first, then a hash of fleet and host,
+//! so every leader of the same fleet makes the same one. The leader never replaces itself: where it is
+//! the one that must go, another is elected first.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+use crate::{
+    ids::{Digest, FleetId, HashDomain, HostId, ZoneName},
+    trust::{Voter, VoterList, Voters},
+};
+
+/// After how long a voter is replaced, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoterPolicy {
+    /// A voter is replaced that was silent for so long. Restarts and reboots are shorter.
+    pub silent: Duration,
+    /// A voter is replaced that may not vote, by its labels, for so long.
+    pub unfit: Duration,
+    /// A host votes only if it was well for so long.
+    pub stable: Duration,
+    /// Changes are so far apart at least.
+    pub pace: Duration,
+    /// Two voters of one zone are not replaced within this time: that is a zone which is cut off.
+    pub zone_pace: Duration,
+}
+
+impl Default for VoterPolicy {
+    fn default() -> Self {
+        Self {
+            silent: Duration::from_secs(600),
+            unfit: Duration::from_secs(3600),
+            stable: Duration::from_secs(600),
+            pace: Duration::from_secs(60),
+            zone_pace: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A voter, as the leader sees it.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// The voter.
+    pub host: HostId,
+    /// Its zone, if it is known.
+    pub zone: Option<ZoneName>,
+    /// It answers.
+    pub is_live: bool,
+    /// It should be replaced now.
+    pub must_go: bool,
+}
+
+/// A host that may vote.
+#[derive(Clone, Debug)]
+pub struct Prospect {
+    /// The host and its name.
+    pub voter: Voter,
+    /// Its zone.
+    pub zone: Option<ZoneName>,
+}
+
+/// The list that should follow `now`, if it should change. `seats` has all voters of it.
+pub fn next_list(
+    fleet: FleetId,
+    now: &Voters,
+    leader: HostId,
+    seats: &[Seat],
+    prospects: &[Prospect],
+) -> Option<VoterList> {
+    let goes = seats.iter().find(|seat| seat.must_go && seat.host != leader).map(|seat| seat.host);
+    if goes.is_none() && now.list().len() >= now.seats() {
+        return None;
+    }
+    let stay = || seats.iter().filter(|seat| Some(seat.host) != goes);
+    let mut zones: BTreeMap<Option<&ZoneName>, usize> = BTreeMap::new();
+    for seat in stay() {
+        *zones.entry(seat.zone.as_ref()).or_default() += 1;
+    }
+    let rank = |prospect: &&Prospect| {
+        let crowd = zones.get(&prospect.zone.as_ref()).copied().unwrap_or(0);
+        let draw = Digest::of(HashDomain::Ring, &[b"vote", &fleet.0, &prospect.voter.host.0]);
+        (Reverse(crowd), draw)
+    };
+    let comes = prospects.iter().max_by_key(rank)?;
+    let mut voters: Vec<_> =
+        now.list().iter().filter(|voter| Some(voter.host) != goes).cloned().collect();
+    voters.push(comes.voter.clone());
+    voters.sort();
+    // Those who live must be able to agree afterwards as well.
+    let live = stay().filter(|seat| seat.is_live).count() + 1;
+    if live < voters.len() / 2 + 1 {
+        return None;
+    }
+    let seats = u8::try_from(now.seats()).unwrap_or(u8::MAX);
+    let generation = now.generation().saturating_add(1);
+    Some(VoterList { seats, parent: now.id(), voters, generation })
+}

@@ -1,0 +1,190 @@
+//! Voters come and go while the fleet does its work.
+
+use super::*;
+
+/// A fleet whose leader does not wait long before it replaces a voter.
+fn impatient(hosts: u8, voters: u8) -> World {
+    let mut world = fleet(hosts, voters);
+    let seconds = std::time::Duration::from_secs;
+    world.voter_policy = VoterPolicy {
+        silent: seconds(20),
+        unfit: seconds(20),
+        stable: seconds(5),
+        pace: seconds(1),
+        zone_pace: seconds(1),
+    };
+    for host in 0..world.hosts.len() {
+        world.kill(host);
+        world.restart(host);
+    }
+    world.run_until("a leader", |world| world.leader().is_some());
+    world
+}
+
+impl World {
+    fn generation(&self, host: usize) -> u64 {
+        self.node(host).electorate().newest().generation()
+    }
+
+    fn votes(&self, host: usize) -> bool {
+        self.node(host).consensus().is_some()
+    }
+
+    fn live(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.hosts.len()).filter(|host| self.hosts[*host].node.is_some())
+    }
+
+    /// All that run are of this generation, and know the same.
+    fn is_settled(&self, generation: u64) -> bool {
+        self.live()
+            .all(|host| self.generation(host) == generation && !self.node(host).is_left_behind())
+            && self.state_hashes().len() == 1
+    }
+
+    /// A voter that does not lead.
+    fn other_voter(&self) -> usize {
+        let leader = self.leader().unwrap();
+        self.live().find(|host| *host != leader && self.votes(*host)).unwrap()
+    }
+
+    /// A deployment goes through, to all that run.
+    fn deploys(&mut self, label: &str) {
+        let from = self.first_live();
+        let release = self.release(label);
+        let order = self.deploy(from, release, None);
+        self.run_until("success", |world| world.status(from, order) == DeploymentStatus::Succeeded);
+    }
+}
+
+#[test]
+fn a_voter_that_is_gone_is_replaced_and_is_none_when_it_returns() {
+    let mut world = impatient(5, 3);
+    world.group(MinimumHealthy::HostCount(0));
+    let gone = world.other_voter();
+    world.kill(gone);
+    world.run_until("a new voter", |world| world.is_settled(1));
+    let voters = |world: &World| world.live().filter(|host| world.votes(*host)).count();
+    assert_eq!(voters(&world), 3);
+    world.run_until("a leader", |world| world.leader().is_some());
+    world.restart(gone);
+    world.run_until("it hears of it", |world| world.is_settled(1));
+    assert!(!world.votes(gone));
+    world.deploys("1.0.0");
+    // All of it outlasts the daemons.
+    for host in 0..5 {
+        world.kill(host);
+    }
+    for host in 0..5 {
+        world.restart(host);
+    }
+    world.run_until("a leader", |world| world.leader().is_some() && world.is_settled(1));
+    world.deploys("1.0.1");
+}
+
+#[test]
+fn a_voter_that_slept_through_a_change_goes_on_in_the_new_generation() {
+    let mut world = impatient(7, 5);
+    world.group(MinimumHealthy::HostCount(0));
+    let gone = world.other_voter();
+    world.kill(gone);
+    world.run_for(15);
+    // It is away for less than it takes to be replaced.
+    let sleeper = world.other_voter();
+    world.kill(sleeper);
+    world.run_until("a new voter", |world| world.is_settled(1));
+    world.restart(sleeper);
+    world.run_until("it hears of it", |world| world.is_settled(1));
+    assert!(world.votes(sleeper));
+    world.deploys("1.0.0");
+}
+
+#[test]
+fn the_leader_is_replaced_by_the_one_after_it() {
+    let mut world = impatient(4, 3);
+    let leader = world.leader().unwrap();
+    world.kill(leader);
+    world.run_until("a new voter", |world| world.is_settled(1));
+    assert_eq!(world.live().filter(|host| world.votes(*host)).count(), 3);
+}
+
+#[test]
+fn without_another_host_nobody_is_replaced() {
+    let mut world = impatient(3, 3);
+    let gone = world.other_voter();
+    world.kill(gone);
+    world.run_for(60);
+    assert!(world.is_settled(0));
+}
+
+#[test]
+fn all_first_voters_are_replaced_one_by_one_and_a_new_host_believes_the_last() {
+    let mut world = impatient(7, 3);
+    world.group(MinimumHealthy::HostCount(0));
+    world.kill(6);
+    for generation in 1..=3 {
+        let first = |host: &usize| world.trust.genesis().names(world.hosts[*host].id);
+        let gone = world.live().find(first).unwrap();
+        world.kill(gone);
+        world.run_until("a new voter", |world| world.is_settled(generation));
+        world.run_until("a leader", |world| world.leader().is_some());
+    }
+    world.restart(6);
+    world.run_until("it believes them", |world| world.is_settled(3));
+    world.deploys("1.0.0");
+}
+
+#[test]
+fn a_removed_voter_is_replaced_at_once() {
+    let mut world = impatient(5, 3);
+    world.run_for(10);
+    let gone = world.other_voter();
+    let removal = crate::trust::Removal {
+        host: world.hosts[gone].id,
+        name: HostName::new(format!("h{}", world.hosts[gone].seed)).unwrap(),
+        reason: "sold".into(),
+        issued_at: world.wall,
+    };
+    let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
+    let from = world.leader().unwrap();
+    world.submit(from, Entry::Remove(removal));
+    world.run_for(10);
+    let others = || (0..5).filter(|host| *host != gone);
+    assert!(others().all(|host| world.generation(host) == 1));
+    assert_eq!(others().filter(|host| world.votes(*host)).count(), 3);
+    assert!(!world.node(from).electorate().newest().is_voter(world.hosts[gone].id));
+}
+
+#[test]
+fn receipts_of_an_old_generation_count_no_more() {
+    let mut world = impatient(5, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Activate { .. }));
+    world.deploy(0, release, None);
+    world.run_until("an executor on its way", |world| !world.held.is_empty());
+    let holder = world.held[0].0;
+    let old = world.held.iter().find_map(|(_, _, request)| match request {
+        Request::Activate { receipts, .. } => Some(receipts.clone()),
+        _ => None,
+    });
+    let generations = |receipts: &[Signed<Receipt>], world: &World| -> BTreeSet<u64> {
+        let fleet = world.trust.fleet();
+        let verified = receipts.iter().map(|receipt| receipt.verify_host(fleet).unwrap());
+        verified.map(|receipt| receipt.content().generation).collect()
+    };
+    assert_eq!(generations(&old.unwrap(), &world), BTreeSet::from([0]));
+    let may_go = |host: &usize| *host != holder && Some(*host) != world.leader();
+    let gone = (0..5).find(|host| world.votes(*host) && may_go(host)).unwrap();
+    world.kill(gone);
+    world.run_until("a new voter", |world| world.is_settled(1));
+    for (host, asked, _) in std::mem::take(&mut world.held) {
+        let reason = "the receipts are too old".into();
+        world.feed(host, Input::Executed(asked, Ok(Response::Refused { reason })));
+    }
+    world.run_until("it asks again", |world| !world.held.is_empty());
+    for (_, _, request) in &world.held {
+        let Request::Activate { receipts, evidence, .. } = request else { continue };
+        assert_eq!(generations(receipts, &world), BTreeSet::from([1]));
+        assert_eq!(evidence.voter_lists.len(), 1, "so that the executor can tell");
+    }
+}

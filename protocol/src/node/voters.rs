@@ -1,0 +1,160 @@
+//! This host and the voters: which generation is in force, what it signs, when it is one of them.
+
+use super::{Node, Output};
+use crate::{
+    consensus::{Consensus, Restored, Write},
+    ids::HostId,
+    limits::VOTER_LISTS_PER_MESSAGE_MAX,
+    rollout::Entry,
+    trust::{Electorate, Signed, VoterList},
+    wire::Message,
+};
+
+impl Node {
+    /// All lists of voters that are known here. The newest may be newer than the ledger.
+    pub fn electorate(&self) -> &Electorate {
+        &self.electorate
+    }
+
+    pub(super) fn voters(&self) -> Vec<HostId> {
+        self.electorate.newest().hosts().collect()
+    }
+
+    pub(super) fn is_voter(&self, host: HostId) -> bool {
+        self.electorate.newest().is_voter(host)
+    }
+
+    /// The generation that the ledger has come to.
+    pub(super) fn generation(&self) -> u64 {
+        self.ledger.electorate().newest().generation()
+    }
+
+    /// True if the voters have gone on without this one.
+    pub(super) fn is_left_behind(&self) -> bool {
+        self.electorate.newest().generation() > self.generation()
+    }
+
+    /// True if this host takes the ledger from voters, instead of having it as one of them.
+    pub(super) fn follows(&self) -> bool {
+        self.consensus.is_none() || self.is_left_behind()
+    }
+
+    /// Begins the generation that the ledger has just come to: every host with the same snapshot, and
+    /// its voters with nothing else. All that belongs to the old one is over, and what came in it after
+    /// that entry was never agreed on.
+    pub(super) fn begin_generation(&mut self) {
+        let led = self.leadership.leading;
+        let restored = Restored::called(self.ledger.applied_index(), self.ledger.snapshot());
+        self.take_up(restored, led);
+    }
+
+    /// Goes on from a snapshot of another generation, or of the same on a host that follows.
+    pub(super) fn take_up(&mut self, restored: Restored, led: bool) {
+        let Restored { hard_state, snapshot, .. } = restored.clone();
+        self.feed.begin_anew(snapshot.clone());
+        let write = Write { hard_state: Some(hard_state), snapshot, anew: true, entries: vec![] };
+        self.out.push(Output::Persist(write));
+        let voters = self.ledger.electorate().newest();
+        let (count, generation) = (voters.list().len(), voters.generation());
+        self.leadership.leading = false;
+        self.feed.heard_leader = None;
+        self.incoming = None;
+        self.outgoing.clear();
+        self.consensus = voters.is_voter(self.me).then(|| {
+            let mut consensus = Consensus::new(self.me, voters, restored, self.seed);
+            if led {
+                consensus.stand_soon();
+            }
+            consensus
+        });
+        let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };
+        let note = format!("voters: generation {generation} begins, {count} hosts, {part}");
+        self.out.push(Output::Note(note));
+        let lists = self.ledger.electorate().clone();
+        self.learn_electorate(lists);
+    }
+
+    /// Takes over lists of voters that were verified, if they are newer, and tells those around.
+    pub(super) fn learn_electorate(&mut self, electorate: Electorate) {
+        if electorate.newest().generation() <= self.electorate.newest().generation() {
+            return;
+        }
+        self.electorate = electorate;
+        // What voters of the last generation vouched for is not worth waiting for.
+        self.rollouts.forget_claim();
+        if !self.cert_is_whole {
+            self.admissions.clear();
+        }
+        self.out.push(Output::Roster);
+        let known = Message::VotersKnown(self.electorate.newest().generation());
+        for peer in self.links.up().collect::<Vec<_>>() {
+            self.send(peer, known.clone());
+        }
+    }
+
+    /// Tells a new peer how new the voters are that this host knows. Nothing, of the first ones.
+    pub(super) fn greet_with_voters(&mut self, peer: HostId) {
+        let generation = self.electorate.newest().generation();
+        if generation > self.trust.genesis().generation {
+            self.send(peer, Message::VotersKnown(generation));
+        }
+    }
+
+    /// A peer says how new the voters are that it knows.
+    pub(super) fn peer_knows_voters(&mut self, from: HostId, generation: u64) {
+        let own = self.electorate.newest().generation();
+        if generation > own {
+            self.send(from, Message::VotersKnown(own));
+        } else if generation < own {
+            let lists = self.electorate.after(generation);
+            let some = lists.iter().take(VOTER_LISTS_PER_MESSAGE_MAX).cloned().collect();
+            self.send(from, Message::VoterLists(some));
+        }
+    }
+
+    /// A peer hands on lists of voters. Each vouches for the next, whoever brings them.
+    pub(super) fn voter_lists(&mut self, from: HostId, lists: &[Signed<VoterList>]) {
+        let mut electorate = self.electorate.clone();
+        if !electorate.extend_by(&self.trust, lists) {
+            return;
+        }
+        self.learn_electorate(electorate);
+        // There may be more of them than fit.
+        let own = self.electorate.newest().generation();
+        if lists.len() == VOTER_LISTS_PER_MESSAGE_MAX {
+            self.send(from, Message::VotersKnown(own));
+        }
+        for voter in self.voters() {
+            if self.links.is_up(voter) {
+                self.ask_ledger_of(voter);
+            }
+        }
+    }
+
+    /// A voter signs the list that is planned, until the ledger shows it.
+    pub(super) fn tend_vouching(&mut self) {
+        if self.consensus.is_none() || self.is_catching_up() || self.now < self.next_vouch_at {
+            return;
+        }
+        let Some(planned) = self.ledger.next_voters() else { return };
+        let electorate = self.ledger.electorate();
+        let own = self.me.key();
+        let vouched = electorate.vouched(&self.trust, planned);
+        if vouched.is_ok_and(|vouched| vouched.signers().contains(&own)) {
+            return;
+        }
+        self.next_vouch_at = self.now + VOUCH_AGAIN_AFTER;
+        let mut vouch = planned.without_signatures();
+        // A key in memory always signs.
+        if vouch.add_signature(self.trust.fleet(), &self.key).is_ok() {
+            self.submit(Entry::Vouch(vouch), false);
+        }
+    }
+
+    /// Until when this voter gives no receipts: from the plan of a new list on, it is none of the old.
+    pub(super) fn vouches_no_more(&self) -> bool {
+        self.ledger.next_voters().is_some() || self.is_left_behind()
+    }
+}
+
+const VOUCH_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

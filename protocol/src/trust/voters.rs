@@ -1,0 +1,212 @@
+//! Who votes: the first voters of the genesis, and the lists that have followed it.
+//!
+//! A list is signed by a majority of the voters that it follows, so whoever believes one list can tell
+//! the next from a forgery, without asking anybody. Each list is a generation: receipts, and frames
+//! between voters, name the generation that they are of, and count in that one alone. So a voter that
+//! was replaced, or that has not heard yet, has no part in what the new voters decide.
+
+use std::num::NonZeroU8;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    documents::{Document, Invalid, Voter, check_voters},
+    envelope::{Signed, Untrusted, Verified},
+    keys::KeySet,
+    root::Trust,
+};
+use crate::{
+    ids::{Digest, HostId, PublicKey},
+    limits::{DOCUMENT_BYTES_MAX, VOTER_LISTS_MAX, VOTERS_MAX},
+};
+
+/// "These hosts vote from now on." Signed by a majority of the voters before them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterList {
+    /// How many voters the fleet should have: missing ones are found by themselves.
+    pub seats: u8,
+    /// The id of the list that it follows; of the genesis, for the first.
+    pub parent: Digest,
+    /// One to seven hosts, sorted by id.
+    pub voters: Vec<Voter>,
+    /// One more than that of the list that it follows.
+    pub generation: u64,
+}
+
+impl Document for VoterList {
+    const CONTEXT: &'static str = "voters/1";
+    const NAME: &'static str = "list of voters";
+    const BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
+
+    fn check(&self) -> Result<(), Invalid> {
+        check_voters(Self::NAME, &self.voters)?;
+        let seats = usize::from(self.seats);
+        Invalid::unless((self.voters.len()..=VOTERS_MAX).contains(&seats), || {
+            format!("a list of {} voters has at most {VOTERS_MAX} seats", self.voters.len())
+        })
+    }
+}
+
+/// The voters of one generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voters {
+    id: Digest,
+    seats: usize,
+    list: Vec<Voter>,
+    generation: u64,
+}
+
+impl Voters {
+    /// Voters as a genesis names them, without one.
+    #[cfg(test)]
+    pub(crate) fn first(mut list: Vec<Voter>) -> Self {
+        list.sort();
+        Self { id: Digest::ZERO, seats: list.len(), list, generation: 0 }
+    }
+
+    /// Names the document that says so.
+    pub fn id(&self) -> Digest {
+        self.id
+    }
+
+    /// Which generation it is.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many voters there should be.
+    pub fn seats(&self) -> usize {
+        self.seats
+    }
+
+    /// The voters, sorted by id.
+    pub fn list(&self) -> &[Voter] {
+        &self.list
+    }
+
+    /// Their keys, sorted.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> {
+        self.list.iter().map(|voter| voter.host)
+    }
+
+    /// How many of them make a majority.
+    pub fn majority(&self) -> usize {
+        self.list.len() / 2 + 1
+    }
+
+    /// True if `host` is one of them.
+    pub fn is_voter(&self, host: HostId) -> bool {
+        self.list.iter().any(|voter| voter.host == host)
+    }
+
+    /// The signatures by which the next list is believed.
+    fn verify(
+        &self,
+        trust: &Trust,
+        next: &Signed<VoterList>,
+        threshold: usize,
+    ) -> Result<Verified<VoterList>, Untrusted> {
+        let keys: Vec<PublicKey> = self.hosts().map(|host| host.key()).collect();
+        let threshold = u8::try_from(threshold).ok().and_then(NonZeroU8::new);
+        let threshold = threshold.expect("a list has between one voter and seven");
+        next.verify(trust.fleet(), KeySet { keys: &keys, threshold })
+    }
+}
+
+/// Why a list of voters was not believed. The one in force stays.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum VotersRefused {
+    /// It is not signed by the voters before it.
+    #[error("the list of voters {0}")]
+    Untrusted(#[from] Untrusted),
+    /// It does not follow the newest list that is known here.
+    #[error("the list of voters does not follow generation {0}: one is missing, or it is a fork")]
+    DoesNotFollow(u64),
+    /// The chain is as long as it may be.
+    #[error("there were {VOTER_LISTS_MAX} lists of voters: the chain cannot grow")]
+    TooMany,
+}
+
+/// All lists of voters that are believed here, the genesis first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Electorate {
+    lists: Vec<Voters>,
+    signed: Vec<Signed<VoterList>>,
+}
+
+impl Electorate {
+    /// The first voters alone.
+    pub fn of(trust: &Trust) -> Self {
+        let (id, genesis) = (trust.genesis_id(), trust.genesis());
+        let (list, generation) = (genesis.voters.clone(), genesis.generation);
+        let first = Voters { id, seats: list.len(), list, generation };
+        Self { lists: vec![first], signed: Vec::new() }
+    }
+
+    /// The voters of the newest generation.
+    pub fn newest(&self) -> &Voters {
+        self.lists.last().expect("the genesis is always there")
+    }
+
+    /// The voters of a generation, if it is known.
+    pub fn of_generation(&self, generation: u64) -> Option<&Voters> {
+        self.lists.iter().find(|voters| voters.generation == generation)
+    }
+
+    /// True if the document with this id is one of the lists.
+    pub fn knows(&self, id: Digest) -> bool {
+        self.lists.iter().any(|known| known.id == id)
+    }
+
+    /// The lists that came after a generation, for whoever knows no newer one.
+    pub fn after(&self, generation: u64) -> &[Signed<VoterList>] {
+        let later = self.lists[1..].iter().take_while(|voters| voters.generation <= generation);
+        &self.signed[later.count()..]
+    }
+
+    /// Believes the list that follows. True if it is news.
+    pub fn extend(
+        &mut self,
+        trust: &Trust,
+        next: &Signed<VoterList>,
+    ) -> Result<bool, VotersRefused> {
+        let id = next.id(trust.fleet());
+        if self.knows(id) {
+            return Ok(false);
+        }
+        let newest = self.newest();
+        let verified = newest.verify(trust, next, newest.majority())?;
+        let VoterList { seats, parent, voters, generation } = verified.content().clone();
+        if (parent, generation) != (newest.id, newest.generation.saturating_add(1)) {
+            return Err(VotersRefused::DoesNotFollow(newest.generation));
+        }
+        if self.signed.len() >= VOTER_LISTS_MAX {
+            return Err(VotersRefused::TooMany);
+        }
+        self.lists.push(Voters { id, seats: seats.into(), list: voters, generation });
+        self.signed.push(next.clone());
+        Ok(true)
+    }
+
+    /// Believes as many of these as follow, in order. True if any is news.
+    pub fn extend_by(&mut self, trust: &Trust, lists: &[Signed<VoterList>]) -> bool {
+        let mut news = false;
+        for list in lists {
+            match self.extend(trust, list) {
+                Ok(is_news) => news |= is_news,
+                Err(_) => break,
+            }
+        }
+        news
+    }
+
+    /// A list that at least one of the voters in force has signed.
+    pub fn vouched(
+        &self,
+        trust: &Trust,
+        next: &Signed<VoterList>,
+    ) -> Result<Verified<VoterList>, Untrusted> {
+        self.newest().verify(trust, next, 1)
+    }
+}
