@@ -192,3 +192,45 @@ async fn the_slot_of_a_dead_host_is_free_once_an_operator_says_so() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_gone_is_replaced_and_the_fleet_goes_on_without_the_first_ones() {
+    let _turn = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let programs = Programs::in_dir(Path::new(env!("CARGO_BIN_EXE_swelld")).parent().unwrap());
+    let mut fleet = Fleet::new(dir.path(), 5, programs).unwrap();
+    fleet.set("replace_voter_seconds = 5").unwrap();
+    fleet.start().unwrap();
+    fleet.wait_complete(PATIENCE).await.unwrap();
+    fleet.apply_group("AllAtOnce", 0).unwrap();
+    let last = fleet.last();
+    // Two of the three that the fleet was founded with die, one after the other.
+    for gone in ["web-1", "web-2"] {
+        fleet.kill_daemon(fleet.index_of(gone).unwrap());
+        let replaced = |status: &api::Fleet| {
+            let voters = &status.voters;
+            status.leader.is_some()
+                && voters.len() == 3
+                && voters.iter().all(|voter| voter.name != gone)
+        };
+        fleet.wait_for(last, "a new voter", PATIENCE, replaced).await.unwrap();
+    }
+    let dir = fleet.dir().join("shop-1.0.0");
+    Shop::new("1.0.0").write(&dir).unwrap();
+    fleet.push(last, &dir, "1.0.0").unwrap();
+    let id = fleet.deploy(last, "1.0.0", &[]).unwrap();
+    // The executors, which nobody told but their daemons, act on the word of the new voters.
+    let report = fleet.wait_over(last, &id, PATIENCE).await.unwrap();
+    assert_eq!(report.summary.status, "succeeded", "{report:?}");
+    // Those that were away come back as hosts like any other, and catch up.
+    for gone in ["web-1", "web-2"] {
+        fleet.start_daemon(fleet.index_of(gone).unwrap()).unwrap();
+    }
+    let all_back = |status: &api::Fleet| {
+        let shown = status.hosts.iter().all(|host| host.standing == "reachable");
+        shown && status.voters.iter().all(|voter| !["web-1", "web-2"].contains(&&*voter.name))
+    };
+    for index in 0..5 {
+        fleet.wait_for(index, "everybody back", PATIENCE, all_back).await.unwrap();
+    }
+}

@@ -16,12 +16,13 @@ pub struct File {
     pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) advertise: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) store_bytes_max: Option<Spanned<Size>>,
+    pub(super) replace_voter_seconds: Option<Spanned<i64>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_to: Option<Spanned<String>>,
 }
 
 /// The fields of [`File`], for messages.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "state_dir",
     "control_socket",
     "control_group",
@@ -29,6 +30,7 @@ pub(super) const KEYS: [&str; 9] = [
     "listen",
     "advertise",
     "store_bytes_max",
+    "replace_voter_seconds",
     "log",
     "log_to",
 ];

@@ -10,7 +10,9 @@ mod value;
 use std::{
     fs,
     io::Read,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use groundswell_protocol::limits::ADDRESSES_MAX;
@@ -30,6 +32,9 @@ pub const PATH: &str = "/etc/groundswell/swelld.toml";
 /// The exit code of a process whose settings are wrong. The unit file knows it: such a process is
 /// not started again.
 pub const EXIT_CODE: u8 = 64;
+
+/// Less is a hiccup; after a day it is no silence but an absence.
+const REPLACE_VOTER_SECONDS: RangeInclusive<u64> = 5..=86_400;
 
 /// A file longer than this is not a settings file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -52,6 +57,8 @@ pub struct Settings {
     pub advertise: Vec<Multiaddr>,
     /// Bytes that received revisions may take up.
     pub store_bytes_max: u64,
+    /// After how much silence a voter is replaced.
+    pub replace_voter_after: Duration,
     /// The least important messages that are logged.
     pub log: LevelFilter,
     /// Where they go.
@@ -163,6 +170,11 @@ impl Settings {
                 "store_bytes_max",
                 &or(file.store_bytes_max, default.store_bytes_max),
             )?,
+            replace_voter_after: value::seconds(
+                "replace_voter_seconds",
+                &or(file.replace_voter_seconds, default.replace_voter_seconds),
+                REPLACE_VOTER_SECONDS,
+            )?,
             log: value::one_of("log", &or(file.log, default.log), &LEVELS)?,
             log_to: value::one_of("log_to", &or(file.log_to, default.log_to), &LOG_TARGETS)?,
         })
@@ -208,6 +220,7 @@ mod tests {
         assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/7717".parse().unwrap()]);
         assert_eq!(settings.advertise, []);
         assert_eq!(settings.store_bytes_max, 20 << 30);
+        assert_eq!(settings.replace_voter_after, Duration::from_secs(600));
         assert_eq!(settings.control_group, None);
         assert_eq!((settings.log, settings.log_to), (LevelFilter::INFO, LogTo::Auto));
         assert_eq!(parse(DEFAULT).unwrap(), settings);
@@ -259,7 +272,8 @@ mod tests {
         assert_eq!(
             refusal("log = \"info\"\n[storage]\nx = 1\n"),
             "swelld.toml:2:2: unknown key 'storage'; the keys are state_dir, control_socket, \
-             control_group, executor_socket, listen, advertise, store_bytes_max, log, log_to"
+             control_group, executor_socket, listen, advertise, store_bytes_max, replace_voter_seconds, \
+             log, log_to"
         );
         assert!(refusal("\"a\\u001b[2J\" = 1").contains("unknown key 'a\\u{1b}[2J'"));
     }
@@ -311,6 +325,10 @@ mod tests {
             ("store_bytes_max = \"20 GB?\"", "1:19: store_bytes_max: '20 GB?' is not a size"),
             ("store_bytes_max = -1", "1:19: store_bytes_max: -1 is not a size"),
             ("store_bytes_max = \"99999999 TiB\"", "1:19: store_bytes_max: '99999999 TiB' is too"),
+            (
+                "replace_voter_seconds = 4",
+                "1:25: replace_voter_seconds: 4 is not a number of seconds from 5 to 86400",
+            ),
             ("store_bytes_max = 67108863", "1:19: store_bytes_max: is less than 64 MiB"),
             (
                 "log = \"inof\"",

@@ -1,6 +1,10 @@
 //! Checks of single values: text with a place in, something usable or a problem at that place out.
 
-use std::path::{Component, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Component, PathBuf},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use nix::unistd::Group;
@@ -135,6 +139,25 @@ fn bytes_of(text: &str) -> Result<u64, &'static str> {
 }
 
 const SIZE_RULE: &str = "is not a size; write a whole number and a unit, such as \"20 GiB\"";
+
+/// A span of whole seconds between two bounds.
+pub(super) fn seconds(
+    key: &str,
+    number: &Spanned<i64>,
+    bounds: RangeInclusive<u64>,
+) -> Result<Duration, Problem> {
+    let given = u64::try_from(*number.get_ref()).ok().filter(|given| bounds.contains(given));
+    given.map(Duration::from_secs).ok_or_else(|| Problem {
+        key: Some(key.into()),
+        at: number.span().start,
+        text: format!(
+            "{key}: {} is not a number of seconds from {} to {}",
+            number.get_ref(),
+            bounds.start(),
+            bounds.end()
+        ),
+    })
+}
 
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(

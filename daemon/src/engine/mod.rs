@@ -187,7 +187,7 @@ async fn start(
         known: known.clone(),
         restored: remembered.restored,
         snapshot_every_entries: SNAPSHOT_EVERY_ENTRIES,
-        voter_policy: VoterPolicy::default(),
+        voter_policy: VoterPolicy::after(settings.replace_voter_after),
         seed: random_seed(),
         version: env!("CARGO_PKG_VERSION").into(),
     };

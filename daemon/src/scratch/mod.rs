@@ -126,6 +126,16 @@ impl Fleet {
         Ok(())
     }
 
+    /// Adds a line to the settings of every daemon.
+    pub fn set(&self, line: &str) -> Result<(), ScratchError> {
+        for host in &self.hosts {
+            let path = host.settings("swelld.toml");
+            let text = fs::read_to_string(&path)? + line + "\n";
+            fs::write(path, text)?;
+        }
+        Ok(())
+    }
+
     /// Founds the fleet: keys, trust, genesis with the first three hosts as voters, and one join
     /// token for all.
     pub fn found(&self) -> Result<(), ScratchError> {

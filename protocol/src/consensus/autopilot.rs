@@ -27,15 +27,17 @@ pub struct VoterPolicy {
     pub zone_pace: Duration,
 }
 
+impl VoterPolicy {
+    /// Voters are replaced after so much silence, by hosts that were well for as long.
+    pub fn after(silent: Duration) -> Self {
+        let (stable, zone_pace) = (silent, silent);
+        Self { silent, unfit: silent * 6, stable, pace: silent / 10, zone_pace }
+    }
+}
+
 impl Default for VoterPolicy {
     fn default() -> Self {
-        Self {
-            silent: Duration::from_secs(600),
-            unfit: Duration::from_secs(3600),
-            stable: Duration::from_secs(600),
-            pace: Duration::from_secs(60),
-            zone_pace: Duration::from_secs(600),
-        }
+        Self::after(Duration::from_secs(600))
     }
 }
 

@@ -282,6 +282,58 @@ fn signed_formats_are_pinned() {
     insta::assert_snapshot!(text);
 }
 
+#[test]
+fn a_list_of_voters_is_believed_by_a_majority_of_those_before_and_by_nobody_else() {
+    let host = |n: u8| HostId::from(key(n).public_key());
+    let voters = |numbers: &[u8]| {
+        let name = |n: &u8| HostName::new(format!("v{n}")).unwrap();
+        let mut list: Vec<_> =
+            numbers.iter().map(|n| Voter { host: host(*n), name: name(n) }).collect();
+        list.sort();
+        list
+    };
+    let genesis = Genesis { voters: voters(&[11, 12, 13]), generation: 4 };
+    let (fleet, bundle) = TrustBundle::found(&root(1, &[1], 1), &genesis, &[&key(1)]).unwrap();
+    let trust = Trust::new(bundle, Some(fleet)).unwrap();
+    let first = Electorate::of(&trust);
+    let list = |parent, voters, generation| VoterList { seats: 3, parent, voters, generation };
+    let second = list(first.newest().id(), voters(&[11, 12, 14]), 5);
+    let sign = |list: &VoterList, by: &[u8]| {
+        let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
+        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
+        Signed::new(list, fleet, &signers).unwrap()
+    };
+    let mut known = first.clone();
+    for too_few in [&[11][..], &[11, 14], &[14, 15], &[]] {
+        let refused = known.extend(&trust, &sign(&second, too_few));
+        assert!(matches!(refused, Err(VotersRefused::Untrusted(_))), "{too_few:?}");
+    }
+    for fork in [
+        list(Digest([9; 32]), second.voters.clone(), 5),
+        VoterList { generation: 6, ..second.clone() },
+    ] {
+        let refused = known.extend(&trust, &sign(&fork, &[11, 12]));
+        assert_eq!(refused, Err(VotersRefused::DoesNotFollow(4)));
+    }
+    assert_eq!(known, first, "nothing of it was believed");
+    let second = sign(&second, &[12, 13]);
+    assert_eq!(known.extend(&trust, &second), Ok(true));
+    assert_eq!(known.extend(&trust, &second), Ok(false), "a replay is no news");
+    // The next one is for those of the second list to sign, and no more for those of the first.
+    let third = list(known.newest().id(), voters(&[12, 14, 15]), 6);
+    assert!(known.clone().extend(&trust, &sign(&third, &[11, 13])).is_err());
+    let third = sign(&third, &[11, 14]);
+    assert_eq!(known.extend(&trust, &third), Ok(true));
+    // Whoever was away believes both, in order, and tells which voters a receipt is of.
+    let mut late = first;
+    assert!(!late.extend_by(&trust, std::slice::from_ref(&third)));
+    assert!(late.extend_by(&trust, known.after(4)));
+    assert_eq!(late, known);
+    assert_eq!((late.after(5).len(), late.after(6).len()), (1, 0));
+    assert!(late.of_generation(5).unwrap().is_voter(host(11)));
+    assert!(!late.newest().is_voter(host(11)) && late.of_generation(7).is_none());
+}
+
 /// Reads `bytes` as a document of the context, verifies it with the keys of that context.
 fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted> {
     fn by<T: Document>(bytes: &[u8], fleet: FleetId, number: u8) -> Result<(), Untrusted> {
