@@ -119,6 +119,8 @@ pub enum Request {
     /// Heed an order before its turn in the chain: begin nothing for the order that this signed stop
     /// names, or act no more on the slot that this signed order releases.
     Stop(Signed<Order>),
+    /// Heed no older voters than those of the newest of these lists, which follow what is known.
+    Learn(Vec<Signed<VoterList>>),
     /// The slot was given back; its journal may be closed.
     Returned {
         /// The group.

@@ -179,6 +179,10 @@ impl Executor {
                 Ok(()) => Answered::Only(Response::Accepted),
                 Err(reason) => refused(reason),
             },
+            Request::Learn(lists) => {
+                self.learn(asker.trust, lists);
+                Answered::Only(Response::Accepted)
+            }
             Request::Returned { group, token } => {
                 if let Some(state) = self.journal.get_mut(group)
                     && state.activation.as_ref().is_some_and(|held| {
@@ -247,6 +251,19 @@ impl Executor {
         Ok(Some(name))
     }
 
+    /// Who votes, after these lists.
+    pub fn learn(
+        &mut self,
+        trust: &Trust,
+        lists: &[Signed<groundswell_protocol::trust::VoterList>],
+    ) -> &Electorate {
+        let electorate = self.electorate.get_or_insert_with(|| Electorate::of(trust));
+        if electorate.extend_by(trust, lists) {
+            self.version += 1;
+        }
+        electorate
+    }
+
     /// Takes in the orders, then judges the rest: the group, the release, its name.
     fn judge(
         &mut self,
@@ -256,8 +273,7 @@ impl Executor {
     ) -> Result<(GroupName, Digest, ReleaseLabel), String> {
         let trust = asker.trust;
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let electorate = self.electorate.get_or_insert_with(|| Electorate::of(trust));
-        electorate.extend_by(trust, &evidence.voter_lists);
+        let electorate = self.learn(trust, &evidence.voter_lists);
         let member =
             evidence.cert.verify_though_expired(trust, electorate).map_err(|e| text(&e))?;
         if member.content().host != asker.host {

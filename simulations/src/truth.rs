@@ -484,7 +484,7 @@ impl Rules {
             // Nobody here is removed, and nothing waits for time to pass.
             Entry::Release(_) | Entry::Want(_) | Entry::Remove(_) | Entry::Passed(_) => {}
             // Who votes says nothing about who may be down.
-            Entry::NextVoters(_) | Entry::Vouch(_) => {}
+            Entry::NextVoters(_) | Entry::Vouch(_) | Entry::Counted(_) => {}
             Entry::Order(order) => {
                 let order = trust.order(order).map_err(|e| forged(&e))?;
                 self.order(ledger, order.id(), order.content())?;

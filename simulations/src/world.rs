@@ -387,6 +387,13 @@ impl World {
                 let life = self.hosts[host].life;
                 self.queue.plan(at, Event::Ask { host, life, asked, request });
             }
+            Output::TellVoters(lists) => {
+                if self.hosts[host].executor_up {
+                    let trust = self.trust.clone();
+                    self.hosts[host].executor.learn(&trust, &lists);
+                    self.report_soon(host);
+                }
+            }
             Output::Fetch { manifest, .. } => {
                 let life = self.hosts[host].life;
                 let takes = self.dice.between(10_000, 1_500_000);
@@ -1208,6 +1215,7 @@ pub(crate) fn entry_text(entry: &Entry) -> String {
             let voters: Vec<_> = list.voters.iter().map(|voter| voter.name.as_str()).collect();
             format!("next voters, generation {}: {}", list.generation, voters.join(" "))
         }
+        Entry::Counted(_) => "counted".into(),
         Entry::Vouch(_) => "a voter signs the next list".into(),
         Entry::Health { host, healthy } => format!("health of {}: {healthy}", host.short()),
     }

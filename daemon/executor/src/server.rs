@@ -169,6 +169,7 @@ fn answer(executor: &Arc<Executor>, request: Request) -> Response {
             executor.activate(&evidence, token, &receipts)
         }
         Request::Stop(order) => executor.stop(&order),
+        Request::Learn(lists) => executor.learn(&lists),
         Request::Returned { group, token } => executor.returned(&group, token),
     }
 }

@@ -171,7 +171,8 @@ impl Bench {
         let mut voters: Vec<_> =
             voters.iter().map(|n| Voter { host: host(*n), name: name(n) }).collect();
         voters.sort();
-        let list = VoterList { seats: 3, parent: trust.genesis_id(), voters, generation: 1 };
+        let list =
+            VoterList { base: None, seats: 3, parent: trust.genesis_id(), voters, generation: 1 };
         let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
         let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
         Signed::new(&list, self.fleet, &signers).unwrap()

@@ -11,11 +11,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use groundswell_protocol::{
     consensus::VoterPolicy,
-    execute::Report,
+    execute::{Report, Request},
     ids::{Digest, HostId},
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
     node::{Asked, Input, Node, NotTaken, Output, Progress, Setup, submission_id},
-    trust::{MemberCert, Trust},
+    trust::{MemberCert, Signed, Trust, VoterList},
     wire::Message,
 };
 use libp2p::Multiaddr;
@@ -242,6 +242,7 @@ impl Engine {
                 },
                 Output::Close(peer) => self.mesh.close(peer),
                 Output::Execute(asked, request) => self.execute(asked, *request),
+                Output::TellVoters(lists) => self.tell_voters(lists),
                 Output::Fetch { manifest, manifest_bytes: bytes, recheck } => {
                     self.transfer(TransferInput::Fetch { manifest, bytes, recheck });
                 }
@@ -286,12 +287,22 @@ impl Engine {
         });
     }
 
-    fn execute(&self, asked: Asked, request: groundswell_protocol::execute::Request) {
+    fn execute(&self, asked: Asked, request: Request) {
         let (executor, inputs) = (self.executor.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let answer = executor.ask(&request).await.map_err(|error| error.to_string());
             // The engine outlives its requests; if it is gone so is the process.
             drop(inputs.send(Input::Executed(asked, answer)).await);
+        });
+    }
+
+    /// The executor's next report shows whether it has heard; until it does, this comes again.
+    fn tell_voters(&self, lists: Vec<Signed<VoterList>>) {
+        let executor = self.executor.clone();
+        tokio::spawn(async move {
+            if let Err(error) = executor.ask(&Request::Learn(lists)).await {
+                tracing::warn!(%error, "swell-exec was not told who votes");
+            }
         });
     }
 

@@ -97,5 +97,5 @@ pub fn next_list(
     }
     let seats = u8::try_from(now.seats()).unwrap_or(u8::MAX);
     let generation = now.generation().saturating_add(1);
-    Some(VoterList { seats, parent: now.id(), voters, generation })
+    Some(VoterList { base: None, seats, parent: now.id(), voters, generation })
 }

@@ -35,7 +35,7 @@ use crate::{
     ids::{Digest, HashDomain, HostId},
     rollout::{Entry, Ledger},
     time::{Mono, UnixSeconds},
-    trust::{Electorate, MemberCert, Order, SecretKey, Signed, Subject, Trust},
+    trust::{Electorate, MemberCert, Order, SecretKey, Signed, Subject, Trust, VoterList},
     wire::Message,
 };
 
@@ -82,6 +82,9 @@ pub enum Input {
     Applicant(MemberCert),
     /// Someone on this host wants this in the ledger. The answer is [`Output::Submitted`].
     Submit(Entry),
+    /// Operators let the fleet go on with this host's ledger. The answer is [`Output::Submitted`], by
+    /// the id of the document.
+    Recover(Signed<VoterList>),
     /// The executor's state; none when it cannot be reached.
     Executor(Option<execute::Report>),
     /// The executor answered a request; the error is for when it could not be asked.
@@ -159,6 +162,8 @@ pub enum Output {
     Close(HostId),
     /// Ask the executor.
     Execute(Asked, Box<execute::Request>),
+    /// Tell the executor who votes. Its next report shows whether it has heard.
+    TellVoters(Vec<Signed<VoterList>>),
     /// Bring this revision into the store and report on it.
     Fetch {
         /// The revision.
@@ -221,6 +226,7 @@ pub struct Node {
     next_admission_at: Mono,
     next_ledger_at: Mono,
     next_vouch_at: Mono,
+    next_count_at: Mono,
 }
 
 impl Node {
@@ -276,6 +282,7 @@ impl Node {
             next_admission_at: now,
             next_ledger_at: now,
             next_vouch_at: now,
+            next_count_at: now,
         };
         node.apply_followed(followed);
         node.sync_roster();
@@ -297,6 +304,7 @@ impl Node {
             Input::Submit(entry) => {
                 self.hand_in(entry);
             }
+            Input::Recover(list) => self.recover(&list),
             Input::Executor(report) => self.rollouts.reported(report),
             Input::Executed(asked, answer) => self.executed(asked, answer),
             Input::Revision(manifest, progress) => {
@@ -323,6 +331,7 @@ impl Node {
         self.tend_feed();
         self.tend_snapshot();
         self.tend_vouching();
+        self.tend_counting();
         self.lead();
         self.drop_removed();
         if self.now >= self.next_ledger_at {

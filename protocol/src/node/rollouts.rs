@@ -116,6 +116,13 @@ impl Rollouts {
         self.executor.is_some()
     }
 
+    /// The newest generation of voters that the executor knows, and the slots that it has begun to use.
+    pub(super) fn executor_holds(&self) -> Option<(u64, Vec<u64>)> {
+        let report = self.executor.as_ref()?;
+        let begun = report.groups.iter().filter_map(|group| group.activation.as_ref());
+        Some((report.generation, begun.map(|activation| activation.token).collect()))
+    }
+
     /// Receipts that were collected are worth nothing any more.
     pub(super) fn forget_claim(&mut self) {
         self.claim = None;

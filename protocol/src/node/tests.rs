@@ -69,7 +69,10 @@ struct Disk {
 #[derive(Default)]
 struct FakeExecutor {
     report: Report,
+    electorate: Option<Electorate>,
     ends_at: Option<Mono>,
+    /// Seconds that a lifecycle takes beside the one.
+    slow_by: u64,
     dirty: bool,
 }
 
@@ -224,6 +227,10 @@ impl World {
                     if let Some(to) = self.hosts.iter().position(|host| host.id == to) {
                         self.wire.push_back((index, to, message));
                     }
+                }
+                Output::TellVoters(lists) => {
+                    let trust = self.trust.clone();
+                    self.hosts[index].executor.learn(&trust, &lists);
                 }
                 Output::Execute(asked, request) => self.execute(index, asked, *request),
                 Output::Fetch { manifest, .. } => {
@@ -457,9 +464,25 @@ impl World {
 }
 
 impl FakeExecutor {
+    fn learn(&mut self, trust: &Trust, lists: &[Signed<VoterList>]) -> &crate::trust::Voters {
+        let electorate = self.electorate.get_or_insert_with(|| Electorate::of(trust));
+        if electorate.extend_by(trust, lists) {
+            self.report.version += 1;
+            self.report.generation = electorate.newest().generation();
+            self.dirty = true;
+        }
+        electorate.newest()
+    }
+
     fn answer(&mut self, now: Mono, trust: &Trust, asked: &Asked, request: Request) -> Response {
         self.dirty = true;
         self.report.version += 1;
+        let voters = match &request {
+            Request::Activate { evidence, .. } => {
+                Some(self.learn(trust, &evidence.voter_lists).clone())
+            }
+            _ => None,
+        };
         let group = match self.report.groups.iter().position(|g| g.group == asked.group) {
             Some(group) => group,
             None => {
@@ -487,20 +510,21 @@ impl FakeExecutor {
                 return Response::Refused { reason: "the order was stopped".into() };
             }
             Request::Activate { token, receipts, .. } => {
-                let entries: Vec<_> = receipts
+                let voters = voters.expect("they were learnt above");
+                let contents = receipts
                     .iter()
-                    .map(|receipt| receipt.verify_host(trust.fleet()).unwrap().content().entry)
+                    .map(|receipt| receipt.verify_host(trust.fleet()).unwrap().content().clone());
+                let entries: Vec<_> = contents
+                    .filter(|receipt| receipt.generation == voters.generation())
+                    .map(|receipt| receipt.entry)
                     .collect();
                 let agree = |entry| entries.iter().filter(|other| *other == entry).count();
                 let most = entries.iter().map(agree).max();
-                assert!(
-                    most >= Some(trust.genesis().voters.len() / 2 + 1),
-                    "a majority vouches for it"
-                );
+                assert!(most >= Some(voters.majority()), "a majority vouches for it");
                 let phase = Phase::Running { event: LifecycleEvent::Install, restoring: false };
                 let (order, release) = (asked.order, asked.release);
                 group.activation = Some(ActivationReport { token, order, release, phase });
-                self.ends_at = Some(now + std::time::Duration::from_secs(1));
+                self.ends_at = Some(now + std::time::Duration::from_secs(1 + self.slow_by));
             }
             Request::Returned { .. } => group.activation = None,
             Request::Stop(stop) => match trust.order(&stop).unwrap().content().action {
@@ -510,7 +534,7 @@ impl FakeExecutor {
                 Action::ReleaseSlot { token, .. } => group.released.push(token),
                 _ => panic!("nothing to heed"),
             },
-            Request::Report { .. } => {}
+            Request::Report { .. } | Request::Learn(_) => {}
         }
         Response::Accepted
     }

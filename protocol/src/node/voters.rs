@@ -1,12 +1,12 @@
 //! This host and the voters: which generation is in force, what it signs, when it is one of them.
 
-use super::{Node, Output};
+use super::{Node, NotTaken, Output};
 use crate::{
     consensus::{Consensus, Restored, Write},
     ids::HostId,
     limits::VOTER_LISTS_PER_MESSAGE_MAX,
     rollout::Entry,
-    trust::{Electorate, Signed, VoterList},
+    trust::{Counted, Electorate, Signed, VoterList},
     wire::Message,
 };
 
@@ -143,11 +143,47 @@ impl Node {
         if vouched.is_ok_and(|vouched| vouched.signers().contains(&own)) {
             return;
         }
-        self.next_vouch_at = self.now + VOUCH_AGAIN_AFTER;
+        self.next_vouch_at = self.now + SAY_AGAIN_AFTER;
         let mut vouch = planned.without_signatures();
         // A key in memory always signs.
         if vouch.add_signature(self.trust.fleet(), &self.key).is_ok() {
             self.submit(Entry::Vouch(vouch), false);
+        }
+    }
+
+    /// Operators say that the fleet goes on with the ledger of this host.
+    pub(super) fn recover(&mut self, list: &Signed<VoterList>) {
+        let id = list.id(self.trust.fleet());
+        let outcome = self.ledger.recover(list).map(|()| self.ledger.applied_index());
+        if outcome.is_ok() {
+            self.out.push(Output::Roster);
+            self.begin_generation();
+        }
+        let outcome = outcome.map_err(|refusal| NotTaken::Refused(refusal.to_string()));
+        self.out.push(Output::Submitted(id, outcome));
+    }
+
+    /// After voters were lost: says that no slot is held here which was lost with them. First the
+    /// executor must know the new voters, so that it begins nothing by receipts of the old ones; what it
+    /// has begun already it ends.
+    pub(super) fn tend_counting(&mut self) {
+        let is_asked = self.ledger.is_uncounted(self.me) && !self.is_left_behind();
+        if !is_asked || self.is_catching_up() || self.now < self.next_count_at {
+            return;
+        }
+        let Some((knows, begun)) = self.rollouts.executor_holds() else { return };
+        self.next_count_at = self.now + SAY_AGAIN_AFTER;
+        let generation = self.generation();
+        if knows < generation {
+            let lists = self.electorate.after(knows).iter().take(VOTER_LISTS_PER_MESSAGE_MAX);
+            self.out.push(Output::TellVoters(lists.cloned().collect()));
+            return;
+        }
+        let held = self.ledger.slot_of(self.me).map(|slot| slot.token);
+        if begun.iter().all(|token| Some(*token) == held)
+            && let Some(counted) = self.sign(&Counted { host: self.me, generation })
+        {
+            self.submit(Entry::Counted(counted), false);
         }
     }
 
@@ -157,4 +193,4 @@ impl Node {
     }
 }
 
-const VOUCH_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const SAY_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

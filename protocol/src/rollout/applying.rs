@@ -48,6 +48,7 @@ impl Ledger {
             Judged::Passed(passed) => self.pass(at, passed),
             Judged::NextVoters(list) => self.state.next_voters = Some(list),
             Judged::Vouch(vouched) => self.vouch(&vouched),
+            Judged::Counted(host) => drop(self.state.uncounted.remove(&host)),
         }
     }
 
@@ -73,6 +74,10 @@ impl Ledger {
         if let Some(token) = token {
             self.state.token_uses.entry(token).or_default().insert(host);
         }
+        if self.electorate.was_recovered() && !self.state.members.contains_key(&host) {
+            // It may have been a member before, in what was lost.
+            self.state.uncounted.insert(host);
+        }
         let membership = Membership { cert, member: content, id: member.id(), index, entry };
         self.state.members.insert(host, membership);
     }
@@ -83,6 +88,7 @@ impl Ledger {
         self.state.slots.remove(&host);
         self.state.unhealthy.remove(&host);
         self.state.written_off.remove(&host);
+        self.state.uncounted.remove(&host);
         self.state.broken.retain(|(_, broken)| *broken != host);
         for group in self.state.groups.values_mut() {
             group.current.remove(&host);

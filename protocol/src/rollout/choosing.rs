@@ -46,7 +46,7 @@ impl Ledger {
         let mut waiting = Vec::new();
         for deployment in running.filter(|deployment| deployment.is_granting()) {
             for (host, target) in &deployment.targets {
-                let away = self.state.unhealthy.contains(host);
+                let away = self.state.unhealthy.contains(host) || self.is_uncounted(*host);
                 if target.status == TargetStatus::Waiting
                     && target.stage <= deployment.stage
                     && !away

@@ -7,7 +7,7 @@ use crate::{
     ids::{DeploymentId, Digest, HashDomain, HostId},
     limits::ENTRY_BYTES_MAX,
     time::UnixSeconds,
-    trust::{Done, Group, MemberCert, Order, Release, Removal, Signed, VoterList, Want},
+    trust::{Counted, Done, Group, MemberCert, Order, Release, Removal, Signed, VoterList, Want},
 };
 
 /// One entry of the ledger, with the evidence by which each host judges it.
@@ -42,6 +42,8 @@ pub enum Entry {
     NextVoters(VoterList),
     /// A voter signs the list that should be next.
     Vouch(Signed<VoterList>),
+    /// A host says that it holds no slot which was lost with the voters who granted it.
+    Counted(Signed<Counted>),
 }
 
 impl Entry {

@@ -28,6 +28,7 @@ impl Ledger {
             Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
             Entry::NextVoters(list) => self.judge_next_voters(list),
             Entry::Vouch(list) => self.judge_vouch(list),
+            Entry::Counted(counted) => self.judge_counted(counted),
         }
     }
 
@@ -185,6 +186,9 @@ impl Ledger {
         }
         if target.status != TargetStatus::Waiting {
             return Err(Refusal::NoPart);
+        }
+        if self.is_uncounted(grant.host) {
+            return Err(Refusal::Uncounted(grant.host.short()));
         }
         if !deployment.is_granting() || target.stage > deployment.stage {
             return Err(Refusal::NotItsTurn(deployment.id));

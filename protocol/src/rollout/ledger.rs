@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) voter_lists: Vec<Signed<VoterList>>,
     /// The next one, with the signatures that have come.
     pub(super) next_voters: Option<Signed<VoterList>>,
+    /// Hosts that may hold a slot which was lost with the voters who granted it. They count as down.
+    pub(super) uncounted: BTreeSet<HostId>,
 }
 
 /// A host of the fleet.
@@ -138,6 +140,7 @@ pub(super) enum Judged {
     Passed(Passed),
     NextVoters(Signed<VoterList>),
     Vouch(Verified<VoterList>),
+    Counted(HostId),
 }
 
 /// What an order does, beside taking its place in the chain.

@@ -88,7 +88,9 @@ impl Ledger {
     }
 
     pub(super) fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {
-        !self.state.unhealthy.contains(&host) && !self.is_broken_in(group, host)
+        !self.state.unhealthy.contains(&host)
+            && !self.is_uncounted(host)
+            && !self.is_broken_in(group, host)
     }
 
     /// True if the group's last deployment left the host without a working revision.

@@ -6,7 +6,7 @@ use crate::{
     ids::{DeploymentId, Digest, GroupName, HostName, ReleaseLabel},
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX},
     time::UnixSeconds,
-    trust::{MemberRefused, Untrusted},
+    trust::{MemberRefused, Untrusted, VotersRefused},
 };
 
 /// Why an entry was refused. The ledger is unchanged.
@@ -186,6 +186,23 @@ pub enum Refusal {
         /// The host.
         name: HostName,
     },
+    /// It may hold a slot that was lost with the voters who granted it.
+    #[error("host {0} has not said yet what it holds since the voters were lost")]
+    Uncounted(String),
+    /// The recovery is of another ledger than the one here.
+    #[error(
+        "the list of voters goes on with the ledger at index {expected}, and this host has another \
+         one, at {here}: hand it in where `swell voters recover` was run, or make a new one here"
+    )]
+    OtherLedger {
+        /// Named by the list.
+        expected: u64,
+        /// The last index that was applied here.
+        here: u64,
+    },
+    /// The list of voters is not believed.
+    #[error(transparent)]
+    Voters(#[from] VotersRefused),
     /// The voters do not change so.
     #[error("the voters do not change so: {0}")]
     VoterChange(&'static str),

@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     ids::HostId,
-    trust::{Document, Electorate, Signed, Verified, VoterList},
+    trust::{Base, Counted, Document, Electorate, Signed, Verified, Voter, VoterList},
 };
+
+/// More than any lost majority can have agreed on.
+const INDICES_PER_LOSS: u64 = 1 << 32;
 
 impl Ledger {
     /// All lists of voters, the newest of which is in force.
@@ -31,7 +34,8 @@ impl Ledger {
         let now = self.electorate.newest();
         refuse(self.state.next_voters.is_some(), "another change is under way")?;
         refuse(list.check().is_err(), "the list is malformed")?;
-        let follows = list.parent == now.id()
+        let follows = list.base.is_none()
+            && list.parent == now.id()
             && list.generation == now.generation().saturating_add(1)
             && usize::from(list.seats) == now.seats();
         refuse(!follows, "the list does not follow the one in force")?;
@@ -69,6 +73,68 @@ impl Ledger {
         match vouched.signers().iter().all(has_signed) {
             true => Ok(Judged::Nothing),
             false => Ok(Judged::Vouch(vouched)),
+        }
+    }
+
+    fn recovery_base(&self) -> Base {
+        Base { index: self.state.applied, state: self.state_hash() }
+    }
+
+    /// The list by which operators would let the fleet go on with this very ledger and these voters.
+    pub fn recovery(&self, hosts: &[HostId], seats: u8) -> Result<Signed<VoterList>, Refusal> {
+        let voter = |host: &HostId| {
+            let name = self.name_of(*host).ok_or_else(|| Refusal::UnknownHost(host.short()))?;
+            Ok(Voter { host: *host, name: name.clone() })
+        };
+        let mut voters: Vec<_> = hosts.iter().map(voter).collect::<Result<_, Refusal>>()?;
+        voters.sort();
+        voters.dedup();
+        let now = self.electorate.newest();
+        let generation = VoterList::generation_after_loss(now.generation());
+        let base = Some(self.recovery_base());
+        let list = VoterList { base, seats, parent: now.id(), voters, generation };
+        list.check().map_err(|invalid| Refusal::untrusted("list of voters")(invalid.into()))?;
+        let unsigned = Signed::new(&list, self.trust.fleet(), &[]);
+        unsigned.map_err(|_| Refusal::VoterChange("the list is malformed"))
+    }
+
+    /// Goes on with this ledger by the word of operators. Slots that others had granted after it are not
+    /// known here: until a host says that it holds none of them, it counts as down. Indices leap, so
+    /// that none of theirs is ever given again.
+    pub fn recover(&mut self, signed: &Signed<VoterList>) -> Result<(), Refusal> {
+        let list = self.trust.recovery(signed).map_err(Refusal::untrusted("list of voters"))?;
+        let (expected, here) = (list.content().base.clone(), self.recovery_base());
+        if expected.as_ref() != Some(&here) {
+            let expected = expected.map_or(0, |base| base.index);
+            return Err(Refusal::OtherLedger { expected, here: here.index });
+        }
+        self.electorate.extend(&self.trust, signed)?;
+        self.state.voter_lists.push(signed.clone());
+        self.state.next_voters = None;
+        self.state.uncounted = self.state.members.keys().copied().collect();
+        self.state.applied += INDICES_PER_LOSS;
+        Ok(())
+    }
+
+    /// True if a host may hold a slot which was lost with the voters who granted it.
+    pub fn is_uncounted(&self, host: HostId) -> bool {
+        self.state.uncounted.contains(&host)
+    }
+
+    /// All of them.
+    pub fn uncounted(&self) -> impl Iterator<Item = HostId> {
+        self.state.uncounted.iter().copied()
+    }
+
+    pub(super) fn judge_counted(&self, signed: &Signed<Counted>) -> Result<Judged, Refusal> {
+        let counted = signed.verify_host(self.trust.fleet());
+        let counted = counted.map_err(Refusal::untrusted("statement about slots"))?;
+        let Counted { host, generation } = *counted.content();
+        // A statement from before the voters were lost says nothing.
+        let counts = generation >= self.electorate.recovered_at();
+        match counts && self.is_uncounted(host) {
+            true => Ok(Judged::Counted(host)),
+            false => Ok(Judged::Nothing),
         }
     }
 

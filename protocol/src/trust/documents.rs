@@ -234,6 +234,32 @@ impl HostSigned for Done {
     }
 }
 
+/// "I hold no slot but those of this generation's ledger." Signed by the host, after voters were lost
+/// and with them, maybe, slots that they had granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// The host.
+    pub host: HostId,
+    /// The generation of voters whose receipts its executor heeds, and no older one's.
+    pub generation: u64,
+}
+
+impl Document for Counted {
+    const CONTEXT: &'static str = "counted/1";
+    const NAME: &'static str = "statement about slots";
+    const BYTES_MAX: usize = SLOT_DOCUMENT_BYTES_MAX;
+
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+impl HostSigned for Counted {
+    fn host(&self) -> HostId {
+        self.host
+    }
+}
+
 /// "I have applied this entry of the ledger." Signed by a voter; a majority of them is proof that
 /// the fleet agreed, whatever a leader says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

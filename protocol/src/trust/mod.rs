@@ -15,8 +15,8 @@ mod root;
 mod voters;
 
 pub use documents::{
-    Document, Done, Genesis, HostSigned, Invalid, Outcome, Receipt, Release, Subject, Voter, Want,
-    fit_text,
+    Counted, Document, Done, Genesis, HostSigned, Invalid, Outcome, Receipt, Release, Subject,
+    Voter, Want, fit_text,
 };
 pub use envelope::{Signed, Untrusted, Verified};
 pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
@@ -26,7 +26,7 @@ pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use orders::{Action, Deploy, Group, Order, Removal};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
-pub use voters::{Electorate, VoterList, Voters, VotersRefused};
+pub use voters::{Base, Electorate, VoterList, Voters, VotersRefused};
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use super::{
     envelope::{Signed, Untrusted, Verified},
     keys::{KeySet, Signer, SignerError},
     orders::{Group, Order, Removal},
+    voters::VoterList,
 };
 use crate::{
     cbor::{self, DecodeError},
@@ -235,6 +236,11 @@ impl Trust {
     /// Believes an order if the operator role signed it.
     pub fn order(&self, order: &Signed<Order>) -> Result<Verified<Order>, Untrusted> {
         order.verify(self.fleet, self.root().roles.operator.key_set())
+    }
+
+    /// Believes a list of voters that follows a lost majority if the operator role signed it.
+    pub fn recovery(&self, list: &Signed<VoterList>) -> Result<Verified<VoterList>, Untrusted> {
+        list.verify(self.fleet, self.root().roles.operator.key_set())
     }
 
     /// Believes the removal of a host if the operator role signed it.

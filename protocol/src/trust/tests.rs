@@ -170,7 +170,12 @@ fn record() -> Record {
 fn voter_list() -> VoterList {
     let voters =
         vec![Voter { host: key(11).public_key().into(), name: HostName::new("v").unwrap() }];
-    VoterList { seats: 3, parent: Digest([7; 32]), voters, generation: 1 }
+    VoterList { base: None, seats: 3, parent: Digest([7; 32]), voters, generation: 1 }
+}
+
+fn recovery() -> VoterList {
+    let base = Some(Base { index: 77, state: Digest([8; 32]) });
+    VoterList { base, generation: 1 << 32, ..voter_list() }
 }
 
 /// One of each kind, signed by the keys that it needs: its context and its bytes.
@@ -244,6 +249,8 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&Done { host, token: 9, outcome: Outcome::Declined { reason: "x".into() } }, 10),
         sign(&receipt(Subject::Admission { member: Digest([6; 32]) }), 10),
         sign(&voter_list(), 10),
+        sign(&recovery(), 10),
+        sign(&Counted { host, generation: 1 << 32 }, 10),
     ]
 }
 
@@ -296,7 +303,8 @@ fn a_list_of_voters_is_believed_by_a_majority_of_those_before_and_by_nobody_else
     let (fleet, bundle) = TrustBundle::found(&root(1, &[1], 1), &genesis, &[&key(1)]).unwrap();
     let trust = Trust::new(bundle, Some(fleet)).unwrap();
     let first = Electorate::of(&trust);
-    let list = |parent, voters, generation| VoterList { seats: 3, parent, voters, generation };
+    let list =
+        |parent, voters, generation| VoterList { base: None, seats: 3, parent, voters, generation };
     let second = list(first.newest().id(), voters(&[11, 12, 14]), 5);
     let sign = |list: &VoterList, by: &[u8]| {
         let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
@@ -330,6 +338,18 @@ fn a_list_of_voters_is_believed_by_a_majority_of_those_before_and_by_nobody_else
     assert!(late.extend_by(&trust, known.after(4)));
     assert_eq!(late, known);
     assert_eq!((late.after(5).len(), late.after(6).len()), (1, 0));
+    // Operators name others when too many are gone, whatever the last list was; nobody else does.
+    let base = Some(Base { index: 9, state: Digest([8; 32]) });
+    let recovery = VoterList { base, generation: 1 << 32, ..list(Digest::ZERO, voters(&[15]), 0) };
+    for nobody in [&[11, 12, 13][..], &[12, 14, 15], &[1], &[4]] {
+        assert!(late.clone().extend(&trust, &sign(&recovery, nobody)).is_err(), "{nobody:?}");
+    }
+    let mut saved = late.clone();
+    assert_eq!(saved.extend(&trust, &sign(&recovery, &[3])), Ok(true));
+    assert_eq!((saved.newest().majority(), saved.was_recovered()), (1, true));
+    let of_the_lost = sign(&list(late.newest().id(), voters(&[12, 14, 11]), 7), &[12, 14]);
+    assert_eq!(late.clone().extend(&trust, &of_the_lost), Ok(true));
+    assert!(saved.extend(&trust, &of_the_lost).is_err(), "they have no say any more");
     assert!(late.of_generation(5).unwrap().is_voter(host(11)));
     assert!(!late.newest().is_voter(host(11)) && late.of_generation(7).is_none());
 }
@@ -353,6 +373,7 @@ fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted>
         Done::CONTEXT => by::<Done>(bytes, fleet, 10),
         Receipt::CONTEXT => by::<Receipt>(bytes, fleet, 10),
         Record::CONTEXT => by::<Record>(bytes, fleet, 10),
+        Counted::CONTEXT => by::<Counted>(bytes, fleet, 10),
         VoterList::CONTEXT => by::<VoterList>(bytes, fleet, 10),
         other => panic!("{other}"),
     }

@@ -1,7 +1,8 @@
 //! Who votes: the first voters of the genesis, and the lists that have followed it.
 //!
 //! A list is signed by a majority of the voters that it follows, so whoever believes one list can tell
-//! the next from a forgery, without asking anybody. Each list is a generation: receipts, and frames
+//! the next from a forgery, without asking anybody. Where too many of them are gone, operators sign a
+//! list that follows nobody: it names the ledger that the fleet goes on with. Each list is a generation: receipts, and frames
 //! between voters, name the generation that they are of, and count in that one alone. So a voter that
 //! was replaced, or that has not heard yet, has no part in what the new voters decide.
 
@@ -21,18 +22,42 @@ use crate::{
     limits::{DOCUMENT_BYTES_MAX, VOTER_LISTS_MAX, VOTERS_MAX},
 };
 
-/// "These hosts vote from now on." Signed by a majority of the voters before them.
+/// "These hosts vote from now on." Signed by a majority of the voters before them, or by operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoterList {
+    /// None if the voters before them agree. Operators, who cannot ask them, say with which ledger the
+    /// fleet goes on.
+    pub base: Option<Base>,
     /// How many voters the fleet should have: missing ones are found by themselves.
     pub seats: u8,
     /// The id of the list that it follows; of the genesis, for the first.
     pub parent: Digest,
     /// One to seven hosts, sorted by id.
     pub voters: Vec<Voter>,
-    /// One more than that of the list that it follows.
+    /// One more than that of the list that it follows; signed by operators, the first number of a
+    /// range that the voters before them never come to.
     pub generation: u64,
 }
+
+/// A ledger, as a host has it that outlived the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The last index that was applied.
+    pub index: u64,
+    /// The hash of its state.
+    pub state: Digest,
+}
+
+impl VoterList {
+    /// The generation that operators begin after `generation`.
+    pub fn generation_after_loss(generation: u64) -> u64 {
+        (generation / GENERATIONS_PER_LOSS).saturating_add(1).saturating_mul(GENERATIONS_PER_LOSS)
+    }
+}
+
+/// Voters change by themselves less often than once a minute; after a loss counting begins in the next
+/// range, so that whatever the lost majority still does among itself stays below it.
+const GENERATIONS_PER_LOSS: u64 = 1 << 32;
 
 impl Document for VoterList {
     const CONTEXT: &'static str = "voters/1";
@@ -41,6 +66,11 @@ impl Document for VoterList {
 
     fn check(&self) -> Result<(), Invalid> {
         check_voters(Self::NAME, &self.voters)?;
+        let after_loss = self.generation >= GENERATIONS_PER_LOSS
+            && self.generation.is_multiple_of(GENERATIONS_PER_LOSS);
+        Invalid::unless(after_loss == self.base.is_some(), || {
+            "a list of voters names a ledger exactly if it begins a range of generations".into()
+        })?;
         let seats = usize::from(self.seats);
         Invalid::unless((self.voters.len()..=VOTERS_MAX).contains(&seats), || {
             format!("a list of {} voters has at most {VOTERS_MAX} seats", self.voters.len())
@@ -117,7 +147,7 @@ impl Voters {
 /// Why a list of voters was not believed. The one in force stays.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum VotersRefused {
-    /// It is not signed by the voters before it.
+    /// It is signed neither by the voters before it nor, where it may be, by operators.
     #[error("the list of voters {0}")]
     Untrusted(#[from] Untrusted),
     /// It does not follow the newest list that is known here.
@@ -149,6 +179,16 @@ impl Electorate {
         self.lists.last().expect("the genesis is always there")
     }
 
+    /// True if operators have named voters after a majority was lost.
+    pub fn was_recovered(&self) -> bool {
+        self.recovered_at() > 0
+    }
+
+    /// The generation that they named last; 0 if they never did.
+    pub fn recovered_at(&self) -> u64 {
+        self.newest().generation / GENERATIONS_PER_LOSS * GENERATIONS_PER_LOSS
+    }
+
     /// The voters of a generation, if it is known.
     pub fn of_generation(&self, generation: u64) -> Option<&Voters> {
         self.lists.iter().find(|voters| voters.generation == generation)
@@ -176,9 +216,17 @@ impl Electorate {
             return Ok(false);
         }
         let newest = self.newest();
-        let verified = newest.verify(trust, next, newest.majority())?;
-        let VoterList { seats, parent, voters, generation } = verified.content().clone();
-        if (parent, generation) != (newest.id, newest.generation.saturating_add(1)) {
+        let by_operators = next.claim()?.base.is_some();
+        let verified = match by_operators {
+            true => trust.recovery(next)?,
+            false => newest.verify(trust, next, newest.majority())?,
+        };
+        let VoterList { seats, parent, voters, generation, .. } = verified.content().clone();
+        let follows = match by_operators {
+            true => generation > newest.generation,
+            false => (parent, generation) == (newest.id, newest.generation.saturating_add(1)),
+        };
+        if !follows {
             return Err(VotersRefused::DoesNotFollow(newest.generation));
         }
         if self.signed.len() >= VOTER_LISTS_MAX {

@@ -188,3 +188,120 @@ fn receipts_of_an_old_generation_count_no_more() {
         assert_eq!(evidence.voter_lists.len(), 1, "so that the executor can tell");
     }
 }
+
+impl World {
+    /// Operators let the fleet go on with the ledger of `from`, and with these voters.
+    fn recover(&mut self, from: usize, voters: &[usize]) -> Result<u64, NotTaken> {
+        let voters: Vec<_> = voters.iter().map(|voter| self.hosts[*voter].id).collect();
+        let mut list = self.node(from).ledger().recovery(&voters, 3).unwrap();
+        list.add_signature(self.trust.fleet(), &self.operator).unwrap();
+        let id = list.id(self.trust.fleet());
+        self.feed(from, Input::Recover(list));
+        self.answers.remove(&id).unwrap()
+    }
+
+    fn most_disturbed_at_once(&mut self, until: impl Fn(&Self) -> bool) -> usize {
+        self.most_down = 0;
+        self.run_until("what is waited for", until);
+        self.most_down
+    }
+}
+
+#[test]
+fn a_fleet_that_lost_its_majority_goes_on_by_the_word_of_operators() {
+    let mut world = impatient(6, 3);
+    world.group(MinimumHealthy::HostCount(0));
+    let lost: Vec<_> = (0..6).filter(|host| world.votes(*host)).take(2).collect();
+    for host in &lost {
+        world.kill(*host);
+    }
+    world.run_for(60);
+    assert!(world.leader().is_none(), "nobody decides anything");
+    let (from, others): (usize, Vec<_>) = {
+        let mut live: Vec<_> = world.live().collect();
+        live.sort_by_key(|host| world.node(*host).ledger().applied_index());
+        (live.pop().unwrap(), live)
+    };
+    world.recover(from, &[from, others[0], others[1]]).unwrap();
+    world.run_until("a leader", |world| world.leader().is_some() && world.is_settled(1 << 32));
+    world.deploys("1.0.0");
+    // Those that were lost come back, and have no say.
+    for host in lost {
+        world.restart(host);
+    }
+    world.run_until("they hear of it", |world| world.is_settled(1 << 32));
+    assert_eq!(world.live().filter(|host| world.votes(*host)).count(), 3);
+    world.deploys("1.0.1");
+}
+
+#[test]
+fn a_slot_that_was_lost_with_its_voters_still_counts() {
+    let mut world = impatient(6, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.run_until("everybody knows it", |world| {
+        (0..6).all(|host| world.node(host).ledger().release(release).is_some())
+    });
+    // Two voters and one host see each other, and nobody else.
+    let leader = world.leader().unwrap();
+    let second = world.other_voter();
+    let holder = (0..6).find(|host| !world.votes(*host)).unwrap();
+    let side = [leader, second, holder];
+    let away: Vec<_> = (0..6).filter(|host| !side.contains(host)).collect();
+    world.deploy(leader, release, None);
+    world.run_until("it is under way", |world| world.state_hashes().len() == 1);
+    for host in &side {
+        for other in &away {
+            world.disconnect(*host, *other);
+        }
+    }
+    world.hosts[holder].executor.slow_by = 100;
+    world
+        .run_until("the holder is at work", |world| world.hosts[holder].executor.ends_at.is_some());
+    let lost = world.node(holder).ledger().slot_of(world.hosts[holder].id).unwrap().token;
+    world.kill(leader);
+    world.kill(second);
+    for other in &away {
+        world.connect(holder, *other);
+    }
+    let from = *away.iter().max_by_key(|h| world.node(**h).ledger().applied_index()).unwrap();
+    assert!(world.node(from).ledger().applied_index() < lost, "it knows nothing of the slot");
+    world.recover(from, &away).unwrap();
+    world.run_until("a leader", |world| world.leader().is_some());
+    let done = |world: &World| {
+        away.iter().all(|host| world.hosts[*host].executor.report.groups[0].current.is_some())
+    };
+    // The other two count as down for good: only the quota of the group is of interest here.
+    let removed: Vec<_> = [leader, second].to_vec();
+    for gone in removed {
+        let removal = crate::trust::Removal {
+            host: world.hosts[gone].id,
+            name: HostName::new(format!("h{}", world.hosts[gone].seed)).unwrap(),
+            reason: "lost".into(),
+            issued_at: world.wall,
+        };
+        let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
+        world.submit(from, Entry::Remove(removal));
+    }
+    let most = world.most_disturbed_at_once(done);
+    assert_eq!(most, 1, "the lost slot counted until its holder said that it is over");
+    assert!(world.hosts[holder].executor.ends_at.is_none());
+}
+
+#[test]
+fn what_operators_did_not_sign_or_signed_for_another_ledger_recovers_nothing() {
+    let mut world = impatient(5, 3);
+    let from = world.leader().unwrap();
+    let me = world.hosts[from].id;
+    let list = world.node(from).ledger().recovery(&[me], 1).unwrap();
+    world.feed(from, Input::Recover(list.clone()));
+    let refused = world.answers.remove(&list.id(world.trust.fleet())).unwrap().unwrap_err();
+    assert!(refused.to_string().contains("signed by 0 of the 1"), "{refused}");
+    let mut late = list;
+    late.add_signature(world.trust.fleet(), &world.operator).unwrap();
+    world.group(MinimumHealthy::OneAtATime);
+    world.feed(from, Input::Recover(late.clone()));
+    let refused = world.answers.remove(&late.id(world.trust.fleet())).unwrap().unwrap_err();
+    assert!(refused.to_string().contains("has another one"), "{refused}");
+    assert!(world.is_settled(0));
+}
