@@ -1,9 +1,6 @@
 //! What changes the fleet: groups and deploy orders. Each is signed here or elsewhere.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use groundswell_protocol::{
@@ -13,12 +10,13 @@ use groundswell_protocol::{
     trust::{Action, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
+    group_file,
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Fallback, GroupState},
     read_start,
 };
 
-use super::{Ended, Failed, Output, follow, group_file, text::plain, view};
+use super::{Ended, Failed, Output, follow, text::plain, view};
 use crate::control::{
     api::{self, Fleet},
     client::Client,
@@ -121,13 +119,7 @@ pub(super) async fn apply(
     arguments: &ApplyArguments,
     out: Output,
 ) -> Result<(), Failed> {
-    let path = arguments.file.display();
-    let text = fs::read_to_string(&arguments.file)
-        .map_err(|error| Failed::new(format!("{path}: {error}")))?;
-    let mut group = group_file::read(&text).map_err(|wrong| {
-        let place = if wrong.line == 0 { String::new() } else { format!("{}:", wrong.line) };
-        Failed::with_hint(format!("{path}:{place} {}", wrong.message), GROUP_FILE_HINT)
-    })?;
+    let mut group = group_file::load(&arguments.file)?;
     let fleet = client.fleet().await?;
     let known = fleet.groups.iter().find(|known| known.name == group.name.as_str());
     group.version = known.map_or(1, |known| known.version + 1);
@@ -341,14 +333,10 @@ pub(super) fn now() -> groundswell_protocol::time::UnixSeconds {
     crate::clock::Clock::start().wall()
 }
 
-const GROUP_FILE_HINT: &str = "a group's file has name, application, configuration, and if wanted \
-    filter, minimum_healthy_seconds, catch_up, deploy_to_new_hosts, automatic_rollback and \
-    failure_budget; configuration is a floor such as \"HalfAtATime\", or a table with \
-    minimum_healthy, and if wanted name, canary, waves, zones, event_deadline_seconds and \
-    deployment_deadline_seconds";
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use groundswell_protocol::trust::Signer;
     use groundswell_signer::orders::FleetState;
 

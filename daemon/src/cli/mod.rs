@@ -7,7 +7,6 @@
 mod demo;
 mod deploy;
 mod follow;
-mod group_file;
 mod join;
 mod operate;
 mod text;
