@@ -12,6 +12,7 @@ use groundswell_protocol::{
     limits::ENVELOPE_BYTES_MAX,
     trust::{Enrolment, Invitation, Signer, Trust},
 };
+use groundswell_signer::seed::Seed;
 
 use super::{Failed, Output};
 use crate::{
@@ -27,6 +28,10 @@ pub(super) struct JoinArguments {
     /// This host's name in the fleet; needed if the token leaves it open.
     #[arg(long)]
     name: Option<HostName>,
+    /// Where a host of the fleet is reached, such as 192.0.2.10:7717 or web-1.example:7717, in place of
+    /// what the token says. Give it once for each. A name is looked up at each attempt to connect.
+    #[arg(long = "seed", value_name = "ADDRESS")]
+    seeds: Vec<Seed>,
     /// The settings of swelld. Without it, /etc/groundswell/swelld.toml if that exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -95,7 +100,8 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     })?;
     home.expect_first_start()?;
     home.set_trust(&invitation.bundle)?;
-    home.set_seeds(&invitation.seeds)?;
+    let named: Vec<_> = arguments.seeds.iter().map(ToString::to_string).collect();
+    home.set_seeds(if named.is_empty() { &invitation.seeds } else { &named })?;
     home.set_cert(&cert)?;
     let (name, fleet) = (&member.content().name, &trust.root().name);
     if out.json {

@@ -15,19 +15,21 @@ pub struct File {
     pub(super) executor_socket: Option<Spanned<String>>,
     pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) advertise: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) seeds: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) store_bytes_max: Option<Spanned<Size>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_to: Option<Spanned<String>>,
 }
 
 /// The fields of [`File`], for messages.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "state_dir",
     "control_socket",
     "control_group",
     "executor_socket",
     "listen",
     "advertise",
+    "seeds",
     "store_bytes_max",
     "log",
     "log_to",

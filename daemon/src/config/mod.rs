@@ -14,6 +14,7 @@ use std::{
 };
 
 use groundswell_protocol::limits::ADDRESSES_MAX;
+use groundswell_signer::seed::Seed;
 use libp2p::Multiaddr;
 use nix::unistd::Group;
 use thiserror::Error;
@@ -50,6 +51,8 @@ pub struct Settings {
     /// Addresses to be reached under; empty means those that it listens on, with the real address
     /// of each interface in place of `0.0.0.0` or `::`.
     pub advertise: Vec<Multiaddr>,
+    /// Places to look for the fleet, beside those that came with the join token.
+    pub seeds: Vec<Seed>,
     /// Bytes that received revisions may take up.
     pub store_bytes_max: u64,
     /// The least important messages that are logged.
@@ -159,6 +162,7 @@ impl Settings {
             )?,
             listen: value::each(listen, value::listen)?,
             advertise: value::each(advertise, value::advertise)?,
+            seeds: value::each(or(file.seeds, default.seeds), value::seed)?,
             store_bytes_max: value::size(
                 "store_bytes_max",
                 &or(file.store_bytes_max, default.store_bytes_max),
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(settings.executor_socket, Path::new("/run/swell-exec/exec.sock"));
         assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/7717".parse().unwrap()]);
         assert_eq!(settings.advertise, []);
+        assert_eq!(settings.seeds, []);
         assert_eq!(settings.store_bytes_max, 20 << 30);
         assert_eq!(settings.control_group, None);
         assert_eq!((settings.log, settings.log_to), (LevelFilter::INFO, LogTo::Auto));
@@ -259,7 +264,7 @@ mod tests {
         assert_eq!(
             refusal("log = \"info\"\n[storage]\nx = 1\n"),
             "swelld.toml:2:2: unknown key 'storage'; the keys are state_dir, control_socket, \
-             control_group, executor_socket, listen, advertise, store_bytes_max, log, log_to"
+             control_group, executor_socket, listen, advertise, seeds, store_bytes_max, log, log_to"
         );
         assert!(refusal("\"a\\u001b[2J\" = 1").contains("unknown key 'a\\u{1b}[2J'"));
     }
