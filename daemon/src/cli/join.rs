@@ -10,11 +10,11 @@ use clap::Args;
 use groundswell_protocol::{
     ids::{HostId, HostName},
     limits::ENVELOPE_BYTES_MAX,
-    trust::{Enrolment, Invitation, Signer, Trust},
+    trust::{Enrolment, Invitation, MemberRefused, Signer, Trust},
 };
 use groundswell_signer::seed::Seed;
 
-use super::{Failed, Output};
+use super::{AS_ROOT, Failed, Output};
 use crate::{
     config,
     home::{self, Home},
@@ -70,7 +70,17 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     let cert = invitation
         .certificate(trust.fleet(), host, arguments.name.clone())
         .map_err(|e| refused(&e))?;
-    let member = cert.verify_uncounted(&trust, now()).map_err(|e| refused(&e))?;
+    let member = cert.verify_uncounted(&trust, now()).map_err(|error| match error {
+        MemberRefused::Expired { .. } => refused(&by_clock(error.to_string())),
+        error => refused(&error),
+    })?;
+    if let Some(name) = arguments.name.as_ref().filter(|name| **name != member.content().name) {
+        let own = &member.content().name;
+        return Err(Failed::with_hint(
+            format!("the certificate approves this host as {own}, not as {name}: its name counts"),
+            format!("leave --name out, or have it approved as {name} with `swell-sign host`"),
+        ));
+    }
     if member.content().host != host {
         return Err(refused(&"the token approves another host's key; see `swell identity`"));
     }
@@ -79,8 +89,8 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
         let token = token.verify(trust.fleet(), enrolment).map_err(|e| refused(&e))?;
         let until = token.content().not_after;
         if until < now() {
-            let text = format!("the token was good until {until}: ask for a new one");
-            return Err(refused(&text));
+            let text = format!("the token was good until {until}");
+            return Err(refused(&by_clock(text)));
         }
     }
     let own = trust.genesis().voters.iter().find(|voter| voter.host == host);
@@ -95,7 +105,10 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     let written = home::replace(executor, "fleet.trust", &invitation.bundle.to_bytes())
         .and_then(|()| home::replace(executor, "host.id", host.to_string().as_bytes()));
     written.map_err(|error| {
-        let hint = "run `swell join` as the user that swell-exec runs as, mostly root";
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => AS_ROOT,
+            _ => "--executor-state names the state directory of swell-exec",
+        };
         Failed::with_hint(format!("{}: {error}", executor.display()), hint)
     })?;
     home.expect_first_start()?;
@@ -125,7 +138,10 @@ fn read_token(path: &Path) -> Result<String, Failed> {
         fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };
     read.map_err(|error| {
-        let hint = "name the file that `swell-sign token` wrote, or - for standard input";
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => AS_ROOT,
+            _ => "name the file that `swell-sign token` wrote, or - for standard input",
+        };
         Failed::with_hint(format!("{}: {error}", path.display()), hint)
     })?;
     Ok(text)
@@ -135,6 +151,14 @@ fn fresh_seed() -> std::io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
     Ok(seed)
+}
+
+/// Whoever reads that a time is over asks first whose clock says so.
+fn by_clock(text: String) -> String {
+    format!(
+        "{text}, and by this host's clock it is {}: set that if it is wrong, else ask for a new one",
+        now()
+    )
 }
 
 fn now() -> groundswell_protocol::time::UnixSeconds {
