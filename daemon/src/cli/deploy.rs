@@ -187,7 +187,7 @@ pub(super) async fn begun(
     out: Output,
 ) -> Result<Ended, Failed> {
     if no_wait {
-        let begun = serde_json::json!({ "deployment": id });
+        let begun = api::Ordered { deployment: id.to_owned() };
         out.tell(&begun, format!("{id} is ordered; watch it with: swell show {id}"));
         return Ok(Ended::Well);
     }

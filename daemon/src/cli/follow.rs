@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Failed, Output, text::short};
 use crate::control::{
-    api::{Report, Target},
+    api::{Change, Report, Target},
     client::{Client, ClientError},
 };
 
@@ -75,9 +75,9 @@ impl Progress {
             if self.said.insert(target.host.clone(), state.clone()).as_ref() == Some(&state) {
                 continue;
             }
-            let (host, id) = (&target.host, &report.summary.id);
-            let event = serde_json::json!({"deployment": id, "host": host, "state": state});
-            self.out.tell(&event, short(&format!("{id}  {host}  {state}")));
+            let (host, deployment) = (target.host.clone(), report.summary.id.clone());
+            let line = short(&format!("{deployment}  {host}  {state}"));
+            self.out.tell(&Change { deployment, host, state }, line);
         }
     }
 }

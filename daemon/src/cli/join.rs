@@ -17,6 +17,7 @@ use groundswell_signer::seed::Seed;
 use super::{AS_ROOT, Failed, Output};
 use crate::{
     config,
+    control::api::{Identity, Joined},
     home::{self, Home},
 };
 
@@ -44,11 +45,7 @@ pub(super) fn identity(config: Option<&Path>, out: Output) -> Result<(), Failed>
     let settings = config::load(config)?;
     let home = Home::new(&settings.state_dir);
     let key = HostId::from(home.key_or_create(fresh_seed)?.public_key());
-    if out.json {
-        out.json(&serde_json::json!({ "key": key.to_string() }))
-    } else {
-        out.line(key.to_string())
-    }
+    if out.json { out.json(&Identity { key: key.to_string() }) } else { out.line(key.to_string()) }
 }
 
 pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed> {
@@ -118,9 +115,8 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
     home.set_cert(&cert)?;
     let (name, fleet) = (&member.content().name, &trust.root().name);
     if out.json {
-        out.json(&serde_json::json!({
-            "host": name, "key": host.to_string(), "fleet": trust.fleet().to_string(),
-        }))
+        let (host, key) = (name.to_string(), host.to_string());
+        out.json(&Joined { host, key, fleet: trust.fleet().to_string() })
     } else {
         out.line(format!(
             "{name} may join fleet {fleet} ({})\nnext: systemctl start swell-exec swelld",

@@ -417,9 +417,101 @@ pub struct Applied {
     pub changed: bool,
 }
 
+/// What `swell identity` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The host's key.
+    pub key: String,
+}
+
+/// What `swell join` came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The host's name.
+    pub host: String,
+    /// Its key.
+    pub key: String,
+    /// The fleet's id.
+    pub fleet: String,
+}
+
+/// What `swell deploy` and its like begin with `--no-wait`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The deployment's id.
+    pub deployment: String,
+}
+
+/// A change of one host, while a deployment is watched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The deployment's id.
+    pub deployment: String,
+    /// The host's name.
+    pub host: String,
+    /// What it does now: as `doing` of a [`Target`], or its `status`.
+    pub state: String,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refused {
     /// Why, and what to do.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    const SOURCE: &str = include_str!("api.rs");
+    const DOCUMENT: &str = include_str!("../../../packaging/json.md");
+
+    /// The rows of the document's table for a type.
+    fn documented(name: &str) -> Vec<String> {
+        let section = DOCUMENT.split(&format!("\n### {name}\n")).nth(1).unwrap_or_default();
+        let section = section.split("\n### ").next().unwrap_or_default();
+        let rows =
+            section.lines().filter(|line| line.starts_with("| `") || line.starts_with("| all"));
+        rows.map(|row| row.split(" | ").take(2).collect::<Vec<_>>().join(" | ")).collect()
+    }
+
+    /// A type of Rust as the document says it.
+    fn words(of: &str) -> String {
+        let inside = |outer: &str| of.strip_prefix(outer).and_then(|rest| rest.strip_suffix('>'));
+        if let Some(inner) = inside("Option<") {
+            return format!("{} or null", words(inner));
+        }
+        if let Some(inner) = inside("Vec<") {
+            return format!("list of {}", words(inner));
+        }
+        match of {
+            "String" => "text".into(),
+            "bool" => "true or false".into(),
+            "u8" | "u32" | "u64" | "usize" => "number".into(),
+            other => other.into(),
+        }
+    }
+
+    #[test]
+    fn the_shapes_are_those_of_the_document() {
+        let source = SOURCE.split("#[cfg(test)]").next().unwrap();
+        let types: Vec<_> = source.split("\npub struct ").skip(1).collect();
+        assert!(types.len() > 20, "{} types", types.len());
+        // The answer to what failed never leaves the command as JSON.
+        for text in types.iter().filter(|text| !text.starts_with("Refused ")) {
+            let (name, body) = text.split_once(" {\n").unwrap();
+            let body = body.split("\n}").next().unwrap();
+            let flat = body.contains("#[serde(flatten)]");
+            let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+            let fields = fields.map(|field| field.trim_end_matches(',').split_once(": ").unwrap());
+            let rows: Vec<_> = fields
+                .enumerate()
+                .map(|(number, (field, of))| match number {
+                    0 if flat => format!("| all of {of} | "),
+                    _ => format!("| `{field}` | {}", words(of)),
+                })
+                .collect();
+            let known: Vec<_> = documented(name);
+            assert_eq!(rows, known, "{name}: bring packaging/json.md up to date");
+        }
+    }
 }
