@@ -470,7 +470,7 @@ fn who_forgot_sudo_is_told_so() {
     let settings = open.path().join("swelld.toml");
     let state = locked.path().join("state").display().to_string();
     fs::write(&settings, format!("state_dir = \"{state}\"\n")).unwrap();
-    fs::set_permissions(locked.path(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(locked.path(), fs::Permissions::from_mode(0o000)).unwrap();
     let settings = settings.display().to_string();
     let token = locked.path().join("token").display().to_string();
     for arguments in

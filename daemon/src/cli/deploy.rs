@@ -126,13 +126,7 @@ pub(super) async fn apply(
 ) -> Result<(), Failed> {
     let bytes = read_start(&arguments.file, ENVELOPE_BYTES_MAX + 1)?;
     if let Ok(signed) = Signed::<Group>::from_bytes(&bytes) {
-        let (name, version) = orders::claimed_group(&signed)
-            .map_err(|error| Failed::new(format!("{} {error}", arguments.file.display())))?;
-        let accepted = client.group(bytes).await?;
-        return applied(
-            &Applied { index: accepted.index, group: name, version, changed: true },
-            out,
-        );
+        return apply_signed(client, &arguments.file, &signed, out).await;
     }
     let mut group = group_file::load(&arguments.file)?;
     let fleet = client.fleet().await?;
@@ -147,6 +141,22 @@ pub(super) async fn apply(
         index = client.group(signed.to_bytes()).await?.index;
     }
     let (group, version) = (group.name.to_string(), group.version);
+    applied(&Applied { index, group, version, changed }, out)
+}
+
+/// Hands a group in that was signed elsewhere.
+async fn apply_signed(
+    client: &Client,
+    path: &Path,
+    signed: &Signed<Group>,
+    out: Output,
+) -> Result<(), Failed> {
+    let wrong = |error: &dyn std::fmt::Display| Failed::new(format!("{} {error}", path.display()));
+    let (group, version) = orders::claimed_group(signed).map_err(|error| wrong(&error))?;
+    let known = client.settings(&group.parse().map_err(|error| wrong(&error))?).await?;
+    let index = client.group(signed.to_bytes()).await?.index;
+    // The same version is taken again only if it is the same group.
+    let changed = known.is_none_or(|known| known.version != version);
     applied(&Applied { index, group, version, changed }, out)
 }
 

@@ -244,7 +244,7 @@ async fn start(
 impl Engine {
     fn tick(&mut self) -> Result<(), EngineError> {
         self.feed(Input::Tick)?;
-        self.news.look(&self.node);
+        self.news.look(self.clock.mono(), &self.node);
         Ok(())
     }
 
@@ -263,6 +263,8 @@ impl Engine {
     }
 
     fn reported(&mut self, report: Option<Report>) -> Result<(), EngineError> {
+        // A slot comes before what is done in it.
+        self.news.look(self.clock.mono(), &self.node);
         self.news.reported(report.as_ref(), self.node.ledger());
         self.feed(Input::Executor(report))
     }

@@ -4,7 +4,10 @@
 //! told from inside of it. What the ledger went through before this host was up to date is history
 //! and gets no lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use groundswell_protocol::{
     execute::{LifecycleEvent, Phase, Report},
@@ -23,6 +26,7 @@ use super::views::{name_of, status_name};
 pub(super) struct News {
     /// None until this host is up to date for the first time.
     seen: Option<Seen>,
+    next_look_at: Mono,
     unreachable: BTreeMap<HostId, Mono>,
     leader: Option<HostId>,
     /// Lifecycles of this host, by group.
@@ -44,8 +48,11 @@ struct Seen {
 
 impl News {
     /// Tells what has changed in the ledger.
-    pub(super) fn look(&mut self, node: &Node) {
+    pub(super) fn look(&mut self, now: Mono, node: &Node) {
         let ledger = node.ledger();
+        if now < self.next_look_at {
+            return;
+        }
         let behind = node.consensus().map_or(0, |consensus| consensus.restored_to());
         if ledger.applied_index() < behind || !ledger.is_member(node.me()) {
             return;
@@ -59,6 +66,9 @@ impl News {
             return;
         }
         let after = Seen::of(ledger);
+        // A look at ten thousand hosts takes a few milliseconds; once a second is enough for those.
+        let members = u64::try_from(after.members.len()).unwrap_or(u64::MAX);
+        self.next_look_at = now + Duration::from_millis(members / 10);
         let lines = before.changes(&after, ledger);
         for line in lines.iter().take(LINES_MAX) {
             tracing::info!("{line}");

@@ -56,9 +56,9 @@ impl Seeds {
         match (&outcome, &tried.outcome) {
             (new, Some(old)) if new == old => {}
             (Err(error), _) => {
-                tracing::warn!(seed = name, error, "a seed does not let this host in");
+                tracing::warn!(seed = name, error, "no connection to a seed");
             }
-            (Ok(()), Some(Err(_))) => tracing::info!(seed = name, "a seed answers again"),
+            (Ok(()), Some(Err(_))) => tracing::info!(seed = name, "connected to a seed again"),
             (Ok(()), _) => {}
         }
         tried.outcome = Some(outcome);
