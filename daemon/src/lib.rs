@@ -3,7 +3,8 @@
 //! [`engine`] is the loop that carries out what the node decides. Around it: [`mesh`] connects
 //! hosts, [`store`] and [`transfer`] hold and fetch revisions, [`state`] and [`home`] are what is on
 //! disk, [`executor`] is the line to the process that changes the host, [`control`] the line to
-//! people, [`journal`] what they can read afterwards. [`cli`] is `swell`; [`scratch`] starts whole fleets for demonstrations and tests.
+//! people, [`journal`] what they can read afterwards. [`cli`] is `swell`; [`scratch`] starts whole
+//! fleets for demonstrations and tests.
 
 pub mod cli;
 pub mod clock;

@@ -151,7 +151,8 @@ async fn what_is_not_good_changes_nothing() {
     fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:3\"\n").unwrap();
     let path = group.display().to_string();
     fleet.swell(0, &["group", "apply", &path, "--key", &key]).unwrap();
-    // The wrong key for the job.
+    // The wrong key for the job, where there is one.
+    fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:2\"\n").unwrap();
     let release_key = fleet.keys().join("release.key").display().to_string();
     let (_, text) = refused(&fleet, &["group", "apply", &path, "--key", &release_key]);
     assert!(text.contains("is the release key where the operator key is needed"), "{text}");

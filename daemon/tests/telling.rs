@@ -60,6 +60,12 @@ fn ended(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
+/// The row of a table that is about a host; this one's own has a star before it.
+fn row<'a>(said: &'a str, host: &str) -> &'a str {
+    let is_it = |line: &&str| line.trim_start_matches(['*', ' ']).starts_with(host);
+    said.lines().find(is_it).unwrap_or_else(|| panic!("no row of {host}: {said}"))
+}
+
 /// Joins a host by the token in the file `token`, with more arguments.
 fn join(fleet: &Fleet, index: usize, more: &[&str]) {
     let host = &fleet.hosts()[index];
@@ -170,10 +176,10 @@ async fn a_stopped_executor_is_named_on_every_host_with_since_when() {
     for index in [0, 2] {
         fleet.wait_deployment(index, &id, PATIENCE, waits).await.unwrap();
         let said = fleet.swell(index, &["show", &id]).unwrap();
-        let line = said.lines().find(|line| line.starts_with("web-2")).unwrap();
+        let line = row(&said, "web-2");
         assert!(line.contains("swell-exec does not answer there, for "), "{said}");
         let said = fleet.swell(index, &["status"]).unwrap();
-        let line = said.lines().find(|line| line.contains("web-2")).unwrap();
+        let line = row(&said, "web-2");
         assert!(line.contains("swell-exec does not answer, for "), "{said}");
     }
     fleet.start_executor(1).unwrap();
@@ -261,7 +267,7 @@ async fn a_new_host_is_told_of_by_name() {
     assert_eq!(runs("web-1").as_deref(), Some("last good"));
     assert_eq!(runs("web-4").as_deref(), Some("none"));
     let said = fleet.swell(0, &["status"]).unwrap();
-    let line = said.lines().find(|line| line.contains("web-4")).unwrap();
+    let line = row(&said, "web-4");
     assert!(line.split_whitespace().any(|word| word == "none"), "{said}");
 }
 
@@ -355,8 +361,13 @@ async fn a_host_that_failed_among_many_is_pointed_to_and_marked() {
     let points = format!("failed on web-3: see `swell show {id}`");
     assert!(out.contains(&points), "{out}{errors}");
     // What it runs is not what the group's last good release is.
+    let told = |fleet: &api::Fleet| {
+        let runs = fleet.hosts.iter().map(|host| host.groups[0].runs.as_deref());
+        runs.eq([Some("last good"), Some("last good"), Some("older")])
+    };
+    fleet.wait_for(0, "what each host runs", PATIENCE, told).await.unwrap();
     let said = fleet.swell(0, &["status"]).unwrap();
-    let line = said.lines().find(|line| line.contains("web-3")).unwrap();
+    let line = row(&said, "web-3");
     assert!(line.contains("1.0.0 (older)"), "{said}");
     let said = fleet.swell(0, &["releases", "shop"]).unwrap();
     let line = |label: &str| said.lines().find(|line| line.contains(label)).unwrap();

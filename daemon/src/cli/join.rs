@@ -10,7 +10,7 @@ use clap::Args;
 use groundswell_protocol::{
     ids::{HostId, HostName},
     limits::ENVELOPE_BYTES_MAX,
-    trust::{Enrolment, Invitation, MemberRefused, Signer, Trust},
+    trust::{Enrolment, Invitation, Member, MemberRefused, Signer, Trust},
 };
 use groundswell_signer::seed::Seed;
 
@@ -71,13 +71,6 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
         MemberRefused::Expired { .. } => refused(&by_clock(error.to_string())),
         error => refused(&error),
     })?;
-    if let Some(name) = arguments.name.as_ref().filter(|name| **name != member.content().name) {
-        let own = &member.content().name;
-        return Err(Failed::with_hint(
-            format!("the certificate approves this host as {own}, not as {name}: its name counts"),
-            format!("leave --name out, or have it approved as {name} with `swell-sign host`"),
-        ));
-    }
     if member.content().host != host {
         return Err(refused(&"the token approves another host's key; see `swell identity`"));
     }
@@ -90,13 +83,7 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
             return Err(refused(&by_clock(text)));
         }
     }
-    let own = trust.genesis().voters.iter().find(|voter| voter.host == host);
-    if let Some(own) = own.filter(|own| own.name != member.content().name) {
-        let (name, wrong) = (&own.name, &member.content().name);
-        let text =
-            format!("this host's key is that of the voter {name}, not {wrong}: --name {name}");
-        return Err(refused(&text));
-    }
+    check_name(arguments.name.as_ref(), member.content(), &trust)?;
     // The executor first: a daemon that finds a certificate finds an executor that believes it.
     let executor = &arguments.executor_state;
     let written = home::replace(executor, "fleet.trust", &invitation.bundle.to_bytes())
@@ -123,6 +110,24 @@ pub(super) fn join(arguments: &JoinArguments, out: Output) -> Result<(), Failed>
             trust.fleet().short()
         ))
     }
+}
+
+/// The name that was asked for must be the certificate's, and a voter's that of the genesis.
+fn check_name(asked: Option<&HostName>, member: &Member, trust: &Trust) -> Result<(), Failed> {
+    let own = &member.name;
+    if let Some(name) = asked.filter(|name| *name != own) {
+        return Err(Failed::with_hint(
+            format!("the certificate approves this host as {own}, not as {name}: its name counts"),
+            format!("leave --name out, or have it approved as {name} with `swell-sign host`"),
+        ));
+    }
+    let voter = trust.genesis().voters.iter().find(|voter| voter.host == member.host);
+    if let Some(voter) = voter.filter(|voter| voter.name != *own) {
+        let name = &voter.name;
+        let text = format!("this host's key is that of the voter {name}, not {own}: --name {name}");
+        return Err(Failed::NotJoined(text));
+    }
+    Ok(())
 }
 
 fn read_token(path: &Path) -> Result<String, Failed> {

@@ -277,7 +277,11 @@ fn released(fleet: &Fleet, application: Option<&ApplicationName>) -> Vec<Release
         application.is_none_or(|application| release.application == application.as_str())
     };
     let mut all: Vec<_> = fleet.releases.iter().filter(wanted).map(|r| run_by(fleet, r)).collect();
-    all.sort_by_key(|known| std::cmp::Reverse(known.release.created_at));
+    // Those of one second, as in a script, by their labels.
+    all.sort_by(|a, b| {
+        let key = |known: &Released| (known.release.created_at, known.release.label.clone());
+        key(b).cmp(&key(a))
+    });
     all
 }
 

@@ -313,6 +313,7 @@ mod tests {
             ("listen = [\n  \"/ip4/::/tcp/1\"]", "2:3: listen: '/ip4/::/tcp/1' is not an address"),
             ("advertise = [\"/ip4/0.0.0.0/tcp/1\"]", "1:14: advertise: '/ip4/0.0.0.0/tcp/1' is"),
             ("advertise = [\"/ip4/1.2.3.4/tcp/0\"]", "1:14: advertise: '/ip4/1.2.3.4/tcp/0' is"),
+            ("seeds = [\"h1\"]", "1:10: seeds: 'h1' is not an address or name with a port"),
             ("store_bytes_max = \"20 GB?\"", "1:19: store_bytes_max: '20 GB?' is not a size"),
             ("store_bytes_max = -1", "1:19: store_bytes_max: -1 is not a size"),
             ("store_bytes_max = \"99999999 TiB\"", "1:19: store_bytes_max: '99999999 TiB' is too"),
