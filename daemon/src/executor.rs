@@ -101,7 +101,11 @@ impl Executor {
         let mut stream = UnixStream::connect(&self.socket).await.map_err(io)?;
         let mut seen = 0;
         loop {
-            match self.exchange(&mut stream, &Request::Report { seen }).await? {
+            let request = Request::Report { seen };
+            // It answers within ten seconds, if only that nothing is new.
+            let answer = self.exchange(&mut stream, &request);
+            let answer = tokio::time::timeout(REPORT_WITHIN, answer).await;
+            match answer.map_err(|late| io(io::Error::new(io::ErrorKind::TimedOut, late)))?? {
                 Response::Report(report) if report.version == seen => {}
                 Response::Report(report) => {
                     seen = report.version;
@@ -118,4 +122,5 @@ impl Executor {
     }
 }
 
+const REPORT_WITHIN: Duration = Duration::from_secs(20);
 const RECONNECT_EVERY: Duration = Duration::from_millis(200);

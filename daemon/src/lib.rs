@@ -3,7 +3,8 @@
 //! [`engine`] is the loop that carries out what the node decides. Around it: [`mesh`] connects
 //! hosts, [`store`] and [`transfer`] hold and fetch revisions, [`state`] and [`home`] are what is on
 //! disk, [`executor`] is the line to the process that changes the host, [`control`] the line to
-//! people. [`cli`] is `swell`; [`scratch`] starts whole fleets for demonstrations and tests.
+//! people, [`journal`] what they can read afterwards. [`cli`] is `swell`; [`scratch`] starts whole
+//! fleets for demonstrations and tests.
 
 pub mod cli;
 pub mod clock;
@@ -12,6 +13,7 @@ pub mod control;
 pub mod engine;
 pub mod executor;
 pub mod home;
+pub mod journal;
 pub mod mesh;
 pub mod scratch;
 pub mod state;

@@ -4,7 +4,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -148,7 +151,8 @@ async fn what_is_not_good_changes_nothing() {
     fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:3\"\n").unwrap();
     let path = group.display().to_string();
     fleet.swell(0, &["group", "apply", &path, "--key", &key]).unwrap();
-    // The wrong key for the job.
+    // The wrong key for the job, where there is one.
+    fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:2\"\n").unwrap();
     let release_key = fleet.keys().join("release.key").display().to_string();
     let (_, text) = refused(&fleet, &["group", "apply", &path, "--key", &release_key]);
     assert!(text.contains("is the release key where the operator key is needed"), "{text}");
@@ -447,6 +451,60 @@ fn a_port_in_use_is_named() {
     let (code, said) = swelld(&fleet.hosts()[0].settings("swelld.toml"));
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains(&format!("cannot listen on {address}")), "{said}");
+}
+
+/// Copies `swell` to where anybody may run it, and makes it run as somebody without rights.
+fn as_nobody(dir: &Path) -> Command {
+    let program = dir.join("swell");
+    fs::copy(env!("CARGO_BIN_EXE_swell"), &program).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    command
+}
+
+#[test]
+fn who_forgot_sudo_is_told_so() {
+    let (open, locked) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let settings = open.path().join("swelld.toml");
+    let state = locked.path().join("state").display().to_string();
+    fs::write(&settings, format!("state_dir = \"{state}\"\n")).unwrap();
+    fs::set_permissions(locked.path(), fs::Permissions::from_mode(0o000)).unwrap();
+    let settings = settings.display().to_string();
+    let token = locked.path().join("token").display().to_string();
+    for arguments in
+        [&["identity", "--config", &settings][..], &["join", &token, "--config", &settings]]
+    {
+        let output = as_nobody(open.path()).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("Permission denied"), "{said}");
+        assert!(said.contains("hint: run it as root, with sudo"), "{said}");
+    }
+}
+
+#[test]
+fn the_name_in_a_certificate_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::new(dir.path(), 1, programs()).unwrap();
+    fleet.found().unwrap();
+    let [settings, executor] =
+        [fleet.hosts()[0].settings("swelld.toml"), fleet.hosts()[0].dir().join("exec")];
+    let (settings, executor) = (settings.display().to_string(), executor.display().to_string());
+    let [keys, file] = ["keys", "approved"].map(|name| dir.path().join(name).display().to_string());
+    let key = fleet.run(&fleet.programs().swell, &["identity", "--config", &settings]).unwrap();
+    let arguments =
+        ["host", "--keys", &keys, key.trim(), "web-1", "--seed", "h1:7717", "--out", &file];
+    fleet.run(&fleet.programs().swell_sign, &arguments).unwrap();
+    let join = |name: &str| {
+        let place = ["--config", &settings, "--executor-state", &executor];
+        fleet.run(&fleet.programs().swell, &[&["join", &file, "--name", name], &place[..]].concat())
+    };
+    let refused = join("web-7").unwrap_err().to_string();
+    assert!(refused.contains("approves this host as web-1, not as web-7: its name"), "{refused}");
+    assert!(refused.contains("hint: leave --name out"), "{refused}");
+    join("web-1").unwrap();
 }
 
 #[test]

@@ -102,6 +102,14 @@ pub enum KeyError {
     /// The key is in the clear, and not for this user's eyes alone.
     #[error("{} holds its key in the clear, and others can read it", .0.display())]
     Exposed(PathBuf),
+    /// There is no such file with a passphrase, or it may not be read.
+    #[error("cannot read the passphrase file {}: {source}", path.display())]
+    NoPassphraseFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// No passphrase could be had.
     #[error("no passphrase: {0}")]
     NoPassphrase(String),
@@ -120,6 +128,9 @@ impl KeyError {
                 Some("try again; if the passphrase is right, restore the file from its copy".into())
             }
             Self::Exposed(path) => Some(format!("chmod 600 {}", path.display())),
+            Self::NoPassphraseFile { .. } => {
+                Some("--passphrase-file names a file with the passphrase in its first line".into())
+            }
             Self::NoPassphrase(_) => {
                 Some("type it on a terminal, or name its file with --passphrase-file".into())
             }
@@ -269,12 +280,10 @@ fn read_passphrase(
     let text = match from {
         Passphrase::None => return Err(KeyError::NoPassphrase("the key is sealed".into())),
         Passphrase::File(path) => {
-            let file = File::open(path)
-                .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
+            let unread = |source| KeyError::NoPassphraseFile { path: path.clone(), source };
+            let file = File::open(path).map_err(unread)?;
             let mut line = Zeroizing::new(String::new());
-            io::BufReader::new(file)
-                .read_line(&mut line)
-                .map_err(|source| KeyError::Unreadable { path: path.clone(), source })?;
+            io::BufReader::new(file).read_line(&mut line).map_err(unread)?;
             Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned())
         }
         Passphrase::Terminal => {

@@ -1,14 +1,17 @@
 //! What vouches, away from the fleet: keys, releases, orders, enrolment.
 //!
-//! `swell-sign` is a thin command over these modules; `swell` uses [`keyfile`] and [`orders`] to sign
-//! with the operator key at hand.
+//! `swell-sign` is a thin command over these modules; `swell` uses [`keyfile`], [`orders`] and
+//! [`group_file`] to sign with the operator key at hand.
 
 #![warn(missing_docs)]
 
 pub mod fleet;
+pub mod group_file;
+pub mod inspect;
 pub mod keyfile;
 pub mod orders;
 pub mod release;
+pub mod seed;
 pub mod terminal;
 
 use std::{

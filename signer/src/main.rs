@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::Write as _,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
@@ -16,7 +16,7 @@ use groundswell_protocol::{
         ReleaseLabel, ZoneName,
     },
     limits::ENVELOPE_BYTES_MAX,
-    revision::{BUNDLE_MAGIC, BundleEvent, BundleReader},
+    revision::{BUNDLE_MAGIC, BundleEvent, BundleReader, FileExistsBehavior},
     rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
@@ -27,10 +27,12 @@ use groundswell_protocol::{
 use groundswell_signer::{
     SignError,
     fleet::{self, HostTerms, TRUST_FILE, TokenTerms, key_file},
+    group_file, inspect,
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Fallback, FleetState, GroupState},
     read_start,
     release::{self, ReleaseTerms},
+    seed::Seed,
     terminal::{plain, plain_lines},
     write_public, write_secret,
 };
@@ -59,6 +61,8 @@ enum Command {
     /// Sign an order for a deployment group, to be handed in elsewhere with `swell`.
     #[command(subcommand)]
     Order(OrderCommand),
+    /// Sign the settings of a deployment group, to be handed in elsewhere with `swell group apply`.
+    Group(GroupArguments),
     /// Sign the removal of a host from the fleet, for good. To be handed in with `swell order`.
     Remove(RemoveArguments),
     /// Show what a file claims. Nothing is verified.
@@ -139,7 +143,8 @@ fn voter(text: &str) -> Result<Voter, String> {
 struct TokenArguments {
     #[command(flatten)]
     keys: Keys,
-    /// An address of a host that is up, such as /ip4/192.0.2.10/tcp/7717. Several are better.
+    /// Where a host that is up is reached, such as 192.0.2.10:7717 or web-1.example:7717. Several are
+    /// better. A name is looked up at each attempt to connect.
     #[arg(long = "seed", value_name = "ADDRESS", required = true, value_parser = seed)]
     seeds: Vec<String>,
     /// Names that hosts may take; * stands for anything.
@@ -173,7 +178,7 @@ struct HostArguments {
     key: HostId,
     /// The host's name.
     name: HostName,
-    /// An address of a host that is up.
+    /// Where a host that is up is reached, such as 192.0.2.10:7717 or web-1.example:7717.
     #[arg(long = "seed", value_name = "ADDRESS", required = true, value_parser = seed)]
     seeds: Vec<String>,
     /// Labels of the host, as KEY=VALUE joined by commas.
@@ -238,6 +243,10 @@ enum OrderCommand {
         /// percent:N.
         #[arg(long)]
         configuration: Option<MinimumHealthy>,
+        /// What to do with files in the way that no revision put there: DISALLOW, OVERWRITE or
+        /// RETAIN. What the appspec says wins.
+        #[arg(long, value_name = "BEHAVIOR", value_parser = inspect::file_exists_behavior)]
+        file_exists_behavior: Option<FileExistsBehavior>,
         /// Go on if the previous revision's ApplicationStop fails.
         #[arg(long)]
         ignore_application_stop_failures: bool,
@@ -298,6 +307,23 @@ enum OrderCommand {
 }
 
 #[derive(Args)]
+struct GroupArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The group's TOML file.
+    file: PathBuf,
+    /// What `swell status --json` printed: the settings follow the group's version there.
+    #[arg(long, value_name = "FILE", required_unless_present = "version")]
+    fleet_state: Option<PathBuf>,
+    /// The version of the settings: one more than the one that they replace, and 1 for a new group.
+    #[arg(long, value_name = "N", conflicts_with = "fleet_state")]
+    version: Option<NonZeroU64>,
+    /// Where to write the signed group.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
 struct RemoveArguments {
     #[command(flatten)]
     keys: Keys,
@@ -341,6 +367,7 @@ fn main() -> ExitCode {
         Command::Host(arguments) => host(arguments),
         Command::Release(arguments) => make_release(arguments),
         Command::Order(command) => order(command),
+        Command::Group(arguments) => group(&arguments),
         Command::Inspect { file } => inspect(&file),
         Command::Verify { file, trust } => verify(&file, &trust),
     };
@@ -491,6 +518,7 @@ fn deploy_terms(
         fallback,
         no_rollback,
         configuration,
+        file_exists_behavior,
         ignore_application_stop_failures,
         queue,
         only_outdated,
@@ -506,9 +534,33 @@ fn deploy_terms(
     };
     let mut deploy = group.deploy(release_id(release, trust)?, fallback);
     deploy.configuration = configuration.map(Into::into);
+    deploy.file_exists_behavior = *file_exists_behavior;
     deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
     (deploy.queue, deploy.only_outdated) = (*queue, *only_outdated);
     Ok(deploy)
+}
+
+fn group(arguments: &GroupArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let mut group = group_file::load(&arguments.file)?;
+    group.version = match (&arguments.version, &arguments.fleet_state) {
+        (Some(version), _) => version.get(),
+        (None, Some(path)) => {
+            let known = fleet_state(path, &trust)?.groups.into_iter();
+            known
+                .filter(|known| known.name == group.name)
+                .map(|known| known.version)
+                .max()
+                .unwrap_or(0)
+                + 1
+        }
+        (None, None) => 1,
+    };
+    let key = arguments.keys.load(KeyRole::Operator)?;
+    let signed = orders::group(trust.fleet(), &key, &group)?;
+    write_public(&arguments.out, &signed.to_bytes())?;
+    let (out, Group { name, version, .. }) = (arguments.out.display(), &group);
+    Ok(format!("{out}: group {name} version {version}\nnext, on any host: swell group apply {out}"))
 }
 
 fn remove(arguments: RemoveArguments) -> Result<String, SignError> {
@@ -538,27 +590,44 @@ impl OrderCommand {
 impl PlaceArguments {
     /// What the fleet's own account of itself says of the group.
     fn group(&self, trust: &Trust) -> Result<GroupState, SignError> {
-        let path = self.fleet_state.display();
-        let refused = |what: &str| {
-            SignError::refused(format!("{path}: {what}"))
-                .with_hint("write it with `swell status --json` on a host of the fleet")
-        };
-        let text = read_start(&self.fleet_state, FLEET_STATE_BYTES_MAX)?;
-        let state: FleetState =
-            serde_json::from_slice(&text).map_err(|error| refused(&error.to_string()))?;
-        if state.id != trust.fleet() {
-            return Err(refused("it is the state of another fleet"));
-        }
+        let state = fleet_state(&self.fleet_state, trust)?;
         let group = state.groups.into_iter().find(|group| group.name == self.group);
-        group.ok_or_else(|| refused(&format!("there is no group {}", self.group)))
+        group.ok_or_else(|| {
+            let what = format!("there is no group {}", self.group);
+            state_refused(&self.fleet_state, &what)
+        })
     }
 }
 
-fn release_id(text: &str, trust: &Trust) -> Result<Digest, SignError> {
-    match text.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => Ok(release::verify_bundle(Path::new(text), trust)?.0),
+fn fleet_state(path: &Path, trust: &Trust) -> Result<FleetState, SignError> {
+    let text = read_start(path, FLEET_STATE_BYTES_MAX)?;
+    let state: FleetState =
+        serde_json::from_slice(&text).map_err(|error| state_refused(path, &error.to_string()))?;
+    if state.id != trust.fleet() {
+        return Err(state_refused(path, "it is the state of another fleet"));
     }
+    Ok(state)
+}
+
+fn state_refused(path: &Path, what: &str) -> SignError {
+    SignError::refused(format!("{}: {what}", path.display()))
+        .with_hint("write it with `swell status --json` on a host of the fleet")
+}
+
+/// The release that is meant by an id or by a file. A label is neither: only the fleet knows labels.
+fn release_id(text: &str, trust: &Trust) -> Result<Digest, SignError> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let path = Path::new(text);
+    if !path.exists() {
+        let reason = format!("'{text}' is neither the id of a release nor a file");
+        return Err(SignError::refused(reason).with_hint(
+            "name the .swell file, or the id that `swell releases` shows on a host: a label such as \
+             1.4.2 is not enough here",
+        ));
+    }
+    Ok(release::verify_bundle(path, trust)?.0)
 }
 
 /// What a file can be.
@@ -608,35 +677,41 @@ fn inspect(path: &Path) -> Result<String, SignError> {
                 .push(&bytes)
                 .map_err(|error| SignError::refused(format!("{} {error}", path.display())))?;
             match events.first() {
-                Some(BundleEvent::Release(release)) => format!("a bundle with {}", claim(release)?),
+                Some(BundleEvent::Release(release)) => {
+                    format!("a bundle with a {}", claim(release, inspect::release)?)
+                }
                 _ => "a bundle that ends before its release".into(),
             }
         }
-        Kind::Invitation(invitation) => match &invitation.enrolment {
-            Enrolment::Token { token, .. } => {
-                format!("a join token; a secret. Seeds {:?}\n{}", invitation.seeds, claim(token)?)
-            }
-            Enrolment::Approved(cert) => {
-                format!("an approved host. Seeds {:?}\n{}", invitation.seeds, claim(&cert.member)?)
-            }
-        },
-        Kind::Trust(bundle) => {
-            let last = bundle.roots.last().map(claim).transpose()?.unwrap_or_default();
-            let genesis = claim(&bundle.genesis)?;
-            format!("a trust bundle with {} root documents\n{last}\n{genesis}", bundle.roots.len())
+        Kind::Invitation(invitation) => {
+            let what = match &invitation.enrolment {
+                Enrolment::Token { token, .. } => {
+                    format!("a secret, with a {}", claim(token, inspect::token)?)
+                }
+                Enrolment::Approved(cert) => {
+                    format!("an approved host's {}", claim(&cert.member, inspect::member)?)
+                }
+            };
+            let seeds = invitation.seeds.iter().map(|seed| format!("\n  seed: {}", plain(seed)));
+            format!("{what}{}", seeds.collect::<String>())
         }
-        Kind::Release(release) => claim(&release)?,
-        Kind::Order(order) => claim(&order)?,
-        Kind::Group(group) => claim(&group)?,
-        Kind::Removal(removal) => claim(&removal)?,
-        Kind::Cert(cert) => claim(&cert.member)?,
+        Kind::Trust(bundle) => {
+            let last = bundle.roots.last().map(|root| claim(root, inspect::root)).transpose()?;
+            let (count, last) = (bundle.roots.len(), last.unwrap_or_default());
+            let genesis = claim(&bundle.genesis, inspect::genesis)?;
+            format!("a trust bundle with {count} root documents, the last a {last}\n{genesis}")
+        }
+        Kind::Release(release) => claim(&release, inspect::release)?,
+        Kind::Order(order) => claim(&order, inspect::order)?,
+        Kind::Group(group) => claim(&group, inspect::group)?,
+        Kind::Removal(removal) => claim(&removal, inspect::removal)?,
+        Kind::Cert(cert) => claim(&cert.member, inspect::member)?,
     };
     Ok(format!("NOT VERIFIED, only what the file claims:\n{claim}"))
 }
 
-fn claim<T: Document + std::fmt::Debug>(signed: &Signed<T>) -> Result<String, SignError> {
-    let shown = signed.unverified_claim().map_err(|error| SignError::refused(error.to_string()))?;
-    Ok(format!("{}: {shown}", T::NAME))
+fn claim<T: Document>(signed: &Signed<T>, say: fn(&T) -> String) -> Result<String, SignError> {
+    signed.unverified_words(say).map_err(|error| SignError::refused(error.to_string()))
 }
 
 fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
@@ -754,24 +829,9 @@ fn none() -> String {
     "none".into()
 }
 
-/// Reads an address that hosts can dial: an IP address and a TCP port, written as they write them.
+/// Reads where hosts begin to look for others, and writes it as hosts write addresses.
 fn seed(text: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let good = match parts[..] {
-        ["", "ip4", ip, "tcp", port] => {
-            ip.parse::<std::net::Ipv4Addr>().is_ok() && port.parse::<u16>().is_ok()
-        }
-        ["", "ip6", ip, "tcp", port] => {
-            ip.parse::<std::net::Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok()
-        }
-        _ => false,
-    };
-    let shown = text.escape_debug();
-    good.then(|| text.to_owned()).ok_or_else(|| {
-        format!(
-            "'{shown}' is not an address such as /ip4/192.0.2.10/tcp/7717; names are not looked up"
-        )
-    })
+    text.parse::<Seed>().map(|seed| seed.to_string()).map_err(|error| error.to_string())
 }
 
 /// Reads `90d`, `12h`, `30m` or `45s`.
@@ -795,20 +855,3 @@ fn now() -> UnixSeconds {
 
 /// A fleet of ten thousand hosts describes itself in far less.
 const FLEET_STATE_BYTES_MAX: usize = 64 << 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_is_an_address_that_can_be_dialled() {
-        for good in ["/ip4/10.0.0.1/tcp/7717", "/ip6/::1/tcp/1"] {
-            assert_eq!(seed(good).unwrap(), good);
-        }
-        for bad in
-            ["10.0.0.1:7717", "/dns4/h1/tcp/7717", "/ip4/h1/tcp/1", "/ip4/10.0.0.1/udp/1", ""]
-        {
-            assert!(seed(bad).is_err(), "{bad}");
-        }
-    }
-}

@@ -7,7 +7,7 @@ use groundswell_protocol::{
 };
 use serde::Deserialize;
 
-use crate::SignError;
+use crate::{SignError, inspect};
 
 /// The part of what `swell status --json` prints that an order is made from.
 #[derive(Clone, Debug, Deserialize)]
@@ -105,12 +105,14 @@ pub fn order(
 /// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume` or `ReleaseSlot`.
 /// Nothing is verified: it only tells a person's slip before the order is handed in.
 pub fn claimed_action(order: &Signed<Order>) -> Result<String, Untrusted> {
-    // A claim is text on purpose. Text of the order itself stands in quotes, with line breaks
-    // escaped, so that no reason looks like this line.
-    let claim = order.unverified_claim()?;
-    let action = claim.lines().find_map(|line| line.strip_prefix("    action: "));
-    let word = action.and_then(|action| action.split([' ', '(']).next());
-    Ok(word.unwrap_or_default().to_owned())
+    order.unverified_words(|order| inspect::action_name(&order.action).into())
+}
+
+/// The name and the version that a group claims to have. Nothing is verified.
+pub fn claimed_group(group: &Signed<Group>) -> Result<(String, u64), Untrusted> {
+    let name = group.unverified_words(|group| group.name.to_string())?;
+    let version = group.unverified_words(|group| group.version.to_string())?;
+    Ok((name, version.parse().unwrap_or(0)))
 }
 
 /// Signs the removal of a host.

@@ -122,7 +122,11 @@ fn what_is_released_verifies_and_every_flipped_byte_is_found() {
     let path = desk.path("a.swell");
     assert!(desk.verify(&path).unwrap().contains("good; release"), "it verifies");
     let shown = desk.run(&["inspect", &path.display().to_string()]).unwrap();
-    assert!(shown.starts_with("NOT VERIFIED") && shown.contains("\"shop\""), "{shown}");
+    assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
+    let lines = ["  application: shop", "  label: 1", "  architecture: any"];
+    assert!(lines.iter().all(|line| shown.lines().any(|shown| shown == *line)), "{shown}");
+    let signed = shown.lines().find_map(|line| line.strip_prefix("  signed: ")).unwrap();
+    assert!(signed.starts_with("20") && signed.ends_with('Z'), "{shown}");
     let bytes = fs::read(&path).unwrap();
     for at in (0..bytes.len()).step_by(bytes.len() / 40) {
         let mut bad = bytes.clone();
@@ -303,6 +307,83 @@ fn an_order_names_the_command_that_takes_it_and_where_the_group_goes_back_to() {
 }
 
 #[test]
+fn everything_that_is_signed_is_shown_in_words() {
+    let desk = Desk::new();
+    let inspect = |file: &str| {
+        let shown = desk.run(&["inspect", &desk.text_of(file)]).unwrap();
+        assert!(!shown.contains('{') && !shown.contains("Some("), "{shown}");
+        shown
+    };
+    desk.token("t");
+    let shown = inspect("t");
+    for line in ["  names: web-*", "  hosts: 20", "  seed: /ip4/192.0.2.1/tcp/7717"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    let shown = inspect("keys/fleet.trust");
+    assert!(shown.contains("  fleet: f\n") && shown.contains("  voter: a "), "{shown}");
+    let state = desk.fleet_state(None);
+    let release = Digest([1; 32]).to_string();
+    let deploy = ["deploy", "--fleet-state", &state, "--release", &release];
+    desk.order(&[&deploy[..], &["--file-exists-behavior", "retain"]].concat()).unwrap();
+    let shown = inspect("order");
+    for line in ["  action: Deploy", "  sequence: 5", "  files in the way: RETAIN"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    let refused = desk.order(&[&deploy[..], &["--file-exists-behavior", "keep"]].concat());
+    assert!(refused.unwrap_err().contains("is not DISALLOW, OVERWRITE or RETAIN"));
+}
+
+#[test]
+fn a_group_is_signed_from_its_file_and_follows_the_fleets_version() {
+    let desk = Desk::new();
+    let [keys, toml, out] = ["keys", "web.toml", "web.group"].map(|name| desk.text_of(name));
+    let state = desk.fleet_state(None);
+    let sign = |more: &[&str]| {
+        fs::remove_file(&out).ok();
+        desk.run(&[&["group", &toml, "--keys", &keys, "--out", &out], more].concat())
+    };
+    let text = "name = \"web\"\napplication = \"shop\"\nconfiguration = \"OneAtATime\"\n";
+    fs::write(&toml, text).unwrap();
+    let said = sign(&["--fleet-state", &state]).unwrap();
+    assert!(said.contains("group web version 2") && said.contains("swell group apply"), "{said}");
+    assert!(desk.verify(Path::new(&out)).unwrap().contains("group web version 2"));
+    let shown = desk.run(&["inspect", &out]).unwrap();
+    assert!(shown.contains("  minimum healthy: OneAtATime\n"), "{shown}");
+    assert!(sign(&["--version", "1"]).unwrap().contains("group web version 1"));
+    assert!(sign(&[]).unwrap_err().contains("--fleet-state"), "one of the two is needed");
+    fs::write(&toml, text.to_owned() + "hosts = 3\n").unwrap();
+    let refused = sign(&["--version", "1"]).unwrap_err();
+    assert!(refused.contains("web.toml:4: unknown field `hosts`"), "{refused}");
+    assert!(refused.contains("hint: a group's file has"), "{refused}");
+}
+
+#[test]
+fn slips_are_told_for_what_they_are() {
+    let desk = Desk::new();
+    let state = desk.fleet_state(None);
+    let label = desk.order(&["deploy", "--fleet-state", &state, "--release", "1.4.2"]).unwrap_err();
+    assert!(label.contains("'1.4.2' is neither the id of a release nor a file"), "{label}");
+    assert!(label.contains("a label such as 1.4.2 is not enough"), "{label}");
+    let [keys, out, phrase] = ["sealed", "t2", "phrase"].map(|name| desk.text_of(name));
+    let voter = format!("a={}", SecretKey::from_seed(&[1; 32]).public_key());
+    fs::write(&phrase, "open\n").unwrap();
+    let init = ["init", &keys, "--name", "f", "--voter", &voter, "--passphrase-file", &phrase];
+    desk.run(&init).unwrap();
+    let token = |phrase: &str, seed: &str| {
+        let place = ["token", "--keys", &keys, "--out", &out, "--passphrase-file", phrase];
+        desk.run(&[&place[..], &["--seed", seed]].concat())
+    };
+    let gone = token(&desk.text_of("gone"), "h1.example:7717").unwrap_err();
+    assert!(gone.contains("cannot read the passphrase file") && gone.contains("/gone: "), "{gone}");
+    assert!(gone.contains("hint: --passphrase-file names a file"), "{gone}");
+    let nowhere = token(&phrase, "h1.example").unwrap_err();
+    assert!(nowhere.contains("'h1.example' is not an address or name with a port"), "{nowhere}");
+    token(&phrase, "h1.example:7717").unwrap();
+    let shown = desk.run(&["inspect", &out]).unwrap();
+    assert!(shown.contains("  seed: /dns/h1.example/tcp/7717"), "{shown}");
+}
+
+#[test]
 fn only_the_start_of_a_long_bundle_is_read_to_show_it() {
     let desk = Desk::new();
     desk.release("a.swell").unwrap();
@@ -310,5 +391,5 @@ fn only_the_start_of_a_long_bundle_is_read_to_show_it() {
     // A terabyte, with a hole in it: reading it whole would take longer than any test.
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
     let shown = desk.run(&["inspect", &path.display().to_string()]).unwrap();
-    assert!(shown.contains("a bundle with") && shown.contains("\"shop\""), "{shown}");
+    assert!(shown.contains("a bundle with") && shown.contains("application: shop"), "{shown}");
 }

@@ -18,8 +18,8 @@ use groundswell_protocol::{
     revision::Manifest,
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Electorate, Group, Order, Receipt, Release, Signed, Subject, Trust,
-        TrustBundle, Verified, VoterList,
+        Action, Deploy, Electorate, Group, MemberRefused, Order, Receipt, Release, Signed, Subject,
+        Trust, TrustBundle, Verified, VoterList,
     },
 };
 
@@ -164,7 +164,7 @@ pub(crate) fn judge(
     if begins && !group.content().filter.matches(&member.content().labels) {
         return Err(format!("this host is not in group {}", state.group));
     }
-    let Followed { deploy, not_after, goes_back } =
+    let Followed { deploy, issued_at, not_after, goes_back } =
         deploy_order(belief, state, evidence.order, begins)?;
     if deploy.group_version != group.content().version {
         return Err(format!(
@@ -184,12 +184,18 @@ pub(crate) fn judge(
     }
     // Time ends what would be new here, and neither what was begun nor the way back.
     if begins && !rollback && !goes_back {
-        evidence.cert.verify(trust, &belief.electorate, now()).map_err(certificate)?;
+        evidence.cert.verify(trust, &belief.electorate, now()).map_err(|error| match error {
+            MemberRefused::Expired { .. } => format!("{}; {}", certificate(error), by_clock(now())),
+            error => certificate(error),
+        })?;
         // Where the operators want hosts to come late to what the others run, they may.
         let settings = group.content();
         let late = settings.catch_up || settings.deploy_to_new_hosts;
-        if !late && not_after.is_some_and(|end| end < now()) {
-            return Err("the order's time is over: sign a new one".into());
+        if let Some(end) = not_after.filter(|end| !late && *end < now()) {
+            return Err(format!(
+                "the order's time is over: it may begin from {issued_at} until {end}; {}",
+                by_clock(now())
+            ));
         }
     }
     if begins {
@@ -207,6 +213,8 @@ pub(crate) fn judge(
 /// The order that a host follows.
 struct Followed {
     deploy: Deploy,
+    /// When it was signed, by the signer's clock.
+    issued_at: UnixSeconds,
     /// When its time is over.
     not_after: Option<UnixSeconds>,
     /// It rolls the group back.
@@ -230,16 +238,18 @@ fn deploy_order(
     let signed = candidates.into_iter().find(|signed| signed.id(fleet) == id);
     let signed = signed.ok_or("a newer order has replaced this one")?;
     let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
-    let not_after = order.content().not_after;
-    match &order.content().action {
-        Action::Deploy(deploy) => {
-            Ok(Followed { deploy: deploy.clone(), not_after, goes_back: false })
-        }
-        Action::Rollback(deploy) => {
-            Ok(Followed { deploy: deploy.clone(), not_after, goes_back: true })
-        }
-        _ => Err("the order is no deploy order".into()),
-    }
+    let Order { issued_at, not_after, .. } = *order.content();
+    let (deploy, goes_back) = match &order.content().action {
+        Action::Deploy(deploy) => (deploy.clone(), false),
+        Action::Rollback(deploy) => (deploy.clone(), true),
+        _ => return Err("the order is no deploy order".into()),
+    };
+    Ok(Followed { deploy, issued_at, not_after, goes_back })
+}
+
+/// Whoever reads that a time is over asks first whose clock says so.
+fn by_clock(now: UnixSeconds) -> String {
+    format!("by this host's clock it is {now}: set that if it is wrong, else sign a new one")
 }
 
 /// True if the release may run in this group on this host.

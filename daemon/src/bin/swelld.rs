@@ -7,13 +7,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use groundswell_daemon::{
-    config::{self, LogTo, Settings},
+    config::{self, Settings},
     control::server,
-    engine,
+    engine, journal,
 };
 use tokio::sync::mpsc;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The daemon of a Groundswell host: keeps the fleet's state, moves revisions, asks for slots.
 ///
@@ -45,8 +43,8 @@ fn main() -> ExitCode {
         println!("the settings are good");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = start_log(&settings) {
-        return fail(74, &error, None);
+    if let Err(error) = journal::start(&settings) {
+        return fail(74, &format!("the journal: {error}"), None);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -89,41 +87,6 @@ async fn stop_signal() {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-}
-
-fn start_log(settings: &Settings) -> Result<(), String> {
-    let to_journal = match settings.log_to {
-        LogTo::Journal => true,
-        LogTo::Stderr => false,
-        LogTo::Auto => systemd_journal_logger::connected_to_journal(),
-    };
-    if to_journal {
-        // tracing passes its events on to `log` where no subscriber is set.
-        systemd_journal_logger::JournalLog::new()
-            .and_then(|journal| journal.install().map_err(std::io::Error::other))
-            .map_err(|error| format!("the journal: {error}"))?;
-        log::set_max_level(log_level(settings.log));
-        return Ok(());
-    }
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    // The libraries below are heard only when something is wrong, or when asked for everything.
-    let libraries = settings.log.min(LevelFilter::WARN);
-    let libraries = if settings.log > LevelFilter::INFO { settings.log } else { libraries };
-    let filter = Targets::new()
-        .with_default(settings.log)
-        .with_target("libp2p", libraries)
-        .with_target("yamux", libraries);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .with_target(false);
-    tracing_subscriber::registry().with(lines).with(filter).init();
-    Ok(())
-}
-
-fn log_level(level: LevelFilter) -> log::LevelFilter {
-    // Both are ordered alike, and both write their names alike.
-    level.to_string().parse().unwrap_or(log::LevelFilter::Info)
 }
 
 fn fail(code: u8, error: &str, hint: Option<&str>) -> ExitCode {

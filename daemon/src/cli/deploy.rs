@@ -1,26 +1,25 @@
 //! What changes the fleet: groups and deploy orders. Each is signed here or elsewhere.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use groundswell_protocol::{
     ids::{DeploymentId, Digest, FleetId, GroupName},
     limits::ENVELOPE_BYTES_MAX,
+    revision::FileExistsBehavior,
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
-    trust::{Action, Order, SecretKey, Signed},
+    trust::{Action, Group, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
+    group_file, inspect,
     keyfile::{self, KeyRole, Passphrase},
     orders::{self, Fallback, GroupState},
     read_start,
 };
 
-use super::{Ended, Failed, Output, follow, group_file, text::plain, view};
+use super::{Ended, Failed, Output, follow, text::plain, view};
 use crate::control::{
-    api::{self, Fleet},
+    api::{self, Applied, Fleet},
     client::Client,
 };
 
@@ -38,7 +37,7 @@ pub(super) struct OperatorKey {
 
 #[derive(Args)]
 pub(super) struct ApplyArguments {
-    /// The group's TOML file.
+    /// The group's TOML file, or what `swell-sign group` made of it.
     file: PathBuf,
     #[command(flatten)]
     operator: OperatorKey,
@@ -56,7 +55,7 @@ pub(super) struct DeployArguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "group", "release", "configuration", "canary", "bake", "queue", "only_outdated", "fallback",
         "no_rollback",
-        "ignore_application_stop_failures", "reason", "key", "passphrase_file",
+        "file_exists_behavior", "ignore_application_stop_failures", "reason", "key", "passphrase_file",
     ])]
     order: Option<PathBuf>,
     /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or percent:N
@@ -83,6 +82,10 @@ pub(super) struct DeployArguments {
     /// goes back to what it ran in any case.
     #[arg(long, conflicts_with = "fallback")]
     no_rollback: bool,
+    /// What to do with files in the way that no revision put there: DISALLOW, OVERWRITE or RETAIN.
+    /// What the appspec says wins.
+    #[arg(long, value_name = "BEHAVIOR", value_parser = inspect::file_exists_behavior)]
+    file_exists_behavior: Option<FileExistsBehavior>,
     /// Go on if the previous revision's ApplicationStop fails.
     #[arg(long)]
     ignore_application_stop_failures: bool,
@@ -121,24 +124,51 @@ pub(super) async fn apply(
     arguments: &ApplyArguments,
     out: Output,
 ) -> Result<(), Failed> {
-    let path = arguments.file.display();
-    let text = fs::read_to_string(&arguments.file)
-        .map_err(|error| Failed::new(format!("{path}: {error}")))?;
-    let mut group = group_file::read(&text).map_err(|wrong| {
-        let place = if wrong.line == 0 { String::new() } else { format!("{}:", wrong.line) };
-        Failed::with_hint(format!("{path}:{place} {}", wrong.message), GROUP_FILE_HINT)
-    })?;
-    let fleet = client.fleet().await?;
-    let known = fleet.groups.iter().find(|known| known.name == group.name.as_str());
-    group.version = known.map_or(1, |known| known.version + 1);
-    let key = arguments.operator.load()?;
-    let signed = orders::group(fleet_id(&fleet)?, &key, &group)?;
-    let accepted = client.group(signed.to_bytes()).await?;
-    if out.json {
-        out.json(&accepted)
-    } else {
-        out.line(format!("group {} is at version {}", group.name, group.version))
+    let bytes = read_start(&arguments.file, ENVELOPE_BYTES_MAX + 1)?;
+    if let Ok(signed) = Signed::<Group>::from_bytes(&bytes) {
+        return apply_signed(client, &arguments.file, &signed, out).await;
     }
+    let mut group = group_file::load(&arguments.file)?;
+    let fleet = client.fleet().await?;
+    let known = client.settings(&group.name).await?;
+    group.version = known.as_ref().map_or(1, |known| known.version);
+    let changed = known.as_ref() != Some(&group);
+    let mut index = fleet.applied;
+    if changed {
+        group.version += u64::from(known.is_some());
+        let key = arguments.operator.load()?;
+        let signed = orders::group(fleet_id(&fleet)?, &key, &group)?;
+        index = client.group(signed.to_bytes()).await?.index;
+    }
+    let (group, version) = (group.name.to_string(), group.version);
+    applied(&Applied { index, group, version, changed }, out)
+}
+
+/// Hands a group in that was signed elsewhere.
+async fn apply_signed(
+    client: &Client,
+    path: &Path,
+    signed: &Signed<Group>,
+    out: Output,
+) -> Result<(), Failed> {
+    let wrong = |error: &dyn std::fmt::Display| Failed::new(format!("{} {error}", path.display()));
+    let (group, version) = orders::claimed_group(signed).map_err(|error| wrong(&error))?;
+    let known = client.settings(&group.parse().map_err(|error| wrong(&error))?).await?;
+    let index = client.group(signed.to_bytes()).await?.index;
+    // The same version is taken again only if it is the same group.
+    let changed = known.is_none_or(|known| known.version != version);
+    applied(&Applied { index, group, version, changed }, out)
+}
+
+fn applied(applied: &Applied, out: Output) -> Result<(), Failed> {
+    if out.json {
+        return out.json(applied);
+    }
+    let Applied { group, version, .. } = applied;
+    out.line(match applied.changed {
+        true => format!("group {group} is at version {version}"),
+        false => format!("group {group} is unchanged, at version {version}: nothing to do"),
+    })
 }
 
 pub(super) async fn deploy(
@@ -167,7 +197,7 @@ pub(super) async fn begun(
     out: Output,
 ) -> Result<Ended, Failed> {
     if no_wait {
-        let begun = serde_json::json!({ "deployment": id });
+        let begun = api::Ordered { deployment: id.to_owned() };
         out.tell(&begun, format!("{id} is ordered; watch it with: swell show {id}"));
         return Ok(Ended::Well);
     }
@@ -177,32 +207,64 @@ pub(super) async fn begun(
     watch(client, id, out).await
 }
 
-/// Watches a deployment, and the rollback that follows it if it fails.
+/// Watches a deployment, and the rollback that follows it if it fails. An interrupt ends the watching
+/// and not the deployment.
 async fn watch(client: &Client, id: &str, out: Output) -> Result<Ended, Failed> {
-    let mut progress = follow::Progress::new(out, false);
-    let report = follow::to_the_end(client, id, |report| progress.show(report)).await?;
-    progress.end();
-    finish(&report, out);
+    let Some(report) = watch_one(client, id, out).await? else { return Ok(Ended::Interrupted) };
     let ended = match report.summary.status.as_str() {
         "succeeded" => Ended::Well,
         "stopped" => Ended::Stopped,
         _ => Ended::Badly,
     };
-    if let Some(rollback) = report.related.filter(|_| ended == Ended::Badly) {
-        let mut progress = follow::Progress::new(out, false);
-        let report = follow::to_the_end(client, &rollback, |report| progress.show(report)).await?;
-        progress.end();
-        finish(&report, out);
+    if let Some(rollback) = report.related.filter(|_| ended == Ended::Badly)
+        && watch_one(client, &rollback, out).await?.is_none()
+    {
+        return Ok(Ended::Interrupted);
     }
     Ok(ended)
+}
+
+/// Watches one deployment; none if it was interrupted.
+async fn watch_one(client: &Client, id: &str, out: Output) -> Result<Option<api::Report>, Failed> {
+    let mut progress = follow::Progress::new(out, false);
+    let report = tokio::select! {
+        report = follow::to_the_end(client, id, |report| progress.show(report)) => Some(report?),
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(Failed::Output)?;
+            None
+        }
+    };
+    progress.end();
+    match &report {
+        Some(report) => finish(report, out),
+        None => eprintln!(
+            "swell: {id} goes on without being watched\nswell: hint: see it with `swell show {id}`, \
+             watch it with `swell status --watch`, stop it with `swell stop {id}`"
+        ),
+    }
+    Ok(report)
 }
 
 fn finish(report: &api::Report, out: Output) {
     let text = match report.summary.status.as_str() {
         "failed" => view::report_text(report),
-        _ => view::summary_text(&report.summary),
+        _ => ended_text(report),
     };
     out.tell(report, text);
+}
+
+/// How a deployment ended, and where to read on if it did not end well everywhere.
+fn ended_text(report: &api::Report) -> String {
+    let mut text = view::summary_text(&report.summary);
+    let failed = report.targets.iter().filter(|target| target.status == "failed");
+    let failed: Vec<_> = failed.map(|target| target.host.as_str()).collect();
+    if !failed.is_empty() {
+        let (some, id) = (&failed[..failed.len().min(NAMED_MAX)], &report.summary.id);
+        let more = failed.len() - some.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text.push_str(&format!("\nfailed on {}{more}: see `swell show {id}`", list(some)));
+    }
+    text
 }
 
 fn sign_deploy(
@@ -230,6 +292,7 @@ fn sign_deploy(
     deploy.queue = arguments.queue;
     deploy.only_outdated = arguments.only_outdated;
     deploy.configuration = configuration(group, arguments)?;
+    deploy.file_exists_behavior = arguments.file_exists_behavior;
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
     let (place, reason) = (state.place(), arguments.reason.clone());
@@ -306,7 +369,10 @@ pub(super) fn find_release(
         Some(release) => release.id.parse().map_err(not_understood),
         None => {
             let known: Vec<_> = own.by_ref().map(|release| release.label.as_str()).collect();
-            let hint = format!("known are: {}; push another with `swell push`", list(&known));
+            let hint = format!(
+                "known are: {}; see `swell releases`, or push another with `swell push`",
+                list(&known)
+            );
             let (text, application) = (plain(text), &group.application);
             Err(Failed::with_hint(format!("{application} has no release {text} here"), hint))
         }
@@ -341,14 +407,13 @@ pub(super) fn now() -> groundswell_protocol::time::UnixSeconds {
     crate::clock::Clock::start().wall()
 }
 
-const GROUP_FILE_HINT: &str = "a group's file has name, application, configuration, and if wanted \
-    filter, minimum_healthy_seconds, catch_up, deploy_to_new_hosts, automatic_rollback and \
-    failure_budget; configuration is a floor such as \"HalfAtATime\", or a table with \
-    minimum_healthy, and if wanted name, canary, waves, zones, event_deadline_seconds and \
-    deployment_deadline_seconds";
+/// The others are in the report.
+const NAMED_MAX: usize = 5;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use groundswell_protocol::trust::Signer;
     use groundswell_signer::orders::FleetState;
 

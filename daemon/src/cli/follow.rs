@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Failed, Output, text::short};
 use crate::control::{
-    api::{Report, Target},
+    api::{Change, Report, Target},
     client::{Client, ClientError},
 };
 
@@ -70,14 +70,13 @@ impl Progress {
 
     fn say(&mut self, report: &Report) {
         for target in &report.targets {
-            let state = target.doing.clone().filter(|_| target.status == "in progress");
-            let state = state.unwrap_or_else(|| target.status.clone());
+            let state = state_of(target).to_owned();
             if self.said.insert(target.host.clone(), state.clone()).as_ref() == Some(&state) {
                 continue;
             }
-            let (host, id) = (&target.host, &report.summary.id);
-            let event = serde_json::json!({"deployment": id, "host": host, "state": state});
-            self.out.tell(&event, short(&format!("{id}  {host}  {state}")));
+            let (host, deployment) = (target.host.clone(), report.summary.id.clone());
+            let line = short(&format!("{deployment}  {host}  {state}"));
+            self.out.tell(&Change { deployment, host, state }, line);
         }
     }
 }
@@ -102,12 +101,16 @@ fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) 
     for (bar, batch) in bars.iter().zip(&batches) {
         let sum: u64 = batch.iter().map(|target| u64::from(target.percent)).sum();
         bar.set_position(sum / u64::try_from(batch.len().max(1)).unwrap_or(1));
-        let states = batch.iter().map(|target| {
-            let state = target.doing.as_deref().filter(|_| target.status == "in progress");
-            format!("{} {}", target.host, state.unwrap_or(&target.status))
-        });
+        let states = batch.iter().map(|target| format!("{} {}", target.host, state_of(target)));
         bar.set_message(short(&states.collect::<Vec<_>>().join(", ")));
     }
+}
+
+/// What a host does while it has its turn, and what keeps it from getting one where that goes on.
+fn state_of(target: &Target) -> &str {
+    let stalled = target.doing_seconds.is_some_and(|seconds| seconds >= STALLED_SECONDS);
+    let tells = target.status == "in progress" || (target.status == "pending" && stalled);
+    target.doing.as_deref().filter(|_| tells).unwrap_or(&target.status)
 }
 
 /// A bar for bytes that are read.
@@ -126,5 +129,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A host that fetches gets on within this.
+const STALLED_SECONDS: u64 = 5;
 /// Half a minute.
 const AWAY_MAX: u32 = 300;

@@ -1,13 +1,13 @@
 //! `swell`: the command that people type.
 //!
 //! Exit codes: 0 done, or nobody reads on; 1 refused or failed; 2 the command line is wrong; 3 no
-//! daemon answers, or not this user; 4 this host has not joined; 5 the deployment was stopped; 64 the
-//! configuration is wrong.
+//! daemon answers, or not this user; 4 this host has not joined; 5 the deployment was stopped; 6 the
+//! deployment has ended already; 64 the configuration is wrong; 130 interrupted, and the deployment
+//! goes on.
 
 mod demo;
 mod deploy;
 mod follow;
-mod group_file;
 mod join;
 mod operate;
 mod text;
@@ -20,6 +20,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use groundswell_protocol::ids::ApplicationName;
 use groundswell_signer::SignError;
 use thiserror::Error;
 
@@ -35,7 +36,8 @@ use text::{plain_json, plain_lines, short};
 ///
 /// Exit codes: 0 done, or nobody reads on; 1 refused or failed; 2 the command line is wrong; 3 no
 /// daemon answers, or not this user; 4 this host has not joined a fleet; 5 the deployment was
-/// stopped; 64 the configuration is wrong.
+/// stopped; 6 the deployment has ended already; 64 the configuration is wrong; 130 interrupted, and
+/// the deployment goes on.
 #[derive(Parser)]
 #[command(name = "swell", version, max_term_width = 100)]
 struct Arguments {
@@ -67,6 +69,11 @@ enum Command {
     Push {
         /// The file that `swell-sign release` wrote.
         file: PathBuf,
+    },
+    /// The releases that the fleet knows, newest first, and what runs them.
+    Releases {
+        /// Only those of this application.
+        application: Option<ApplicationName>,
     },
     /// Deployment groups: which hosts, and how carefully.
     #[command(subcommand)]
@@ -160,6 +167,7 @@ impl Failed {
     fn code(&self) -> u8 {
         match self {
             Self::Client(ClientError::NoDaemon { .. } | ClientError::Forbidden(_)) => 3,
+            Self::Client(ClientError::Ended(_)) => 6,
             Self::NotJoined(_) | Self::Home(HomeError::NotJoined { .. }) => 4,
             Self::Config(_) => config::EXIT_CODE,
             _ => 1,
@@ -174,8 +182,16 @@ impl Failed {
             Self::Client(ClientError::Forbidden(_)) => {
                 Some("use sudo, or join the group that control_group names".into())
             }
+            Self::Client(ClientError::Ended(_)) => {
+                Some("see `swell deployments`; to go back, use `swell rollback`".into())
+            }
             Self::Config(_) => {
                 Some("correct the file and check it with `swelld --check-config`".into())
+            }
+            Self::Home(HomeError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some(AS_ROOT.into())
             }
             Self::Home(error) => Some(error.hint()),
             Self::Sign(error) => error.hint(),
@@ -193,6 +209,8 @@ pub(crate) enum Ended {
     Badly,
     /// The deployment was stopped.
     Stopped,
+    /// Nobody waits for the end any more.
+    Interrupted,
 }
 
 /// Where output goes and in what form.
@@ -254,6 +272,8 @@ pub fn main() -> ExitCode {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Badly) => ExitCode::FAILURE,
         Ok(Ended::Stopped) => ExitCode::from(5),
+        // As a shell has it for a process that an interrupt has ended.
+        Ok(Ended::Interrupted) => ExitCode::from(130),
         // Whoever read has seen enough, as `head` has after its lines.
         Err(Failed::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
@@ -277,6 +297,9 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         Command::Identity(files) => join::identity(files.config.as_deref(), out)?,
         Command::Join(arguments) => join::join(&arguments, out)?,
         Command::Push { file } => push(&client, &file, out).await?,
+        Command::Releases { application } => {
+            view::releases(&client, application.as_ref(), out).await?;
+        }
         Command::Group(GroupCommand::Apply(arguments)) => {
             deploy::apply(&client, &arguments, out).await?;
         }
@@ -325,5 +348,7 @@ async fn push(client: &Client, file: &Path, out: Output) -> Result<(), Failed> {
     ))
 }
 
+/// For what only root may do on a host.
+const AS_ROOT: &str = "run it as root, with sudo";
 const COMMON: &str = "Options of every command";
 const PUSH_PART_BYTES: usize = 256 << 10;

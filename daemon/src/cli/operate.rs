@@ -20,8 +20,8 @@ use super::{
     },
 };
 use crate::control::{
-    api::{Fleet, Summary},
-    client::Client,
+    api::{Fleet, Report, Summary},
+    client::{Client, ClientError},
 };
 
 /// Which deployment, and who says so.
@@ -165,10 +165,19 @@ async fn steer(
         None => the_running_one(&fleet)?.id.clone(),
     };
     let report = client.report(&id).await?;
+    if report.summary.is_over() && !follows(client, &report).await? {
+        return Err(ClientError::Ended(report.summary.how_it_ended()).into());
+    }
     let group = report.summary.group.parse().map_err(not_understood)?;
     let action = action(report.order.parse().map_err(not_understood)?);
     let signed = sign(&fleet, &group, action, arguments.reason, &arguments.operator)?;
     hand_in(client, &signed, said, out).await
+}
+
+/// True if what the deployment's order began goes on, as a rollback does.
+async fn follows(client: &Client, report: &Report) -> Result<bool, Failed> {
+    let Some(related) = &report.related else { return Ok(false) };
+    Ok(!client.report(related).await?.summary.is_over())
 }
 
 fn the_running_one(fleet: &Fleet) -> Result<&Summary, Failed> {

@@ -2,12 +2,15 @@
 
 use std::{fmt::Write, time::Duration};
 
+use groundswell_protocol::ids::ApplicationName;
+
 use super::{
     Failed, Output,
+    deploy::list,
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
-    api::{Fleet, Report, Summary, WriteOff},
+    api::{Fleet, HostGroup, Release, Released, Report, Summary, WriteOff},
     client::Client,
 };
 
@@ -45,6 +48,7 @@ fn status_text(fleet: &Fleet) -> String {
         let why = fleet.turned_away.as_deref().unwrap_or("nobody has let it in yet");
         line(&mut text, format!("this host has not joined: {why}"));
     }
+    seeds_text(&mut text, fleet);
     if !fleet.executor {
         line(&mut text, "swell-exec does not answer on this host: nothing can be deployed to it");
     }
@@ -63,13 +67,7 @@ fn status_text(fleet: &Fleet) -> String {
             continue;
         }
         for group in &host.groups {
-            let doing = match (&group.event, group.percent) {
-                (Some(event), _) => format!("{}: {event}", group.state),
-                (None, Some(percent)) => format!("{} {percent} %", group.state),
-                (None, None) => group.state.clone(),
-            };
-            let release = or_dash(group.release.as_deref());
-            let rest = [group.group.clone(), release, doing, heard.clone()];
+            let rest = [group.group.clone(), release_text(group), doing_text(group), heard.clone()];
             table.row(first.clone().into_iter().chain(rest));
         }
     }
@@ -93,6 +91,58 @@ fn status_text(fleet: &Fleet) -> String {
         line(&mut text, summary_text(deployment));
     }
     text
+}
+
+/// What a host runs, with a mark where it is not the last good release of its group.
+fn release_text(group: &HostGroup) -> String {
+    let mark = group.runs.as_deref().filter(|runs| *runs != "last good");
+    match (&group.release, mark) {
+        (Some(release), Some(mark)) => format!("{release} ({mark})"),
+        (Some(release), None) => release.clone(),
+        (None, mark) => or_dash(mark),
+    }
+}
+
+/// What a host does, and for how long where that is long.
+fn doing_text(group: &HostGroup) -> String {
+    let doing = match (group.state.as_str(), &group.event, group.percent) {
+        ("no executor", ..) => "swell-exec does not answer".into(),
+        (state, Some(event), _) => format!("{state}: {event}"),
+        (state, None, Some(percent)) => format!("{state} {percent} %"),
+        (state, None, None) => state.to_owned(),
+    };
+    let rests = matches!(group.state.as_str(), "idle" | "unknown");
+    for_long(doing, group.seconds.filter(|_| !rests))
+}
+
+fn for_long(doing: String, seconds: Option<u64>) -> String {
+    match seconds.filter(|seconds| *seconds >= LONG_SECONDS) {
+        Some(seconds) => format!("{doing}, for {}", duration(seconds)),
+        None => doing,
+    }
+}
+
+/// Which seeds a host tries that is connected to nobody, and what came of each.
+fn seeds_text(text: &mut String, fleet: &Fleet) {
+    let others = fleet.hosts.iter().filter(|host| host.name != fleet.me);
+    let alone_for_good = fleet.joined && others.clone().next().is_none();
+    if alone_for_good || others.clone().any(|host| host.connected) {
+        return;
+    }
+    if fleet.seeds.is_empty() {
+        line(text, "this host is connected to no other, and has no seeds: name one in swelld.toml");
+        return;
+    }
+    line(text, "this host is connected to no other; it looks for the fleet at");
+    for seed in &fleet.seeds {
+        let came = match (&seed.error, seed.answered) {
+            (Some(error), _) => error.clone(),
+            (None, true) => "a host of the fleet answered".into(),
+            (None, false) => "no answer yet".into(),
+        };
+        let tried = seed.tried_seconds_ago.map(|ago| format!(" ({} ago)", duration(ago)));
+        line(text, format!("  {}: {came}{}", seed.address, tried.unwrap_or_default()));
+    }
 }
 
 /// One line about a deployment.
@@ -155,6 +205,11 @@ pub(super) fn report_text(report: &Report) -> String {
     if !report.comment.is_empty() {
         line(&mut text, format!("reason         {}", report.comment));
     }
+    if let Some(stop) = &report.stopped {
+        let reason = Some(&stop.reason).filter(|reason| !reason.is_empty());
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        line(&mut text, format!("stop ordered   {}{reason}", time(stop.at)));
+    }
     if let Some(fallback) = &report.fallback {
         line(&mut text, format!("if it fails    back to {fallback}"));
     }
@@ -170,13 +225,14 @@ pub(super) fn report_text(report: &Report) -> String {
     for target in &report.targets {
         let took =
             target.started_at.zip(target.ended_at).map(|(a, b)| duration(b.saturating_sub(a)));
-        let doing = target.doing.as_deref().or(target.reason.as_deref());
+        let doing = target.doing.clone().map(|doing| for_long(doing, target.doing_seconds));
+        let doing = doing.or_else(|| target.reason.clone());
         table.row([
             target.host.clone(),
             target.status.clone(),
             target.started_at.map_or_else(dash, time),
             took.unwrap_or_else(dash),
-            or_dash(doing),
+            or_dash(doing.as_deref()),
         ]);
     }
     write!(text, "\n{table}\n").ok();
@@ -194,6 +250,92 @@ pub(super) fn report_text(report: &Report) -> String {
         }
     }
     text
+}
+
+pub(super) async fn releases(
+    client: &Client,
+    application: Option<&ApplicationName>,
+    out: Output,
+) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    let known = |name: &ApplicationName| {
+        fleet.releases.iter().any(|release| release.application == name.as_str())
+    };
+    if let Some(name) = application.filter(|name| !known(name)) {
+        let mut all: Vec<_> = fleet.releases.iter().map(|r| r.application.as_str()).collect();
+        all.dedup();
+        let hint = format!("there are releases of: {}; push one with `swell push`", list(&all));
+        return Err(Failed::with_hint(format!("application {name} has no release"), hint));
+    }
+    let releases = released(&fleet, application);
+    if out.json { out.json(&releases) } else { out.line(releases_text(&releases)) }
+}
+
+/// Each release with its groups and hosts, newest first.
+fn released(fleet: &Fleet, application: Option<&ApplicationName>) -> Vec<Released> {
+    let wanted = |release: &&Release| {
+        application.is_none_or(|application| release.application == application.as_str())
+    };
+    let mut all: Vec<_> = fleet.releases.iter().filter(wanted).map(|r| run_by(fleet, r)).collect();
+    // Those of one second, as in a script, by their labels.
+    all.sort_by(|a, b| {
+        let key = |known: &Released| (known.release.created_at, known.release.label.clone());
+        key(b).cmp(&key(a))
+    });
+    all
+}
+
+fn run_by(fleet: &Fleet, release: &Release) -> Released {
+    let is_of = |name: &str| {
+        let group = fleet.groups.iter().find(|group| group.name == name);
+        group.is_some_and(|group| group.application == release.application)
+    };
+    let runs =
+        |group: &HostGroup| group.release.as_ref() == Some(&release.label) && is_of(&group.group);
+    let hosts = fleet.hosts.iter().filter(|host| host.groups.iter().any(runs));
+    let good =
+        fleet.groups.iter().filter(|group| group.last_good_release.as_ref() == Some(&release.id));
+    Released {
+        release: release.clone(),
+        hosts: hosts.map(|host| host.name.clone()).collect(),
+        last_good_of: good.map(|group| group.name.clone()).collect(),
+    }
+}
+
+fn releases_text(releases: &[Released]) -> String {
+    if releases.is_empty() {
+        return "no release is known: push one with `swell push`".into();
+    }
+    let mut table = Table::new(&[
+        "APPLICATION",
+        "LABEL",
+        "REVISION",
+        "SIGNED",
+        "LAST GOOD OF",
+        "RUNS ON",
+        "ID",
+    ]);
+    for Released { release, hosts, last_good_of } in releases {
+        table.row([
+            release.application.clone(),
+            release.label.clone(),
+            release.revision.chars().take(SHORT_ID_CHARS).collect(),
+            time(release.created_at),
+            or_dash(Some(&last_good_of.join(", "))),
+            hosts_text(hosts),
+            release.id.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A few names, or how many there are.
+fn hosts_text(hosts: &[String]) -> String {
+    match hosts.len() {
+        0 => dash(),
+        1..=4 => hosts.join(", "),
+        count => format!("{count} hosts"),
+    }
 }
 
 pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
@@ -302,6 +444,10 @@ fn line(text: &mut String, more: impl std::fmt::Display) {
     writeln!(text, "{}", short(&more.to_string())).ok();
 }
 
+/// As other short forms of ids.
+const SHORT_ID_CHARS: usize = 8;
+/// What takes longer is worth a number.
+const LONG_SECONDS: u64 = 5;
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub struct File {
     pub(super) executor_socket: Option<Spanned<String>>,
     pub(super) listen: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) advertise: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) seeds: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) store_bytes_max: Option<Spanned<Size>>,
     pub(super) replace_voter_seconds: Option<Spanned<i64>>,
     pub(super) log: Option<Spanned<String>>,
@@ -22,13 +23,14 @@ pub struct File {
 }
 
 /// The fields of [`File`], for messages.
-pub(super) const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 11] = [
     "state_dir",
     "control_socket",
     "control_group",
     "executor_socket",
     "listen",
     "advertise",
+    "seeds",
     "store_bytes_max",
     "replace_voter_seconds",
     "log",

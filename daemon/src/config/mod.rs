@@ -16,6 +16,7 @@ use std::{
 };
 
 use groundswell_protocol::limits::ADDRESSES_MAX;
+use groundswell_signer::seed::Seed;
 use libp2p::Multiaddr;
 use nix::unistd::Group;
 use thiserror::Error;
@@ -55,6 +56,8 @@ pub struct Settings {
     /// Addresses to be reached under; empty means those that it listens on, with the real address
     /// of each interface in place of `0.0.0.0` or `::`.
     pub advertise: Vec<Multiaddr>,
+    /// Places to look for the fleet, beside those that came with the join token.
+    pub seeds: Vec<Seed>,
     /// Bytes that received revisions may take up.
     pub store_bytes_max: u64,
     /// After how much silence a voter is replaced.
@@ -166,6 +169,7 @@ impl Settings {
             )?,
             listen: value::each(listen, value::listen)?,
             advertise: value::each(advertise, value::advertise)?,
+            seeds: value::each(or(file.seeds, default.seeds), value::seed)?,
             store_bytes_max: value::size(
                 "store_bytes_max",
                 &or(file.store_bytes_max, default.store_bytes_max),
@@ -219,6 +223,7 @@ mod tests {
         assert_eq!(settings.executor_socket, Path::new("/run/swell-exec/exec.sock"));
         assert_eq!(settings.listen, ["/ip4/0.0.0.0/tcp/7717".parse().unwrap()]);
         assert_eq!(settings.advertise, []);
+        assert_eq!(settings.seeds, []);
         assert_eq!(settings.store_bytes_max, 20 << 30);
         assert_eq!(settings.replace_voter_after, Duration::from_secs(600));
         assert_eq!(settings.control_group, None);
@@ -272,8 +277,8 @@ mod tests {
         assert_eq!(
             refusal("log = \"info\"\n[storage]\nx = 1\n"),
             "swelld.toml:2:2: unknown key 'storage'; the keys are state_dir, control_socket, \
-             control_group, executor_socket, listen, advertise, store_bytes_max, replace_voter_seconds, \
-             log, log_to"
+             control_group, executor_socket, listen, advertise, seeds, store_bytes_max, \
+             replace_voter_seconds, log, log_to"
         );
         assert!(refusal("\"a\\u001b[2J\" = 1").contains("unknown key 'a\\u{1b}[2J'"));
     }
@@ -322,6 +327,7 @@ mod tests {
             ("listen = [\n  \"/ip4/::/tcp/1\"]", "2:3: listen: '/ip4/::/tcp/1' is not an address"),
             ("advertise = [\"/ip4/0.0.0.0/tcp/1\"]", "1:14: advertise: '/ip4/0.0.0.0/tcp/1' is"),
             ("advertise = [\"/ip4/1.2.3.4/tcp/0\"]", "1:14: advertise: '/ip4/1.2.3.4/tcp/0' is"),
+            ("seeds = [\"h1\"]", "1:10: seeds: 'h1' is not an address or name with a port"),
             ("store_bytes_max = \"20 GB?\"", "1:19: store_bytes_max: '20 GB?' is not a size"),
             ("store_bytes_max = -1", "1:19: store_bytes_max: -1 is not a size"),
             ("store_bytes_max = \"99999999 TiB\"", "1:19: store_bytes_max: '99999999 TiB' is too"),

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use groundswell_signer::seed::Seed;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use nix::unistd::Group;
 use toml::Spanned;
@@ -82,6 +83,13 @@ pub(super) fn advertise(text: &Spanned<String>) -> Result<Multiaddr, Problem> {
             "is not an address that others can dial, such as /ip4/192.0.2.10/tcp/7717",
         )),
     }
+}
+
+/// A place to look for the fleet.
+pub(super) fn seed(text: &Spanned<String>) -> Result<Seed, Problem> {
+    let rule =
+        "is not an address or name with a port, such as 192.0.2.10:7717 or host.example:7717";
+    text.get_ref().parse().map_err(|_| wrong("seeds", text, rule))
 }
 
 /// An IP address and a TCP port, nothing more; with whether the address is unspecified, and the port.

@@ -46,6 +46,22 @@ pub struct Fleet {
     pub voters: Vec<Voter>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,
+    /// Where this host looks for the fleet while it is connected to nobody.
+    #[serde(default)]
+    pub seeds: Vec<Seed>,
+}
+
+/// A place where this host looks for the fleet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Seed {
+    /// Its address, or its name, as `/dns/NAME/tcp/PORT`.
+    pub address: String,
+    /// Seconds since it was tried; none if there was no need yet.
+    pub tried_seconds_ago: Option<u64>,
+    /// True if a member of the fleet answered at the last attempt.
+    pub answered: bool,
+    /// What went wrong at the last attempt.
+    pub error: Option<String>,
 }
 
 /// One host.
@@ -80,7 +96,8 @@ pub struct Host {
 pub struct HostGroup {
     /// The group.
     pub group: String,
-    /// `idle`, `staging`, `waiting`, `running`, `restoring`, `watching` or `failed`.
+    /// `idle`, `staging`, `waiting`, `running`, `restoring`, `watching` or `failed`; `no executor` while
+    /// its daemon cannot reach `swell-exec`, `unknown` before anything was heard of it.
     pub state: String,
     /// The lifecycle event, while one runs.
     pub event: Option<String>,
@@ -90,6 +107,13 @@ pub struct HostGroup {
     pub release: Option<String>,
     /// The slot that it holds.
     pub slot: Option<u64>,
+    /// Seconds for which this host has seen it so.
+    #[serde(default)]
+    pub seconds: Option<u64>,
+    /// What it runs, beside the group's last good release: `last good`, `older`, `newer` or `none`.
+    /// Null while it does not say.
+    #[serde(default)]
+    pub runs: Option<String>,
 }
 
 /// One deployment group.
@@ -151,10 +175,25 @@ pub struct Release {
     pub application: String,
     /// Its label.
     pub label: String,
+    /// The id of the revision that may run.
+    #[serde(default)]
+    pub revision: String,
     /// Bytes of its files.
     pub content_bytes: u64,
     /// When it was signed, in seconds since 1970.
     pub created_at: u64,
+}
+
+/// A release, and what runs it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Released {
+    /// The release.
+    #[serde(flatten)]
+    pub release: Release,
+    /// Names of the hosts that run it.
+    pub hosts: Vec<String>,
+    /// Names of the groups whose last good release it is.
+    pub last_good_of: Vec<String>,
 }
 
 /// A slot that is held.
@@ -242,6 +281,21 @@ impl Summary {
     pub fn is_over(&self) -> bool {
         matches!(self.status.as_str(), "succeeded" | "failed" | "stopped")
     }
+
+    /// For whoever wants to steer a deployment that is over.
+    pub fn how_it_ended(&self) -> String {
+        let Self { id, group, label, status, .. } = self;
+        let at = self.ended_at.map(groundswell_protocol::time::UnixSeconds);
+        let at = at.map(|at| format!(" at {at}")).unwrap_or_default();
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!(
+            "{id} ({group} to {label}) has ended already: it {}{at}{reason}",
+            match status.as_str() {
+                "stopped" => "was stopped",
+                other => other,
+            }
+        )
+    }
 }
 
 /// A deployment with all that is known of it.
@@ -266,12 +320,24 @@ pub struct Report {
     pub batch: usize,
     /// The operator's reason.
     pub comment: String,
+    /// The order that stopped it.
+    #[serde(default)]
+    pub stopped: Option<Stop>,
     /// The label of the release that it goes back to if it fails.
     pub fallback: Option<String>,
     /// The deployment that follows or precedes it under the same order.
     pub related: Option<String>,
     /// Its hosts, by name.
     pub targets: Vec<Target>,
+}
+
+/// An operator's order to stop a deployment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stop {
+    /// The operator's reason; may be empty.
+    pub reason: String,
+    /// When it was signed, in seconds since 1970.
+    pub at: u64,
 }
 
 /// One host of a deployment.
@@ -282,8 +348,11 @@ pub struct Target {
     /// `pending`, `waiting`, `in progress`, `succeeded`, `failed`, `skipped`, `written off` or
     /// `removed`.
     pub status: String,
-    /// What it does just now, by its own record.
+    /// What it does just now, by its own record, or what is known to keep it from doing anything.
     pub doing: Option<String>,
+    /// Seconds for which this host has seen it so.
+    #[serde(default)]
+    pub doing_seconds: Option<u64>,
     /// Hundredths of the way, for a progress bar.
     pub percent: u8,
     /// When it got its slot, in seconds since 1970.
@@ -335,9 +404,114 @@ pub struct Accepted {
     pub index: u64,
 }
 
+/// What `swell group apply` came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its place in the ledger; the newest entry if nothing was to do.
+    pub index: u64,
+    /// The group.
+    pub group: String,
+    /// The version of its settings now.
+    pub version: u64,
+    /// False if the settings were what they are already.
+    pub changed: bool,
+}
+
+/// What `swell identity` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The host's key.
+    pub key: String,
+}
+
+/// What `swell join` came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The host's name.
+    pub host: String,
+    /// Its key.
+    pub key: String,
+    /// The fleet's id.
+    pub fleet: String,
+}
+
+/// What `swell deploy` and its like begin with `--no-wait`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The deployment's id.
+    pub deployment: String,
+}
+
+/// A change of one host, while a deployment is watched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The deployment's id.
+    pub deployment: String,
+    /// The host's name.
+    pub host: String,
+    /// What it does now: as `doing` of a [`Target`], or its `status`.
+    pub state: String,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refused {
     /// Why, and what to do.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    const SOURCE: &str = include_str!("api.rs");
+    const DOCUMENT: &str = include_str!("../../../packaging/json.md");
+
+    /// The rows of the document's table for a type.
+    fn documented(name: &str) -> Vec<String> {
+        let section = DOCUMENT.split(&format!("\n### {name}\n")).nth(1).unwrap_or_default();
+        let section = section.split("\n### ").next().unwrap_or_default();
+        let rows =
+            section.lines().filter(|line| line.starts_with("| `") || line.starts_with("| all"));
+        rows.map(|row| row.split(" | ").take(2).collect::<Vec<_>>().join(" | ")).collect()
+    }
+
+    /// A type of Rust as the document says it.
+    fn words(of: &str) -> String {
+        let inside = |outer: &str| of.strip_prefix(outer).and_then(|rest| rest.strip_suffix('>'));
+        if let Some(inner) = inside("Option<") {
+            return format!("{} or null", words(inner));
+        }
+        if let Some(inner) = inside("Vec<") {
+            return format!("list of {}", words(inner));
+        }
+        match of {
+            "String" => "text".into(),
+            "bool" => "true or false".into(),
+            "u8" | "u32" | "u64" | "usize" => "number".into(),
+            other => other.into(),
+        }
+    }
+
+    #[test]
+    fn the_shapes_are_those_of_the_document() {
+        let source = SOURCE.split("#[cfg(test)]").next().unwrap();
+        let types: Vec<_> = source.split("\npub struct ").skip(1).collect();
+        assert!(types.len() > 20, "{} types", types.len());
+        // The answer to what failed never leaves the command as JSON.
+        for text in types.iter().filter(|text| !text.starts_with("Refused ")) {
+            let (name, body) = text.split_once(" {\n").unwrap();
+            let body = body.split("\n}").next().unwrap();
+            let flat = body.contains("#[serde(flatten)]");
+            let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+            let fields = fields.map(|field| field.trim_end_matches(',').split_once(": ").unwrap());
+            let rows: Vec<_> = fields
+                .enumerate()
+                .map(|(number, (field, of))| match number {
+                    0 if flat => format!("| all of {of} | "),
+                    _ => format!("| `{field}` | {}", words(of)),
+                })
+                .collect();
+            let known: Vec<_> = documented(name);
+            assert_eq!(rows, known, "{name}: bring packaging/json.md up to date");
+        }
+    }
 }

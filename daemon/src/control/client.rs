@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::Stream;
+use groundswell_protocol::{ids::GroupName, trust::Group};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::BoxBody};
 use hyper::{
     Method, Request, StatusCode,
@@ -41,6 +42,9 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+    /// What was to be steered is over.
+    #[error("{0}")]
+    Ended(String),
     /// The connection broke, or the answer is not understood.
     #[error("talking to swelld at {}: {reason}", path.display())]
     Broken {
@@ -84,6 +88,11 @@ impl Client {
     pub async fn report(&self, id: &str) -> Result<api::Report, ClientError> {
         // An id is checked where it is read; anything else would not be a path.
         self.get(&format!("/v1/deployments/{id}")).await
+    }
+
+    /// The settings of a group, as they were signed; none if there is no such group.
+    pub async fn settings(&self, name: &GroupName) -> Result<Option<Group>, ClientError> {
+        self.get(&format!("/v1/groups/{name}")).await
     }
 
     /// Hands in a signed group.
@@ -151,6 +160,9 @@ impl Client {
         }
         let refused: Result<api::Refused, _> = serde_json::from_slice(&bytes);
         let reason = refused.map_or_else(|_| format!("swelld answered {status}"), |r| r.error);
+        if status == StatusCode::GONE {
+            return Err(ClientError::Ended(reason));
+        }
         Err(ClientError::Refused { unknown: status == StatusCode::NOT_FOUND, reason })
     }
 

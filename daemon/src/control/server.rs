@@ -16,11 +16,11 @@ use axum::{
 };
 use futures::StreamExt;
 use groundswell_protocol::{
-    ids::{DeploymentId, Digest},
+    ids::{DeploymentId, Digest, GroupName},
     limits::ENVELOPE_BYTES_MAX,
     node::NotTaken,
     rollout::Entry,
-    trust::Signed,
+    trust::{Group as GroupSettings, Order, Signed},
 };
 use nix::unistd::Group;
 use thiserror::Error;
@@ -40,6 +40,10 @@ pub enum Command {
     Deployments(oneshot::Sender<Vec<api::Summary>>),
     /// One deployment.
     Report(DeploymentId, oneshot::Sender<Option<api::Report>>),
+    /// The settings of a group, as they were signed.
+    Group(GroupName, oneshot::Sender<Option<GroupSettings>>),
+    /// How the deployment has ended that this order would stop.
+    StopsNothing(Signed<Order>, oneshot::Sender<Option<String>>),
     /// Begin an import.
     Import(oneshot::Sender<Import>),
     /// A revision was imported.
@@ -128,6 +132,7 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/deployments/{id}", get(report))
         .route("/v1/releases", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/groups", post(group))
+        .route("/v1/groups/{name}", get(settings))
         .route("/v1/orders", post(order))
         .route("/v1/removals", post(removal))
         .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
@@ -159,6 +164,16 @@ async fn report(
         let text = format!("there is no deployment {id}: see `swell deployments`");
         Failed(StatusCode::NOT_FOUND, text)
     })
+}
+
+async fn settings(
+    State(engine): Engine,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Option<GroupSettings>>, Failed> {
+    let name = name.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
+        Failed(StatusCode::BAD_REQUEST, error.to_string())
+    })?;
+    ask(&engine, |reply| Command::Group(name, reply)).await.map(Json)
 }
 
 async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Failed> {
@@ -238,7 +253,12 @@ async fn group(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>
 }
 
 async fn order(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
-    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    let signed: Signed<Order> = Signed::from_bytes(&body).map_err(bad)?;
+    // A stop that comes too late would take its place in the chain and change nothing.
+    let over = ask(&engine, |reply| Command::StopsNothing(signed.clone(), reply)).await?;
+    if let Some(ended) = over {
+        return Err(Failed(StatusCode::GONE, ended));
+    }
     submit(&engine, Entry::Order(signed)).await
 }
 

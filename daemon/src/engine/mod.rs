@@ -5,6 +5,10 @@
 //! cannot be written the process stops: the kernel may already have dropped it.
 
 mod gate;
+mod hosts;
+mod news;
+mod pace;
+mod seeds;
 mod views;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,7 +26,7 @@ use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use self::gate::Gate;
+use self::{gate::Gate, news::News, pace::Pace, seeds::Seeds};
 use crate::{
     clock::Clock,
     config::Settings,
@@ -93,6 +97,11 @@ pub struct Engine {
     executor: Executor,
     transfers: mpsc::UnboundedSender<TransferInput>,
     inputs: mpsc::Sender<Input>,
+    seeds: Seeds,
+    news: News,
+    pace: Pace,
+    /// Why revisions could not be brought here so far.
+    troubles: BTreeMap<Digest, String>,
     known: BTreeMap<HostId, Vec<String>>,
     /// There is something in `known` that is not on disk.
     known_changed: bool,
@@ -116,9 +125,12 @@ pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Resul
     let mut beat = tokio::time::interval(TICK);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut housekeeping = tokio::time::interval(REMEMBER_EVERY);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = beat.tick() => engine.feed(Input::Tick)?,
+            _ = beat.tick() => engine.tick()?,
+            _ = look.tick() => engine.look_round(),
             _ = housekeeping.tick() => engine.remember(),
             event = sources.events.recv() => match event {
                 Some(event) => engine.mesh_event(event)?,
@@ -129,9 +141,9 @@ pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Resul
                 None => return Err(EngineError::Ended("control socket")),
             },
             Some(cert) = sources.applicants.recv() => engine.feed(Input::Applicant(cert))?,
-            Some(report) = sources.reports.recv() => engine.feed(Input::Executor(report))?,
+            Some(report) = sources.reports.recv() => engine.reported(report)?,
             Some((manifest, progress)) = sources.progress.recv() => {
-                engine.feed(Input::Revision(manifest, progress))?;
+                engine.progressed(manifest, progress)?;
             }
             Some(input) = sources.inputs.recv() => engine.feed(input)?,
         }
@@ -176,14 +188,14 @@ async fn start(
     let transfers = Transfers::start(store.clone(), mesh.clone(), clock, progress_in);
     let (inputs_in, inputs) = mpsc::channel(QUEUE);
 
-    let known = home.known();
+    let (known, seeds) = (home.known(), Seeds::of(&home, settings));
     let setup = Setup {
         key: home.key()?,
         trust: trust.clone(),
         cert,
         epoch: remembered.epoch,
         addresses: advertised(settings, listening),
-        seeds: home.seeds(),
+        seeds: seeds.names(),
         known: known.clone(),
         restored: remembered.restored,
         snapshot_every_entries: SNAPSHOT_EVERY_ENTRIES,
@@ -214,6 +226,10 @@ async fn start(
         gate,
         executor,
         transfers,
+        seeds,
+        news: News::default(),
+        pace: Pace::default(),
+        troubles: BTreeMap::new(),
         known,
         known_changed: false,
         waiting,
@@ -225,6 +241,48 @@ async fn start(
 }
 
 impl Engine {
+    fn tick(&mut self) -> Result<(), EngineError> {
+        self.feed(Input::Tick)?;
+        self.news.look(self.clock.mono(), &self.node);
+        Ok(())
+    }
+
+    /// Notes how long each host has been doing what it does, and tells who went silent.
+    fn look_round(&mut self) {
+        let (now, ledger) = (self.clock.mono(), self.node.ledger());
+        let groups: Vec<_> = ledger.groups().collect();
+        for member in ledger.members() {
+            let Some(record) = self.node.view().get(member.host) else { continue };
+            let is_in =
+                groups.iter().filter(|group| group.hosts.binary_search(&member.host).is_ok());
+            self.pace.see(now, record, is_in.map(|group| &group.group.name));
+        }
+        self.pace.keep(|host| ledger.is_member(host));
+        self.news.look_round(now, &self.node);
+    }
+
+    fn reported(&mut self, report: Option<Report>) -> Result<(), EngineError> {
+        // A slot comes before what is done in it.
+        self.news.look(self.clock.mono(), &self.node);
+        self.news.reported(report.as_ref(), self.node.ledger());
+        self.feed(Input::Executor(report))
+    }
+
+    fn progressed(&mut self, manifest: Digest, progress: Progress) -> Result<(), EngineError> {
+        match &progress {
+            Progress::Troubled(reason) => {
+                let before = self.troubles.insert(manifest, reason.clone());
+                if before.as_ref() != Some(reason) {
+                    let revision = manifest.short();
+                    tracing::warn!("revision {revision} cannot be brought here yet: {reason}");
+                }
+            }
+            Progress::Complete => drop(self.troubles.remove(&manifest)),
+            Progress::Fetching(_) => {}
+        }
+        self.feed(Input::Revision(manifest, progress))
+    }
+
     fn feed(&mut self, input: Input) -> Result<(), EngineError> {
         let outputs = self.node.handle(self.clock.mono(), self.clock.wall(), input);
         self.perform(outputs)
@@ -236,10 +294,7 @@ impl Engine {
             match output {
                 Output::Persist(write) => self.state.persist(&write)?,
                 Output::Send(to, message) => self.mesh.send(to, &message),
-                Output::Dial(address) => match address.parse() {
-                    Ok(address) => self.mesh.dial(address),
-                    Err(error) => tracing::warn!(%address, %error, "not an address"),
-                },
+                Output::Dial(address) => self.dial(&address),
                 Output::Close(peer) => self.mesh.close(peer),
                 Output::Execute(asked, request) => self.execute(asked, *request),
                 Output::TellVoters(lists) => self.tell_voters(lists),
@@ -263,6 +318,16 @@ impl Engine {
             self.refresh_gate();
         }
         Ok(())
+    }
+
+    fn dial(&mut self, address: &str) {
+        if let Some(seed) = self.seeds.dialled(address, self.clock.mono()) {
+            return self.mesh.dial_seed(seed);
+        }
+        match address.parse() {
+            Ok(address) => self.mesh.dial(address),
+            Err(error) => tracing::warn!(%address, %error, "not an address"),
+        }
     }
 
     /// Writes down where other hosts are. It only saves time after a restart, so it is not worth a
@@ -332,8 +397,13 @@ impl Engine {
                 tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
                 Ok(())
             }
-            MeshEvent::DialFailed { error } => {
-                tracing::debug!(error, "no connection");
+            MeshEvent::Dialled { asked } => {
+                self.seeds.came(&asked, Ok(()));
+                Ok(())
+            }
+            MeshEvent::DialFailed { asked, error } => {
+                tracing::debug!(address = asked, error, "no connection");
+                self.seeds.came(&asked, Err(error));
                 Ok(())
             }
         }
@@ -383,4 +453,5 @@ fn random_seed() -> u64 {
 }
 
 const QUEUE: usize = 256;
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 const REMEMBER_EVERY: std::time::Duration = std::time::Duration::from_secs(5);

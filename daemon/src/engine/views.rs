@@ -1,17 +1,18 @@
 //! What the control socket shows, read off the node.
 
+use groundswell_protocol::trust::{Action, Order, Signed};
 use groundswell_protocol::{
-    fleet::{HostState, Record, Standing},
+    fleet::{HostState, Standing},
     ids::{DeploymentId, Digest, HostId},
     node::NotTaken,
     rollout::{
-        Creator, Deployment, DeploymentStatus, GroupView, Hold, HostView, Ledger, Target,
-        TargetStatus, Waiting,
+        Creator, Deployment, DeploymentStatus, GroupView, Hold, Ledger, Target, TargetStatus,
+        Waiting,
     },
 };
 use tokio::sync::oneshot;
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, hosts::SignedAt};
 use crate::{
     control::{api, server::Command},
     store::Import,
@@ -38,6 +39,11 @@ impl Engine {
                 drop(reply.send(all));
             }
             Command::Report(id, reply) => drop(reply.send(self.report(id))),
+            Command::Group(name, reply) => {
+                let group = self.node.ledger().group(&name).map(|view| view.group.clone());
+                drop(reply.send(group));
+            }
+            Command::StopsNothing(order, reply) => drop(reply.send(self.stops_nothing(&order))),
             Command::Import(reply) => {
                 let import = Import::new(self.store.clone(), self.trust.clone());
                 drop(reply.send(import));
@@ -50,9 +56,16 @@ impl Engine {
 
     fn fleet(&self) -> api::Fleet {
         let (node, ledger, trust) = (&self.node, self.node.ledger(), &self.trust);
-        let mut hosts: Vec<_> = ledger.members().map(|host| self.host(&host)).collect();
+        let groups: Vec<_> = ledger.groups().collect();
+        let mut releases = Vec::new();
+        let mut signed_at = SignedAt::new();
+        for (id, content) in ledger.releases() {
+            signed_at.insert(id, content.created_at.0);
+            releases.push(release(id, &content));
+        }
+        let mut hosts: Vec<_> =
+            ledger.members().map(|host| self.host(&host, &groups, &signed_at)).collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut releases: Vec<_> = ledger.releases().map(release).collect();
         releases.sort_by(|a, b| (&a.application, &a.label).cmp(&(&b.application, &b.label)));
         let mut slots: Vec<_> = ledger
             .slots()
@@ -98,37 +111,20 @@ impl Engine {
             leader: node.leader().map(|leader| name_of(ledger, leader)),
             applied: ledger.applied_index(),
             hosts,
-            groups: ledger.groups().map(|group| group_of(ledger, &group)).collect(),
+            groups: groups.iter().map(|group| group_of(ledger, group)).collect(),
             releases,
             slots,
             written_off: written_off.collect(),
             voters: voters.collect(),
+            seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }
     }
 
     /// Seconds since anything was heard of a host, if it is another one.
-    fn silence(&self, host: HostId) -> Option<u64> {
+    pub(super) fn silence(&self, host: HostId) -> Option<u64> {
         let ago = self.node.heard_ago(host).map(|ago| ago.as_secs());
         if host == self.node.me() { Some(0) } else { ago }
-    }
-
-    fn host(&self, host: &HostView<'_>) -> api::Host {
-        let node = &self.node;
-        let record = node.view().get(host.host);
-        api::Host {
-            id: host.host.to_string(),
-            name: host.name.to_string(),
-            labels: host.labels.to_string(),
-            zone: host.zone.map(ToString::to_string),
-            standing: standing(node.standing(host.host)),
-            heard_seconds_ago: self.silence(host.host),
-            healthy: node.ledger().is_healthy(host.host) && !node.ledger().is_broken(host.host),
-            connected: host.host == node.me() || node.is_connected(host.host),
-            version: record.map(|record| record.version.clone()),
-            addresses: record.map(|record| record.addresses.clone()).unwrap_or_default(),
-            groups: record.map(host_groups).unwrap_or_default(),
-        }
     }
 
     fn report(&self, id: DeploymentId) -> Option<api::Report> {
@@ -152,6 +148,7 @@ impl Engine {
             configuration: deployment.configuration.to_string(),
             batch: deployment.size().saturating_sub(deployment.minimum()),
             comment: deployment.reason.clone(),
+            stopped: self.stop_of(deployment),
             fallback: deployment.fallback.and_then(|id| label_of(ledger, id)),
             related: ledger
                 .deployment(other)
@@ -159,6 +156,28 @@ impl Engine {
                 .map(|other| other.id.to_string()),
             targets,
         })
+    }
+
+    /// The order that stopped a deployment, if one did.
+    fn stop_of(&self, deployment: &Deployment) -> Option<api::Stop> {
+        if !matches!(deployment.status, DeploymentStatus::Stopping | DeploymentStatus::Stopped) {
+            return None;
+        }
+        let ledger = self.node.ledger();
+        let stop = ledger.stop_of(&deployment.group, deployment.order, deployment.goes_back)?;
+        let order = self.trust.order(stop).ok()?;
+        let (reason, at) = (order.content().reason.clone(), order.content().issued_at.0);
+        Some(api::Stop { reason, at })
+    }
+
+    /// How the deployment has ended that a stop names, if all that its order began is over.
+    fn stops_nothing(&self, order: &Signed<Order>) -> Option<String> {
+        let order = self.trust.order(order).ok()?;
+        let Action::Stop { order: target, .. } = order.content().action else { return None };
+        let deployments = self.node.ledger().deployments();
+        let of_order: Vec<_> = deployments.into_iter().filter(|d| d.order == target).collect();
+        let last = of_order.first().filter(|_| of_order.iter().all(|d| d.status.is_over()))?;
+        Some(self.summary(last).how_it_ended())
     }
 
     fn summary(&self, deployment: &Deployment) -> api::Summary {
@@ -187,26 +206,16 @@ impl Engine {
         }
     }
 
-    /// What a deployment waits for, and which of those that hold slots are not heard of: they are who
-    /// somebody has to look after.
+    /// What a deployment waits for, and who of those that it waits for makes no progress.
     fn why_waiting(&self, deployment: &Deployment) -> Option<String> {
-        let ledger = self.node.ledger();
-        let waiting = ledger.why_waiting(deployment.id);
-        if waiting == Waiting::No {
-            return None;
-        }
-        let mut text = waiting.to_string();
-        if matches!(waiting, Waiting::Quota { .. }) {
-            for slot in ledger.slots() {
-                let silent = self.silence(slot.host).filter(|silent| *silent >= SILENT_SECONDS);
-                if let Some(silent) = silent.filter(|_| slot.deployment == deployment.id) {
-                    let name = name_of(ledger, slot.host);
-                    let silent = crate::cli::duration(silent);
-                    text.push_str(&format!("; {name} silent for {silent}"));
-                }
-            }
-        }
-        Some(text)
+        let waiting = self.node.ledger().why_waiting(deployment.id);
+        let stalled = match waiting {
+            Waiting::No => return None,
+            Waiting::Quota { .. } => self.stalled(deployment, true),
+            Waiting::Staging { .. } => self.stalled(deployment, false),
+            _ => String::new(),
+        };
+        Some(format!("{waiting}{stalled}"))
     }
 
     fn target(&self, host: HostId, target: &Target, deployment: &Deployment) -> api::Target {
@@ -216,7 +225,8 @@ impl Engine {
             });
         let mine = group.filter(|group| group.order == Some(deployment.order));
         let state = mine.map(|group| group.state);
-        let doing = state.filter(|_| !target.status.is_over()).map(doing);
+        let waits = !target.status.is_over() && !deployment.status.is_over();
+        let doing = self.doing_in(host, deployment).filter(|_| waits);
         let (mut reason, mut failure) = (None, None);
         match &target.status {
             TargetStatus::Skipped { reason: why } => reason = Some(why.clone()),
@@ -235,6 +245,7 @@ impl Engine {
         api::Target {
             host: name_of(self.node.ledger(), host),
             status: target_status(&target.status).into(),
+            doing_seconds: self.doing_seconds(host, deployment).filter(|_| doing.is_some()),
             doing,
             percent: percent(&target.status, state),
             started_at: target.started_at.map(|at| at.0),
@@ -245,7 +256,7 @@ impl Engine {
     }
 }
 
-fn name_of(ledger: &Ledger, host: HostId) -> String {
+pub(super) fn name_of(ledger: &Ledger, host: HostId) -> String {
     let voters = ledger.electorate().newest().list();
     let first = || voters.iter().find(|voter| voter.host == host).map(|voter| &voter.name);
     let name = ledger.name_of(host).or_else(first);
@@ -256,8 +267,9 @@ fn label_of(ledger: &Ledger, release: Digest) -> Option<String> {
     ledger.release(release).map(|release| release.label.to_string())
 }
 
-fn release((id, release): (Digest, groundswell_protocol::trust::Release)) -> api::Release {
+fn release(id: Digest, release: &groundswell_protocol::trust::Release) -> api::Release {
     api::Release {
+        revision: release.manifest.to_string(),
         id: id.to_string(),
         application: release.application.to_string(),
         label: release.label.to_string(),
@@ -294,47 +306,6 @@ fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
     }
 }
 
-fn host_groups(record: &Record) -> Vec<api::HostGroup> {
-    let groups = record.groups.iter().map(|group| {
-        let (event, percent) = match group.state {
-            HostState::Running { event, .. } => (Some(event.to_string()), None),
-            HostState::Staging { percent } => (None, Some(percent)),
-            _ => (None, None),
-        };
-        api::HostGroup {
-            group: group.group.to_string(),
-            state: state_name(group.state).into(),
-            event,
-            percent,
-            release: group.release.as_ref().map(|(_, label)| label.to_string()),
-            slot: group.token,
-        }
-    });
-    groups.collect()
-}
-
-fn state_name(state: HostState) -> &'static str {
-    match state {
-        HostState::Idle => "idle",
-        HostState::Staging { .. } => "staging",
-        HostState::Waiting => "waiting",
-        HostState::Running { restoring: false, .. } => "running",
-        HostState::Running { restoring: true, .. } => "restoring",
-        HostState::Watching => "watching",
-        HostState::Failed => "failed",
-    }
-}
-
-fn doing(state: HostState) -> String {
-    match state {
-        HostState::Staging { percent } => format!("fetching, {percent} %"),
-        HostState::Running { event, restoring: true } => format!("restoring ({event})"),
-        HostState::Running { event, restoring: false } => event.to_string(),
-        HostState::Waiting => "waits for a slot".into(),
-        other => state_name(other).into(),
-    }
-}
-
 /// How far a host is: the lifecycle counts as most of the way.
 fn percent(status: &TargetStatus, state: Option<HostState>) -> u8 {
     use groundswell_protocol::execute::LifecycleEvent;
@@ -360,7 +331,7 @@ fn creator(creator: Creator) -> &'static str {
     }
 }
 
-fn status_name(deployment: &Deployment) -> &'static str {
+pub(super) fn status_name(deployment: &Deployment) -> &'static str {
     match (&deployment.status, deployment.hold) {
         (DeploymentStatus::Queued, _) => "queued",
         (DeploymentStatus::InProgress, _) if deployment.paused => "paused",
@@ -387,7 +358,7 @@ fn target_status(status: &TargetStatus) -> &'static str {
     }
 }
 
-fn standing(standing: Standing) -> String {
+pub(super) fn standing(standing: Standing) -> String {
     let name = match standing {
         Standing::Reachable => "reachable",
         Standing::Suspect { .. } => "suspect",
@@ -396,6 +367,3 @@ fn standing(standing: Standing) -> String {
     };
     name.into()
 }
-
-/// A host that is well is heard of every second.
-const SILENT_SECONDS: u64 = 5;

@@ -8,6 +8,7 @@ mod admission;
 mod call;
 mod frame;
 mod link;
+mod lookup;
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use groundswell_protocol::{
     trust::{Member, SecretKey, Verified},
     wire::{Call, Hello, Message, Reply, Welcome},
 };
+use groundswell_signer::seed::Seed;
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport, connection_limits,
     core::upgrade,
@@ -29,7 +31,7 @@ use libp2p::{
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use self::{admission::Admission, call::Codec, link::Links};
+use self::{admission::Admission, call::Codec, link::Links, lookup::Lookups};
 
 /// What the mesh needs to know.
 pub struct MeshConfig {
@@ -92,9 +94,16 @@ pub enum MeshEvent {
         /// Where the answer goes.
         reply: ReplyTo,
     },
+    /// An attempt to connect came to a member of the fleet.
+    Dialled {
+        /// The address as it was asked for.
+        asked: String,
+    },
     /// An attempt to connect failed.
     DialFailed {
-        /// Why, the address included.
+        /// The address as it was asked for.
+        asked: String,
+        /// Why.
         error: String,
     },
 }
@@ -137,20 +146,45 @@ pub enum MeshError {
 pub struct Mesh {
     commands: mpsc::UnboundedSender<Command>,
     outboxes: link::Outboxes,
+    lookups: Lookups,
 }
 
 #[derive(Debug)]
 enum Command {
-    Dial(Multiaddr),
+    Dial { address: Multiaddr, asked: String },
+    NotFound { asked: String, error: String },
     Close(HostId),
     Call(HostId, Call, oneshot::Sender<Result<Reply, CallError>>),
     Answer(request_response::ResponseChannel<Reply>, Reply),
 }
 
 impl Mesh {
-    /// Tries to connect to an address.
+    /// Tries to connect to an address. What comes of it is a [`MeshEvent`].
     pub fn dial(&self, address: Multiaddr) {
-        drop(self.commands.send(Command::Dial(address)));
+        let asked = address.to_string();
+        drop(self.commands.send(Command::Dial { address, asked }));
+    }
+
+    /// Tries to connect to where a seed is now.
+    pub fn dial_seed(&self, seed: Seed) {
+        if seed.name().is_none() {
+            // An address in this form is one that libp2p reads.
+            return if let Ok(address) = seed.to_string().parse() {
+                self.dial(address)
+            };
+        }
+        let (commands, lookups) = (self.commands.clone(), self.lookups.clone());
+        tokio::spawn(async move {
+            let asked = seed.to_string();
+            let found = lookups.find(&seed).await.map(|found| found.map(|ip| seed.at(ip).parse()));
+            let command = match found {
+                Some(Ok(Ok(address))) => Command::Dial { address, asked },
+                Some(Ok(Err(error))) => Command::NotFound { asked, error: error.to_string() },
+                Some(Err(error)) => Command::NotFound { asked, error },
+                None => return,
+            };
+            drop(commands.send(command));
+        });
     }
 
     /// Closes all connections to a peer.
@@ -203,11 +237,13 @@ pub async fn start(
         events: events_in,
         commands: commands_in.clone(),
         open: HashMap::new(),
+        dialling: HashMap::new(),
         early: Vec::new(),
     };
     let addresses = task.listen_addresses(config.listen.len()).await;
     tokio::spawn(task.run(commands));
-    Ok((Mesh { commands: commands_in, outboxes }, events, addresses))
+    let mesh = Mesh { commands: commands_in, outboxes, lookups: Lookups::new() };
+    Ok((mesh, events, addresses))
 }
 
 fn build(
@@ -251,6 +287,8 @@ struct Task {
     events: mpsc::Sender<MeshEvent>,
     commands: mpsc::UnboundedSender<Command>,
     open: HashMap<request_response::OutboundRequestId, oneshot::Sender<Result<Reply, CallError>>>,
+    /// Attempts to connect that are under way, by the address as it was asked for.
+    dialling: HashMap<swarm::ConnectionId, String>,
     /// What happened while the addresses were not known yet.
     early: Vec<SwarmEvent<BehaviourEvent>>,
 }
@@ -286,7 +324,7 @@ impl Task {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.swarm_event(event).await,
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.command(command).await,
                     None => return,
                 },
             }
@@ -296,16 +334,11 @@ impl Task {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         match command {
-            Command::Dial(address) => {
-                // From a port of its own: two hosts that dial each other from the ports that they
-                // listen on would meet in one connection with two beginners.
-                let options =
-                    DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port();
-                if let Err(error) = self.swarm.dial(options.build()) {
-                    tracing::debug!(%address, %error, "not dialled");
-                }
+            Command::Dial { address, asked } => self.dial(address, asked).await,
+            Command::NotFound { asked, error } => {
+                self.emit(MeshEvent::DialFailed { asked, error }).await;
             }
             Command::Close(peer) => {
                 if let Some(peer) = peer_id_of(peer) {
@@ -327,13 +360,34 @@ impl Task {
         }
     }
 
+    async fn dial(&mut self, address: Multiaddr, asked: String) {
+        // From a port of its own: two hosts that dial each other from the ports that they listen on
+        // would meet in one connection with two beginners.
+        let options = DialOpts::unknown_peer_id().address(address).allocate_new_port().build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => drop(self.dialling.insert(connection, asked)),
+            Err(error) => {
+                let error = dial_reason(&asked, &error);
+                self.emit(MeshEvent::DialFailed { asked, error }).await;
+            }
+        }
+    }
+
     async fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Links(event)) => self.emit(event).await,
             SwarmEvent::Behaviour(BehaviourEvent::Calls(event)) => self.call_event(event).await,
-            SwarmEvent::OutgoingConnectionError { error, .. } => {
-                let error = error.to_string().escape_debug().take(300).collect();
-                self.emit(MeshEvent::DialFailed { error }).await;
+            SwarmEvent::ConnectionEstablished { connection_id, .. } => {
+                if let Some(asked) = self.dialling.remove(&connection_id) {
+                    self.emit(MeshEvent::Dialled { asked }).await;
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(asked) = self.dialling.remove(&connection_id) {
+                    let error = dial_reason(&asked, &error);
+                    self.emit(MeshEvent::DialFailed { asked, error }).await;
+                }
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 let reason: String = error_chain(&error);
@@ -394,6 +448,35 @@ fn io_reason(error: libp2p::TransportError<io::Error>) -> String {
         libp2p::TransportError::Other(error) => error_chain(&error),
         libp2p::TransportError::MultiaddrNotSupported(_) => "not a TCP address".into(),
     }
+}
+
+/// Why nobody was reached, in words; with the address, where another one was asked for.
+fn dial_reason(asked: &str, error: &swarm::DialError) -> String {
+    match error {
+        swarm::DialError::LocalPeerId { .. } => "it is this host itself".into(),
+        swarm::DialError::Transport(tried) => {
+            let reasons = tried.iter().map(|(address, error)| {
+                let reason = match error {
+                    libp2p::TransportError::Other(error) => last_cause(error),
+                    other => other.to_string(),
+                };
+                let address = address.to_string();
+                if address == asked { reason } else { format!("{address}: {reason}") }
+            });
+            let reasons: Vec<_> = reasons.collect();
+            reasons.join("; ").escape_debug().take(300).collect()
+        }
+        other => error_chain(other),
+    }
+}
+
+/// What lies at the bottom of an error: what libp2p wraps round it says nothing to people.
+fn last_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {

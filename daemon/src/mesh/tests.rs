@@ -89,11 +89,15 @@ async fn host(number: u8, certified: u8, root_key: u8) -> Host {
 }
 
 impl Host {
+    /// What happens next, beside an attempt to connect that went well: a link that is up says more.
     async fn next(&mut self) -> MeshEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv())
-            .await
-            .expect("something")
-            .expect("events")
+        loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+            match event.expect("something").expect("events") {
+                MeshEvent::Dialled { .. } => {}
+                event => return event,
+            }
+        }
     }
 }
 
@@ -130,9 +134,35 @@ async fn strangers_stay_out() {
     for mut stranger in [host(11, 11, 2).await, host(11, 12, 1).await] {
         stranger.mesh.dial(inside.address.clone());
         let event = stranger.next().await;
-        assert!(matches!(event, MeshEvent::DialFailed { .. }), "{event:?}");
+        let address = inside.address.to_string();
+        assert!(
+            matches!(&event, MeshEvent::DialFailed { asked, .. } if *asked == address),
+            "{event:?}"
+        );
     }
     assert!(inside.events.try_recv().is_err(), "nothing was heard of them");
+}
+
+#[tokio::test]
+async fn what_comes_of_a_dial_is_told_by_the_name_that_was_asked_for() {
+    let (mut a, b) = (host(10, 10, 1).await, host(11, 11, 1).await);
+    let port = b.address.to_string().rsplit('/').next().unwrap().to_owned();
+    let name: Seed = format!("/dns4/localhost/tcp/{port}").parse().unwrap();
+    a.mesh.dial_seed(name.clone());
+    let asked = tokio::time::timeout(PATIENCE, a.events.recv()).await.unwrap().unwrap();
+    assert!(
+        matches!(&asked, MeshEvent::Dialled { asked } if *asked == name.to_string()),
+        "{asked:?}"
+    );
+    let wrong: Seed = "/dns4/localhost/tcp/1".parse().unwrap();
+    a.mesh.dial_seed(wrong.clone());
+    let failed = loop {
+        if let MeshEvent::DialFailed { asked, error } = a.next().await {
+            break (asked, error);
+        }
+    };
+    assert_eq!(failed.0, wrong.to_string());
+    assert!(failed.1.starts_with("/ip4/127.0.0.1/tcp/1: Connection refused"), "{}", failed.1);
 }
 
 #[tokio::test]

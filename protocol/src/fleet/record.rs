@@ -19,7 +19,8 @@ pub struct Record {
     pub host: HostId,
     /// Counts the daemon's starts; kept on disk.
     pub epoch: u64,
-    /// One element for each group that the host has acted for.
+    /// One element for each group that the host is in or acts for. None while its daemon cannot reach its
+    /// executor: a host that is in a group and says nothing of it can do nothing there.
     pub groups: Vec<GroupStatus>,
     /// Hosts that this one finds silent, sorted by host.
     pub accused: Vec<Accusation>,

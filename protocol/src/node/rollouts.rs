@@ -106,9 +106,13 @@ impl Rollouts {
         self.groups.values().filter_map(|rollout| rollout.status.clone()).collect()
     }
 
-    /// Notes the executor's state; none when it cannot be reached.
+    /// Notes the executor's state; none when it cannot be reached. What this host does in its groups is
+    /// the executor's to say: without it, the fleet is told nothing of them, and reads that.
     pub(super) fn reported(&mut self, report: Option<Report>) {
         self.executor = report;
+        if self.executor.is_none() {
+            self.groups.values_mut().for_each(|rollout| rollout.status = None);
+        }
         self.groups.values_mut().for_each(|rollout| rollout.next_ask_at = Mono::default());
     }
 

@@ -136,7 +136,7 @@ impl Ledger {
         deploy: &Deploy,
     ) -> Result<Ordered, Refusal> {
         if let Some(until) = order.content().not_after.filter(|until| *until < at) {
-            return Err(Refusal::OrderExpired(until));
+            return Err(Refusal::OrderExpired { issued: order.content().issued_at, until, at });
         }
         let running = group.running.and_then(|id| self.state.deployments.get(&id));
         // Hosts that catch up make way; nothing else does.

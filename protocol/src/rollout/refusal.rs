@@ -115,8 +115,18 @@ pub enum Refusal {
         head: String,
     },
     /// The order's time is over.
-    #[error("the order was good until {0}: sign a new one")]
-    OrderExpired(UnixSeconds),
+    #[error(
+        "the order may begin from {issued} until {until}, and by the leader's clock it is {at}: sign a \
+         new one, unless that clock is wrong"
+    )]
+    OrderExpired {
+        /// When it was signed, by the signer's clock.
+        issued: UnixSeconds,
+        /// The end of its time.
+        until: UnixSeconds,
+        /// The leader's clock.
+        at: UnixSeconds,
+    },
     /// No member matches the group's filter.
     #[error("no host matches the filter of group {0}")]
     NoHosts(GroupName),

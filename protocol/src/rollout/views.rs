@@ -268,6 +268,11 @@ impl Ledger {
             .map(|(id, _)| id)
     }
 
+    /// The ids of all releases.
+    pub fn release_ids(&self) -> impl Iterator<Item = Digest> {
+        self.state.releases.keys().copied()
+    }
+
     /// All releases.
     pub fn releases(&self) -> impl Iterator<Item = (Digest, Release)> {
         self.state.releases.keys().filter_map(|id| Some((*id, self.release(*id)?)))

@@ -234,12 +234,17 @@ impl<T: Document> Signed<T> {
             .map_err(|source| Untrusted::Malformed { what: T::NAME, source })
     }
 
-    /// Shows what the document claims, for `inspect` and for nothing else: nobody vouches for it.
+    /// Shows what the document claims, for traces and for nothing else: nobody vouches for it.
     pub fn unverified_claim(&self) -> Result<String, Untrusted>
     where
         T: fmt::Debug,
     {
         Ok(format!("{:#?}", self.decode()?))
+    }
+
+    /// Says what the document claims in words for people, and for nothing else: nobody vouches for it.
+    pub fn unverified_words(&self, say: fn(&T) -> String) -> Result<String, Untrusted> {
+        Ok(say(&self.decode()?))
     }
 
     /// The hash of the payload alone, by which the first root document names its fleet.

@@ -342,7 +342,7 @@ fn what_is_unknown_expired_or_forged_is_refused() {
     let order = desk.deploy_order("web", release, None);
     let signed = desk.sign(&order, 3);
     let late = UnixSeconds(NOW.0 + 61);
-    assert!(matches!(desk.apply_at(late, Entry::Order(signed)), Err(Refusal::OrderExpired(_))));
+    assert!(matches!(desk.apply_at(late, Entry::Order(signed)), Err(Refusal::OrderExpired { .. })));
     let forged = desk.sign(&order, 2);
     assert!(matches!(desk.apply(Entry::Order(forged)), Err(Refusal::Untrusted { .. })));
     desk.group("none", "role=nobody", MinimumHealthy::AllAtOnce, 1).unwrap();

@@ -1,6 +1,6 @@
 //! A group's TOML file: which hosts, and how carefully.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use groundswell_protocol::{
     ids::{ApplicationName, ConfigurationName, GroupName, LabelText, Labels},
@@ -9,6 +9,8 @@ use groundswell_protocol::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use toml::Spanned;
+
+use crate::{SignError, read_start};
 
 /// The file, with its configuration as a name or as a table.
 #[derive(Deserialize)]
@@ -71,13 +73,24 @@ struct ZonesTable {
 
 /// What is wrong with a file, and where: the line, or 0 where it is the whole.
 #[derive(Debug, PartialEq)]
-pub(super) struct Wrong {
-    pub(super) line: usize,
-    pub(super) message: String,
+struct Wrong {
+    line: usize,
+    message: String,
 }
 
 /// Reads a group's file. The version is for whoever signs to fill in.
-pub(super) fn read(text: &str) -> Result<Group, Wrong> {
+pub fn load(path: &Path) -> Result<Group, SignError> {
+    let shown = path.display();
+    let bytes = read_start(path, FILE_BYTES_MAX)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| SignError::refused(format!("{shown}: it is not text")).with_hint(HINT))?;
+    read(&text).map_err(|Wrong { line, message }| {
+        let place = if line == 0 { String::new() } else { format!("{line}:") };
+        SignError::refused(format!("{shown}:{place} {message}")).with_hint(HINT)
+    })
+}
+
+fn read(text: &str) -> Result<Group, Wrong> {
     let named = |configuration: &Spanned<toml::Value>| configuration.get_ref().is_str();
     // Which of the two forms it has is asked first, so that each tells its own mistakes.
     let form: GroupFile<Spanned<toml::Value>> = parse(text)?;
@@ -171,6 +184,13 @@ fn group<C>(file: GroupFile<C>, configuration: DeploymentConfiguration) -> Resul
     group.check().map_err(|error| Wrong { line: 0, message: error.to_string() })?;
     Ok(group)
 }
+
+/// Longer files describe no group.
+const FILE_BYTES_MAX: usize = 1 << 20;
+const HINT: &str = "a group's file has name, application, configuration, and if wanted filter, \
+    minimum_healthy_seconds, catch_up, deploy_to_new_hosts, automatic_rollback and failure_budget; \
+    configuration is a floor such as \"HalfAtATime\", or a table with minimum_healthy, and if wanted \
+    name, canary, waves, zones, event_deadline_seconds and deployment_deadline_seconds";
 
 #[cfg(test)]
 mod tests {
