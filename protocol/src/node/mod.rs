@@ -410,6 +410,14 @@ impl Node {
                 self.out.push(Output::Submitted(id, Err(NotTaken::Refused(replayed))));
                 return;
             }
+            if let Ok(verified) = self.trust.order(order)
+                && let Err(refusal) = self.ledger.check_way_back(verified.content())
+            {
+                let id = submission_id(&entry);
+                let refused = NotTaken::Refused(refusal.to_string());
+                self.out.push(Output::Submitted(id, Err(refused)));
+                return;
+            }
             // A stop does not wait for the voters.
             self.stop(order.clone(), None);
         }
@@ -527,14 +535,14 @@ impl Node {
     /// Hands in again what hosts obey and the ledger does not know: until it does, the deployment
     /// waits for hosts that will never ask.
     fn remind_of_stops(&mut self) {
-        use crate::rollout::{Creator, DeploymentStatus};
+        use crate::rollout::DeploymentStatus;
         let goes_on = |status: &DeploymentStatus| {
             matches!(status, DeploymentStatus::InProgress | DeploymentStatus::Queued)
         };
         let deployments = self.ledger.deployments().into_iter();
-        let running = deployments.filter(|d| d.creator == Creator::Operator && goes_on(&d.status));
-        let stop_of = |order| [false, true].iter().find_map(|r| self.stopped.get(&(order, *r)));
-        let stops: Vec<_> = running.filter_map(|d| stop_of(d.order).cloned()).collect();
+        let running = deployments.filter(|d| goes_on(&d.status));
+        let stops = running.filter_map(|d| self.heeded(d.order, d.goes_back).cloned());
+        let stops: Vec<_> = stops.collect();
         for stop in stops {
             self.submit(Entry::Order(stop), false);
         }

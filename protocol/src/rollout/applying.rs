@@ -32,7 +32,10 @@ impl Ledger {
                 self.chain(&order);
                 self.follow(at, index, effect);
             }
-            Judged::StopOutOfTurn { deployment, rollback } => self.stop(at, deployment, rollback),
+            Judged::StopOutOfTurn { deployment, rollback } => {
+                self.leave_behind(deployment);
+                self.stop(at, deployment, rollback);
+            }
             Judged::Want { host, deployment } => {
                 if let Some(target) = self.target_mut(deployment, host) {
                     target.status = TargetStatus::Waiting;
@@ -179,6 +182,21 @@ impl Ledger {
             && running.status == DeploymentStatus::InProgress
         {
             running.status = DeploymentStatus::Stopping;
+        }
+    }
+
+    /// Hosts that obey a stop do not catch up by the order that it names. The stop has no place in the
+    /// chain, where whoever lets hosts catch up looks for it.
+    fn leave_behind(&mut self, id: DeploymentId) {
+        let Some(deployment) = self.deployment(id).filter(|deployment| deployment.is_catch_up())
+        else {
+            return;
+        };
+        let open = deployment.targets.iter().filter(|(_, target)| !target.status.is_over());
+        let open: Vec<_> = open.map(|(host, _)| *host).collect();
+        let name = deployment.group.clone();
+        if let Some(group) = self.state.groups.get_mut(&name) {
+            group.left.extend(open);
         }
     }
 

@@ -240,6 +240,11 @@ impl Deployment {
         self.creator == Creator::CatchUp
     }
 
+    /// True if a stop can send the hosts that took the release back.
+    pub(super) fn has_way_back(&self) -> bool {
+        self.creator == Creator::Operator && self.fallback.is_some()
+    }
+
     /// When it fails if it is not over by then.
     pub(super) fn deadline(&self) -> Option<UnixSeconds> {
         let seconds = self.configuration.deployment_deadline_seconds?;
