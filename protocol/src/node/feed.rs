@@ -16,6 +16,7 @@ use crate::{
         SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX,
     },
     rollout::{Effect, Entry, Ledger, Refusal, Stamped},
+    sabotage::{Defect, planted},
     time::Mono,
     wire::Message,
 };
@@ -382,7 +383,7 @@ impl Node {
     /// Asks one of the voters, another one each time. A voter forgets its followers when it restarts
     /// or loses a connection, and where two connections overlapped this host has not noticed.
     pub(super) fn ask_ledger_again(&mut self) {
-        if self.consensus.is_some() {
+        if self.consensus.is_some() || planted(Defect::AskedOnce) {
             return;
         }
         let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
@@ -394,7 +395,7 @@ impl Node {
     }
 
     pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
-        if self.consensus.is_none() {
+        if self.consensus.is_none() || planted(Defect::NobodyFed) {
             return;
         }
         self.feed.followers.insert(to);
@@ -443,15 +444,19 @@ impl Node {
         if voter_applied > LEDGER_INDEX_MAX {
             return;
         }
-        if first > self.ledger.applied_index() + 1 {
+        if first > self.ledger.applied_index() + 1 && !planted(Defect::FollowsWithGaps) {
             self.ask_ledger_of(from);
             return;
         }
         let mut kept = Vec::new();
         for (index, data) in (first..).zip(entries) {
-            if index == self.ledger.applied_index() + 1 {
+            let applied = self.ledger.applied_index();
+            let leaves_out = planted(Defect::FollowsWithGaps) && index > applied;
+            if index == applied + 1 || leaves_out {
                 let data = data.into_vec();
-                kept.push(LogEntry::followed(index, data.clone()));
+                if index.is_multiple_of(2) || !planted(Defect::FollowedNotWritten) {
+                    kept.push(LogEntry::followed(index, data.clone()));
+                }
                 self.apply(index, data);
             }
         }

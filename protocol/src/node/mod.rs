@@ -33,6 +33,7 @@ use crate::{
     fleet::{Record, View},
     ids::{Digest, HashDomain, HostId},
     rollout::{Entry, Ledger},
+    sabotage::{Defect, planted},
     time::{Mono, UnixSeconds},
     trust::{MemberCert, Order, SecretKey, Signed, Subject, Trust},
     wire::Message,
@@ -496,6 +497,7 @@ impl Node {
         if holder != host {
             return None;
         }
+        let entry = if planted(Defect::ReceiptOfOtherEntry) { Digest::ZERO } else { entry };
         self.sign(&crate::trust::Receipt {
             entry,
             index: token,
@@ -543,7 +545,7 @@ impl Node {
         let running = deployments.filter(|d| goes_on(&d.status));
         let stops = running.filter_map(|d| self.heeded(d.order, d.goes_back).cloned());
         let stops: Vec<_> = stops.collect();
-        for stop in stops {
+        for stop in stops.into_iter().filter(|_| !planted(Defect::StopsNotReminded)) {
             self.submit(Entry::Order(stop), false);
         }
     }
@@ -552,7 +554,7 @@ impl Node {
     /// then its ledger may show slots that were given back since, its own among them.
     fn is_catching_up(&self) -> bool {
         let needed = self.consensus.as_ref().map_or(0, Consensus::restored_to);
-        self.ledger.applied_index() < needed
+        self.ledger.applied_index() < needed && !planted(Defect::ActsBeforeItKnows)
     }
 
     fn sign<T: crate::trust::Document>(&self, content: &T) -> Option<Signed<T>> {

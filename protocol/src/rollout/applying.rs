@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, HostId},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Group, Member, MemberCert, Order, Outcome, Verified},
 };
@@ -47,7 +48,12 @@ impl Ledger {
                 self.state.unhealthy.remove(&host);
                 self.state.written_off.remove(&host);
             }
-            Judged::Health { host, healthy: false } => drop(self.state.unhealthy.insert(host)),
+            Judged::Health { host, healthy: false } => {
+                self.state.unhealthy.insert(host);
+                if planted(Defect::SlotFreedByHealth) {
+                    self.state.slots.remove(&host);
+                }
+            }
             Judged::Passed(passed) => self.pass(at, passed),
         }
     }
@@ -143,7 +149,9 @@ impl Ledger {
                 }
             }
             Ordered::Pause { deployment } => {
-                if let Some(deployment) = self.deployment_mut(deployment) {
+                if let Some(deployment) = self.deployment_mut(deployment)
+                    && !planted(Defect::PauseWithoutEffect)
+                {
                     deployment.paused = true;
                 }
             }
@@ -205,7 +213,9 @@ impl Ledger {
         let Some(deployment) = self.deployment_mut(id) else { return };
         deployment.rolls_back_when_stopped = rollback;
         if deployment.status != DeploymentStatus::Queued {
-            deployment.status = DeploymentStatus::Stopping;
+            if !planted(Defect::StopWithoutEffect) {
+                deployment.status = DeploymentStatus::Stopping;
+            }
             return;
         }
         deployment.status = DeploymentStatus::Stopped;
@@ -263,6 +273,9 @@ impl Ledger {
                     self.state.broken.insert((name, host));
                 }
                 TargetStatus::Failed { event, script, code, message, log, restored }
+            }
+            Outcome::Declined { .. } if planted(Defect::DeclinedIsSuccess) => {
+                TargetStatus::Succeeded
             }
             Outcome::Declined { reason } => TargetStatus::Skipped { reason },
         };

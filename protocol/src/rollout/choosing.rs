@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, HostId},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
 };
 
@@ -47,7 +48,7 @@ impl Ledger {
             for (host, target) in &deployment.targets {
                 let away = self.state.unhealthy.contains(host);
                 if target.status == TargetStatus::Waiting
-                    && target.stage <= deployment.stage
+                    && (target.stage <= deployment.stage || planted(Defect::StageNotAwaited))
                     && !away
                 {
                     let (order, release) = (deployment.order, deployment.release);

@@ -13,6 +13,7 @@ use crate::{
     execute::Stopped,
     ids::{DeploymentId, Digest, HostId, ReleaseLabel},
     limits::QUEUED_DEPLOYMENTS_MAX,
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Deploy, Order, Signed, Verified},
 };
@@ -33,11 +34,19 @@ impl Ledger {
         if let Some((deployment, rollback)) = self.stopped_out_of_turn(group, content) {
             return Ok(Judged::StopOutOfTurn { deployment, rollback });
         }
-        if content.sequence != group.sequence + 1 {
+        let in_order = match content.sequence {
+            sequence if sequence > group.sequence + 1 => planted(Defect::GapInOrders),
+            sequence if sequence <= group.sequence => planted(Defect::OrderReplayed),
+            _ => true,
+        };
+        if !in_order {
             let (name, expected) = (content.group.clone(), group.sequence + 1);
             return Err(Refusal::OutOfOrder { group: name, expected, got: content.sequence });
         }
-        if content.parent != group.head {
+        let follows = content.parent == group.head
+            || planted(Defect::GapInOrders)
+            || planted(Defect::OrderReplayed);
+        if !follows {
             return Err(Refusal::WrongParent { head: group.head.short() });
         }
         let effect = self.judge_action(at, group, &order)?;
@@ -156,7 +165,8 @@ impl Ledger {
         let running = group.running.and_then(|id| self.state.deployments.get(&id));
         // Hosts that catch up make way; nothing else does.
         let blocking = running.filter(|running| !running.is_catch_up());
-        if let Some(running) = blocking.filter(|_| !deploy.queue) {
+        let waits = deploy.queue || planted(Defect::TwoDeploymentsOfAGroup);
+        if let Some(running) = blocking.filter(|_| !waits) {
             return Err(Refusal::DeploymentRunning(running.id));
         }
         if group.queue.len() >= QUEUED_DEPLOYMENTS_MAX {
