@@ -252,7 +252,17 @@ impl World {
         if slots.is_empty() {
             return;
         }
-        let (host, token) = *self.people.dice.pick(&slots);
+        let at_work =
+            slots.iter().filter(|(host, token)| self.truth.is_disturbed_by(*host, *token));
+        let at_work: Vec<_> = at_work.copied().collect();
+        if stands_still.is_some() && at_work.is_empty() && self.people.dice.permille(900) {
+            // Better wait until the holder is in the middle of it.
+            let kind = ChoreKind::ReleaseSlot { group, stands_still };
+            self.queue.plan(self.now + SECOND / 5, Event::Later(Box::new(kind)));
+            return;
+        }
+        let of = if stands_still.is_some() && !at_work.is_empty() { &at_work } else { &slots };
+        let (host, token) = *self.people.dice.pick(of);
         let holder = self.by_id[&host];
         if let Some(lasts) = stands_still.filter(|_| holder != desk) {
             if self.hosts[holder].node.is_some() {

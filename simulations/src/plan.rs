@@ -330,7 +330,7 @@ impl Plan {
         };
         let habits = Habits::draw(&mut dice.fork(5));
         let heal_at = match habits.knows(Habit::ReleaseSlot) {
-            true => dice.between(100, 160) * SECOND,
+            true => dice.between(120, 170) * SECOND,
             false => dice.between(40, 110) * SECOND,
         };
         let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at, &habits);
@@ -553,6 +553,15 @@ fn draw_chores(
             at += dice.between(500_000, 16 * SECOND);
         }
     }
+    if habits.knows(Habit::ReleaseSlot) {
+        // Early enough for the hold-off to end before everything is mended.
+        for _ in 0..2 {
+            let group = dice.index(groups.len());
+            let stands_still = Some(dice.between(65, 100) * SECOND);
+            let kind = ChoreKind::AtGrant(Box::new(ChoreKind::ReleaseSlot { group, stands_still }));
+            chores.push(Chore { at: dice.between(10, 40) * SECOND, kind });
+        }
+    }
     draw_chores_of_hosts(dice, hosts, voters, heal_at, habits, &mut chores);
     chores.sort_by_key(|chore| chore.at);
     chores
@@ -624,7 +633,7 @@ fn draw_chore(dice: &mut Dice, group: usize, habits: &Habits) -> ChoreKind {
         },
         62..=64 => ChoreKind::Resume { group },
         65..=84 => {
-            let kind = ChoreKind::Stop { group, rollback: dice.permille(250) };
+            let kind = ChoreKind::Stop { group, rollback: dice.permille(400) };
             if dice.permille(600) { ChoreKind::AtGrant(Box::new(kind)) } else { kind }
         }
         _ => ChoreKind::Group {
