@@ -234,3 +234,47 @@ async fn a_voter_that_is_gone_is_replaced_and_the_fleet_goes_on_without_the_firs
         fleet.wait_for(index, "everybody back", PATIENCE, all_back).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_lost_its_majority_goes_on_when_operators_say_so() {
+    let _turn = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = running(dir.path(), 5).await;
+    let dead = ["web-2", "web-3"];
+    for name in dead {
+        fleet.kill_daemon(fleet.index_of(name).unwrap());
+    }
+    let nobody = |status: &api::Fleet| status.leader.is_none();
+    fleet.wait_for(0, "nobody leads", PATIENCE, nobody).await.unwrap();
+    // What was not signed, or was signed for another ledger, is refused.
+    let list = fleet.dir().join("voters").display().to_string();
+    let recover = ["voters", "recover", "--voter", "web-1", "--voter", "web-4", "--voter", "web-5"];
+    fleet.swell(0, &[&recover[..], &["--out", &list]].concat()).unwrap();
+    let refused = fleet.swell(0, &["order", &list]).unwrap_err().to_string();
+    assert!(refused.contains("signed by 0 of the 1"), "{refused}");
+    let keys = fleet.keys().display().to_string();
+    let signed = format!("{list}.signed");
+    let sign = ["voters", &list, "--keys", &keys, "--out", &signed];
+    let said = fleet.run(&fleet.programs().swell_sign, &sign).unwrap();
+    assert!(said.contains("voters: ") && said.contains("generation: 4294967296"), "{said}");
+    fleet.swell(0, &["order", &signed]).unwrap();
+    let recovered = |status: &api::Fleet| {
+        let mut names: Vec<_> = status.voters.iter().map(|voter| voter.name.as_str()).collect();
+        names.sort_unstable();
+        status.leader.is_some() && names == ["web-1", "web-4", "web-5"]
+    };
+    for index in [0, 3, 4] {
+        fleet.wait_for(index, "new voters", PATIENCE, recovered).await.unwrap();
+    }
+    // Those that were lost come back and follow.
+    for name in dead {
+        fleet.start_daemon(fleet.index_of(name).unwrap()).unwrap();
+    }
+    for index in 0..5 {
+        fleet.wait_for(index, "new voters everywhere", PATIENCE, recovered).await.unwrap();
+    }
+    release(&fleet, "2.0.0");
+    let id = fleet.deploy(fleet.last(), "2.0.0", &[]).unwrap();
+    succeeds(&fleet, &id).await;
+    assert_eq!(versions(&fleet), ["2.0.0"; 5]);
+}

@@ -29,5 +29,6 @@ pub mod consensus;
 pub mod node;
 
 pub mod execute;
+pub mod sabotage;
 pub mod swarm;
 pub mod wire;

@@ -7,7 +7,10 @@ use groundswell_protocol::{
     revision::FileExistsBehavior,
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, Zones},
     time::UnixSeconds,
-    trust::{Action, Deploy, Genesis, Group, Member, Order, Release, Removal, Role, Root, Token},
+    trust::{
+        Action, Deploy, Genesis, Group, Member, Order, Release, Removal, Role, Root, Token,
+        VoterList,
+    },
 };
 
 use crate::terminal::plain;
@@ -176,6 +179,20 @@ pub fn removal(removal: &Removal) -> String {
         .put("key", removal.host)
         .put("reason", some_or(&removal.reason, "none given"))
         .put("signed", removal.issued_at)
+        .end()
+}
+
+/// A list of voters.
+pub fn voters(list: &VoterList) -> String {
+    let names: Vec<_> = list.voters.iter().map(|voter| voter.name.as_str()).collect();
+    let base = list.base.as_ref();
+    Fields::of("list of voters")
+        .put("voters", names.join(", "))
+        .put("of so many", list.seats)
+        .put("generation", list.generation)
+        .put("after list", list.parent)
+        .put_or("goes on from entry", base.map(|base| base.index), "the newest")
+        .put_or("with the ledger", base.map(|base| base.state), "of the voters before")
         .end()
 }
 

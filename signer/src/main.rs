@@ -21,7 +21,7 @@ use groundswell_protocol::{
     time::UnixSeconds,
     trust::{
         Action, Deploy, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
-        Removal, SecretKey, Signed, Token, Trust, TrustBundle, Voter, token_key,
+        Removal, SecretKey, Signed, Token, Trust, TrustBundle, Voter, VoterList, token_key,
     },
 };
 use groundswell_signer::{
@@ -65,6 +65,9 @@ enum Command {
     Group(GroupArguments),
     /// Sign the removal of a host from the fleet, for good. To be handed in with `swell order`.
     Remove(RemoveArguments),
+    /// Sign the list of voters with which a fleet goes on that has lost a majority of them. Made by
+    /// `swell voters recover --out`, handed in with `swell order` on the same host.
+    Voters(VotersArguments),
     /// Show what a file claims. Nothing is verified.
     Inspect {
         /// A .swell file, trust bundle, join token, order, group, removal or release.
@@ -339,6 +342,17 @@ struct RemoveArguments {
     out: PathBuf,
 }
 
+#[derive(Args)]
+struct VotersArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The list, with the signatures that it has.
+    file: PathBuf,
+    /// Where to write it with one more.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
 /// Where the order goes.
 #[derive(Args)]
 struct PlaceArguments {
@@ -363,6 +377,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Init(arguments) => init(&arguments),
         Command::Remove(arguments) => remove(arguments),
+        Command::Voters(arguments) => voters(&arguments),
         Command::Token(arguments) => token(arguments),
         Command::Host(arguments) => host(arguments),
         Command::Release(arguments) => make_release(arguments),
@@ -574,6 +589,23 @@ fn remove(arguments: RemoveArguments) -> Result<String, SignError> {
     Ok(format!("{out}: the removal of {}\nnext, on any host: swell order {out}", removal.name))
 }
 
+fn voters(arguments: &VotersArguments) -> Result<String, SignError> {
+    let file = arguments.file.display();
+    let Kind::Voters(mut list) = kind_of(&arguments.file)? else {
+        return Err(SignError::refused(format!("{file} is no list of voters")));
+    };
+    let trust = arguments.keys.trust()?;
+    let said = claim(&list, inspect::voters)?;
+    orders::voters(trust.fleet(), &arguments.keys.load(KeyRole::Operator)?, &mut list)?;
+    write_public(&arguments.out, &list.to_bytes())?;
+    let out = arguments.out.display();
+    let next = match trust.recovery(&list) {
+        Ok(_) => format!("next, on the host where it was made: swell order {out}"),
+        Err(error) => format!("next, another operator: swell-sign voters {out}; it {error}"),
+    };
+    Ok(format!("{said}\n{next}"))
+}
+
 impl OrderCommand {
     fn place(&self) -> &PlaceArguments {
         match self {
@@ -640,6 +672,7 @@ enum Kind {
     Order(Signed<Order>),
     Group(Signed<Group>),
     Removal(Signed<Removal>),
+    Voters(Signed<VoterList>),
     Cert(Box<MemberCert>),
 }
 
@@ -663,7 +696,9 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
     let removal = || Signed::from_bytes(&bytes).map(Kind::Removal);
+    let voters = || Signed::from_bytes(&bytes).map(Kind::Voters);
     let kind = release.or_else(|_| order()).or_else(|_| group()).or_else(|_| removal());
+    let kind = kind.or_else(|error| voters().map_err(|_| error));
     kind.map_err(|error| {
         let path = path.display();
         SignError::refused(format!("{path} is nothing that this program signs: {error}"))
@@ -705,6 +740,7 @@ fn inspect(path: &Path) -> Result<String, SignError> {
         Kind::Order(order) => claim(&order, inspect::order)?,
         Kind::Group(group) => claim(&group, inspect::group)?,
         Kind::Removal(removal) => claim(&removal, inspect::removal)?,
+        Kind::Voters(list) => claim(&list, inspect::voters)?,
         Kind::Cert(cert) => claim(&cert.member, inspect::member)?,
     };
     Ok(format!("NOT VERIFIED, only what the file claims:\n{claim}"))
@@ -751,6 +787,10 @@ fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
         Kind::Removal(signed) => {
             let removal = trust.removal(&signed).map_err(|e| refused(&e))?;
             format!("removal of {}", removal.content().name)
+        }
+        Kind::Voters(signed) => {
+            let list = trust.recovery(&signed).map_err(|e| refused(&e))?;
+            format!("list of voters, generation {}", list.content().generation)
         }
         Kind::Cert(cert) => {
             let member = cert.verify_uncounted(&trust, now());

@@ -3,7 +3,7 @@
 use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
     time::UnixSeconds,
-    trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted},
+    trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
 };
 use serde::Deserialize;
 
@@ -122,6 +122,15 @@ pub fn removal(
     removal: &Removal,
 ) -> Result<Signed<Removal>, SignError> {
     Ok(Signed::new(removal, fleet, &[operator])?)
+}
+
+/// Adds a signature to the list of voters with which a fleet goes on that has lost too many.
+pub fn voters(
+    fleet: FleetId,
+    operator: &dyn Signer,
+    list: &mut Signed<VoterList>,
+) -> Result<(), SignError> {
+    Ok(list.add_signature(fleet, operator)?)
 }
 
 /// Signs a group's settings.

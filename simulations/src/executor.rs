@@ -31,6 +31,8 @@ pub struct Executor {
     /// Who votes, as far as it was told. On disk as well.
     electorate: Option<Electorate>,
     version: u64,
+    /// Groups whose activation was ended where it stood.
+    given_up: Vec<GroupName>,
 }
 
 /// What is written down of one group.
@@ -38,8 +40,10 @@ pub struct Executor {
 pub struct GroupState {
     sequence: u64,
     head: Digest,
-    deploy: Option<Signed<Order>>,
-    stopped: Vec<Digest>,
+    /// The orders that may be followed, oldest first. To begin with one gives up those before it.
+    deploys: Vec<Signed<Order>>,
+    stopped: Vec<Stopped>,
+    released: Vec<u64>,
     current: Option<(Digest, ReleaseLabel)>,
     staged: Vec<Digest>,
     /// The slot in use.
@@ -51,8 +55,9 @@ impl Default for GroupState {
         Self {
             sequence: 0,
             head: Digest::ZERO,
-            deploy: None,
+            deploys: Vec::new(),
             stopped: Vec::new(),
+            released: Vec::new(),
             current: None,
             staged: Vec::new(),
             activation: None,
@@ -145,6 +150,35 @@ impl Executor {
         self.version = 0;
     }
 
+    /// The process starts, and reads what is in the journal.
+    pub fn open(&mut self) {
+        for group in self.journal.keys().cloned().collect::<Vec<_>>() {
+            self.end_released(&group);
+        }
+    }
+
+    /// Ends an activation whose slot an operator released and that no thread works on. The host is
+    /// left as it is.
+    fn end_released(&mut self, group: &GroupName) {
+        if self.running.contains(group) {
+            return;
+        }
+        let Some(state) = self.journal.get_mut(group) else { return };
+        let released = &state.released;
+        let Some(held) = state.activation.as_mut().filter(|a| released.contains(&a.token)) else {
+            return;
+        };
+        let (Step::Forward(at) | Step::Back(at, _)) = held.step else { return };
+        held.step = Step::Ended(failure(at));
+        state.current = None;
+        self.given_up.push(group.clone());
+    }
+
+    /// Groups in which the host was left as it was since this was asked last.
+    pub fn given_up(&mut self) -> Vec<GroupName> {
+        std::mem::take(&mut self.given_up)
+    }
+
     /// Answers a request.
     pub fn answer(
         &mut self,
@@ -185,11 +219,16 @@ impl Executor {
             }
             Request::Returned { group, token } => {
                 if let Some(state) = self.journal.get_mut(group)
-                    && state.activation.as_ref().is_some_and(|held| {
-                        held.token == *token && matches!(held.step, Step::Ended(_))
-                    })
+                    && let Some(held) = state.activation.take_if(|held| held.token == *token)
                 {
-                    state.activation = None;
+                    let ended = matches!(held.step, Step::Ended(_));
+                    if self.running.contains(group) {
+                        state.activation = Some(held);
+                    } else if !ended {
+                        // Its slot is nobody's any more: the old files come back, and nothing runs.
+                        state.current = None;
+                        self.given_up.push(group.clone());
+                    }
                     self.version += 1;
                 }
                 Answered::Only(Response::Accepted)
@@ -219,7 +258,11 @@ impl Executor {
     ) -> Result<Option<GroupName>, String> {
         let group = asker.trust.group(&evidence.group).map_err(|error| error.to_string())?;
         let name = group.content().name.clone();
-        let held = self.journal.get(&name).and_then(|state| state.activation.as_ref());
+        let state = self.journal.get(&name);
+        if state.is_some_and(|state| state.released.contains(&token)) {
+            return Err("an operator has released this slot".into());
+        }
+        let held = state.and_then(|state| state.activation.as_ref());
         let begins = match held {
             Some(held) if held.token != token => {
                 return Err(format!("slot {} was not given back yet", held.token));
@@ -229,17 +272,20 @@ impl Executor {
             held => held.is_none(),
         };
         let (name, release, label) = self.judge(asker, evidence, begins)?;
+        if self.journal.get(&name).is_some_and(|state| state.released.contains(&token)) {
+            return Err("an operator has released this slot".into());
+        }
         self.check_receipts(asker, &name, evidence.order, release, token, receipts)?;
         self.prepared = None;
         let state = self.journal.entry(name.clone()).or_default();
         if begins {
-            if state.stopped.contains(&evidence.order) {
-                return Err("the order was stopped".into());
-            }
+            let is_it = |signed: &Signed<Order>| signed.id(asker.trust.fleet()) == evidence.order;
+            let at = state.deploys.iter().position(is_it);
+            state.deploys.drain(..at.ok_or("a newer order has replaced this one")?);
             state.activation = Some(Activation {
                 token,
                 order: evidence.order,
-                deploy: state.deploy.clone().ok_or("no deploy order is known")?,
+                deploy: state.deploys[0].clone(),
                 release,
                 label,
                 before: state.current.clone(),
@@ -281,22 +327,20 @@ impl Executor {
         }
         let group = trust.group(&evidence.group).map_err(|error| text(&error))?;
         let name = group.content().name.clone();
-        self.extend(trust, &name, &evidence.orders)?;
-        if !group.content().filter.matches(&member.content().labels) {
+        self.extend(asker, &name, &evidence.orders)?;
+        if begins && !group.content().filter.matches(&member.content().labels) {
             return Err("this host is not in the group".into());
         }
         let state = &self.journal[&name];
         let begun = state.activation.as_ref().filter(|_| !begins).map(|held| &held.deploy);
-        let signed = begun.or(state.deploy.as_ref()).ok_or("no deploy order is known")?;
+        let known = begun.into_iter().chain(state.deploys.iter().filter(|_| begun.is_none()));
+        let signed = known.into_iter().find(|signed| signed.id(trust.fleet()) == evidence.order);
+        let signed = signed.ok_or("a newer order has replaced this one")?;
         let order = trust.order(signed).map_err(|error| text(&error))?;
-        if order.id() != evidence.order {
-            return Err("a newer order has replaced this one".into());
-        }
-        if begins && state.stopped.contains(&order.id()) {
-            return Err("the order was stopped".into());
-        }
-        let Action::Deploy(deploy) = &order.content().action else {
-            return Err("the order is no deploy order".into());
+        let (deploy, goes_back) = match &order.content().action {
+            Action::Deploy(deploy) => (deploy, false),
+            Action::Rollback(deploy) => (deploy, true),
+            _ => return Err("the order is no deploy order".into()),
         };
         if deploy.group_version != group.content().version {
             return Err("the order is for another version of the group".into());
@@ -304,6 +348,17 @@ impl Executor {
         let release = trust.release(&evidence.release).map_err(|error| text(&error))?;
         if release.id() != deploy.release && Some(release.id()) != deploy.fallback {
             return Err("the order names neither this release nor this fallback".into());
+        }
+        let rollback = release.id() != deploy.release;
+        if begins && state.stopped.iter().any(|stop| stop.covers(evidence.order, rollback)) {
+            return Err("the order was stopped".into());
+        }
+        let late = group.content().catch_up || group.content().deploy_to_new_hosts;
+        if begins && !rollback && !goes_back && !late {
+            let until = order.content().not_after;
+            if until.is_some_and(|until| until < asker.wall) {
+                return Err("the order's time is over: sign a new one".into());
+            }
         }
         if release.content().application != group.content().application {
             return Err("the release is of another application".into());
@@ -313,7 +368,7 @@ impl Executor {
 
     fn extend(
         &mut self,
-        trust: &Trust,
+        asker: &Asker<'_>,
         group: &GroupName,
         orders: &[Signed<Order>],
     ) -> Result<(), String> {
@@ -321,7 +376,7 @@ impl Executor {
         let mut next = known.cloned().unwrap_or_default();
         let before = next.sequence;
         for signed in orders {
-            let order = trust.order(signed).map_err(|error| error.to_string())?;
+            let order = asker.trust.order(signed).map_err(|error| error.to_string())?;
             let content = order.content();
             if content.group != *group {
                 return Err("an order is for another group".into());
@@ -336,15 +391,23 @@ impl Executor {
             }
             (next.sequence, next.head) = (content.sequence, order.id());
             match &content.action {
-                Action::Deploy(_) => next.deploy = Some(signed.clone()),
-                Action::Stop { order, .. } => next.stopped.push(*order),
-                // People here give no other orders.
-                _ => {}
+                Action::Deploy(deploy) if deploy.queue => next.deploys.push(signed.clone()),
+                Action::Deploy(_) | Action::Rollback(_) => next.deploys = vec![signed.clone()],
+                Action::Stop { order, rollback } => {
+                    next.stopped.push(Stopped { order: *order, rollback: *rollback });
+                }
+                Action::ReleaseSlot { host, token } if *host == asker.host => {
+                    next.released.push(*token);
+                }
+                Action::Pause { .. } | Action::Resume { .. } | Action::ReleaseSlot { .. } => {}
             }
         }
         if next.sequence != before || known.is_none() {
-            next.staged.clear();
+            if known.is_none_or(|known| known.deploys != next.deploys) {
+                next.staged.clear();
+            }
             self.journal.insert(group.clone(), next);
+            self.end_released(group);
             self.version += 1;
         }
         Ok(())
@@ -391,13 +454,23 @@ impl Executor {
 
     fn stop(&mut self, asker: &Asker<'_>, order: &Signed<Order>) -> Result<(), String> {
         let verified = asker.trust.order(order).map_err(|error| error.to_string())?;
-        let Action::Stop { order, .. } = verified.content().action else {
-            return Err("the order is no stop".into());
-        };
-        let state = self.journal.entry(verified.content().group.clone()).or_default();
-        if !state.stopped.contains(&order) {
-            state.stopped.push(order);
+        let group = verified.content().group.clone();
+        let state = self.journal.entry(group.clone()).or_default();
+        match verified.content().action {
+            Action::Stop { order, rollback } => {
+                let stop = Stopped { order, rollback };
+                if !state.stopped.contains(&stop) {
+                    state.stopped.push(stop);
+                }
+            }
+            Action::ReleaseSlot { host, token } if host == asker.host => {
+                if !state.released.contains(&token) {
+                    state.released.push(token);
+                }
+            }
+            _ => return Err("the order neither stops nor releases anything here".into()),
         }
+        self.end_released(&group);
         self.version += 1;
         Ok(())
     }
@@ -461,12 +534,8 @@ impl Executor {
             head: state.head,
             current: state.current.clone(),
             staged: state.staged.clone(),
-            released: Vec::new(),
-            stopped: state
-                .stopped
-                .iter()
-                .map(|order| Stopped { order: *order, rollback: false })
-                .collect(),
+            released: state.released.clone(),
+            stopped: state.stopped.clone(),
             activation: state.activation.as_ref().map(|held| ActivationReport {
                 token: held.token,
                 order: held.order,

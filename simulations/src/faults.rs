@@ -56,7 +56,44 @@ impl World {
                     self.break_stream(stream);
                 }
             }
-            FaultKind::OneWay(..) | FaultKind::Split(_) | FaultKind::Pair(..) => {
+            FaultKind::RestartAll => {
+                self.coverage.met(Situation::AllRestarted);
+                for host in 0..self.hosts.len() {
+                    self.kill_daemon(host, false);
+                    let at = self.now + self.dice.between(200_000, 3 * SECOND);
+                    self.queue.plan(at, Event::StartDaemon { host });
+                }
+            }
+            FaultKind::HoldersDie => {
+                let slots = self.truth.ledger.slots().map(|slot| self.by_id[&slot.host]);
+                let holders: Vec<_> = slots.collect();
+                if holders.len() >= 2 {
+                    self.coverage.met(Situation::HoldersDiedTogether);
+                }
+                for host in holders {
+                    self.lose_power(host);
+                    self.queue.plan(until, Event::Boot { host });
+                }
+            }
+            FaultKind::DiskFails(host) => {
+                self.hosts[host].disk_fails = true;
+                self.queue.plan(until, Event::Mend(index));
+            }
+            FaultKind::Flap { one, other, times } => {
+                self.flap(index, one, other, times);
+            }
+            FaultKind::OneWay(..)
+            | FaultKind::Split(_)
+            | FaultKind::Pair(..)
+            | FaultKind::Star(_)
+            | FaultKind::ZoneCut(_) => {
+                match fault.kind {
+                    FaultKind::Star(_) if self.plan.voters > 2 => {
+                        self.coverage.met(Situation::VotersPartlyConnected);
+                    }
+                    FaultKind::ZoneCut(_) => self.coverage.met(Situation::ZoneCutOff),
+                    _ => {}
+                }
                 for (from, to) in self.ways(&fault.kind) {
                     self.cut(from, to);
                 }
@@ -71,13 +108,50 @@ impl World {
         if self.healed {
             return;
         }
-        let kind = self.plan.faults[index].kind.clone();
+        let fault = self.plan.faults[index].clone();
+        let kind = fault.kind;
         self.trace.say(self.now, || format!("fault {index} is over"));
+        if let FaultKind::DiskFails(host) = kind {
+            self.hosts[host].disk_fails = false;
+        }
+        if fault.lasts > 40 * SECOND && matches!(kind, FaultKind::Split(_) | FaultKind::ZoneCut(_))
+        {
+            self.coverage.met(Situation::LongSplitHealed);
+        }
         if matches!(kind, FaultKind::Split(_)) {
             self.coverage.met(Situation::SplitHealedBothChanged);
         }
         for (from, to) in self.ways(&kind) {
             self.mend_way(from, to);
+        }
+    }
+
+    /// Cuts and mends a link, over and over.
+    fn flap(&mut self, index: usize, one: usize, other: usize, times: u32) {
+        if one == other {
+            return;
+        }
+        self.coverage.met(Situation::LinkFlapped);
+        let span = (self.plan.faults[index].lasts / u64::from(2 * times)).max(1_000);
+        for time in 0..times {
+            let at = self.now + 2 * u64::from(time) * span;
+            self.queue.plan(at, Event::Cut { one, other, lasts: span });
+        }
+    }
+
+    /// One cut of a link that flaps.
+    pub(crate) fn cut_pair(&mut self, one: usize, other: usize, lasts: Option<Micros>) {
+        if self.healed {
+            return;
+        }
+        for (from, to) in [(one, other), (other, one)] {
+            match lasts {
+                Some(_) => self.cut(from, to),
+                None => self.mend_way(from, to),
+            }
+        }
+        if let Some(lasts) = lasts {
+            self.queue.plan(self.now + lasts, Event::Uncut { one, other });
         }
     }
 
@@ -91,6 +165,15 @@ impl World {
             }
             FaultKind::Pair(one, other) if one != other => {
                 vec![(*one, *other), (*other, *one)]
+            }
+            FaultKind::Star(center) => {
+                let voters = 0..self.plan.voters;
+                let ways = voters.clone().flat_map(|from| voters.clone().map(move |to| (from, to)));
+                ways.filter(|(from, to)| from != to && from != center && to != center).collect()
+            }
+            FaultKind::ZoneCut(zone) => {
+                let inside = |host: &usize| self.hosts[*host].plan.zone == *zone;
+                self.ways(&FaultKind::Split(all.filter(inside).collect()))
             }
             FaultKind::Split(side) => {
                 let others: Vec<_> = all.filter(|host| !side.contains(host)).collect();
@@ -118,6 +201,13 @@ impl World {
         }
     }
 
+    /// A host is switched off for good.
+    pub(crate) fn scrap(&mut self, host: usize) {
+        if !std::mem::replace(&mut self.hosts[host].gone, true) {
+            self.lose_power(host);
+        }
+    }
+
     fn lose_power(&mut self, host: usize) {
         self.kill_daemon(host, true);
         self.kill_executor(host);
@@ -126,7 +216,7 @@ impl World {
         self.hosts[host].backlog.clear();
     }
 
-    fn pause(&mut self, host: usize, whole: bool, until: Micros) {
+    pub(crate) fn pause(&mut self, host: usize, whole: bool, until: Micros) {
         if self.hosts[host].paused.is_some() || !self.hosts[host].powered {
             return;
         }
@@ -177,8 +267,15 @@ impl World {
                 self.hosts[host].paused = Some((self.now, true));
                 self.resume(host);
             }
+            if self.truth.ledger.is_removed(self.hosts[host].id) {
+                self.scrap(host);
+            }
+            if self.hosts[host].gone {
+                continue;
+            }
             self.hosts[host].doomed = None;
             self.hosts[host].executor_doomed = None;
+            self.hosts[host].disk_fails = false;
             self.hosts[host].wall_offset = 0;
             if self.plan.heal_restarts {
                 self.kill_daemon(host, false);

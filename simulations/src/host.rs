@@ -43,6 +43,10 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
     /// True once it was switched on for the first time.
     pub(crate) has_joined: bool,
+    /// It belongs to the fleet no more, or not yet: it is not switched on.
+    pub(crate) gone: bool,
+    /// Counts the certificates that it was given.
+    pub(crate) incarnation: u64,
     /// True while it has power.
     pub(crate) powered: bool,
     /// Until when it stands still, and whether the executor does too.
@@ -51,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) backlog: VecDeque<Event>,
     /// Where its daemon dies next.
     pub(crate) doomed: Option<Doom>,
+    /// Nothing can be written down.
+    pub(crate) disk_fails: bool,
     /// The executor dies with the next slot that it writes down, for so long.
     pub(crate) executor_doomed: Option<Micros>,
     /// How far its wall clock is off, in seconds.
@@ -149,6 +155,7 @@ impl Disk {
 impl Host {
     /// A host that was never switched on.
     pub(crate) fn new(id: HostId, seed: [u8; 32], plan: HostPlan, cert: MemberCert) -> Self {
+        let is_new = plan.replaces.is_some();
         Self {
             id,
             seed,
@@ -161,10 +168,13 @@ impl Host {
             report_due: false,
             disk: Disk { cert: Some(cert), ..Disk::default() },
             has_joined: false,
+            gone: is_new,
+            incarnation: u64::from(is_new),
             powered: false,
             paused: None,
             backlog: VecDeque::new(),
             doomed: None,
+            disk_fails: false,
             executor_doomed: None,
             wall_offset: 0,
             checked: 0,

@@ -10,19 +10,28 @@
 
 pub mod coverage;
 pub mod dice;
+mod executing;
 pub mod executor;
 mod faults;
+mod founding;
 mod host;
+mod links;
 mod liveness;
+mod lives;
 mod network;
+mod parrot;
 mod people;
 pub mod plan;
 mod queue;
+mod rules;
 pub mod run;
+pub mod sabotaged;
 pub mod scale;
 pub mod shrink;
+mod telling;
 pub mod trace;
 pub mod truth;
+mod watching;
 pub mod world;
 
 /// How many steps a lifecycle has.

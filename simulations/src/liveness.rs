@@ -5,13 +5,25 @@ use groundswell_protocol::{
     fleet::Standing,
     ids::HostId,
     node::Node,
-    rollout::{Deployment, DeploymentStatus, MinimumHealthy},
+    rollout::{Deployment, DeploymentStatus, Entry, Grant, MinimumHealthy, TargetStatus},
+    time::UnixSeconds,
 };
 
 use crate::{
-    plan::{Bad, DelayLaw, Micros, SECOND},
+    people::Manner,
+    plan::{Bad, DelayLaw, Micros, SECOND, Terms},
     world::{Event, World},
 };
+
+/// What operators fall back to where a floor is in the way.
+fn plain() -> Terms {
+    Terms {
+        configuration: MinimumHealthy::AllAtOnce.into(),
+        failure_budget: None,
+        catch_up: false,
+        deploy_to_new_hosts: false,
+    }
+}
 
 /// How far the last part of a run is.
 #[derive(Debug, Default)]
@@ -34,8 +46,14 @@ impl World {
     /// Looks round once a second.
     pub(crate) fn look(&mut self) {
         self.queue.plan(self.now + SECOND, Event::Look);
+        for host in 0..self.hosts.len() {
+            if self.truth.ledger.is_removed(self.hosts[host].id) {
+                self.scrap(host);
+            }
+        }
         if self.mending.by.is_none() {
-            let by = self.now + 60 * SECOND + 3 * self.work_left();
+            let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
+            let by = self.now + 60 * SECOND + hold_off + 3 * self.work_left();
             self.mending.by = Some(by);
         }
         let missing = if self.mending.is_last { self.last_missing() } else { self.rest_missing() };
@@ -58,7 +76,9 @@ impl World {
     fn work_left(&self) -> Micros {
         let groups = self.truth.ledger.groups();
         let hosts: usize = groups.map(|group| group.hosts.len()).sum();
-        hosts as u64 * (8 * SECOND + 8 * self.plan.step_max)
+        let queued = self.truth.ledger.groups().map(|group| group.queue.len()).sum::<usize>();
+        let (hosts, turns) = (hosts as u64, 1 + queued as u64);
+        turns * hosts * (8 * SECOND + 8 * self.plan.step_max)
     }
 
     /// What keeps the fleet from rest.
@@ -93,16 +113,22 @@ impl World {
         let hangs = self.mending.by.is_some_and(|by| self.now + self.work_left() > by);
         for group in 0..self.plan.groups.len() {
             let name = self.group_name(group);
+            let Some(desk) = self.desk() else { continue };
             let Some(known) = self.truth.ledger.group(&name) else { continue };
             let is_broken = |host: &&HostId| self.truth.ledger.is_broken_in(&name, **host);
             let broken = known.hosts.iter().filter(is_broken).count();
             let (is_full, runs) = (known.quota <= broken, known.running.is_some());
             let is_empty = known.hosts.is_empty();
-            let Some(desk) = self.desk() else { continue };
+            let waits = known.running.and_then(|id| self.truth.ledger.deployment(id));
+            let canary = |d: &Deployment| d.present_stage().is_some_and(|stage| stage.is_canary);
+            let waits = waits.is_some_and(|d| d.paused || d.hold.is_some() || (hangs && canary(d)));
+            if waits {
+                self.resume_rollout(desk, group);
+            }
             if is_full && !runs && !is_empty {
-                self.change_group(desk, group, MinimumHealthy::AllAtOnce, false);
-            } else if runs && any_broken && hangs {
-                self.stop(desk, group);
+                self.change_group(desk, group, &plain(), false);
+            } else if runs && (any_broken || is_full) && hangs {
+                self.stop(desk, group, false);
             }
         }
     }
@@ -153,14 +179,31 @@ impl World {
             return;
         }
         if let Some(desk) = self.desk() {
-            let release = self.begin_deploy(desk, group, Bad::Nowhere, false, None);
+            let name = self.group_name(group);
+            let known = self.truth.ledger.group(&name);
+            let floor = known.map(|known| known.group.configuration.minimum_healthy);
+            let configuration = floor.map(Into::into);
+            let manner = Manner { configuration, ..Manner::default() };
+            let release = self.begin_deploy(desk, group, Bad::Nowhere, false, manner);
             self.people.tried_last(group, release, self.now + 12 * SECOND);
         }
     }
 
     /// Which hosts a deployment waits for, and what they say of themselves.
     fn stuck(&self, deployment: &Deployment) -> String {
-        let mut text = format!("{:?}", deployment.status);
+        let ledger = &self.truth.ledger;
+        let mut text = format!("{:?}, {}", deployment.status, ledger.why_waiting(deployment.id));
+        let grant_to = |host: &HostId| Grant {
+            host: *host,
+            order: deployment.order,
+            release: deployment.release,
+        };
+        let waits = deployment.targets.iter().find(|(_, t)| t.status == TargetStatus::Waiting);
+        if let Some((host, _)) = waits
+            && let Err(refusal) = ledger.check(UnixSeconds(0), &Entry::Grant(grant_to(host)))
+        {
+            text.push_str(&format!(", {refusal}"));
+        }
         for (host, target) in &deployment.targets {
             if target.status.is_over() {
                 continue;
@@ -177,8 +220,10 @@ impl World {
 
     /// What differs from host to host that must not.
     fn unequal(&self) -> Option<(&'static str, String)> {
-        let nodes: Vec<_> = (0..self.hosts.len()).filter_map(|host| self.node(host)).collect();
-        if nodes.len() < self.hosts.len() {
+        let there = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone);
+        let there: Vec<_> = there.collect();
+        let nodes: Vec<_> = there.iter().filter_map(|host| self.node(*host)).collect();
+        if nodes.len() < there.len() {
             return Some(("L9", "not every host is up".into()));
         }
         let leads = |node: &&Node| node.consensus().is_some_and(Consensus::is_leading);
@@ -187,7 +232,7 @@ impl World {
             return Some(("L3", format!("{leaders} leaders")));
         }
         let applied = self.truth.applied();
-        for (host, node) in nodes.iter().enumerate() {
+        for (host, node) in there.iter().copied().zip(&nodes) {
             let here = node.ledger().applied_index();
             if here != applied {
                 return Some(("L9", format!("host {host} has applied {here} of {applied}")));
@@ -196,12 +241,11 @@ impl World {
                 return Some(("L9", format!("host {host} is no member")));
             }
         }
-        let count = nodes.len();
-        for (host, node) in nodes.iter().enumerate() {
-            if node.view().iter().count() != count {
-                return Some(("L1", format!("host {host} does not know every host")));
-            }
-            for (other, its) in nodes.iter().enumerate() {
+        if self.truth.ledger.members().count() != there.len() {
+            return Some(("L9", "whoever is gone is still a member".into()));
+        }
+        for (host, node) in there.iter().copied().zip(&nodes) {
+            for (other, its) in there.iter().copied().zip(&nodes) {
                 let id = self.hosts[other].id;
                 let (here, own) = (node.view().get(id), its.view().get(id));
                 let version =

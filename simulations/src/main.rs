@@ -3,15 +3,20 @@
 use std::{
     collections::BTreeSet,
     process::ExitCode,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use clap::{Parser, Subcommand};
+use groundswell_protocol::sabotage::{Defect, plant};
 use groundswell_simulations::{
     coverage::Situation,
     plan::{Plan, SECOND},
     run::{self, Tally},
+    sabotaged,
     scale::{self, ScaleArguments},
     shrink,
     trace::Trace,
@@ -46,6 +51,21 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         broken: usize,
     },
+    /// Plant one defect after the other. Fails if one is not found.
+    Sabotage {
+        /// Seeds for each.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// Hosts of the largest fleet.
+        #[arg(long, default_value_t = 16)]
+        hosts: usize,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Only the defects whose names contain one of these.
+        #[arg(long, value_delimiter = ',', default_value = "")]
+        only: Vec<String>,
+    },
     /// Run one seed again, and say what happens.
     Replay {
         /// Which one.
@@ -56,6 +76,9 @@ enum Command {
         /// Only these of its faults, by their places in the plan.
         #[arg(long, value_delimiter = ',')]
         only: Option<Vec<usize>>,
+        /// Plant this defect, by its name in the table of `sabotage`.
+        #[arg(long)]
+        plant: Option<String>,
         /// Print every event.
         #[arg(long)]
         trace: bool,
@@ -74,7 +97,16 @@ fn main() -> ExitCode {
         Command::Run { seeds, first, hosts, jobs, broken } => {
             run_many(first, seeds, hosts, jobs, broken)
         }
-        Command::Replay { seed, hosts, only, trace } => replay(seed, hosts, only, trace),
+        Command::Sabotage { seeds, hosts, jobs, only } => sabotage(seeds, hosts, jobs, &only),
+        Command::Replay { seed, hosts, only, plant: name, trace } => {
+            let defect = name.as_ref().map(|name| Defect::named(name));
+            if defect == Some(None) {
+                eprintln!("no defect has this name: `sabotage` prints them all");
+                return ExitCode::from(64);
+            }
+            plant(defect.flatten());
+            replay(seed, hosts, only, trace)
+        }
         Command::Scale(arguments) => scale::run(&arguments),
     }
 }
@@ -112,6 +144,34 @@ fn run_many(first: u64, seeds: u64, hosts: usize, jobs: usize, broken: usize) ->
         return ExitCode::from(2);
     }
     ExitCode::SUCCESS
+}
+
+fn sabotage(seeds: u64, hosts: usize, jobs: usize, only: &[String]) -> ExitCode {
+    let named = |defect: &&Defect| only.iter().any(|only| defect.name().contains(only));
+    let defects: Vec<_> = Defect::ALL.iter().filter(named).copied().collect();
+    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(defect) = defects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (name, text) = (defect.name(), defect.text());
+                    match sabotaged::hunt(*defect, seeds, hosts) {
+                        Some(found) => {
+                            let (promise, seeds) = (found.violation.promise, found.seeds);
+                            println!("{name:24} {seeds:4} seeds  {promise:3}  {text}");
+                        }
+                        None => {
+                            missed.fetch_add(1, Ordering::Relaxed);
+                            println!("{name:24} NOT FOUND in {seeds} seeds  {text}");
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner();
+    println!("{} of {} planted defects found", defects.len() - missed, defects.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn summarize(tally: &Tally, took: Duration) {

@@ -1,21 +1,24 @@
 //! What operators do: groups, releases, orders and stops, signed with what the host that they sit at
 //! knows, and handed in there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use groundswell_protocol::{
-    ids::{ApplicationName, Digest, GroupName, ReleaseLabel},
+    ids::{ApplicationName, Digest, GroupName, HostName, ReleaseLabel},
     node::{Input, Node},
-    rollout::{Entry, MinimumHealthy},
-    trust::{Action, Deploy, Document, Group, Order, Release, Signed},
+    rollout::{DeploymentConfiguration, Entry, Hold, TargetStatus},
+    time::UnixSeconds,
+    trust::{Action, Deploy, Document, Group, Order, Release, Removal, Signed},
 };
 
 use crate::{
     coverage::Situation,
     dice::Dice,
     execute_steps,
-    plan::{Bad, ChoreKind, Micros, SECOND},
-    world::{Event, World, labels_of, person},
+    founding::{certificate, labels_of, person},
+    host::Doom,
+    plan::{Bad, Border, ChoreKind, Micros, SECOND, Terms},
+    world::{Event, World},
 };
 
 /// What operators have in mind and remember.
@@ -24,8 +27,10 @@ pub(crate) struct People {
     /// Where each release fails.
     releases: BTreeMap<Digest, Bad>,
     named: u64,
-    /// Groups in which somebody stops as soon as the next host gets its slot.
-    stopping: BTreeSet<usize>,
+    /// What somebody does as soon as the next host gets its slot.
+    waiting: Vec<ChoreKind>,
+    /// Orders that were given.
+    orders: Vec<Signed<Order>>,
     /// The last deployment of each group: its release, and when the next attempt may be made.
     last: BTreeMap<usize, (Digest, Micros)>,
 }
@@ -39,8 +44,19 @@ pub(crate) struct Intent {
     pub(crate) release: Digest,
     /// Whether the last good release is named to go back to.
     pub(crate) fallback: bool,
+    /// The rest of the order.
+    pub(crate) manner: Manner,
+}
+
+/// How a deployment is ordered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Manner {
     /// In place of the group's configuration.
-    pub(crate) configuration: Option<MinimumHealthy>,
+    pub(crate) configuration: Option<DeploymentConfiguration>,
+    /// It may wait for its turn.
+    pub(crate) queue: bool,
+    /// Hosts that run the release already are left alone.
+    pub(crate) only_outdated: bool,
 }
 
 impl People {
@@ -50,7 +66,8 @@ impl People {
             dice,
             releases: BTreeMap::new(),
             named: 0,
-            stopping: BTreeSet::new(),
+            waiting: Vec::new(),
+            orders: Vec::new(),
             last: BTreeMap::new(),
         }
     }
@@ -60,13 +77,9 @@ impl People {
         !self.releases.is_empty()
     }
 
-    fn waits_to_stop(&mut self, group: usize) {
-        self.stopping.insert(group);
-    }
-
-    /// Groups in which somebody has waited for a slot to be granted.
-    pub(crate) fn stop_now(&mut self) -> BTreeSet<usize> {
-        std::mem::take(&mut self.stopping)
+    /// What was to be done when a slot was granted.
+    pub(crate) fn grant_came(&mut self) -> Vec<ChoreKind> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// The release of a group's last deployment, once it was tried.
@@ -107,7 +120,7 @@ impl People {
             manifest: Digest::of_content(label.as_bytes()),
             label: ReleaseLabel::new(label).expect("a good label"),
             parent: None,
-            created_at: groundswell_protocol::time::UnixSeconds(1_700_000_000),
+            created_at: UnixSeconds(1_700_000_000),
             application: application(group),
             architecture: None,
             environments: Vec::new(),
@@ -137,29 +150,202 @@ impl World {
 
     /// Does what the plan says.
     pub(crate) fn chore(&mut self, index: usize) {
-        let kind = self.plan.chores[index].kind;
-        let Some(desk) = self.desk().filter(|_| !self.healed) else { return };
+        let kind = self.plan.chores[index].kind.clone();
         self.trace.mix(&[20, index as u64]);
+        self.do_chore(&kind);
+    }
+
+    /// Somebody does something, unless everything is over.
+    pub(crate) fn do_chore(&mut self, kind: &ChoreKind) {
+        let Some(desk) = self.desk().filter(|_| !self.healed) else { return };
         self.trace.say(self.now, || format!("at host {desk}: {kind:?}"));
         match kind {
-            ChoreKind::Group { group, configuration, widen } => {
-                self.change_group(desk, group, configuration, widen);
+            ChoreKind::Group { group, terms, widen } => {
+                self.change_group(desk, *group, terms, *widen);
             }
-            ChoreKind::Deploy { group, bad, fallback, configuration } => {
-                self.begin_deploy(desk, group, bad, fallback, configuration);
+            ChoreKind::Deploy { group, bad, fallback, configuration, queue, only_outdated } => {
+                let configuration = configuration.as_deref().cloned();
+                let (queue, only_outdated) = (*queue, *only_outdated);
+                let manner = Manner { configuration, queue, only_outdated };
+                self.begin_deploy(desk, *group, *bad, *fallback, manner);
             }
-            ChoreKind::Stop { group, at_grant: false } => self.stop(desk, group),
-            ChoreKind::Stop { group, at_grant: true } => self.people.waits_to_stop(group),
+            ChoreKind::Stop { group, rollback } => self.stop(desk, *group, *rollback),
+            ChoreKind::Pause { group, lasts } => {
+                if let Some(order) = self.running_order(desk, *group) {
+                    self.order(desk, self.group_name(*group), Action::Pause { order });
+                    let resume = ChoreKind::Resume { group: *group };
+                    self.queue.plan(self.now + lasts, Event::Later(Box::new(resume)));
+                }
+            }
+            ChoreKind::Resume { group } => self.resume_rollout(desk, *group),
+            ChoreKind::Rollback { group } => self.go_back(desk, *group),
+            ChoreKind::ReleaseSlot { group, stands_still } => {
+                self.release_slot(desk, *group, *stands_still);
+            }
+            ChoreKind::Remove { host } => self.remove(desk, *host),
+            ChoreKind::Install { host } => self.install_anew(*host),
+            ChoreKind::Relabel { host, a, b } => self.relabel(*host, (*a, *b)),
+            ChoreKind::GiveAgain => {
+                if !self.people.orders.is_empty() {
+                    self.coverage.met(Situation::OrderGivenAgain);
+                    let order = self.people.dice.pick(&self.people.orders).clone();
+                    self.feed(desk, Input::Submit(Entry::Order(order)));
+                }
+            }
+            ChoreKind::AtGrant(kind) => self.people.waiting.push((**kind).clone()),
         }
     }
 
-    pub(crate) fn change_group(
-        &mut self,
-        desk: usize,
-        group: usize,
-        configuration: MinimumHealthy,
-        widen: bool,
-    ) {
+    /// The order of the deployment that runs in a group, as far as it is known at a desk.
+    fn running_order(&self, desk: usize, group: usize) -> Option<Digest> {
+        let ledger = self.node(desk)?.ledger();
+        let running = ledger.group(&self.group_name(group))?.running?;
+        Some(ledger.deployment(running)?.order)
+    }
+
+    /// Lets go on what is paused, waits for somebody to look at its canary, or bakes by a clock that was
+    /// far ahead, or waits for a canary that says nothing.
+    pub(crate) fn resume_rollout(&mut self, desk: usize, group: usize) {
+        let name = self.group_name(group);
+        let Some(node) = self.node(desk) else { return };
+        let running = node.ledger().group(&name).and_then(|known| known.running);
+        let Some(running) = running.and_then(|id| node.ledger().deployment(id)) else { return };
+        let now = self.hosts[desk].wall(self.now);
+        let far = |until: UnixSeconds| until.0 > now.0 + 60;
+        let waits = match running.hold {
+            Some(Hold::Canary) => true,
+            Some(Hold::Bake { until }) => far(until),
+            None => running.paused,
+        };
+        let canary = running.present_stage().is_some_and(|stage| stage.is_canary);
+        let at_work = |status: &TargetStatus| matches!(status, TargetStatus::InProgress { .. });
+        let silent = canary && running.count(at_work) == 0;
+        if waits || silent || running.paused {
+            let order = running.order;
+            self.order(desk, name, Action::Resume { order });
+        }
+    }
+
+    /// Orders the way back to the last good release, or to any other.
+    fn go_back(&mut self, desk: usize, group: usize) {
+        let name = self.group_name(group);
+        let Some(node) = self.node(desk) else { return };
+        let Some(known) = node.ledger().group(&name) else { return };
+        let fits = node.ledger().releases().filter(|(_, r)| r.application == application(group));
+        let any: Vec<_> = fits.map(|(id, _)| id).collect();
+        let (version, good) = (known.group.version, known.last_good);
+        let strange = !any.is_empty() && self.people.dice.permille(400);
+        let meant = if strange { Some(*self.people.dice.pick(&any)) } else { good };
+        if let Some(release) = meant {
+            self.order(desk, name, Action::Rollback(Deploy::plain(release, version)));
+        }
+    }
+
+    /// Writes off a host that holds a slot of a group. It may be as alive as any other.
+    fn release_slot(&mut self, desk: usize, group: usize, stands_still: Option<Micros>) {
+        let name = self.group_name(group);
+        let Some(node) = self.node(desk) else { return };
+        let ledger = node.ledger();
+        let of_group = |deployment| ledger.deployment(deployment).is_some_and(|d| d.group == name);
+        let slots = ledger.slots().filter(|slot| of_group(slot.deployment));
+        let slots: Vec<_> = slots.map(|slot| (slot.host, slot.token)).collect();
+        if slots.is_empty() {
+            return;
+        }
+        let at_work =
+            slots.iter().filter(|(host, token)| self.truth.is_disturbed_by(*host, *token));
+        let at_work: Vec<_> = at_work.copied().collect();
+        if stands_still.is_some() && at_work.is_empty() && self.people.dice.permille(900) {
+            // Better wait until the holder is in the middle of it.
+            let kind = ChoreKind::ReleaseSlot { group, stands_still };
+            self.queue.plan(self.now + SECOND / 5, Event::Later(Box::new(kind)));
+            return;
+        }
+        let of = if stands_still.is_some() && !at_work.is_empty() { &at_work } else { &slots };
+        let (host, token) = *self.people.dice.pick(of);
+        let holder = self.by_id[&host];
+        if let Some(lasts) = stands_still.filter(|_| holder != desk) {
+            if self.hosts[holder].node.is_some() {
+                self.coverage.met(Situation::ReleasedHolderWasAlive);
+            }
+            self.pause(holder, true, self.now + lasts);
+        }
+        self.order(desk, name, Action::ReleaseSlot { host, token });
+    }
+
+    /// Removes a host for good. It is switched off some time after it is out.
+    fn remove(&mut self, desk: usize, fallback: usize) {
+        // Whoever holds a slot just now is removed at the worst moment.
+        let replaced = |host: usize| self.plan.hosts.iter().any(|p| p.replaces == Some(host));
+        let slots = self.node(desk).into_iter().flat_map(|node| node.ledger().slots());
+        let holders = slots.map(|slot| self.by_id[&slot.host]);
+        let holders = holders.filter(|host| *host >= self.plan.voters && !replaced(*host));
+        let host = holders.filter(|host| self.plan.hosts[*host].replaces.is_none()).last();
+        let host = host.unwrap_or(fallback);
+        let removal = Removal {
+            host: self.hosts[host].id,
+            name: HostName::new(format!("h{host}")).expect("a good name"),
+            reason: String::new(),
+            issued_at: self.hosts[desk].wall(self.now),
+        };
+        if let Some(signed) = self.sign(&removal, 2) {
+            self.feed(desk, Input::Submit(Entry::Remove(signed)));
+        }
+    }
+
+    /// A machine is installed anew: what it was is gone, and what it becomes has another key.
+    fn install_anew(&mut self, host: usize) {
+        let Some(old) = self.hosts[host].plan.replaces else { return };
+        if self.hosts[old].gone || !self.hosts[host].gone {
+            return;
+        }
+        self.coverage.met(Situation::HostInstalledAnew);
+        self.scrap(old);
+        self.hosts[host].gone = false;
+        let at = self.now + self.people.dice.between(SECOND, 10 * SECOND);
+        self.queue.plan(at, Event::Boot { host });
+    }
+
+    /// Gives a host other labels: a new certificate, with which it starts again.
+    fn relabel(&mut self, host: usize, labels: (u8, u8)) {
+        if self.hosts[host].gone {
+            return;
+        }
+        self.hosts[host].incarnation += 1;
+        let incarnation = self.hosts[host].incarnation;
+        let cert = certificate(&self.plan, &self.trust, &person(3), host, labels, incarnation);
+        let member = cert.member.id(self.trust.fleet());
+        self.kill_daemon(host, false);
+        self.hosts[host].disk.cert = Some(cert);
+        let at = self.now + self.people.dice.between(100_000, 2 * SECOND);
+        self.queue.plan(at, Event::StartDaemon { host });
+        self.enrol_again(host, member);
+    }
+
+    /// Hands the newest certificate of a host in until the fleet counts it.
+    pub(crate) fn enrol_again(&mut self, host: usize, member: Digest) {
+        let id = self.hosts[host].id;
+        let Some(cert) = self.hosts[host].disk.cert.clone() else { return };
+        let counts = self.truth.ledger.admission(member).is_some();
+        let is_newest = cert.member.id(self.trust.fleet()) == member;
+        if counts || !is_newest || self.hosts[host].gone {
+            return;
+        }
+        let mut running = self.truth.ledger.deployments().into_iter();
+        let busy = running.any(|deployment| {
+            let its = deployment.targets.get(&id);
+            !deployment.status.is_over() && its.is_some_and(|target| !target.status.is_over())
+        });
+        if busy {
+            self.coverage.met(Situation::MembersChangedInRollout);
+        }
+        if let Some(desk) = self.desk() {
+            self.feed(desk, Input::Submit(Entry::Admit(Box::new(cert))));
+        }
+        self.queue.plan(self.now + 5 * SECOND, Event::Enrol { host, member });
+    }
+
+    pub(crate) fn change_group(&mut self, desk: usize, group: usize, terms: &Terms, widen: bool) {
         let name = self.group_name(group);
         let plan = &self.plan.groups[group];
         let Some(node) = &self.hosts[desk].node else { return };
@@ -169,19 +355,23 @@ impl World {
             Some(known) => known.group.filter.clone(),
             None => labels_of(&plan.filter),
         };
-        if known.as_ref().is_some_and(|known| known.running.is_some()) {
+        if let Some(known) = known.as_ref().filter(|known| known.running.is_some()) {
             self.coverage.met(Situation::GroupChangedInRollout);
+            let before = known.group.configuration.minimum_healthy.quota(known.hosts.len());
+            if terms.configuration.minimum_healthy.quota(known.hosts.len()) < before {
+                self.coverage.met(Situation::QuotaLoweredInRollout);
+            }
         }
         let document = Group {
             version: known.map_or(0, |known| known.group.version) + 1,
             name,
             filter,
             application: application(group),
-            configuration: configuration.into(),
-            failure_budget: None,
+            configuration: terms.configuration.clone(),
+            failure_budget: terms.failure_budget,
             automatic_rollback: true,
-            catch_up: false,
-            deploy_to_new_hosts: false,
+            catch_up: terms.catch_up,
+            deploy_to_new_hosts: terms.deploy_to_new_hosts,
             minimum_healthy_seconds: plan.watch_seconds,
         };
         if let Some(signed) = self.sign(&document, 2) {
@@ -195,14 +385,14 @@ impl World {
         group: usize,
         bad: Bad,
         fallback: bool,
-        configuration: Option<MinimumHealthy>,
+        manner: Manner,
     ) -> Option<Digest> {
         let document = self.people.release(self.plan.seed, group, bad);
         let signed = self.sign(&document, 1)?;
         let release = signed.id(self.trust.fleet());
         self.people.releases.insert(release, bad);
         self.feed(desk, Input::Submit(Entry::Release(signed)));
-        let intent = Box::new(Intent { group, release, fallback, configuration });
+        let intent = Box::new(Intent { group, release, fallback, manner });
         let at = self.now + self.people.dice.between(300_000, 3 * SECOND);
         self.queue.plan(at, Event::Order(intent));
         Some(release)
@@ -227,9 +417,9 @@ impl World {
         let deploy = Deploy {
             release: intent.release,
             fallback,
-            configuration: intent.configuration.map(Into::into),
-            queue: false,
-            only_outdated: false,
+            configuration: intent.manner.configuration.clone(),
+            queue: intent.manner.queue,
+            only_outdated: intent.manner.only_outdated,
             group_version: known.group.version,
             file_exists_behavior: None,
             ignore_application_stop_failures: false,
@@ -237,24 +427,28 @@ impl World {
         self.order(desk, name, Action::Deploy(deploy));
     }
 
-    pub(crate) fn stop(&mut self, desk: usize, group: usize) {
-        let name = self.group_name(group);
-        let Some(node) = &self.hosts[desk].node else { return };
-        let running = node.ledger().group(&name).and_then(|known| known.running);
-        let Some(order) = running.and_then(|id| node.ledger().deployment(id)).map(|d| d.order)
-        else {
-            return;
-        };
+    pub(crate) fn stop(&mut self, desk: usize, group: usize, rollback: bool) {
+        let Some(order) = self.running_order(desk, group) else { return };
+        let Some(node) = self.node(desk) else { return };
         if node.ledger().slots().any(|slot| slot.order == order) {
             self.coverage.met(Situation::StopRacedGrant);
         }
-        self.order(desk, name, Action::Stop { order, rollback: false });
+        if !self.healed && self.people.dice.permille(250) {
+            // The host dies while it spreads the word, and the voters hear of it from others.
+            self.coverage.met(Situation::StopCutShort);
+            let skip = u32::try_from(self.people.dice.between(0, 3)).unwrap_or(0);
+            let down_for = self.people.dice.between(SECOND, 20 * SECOND);
+            self.hosts[desk].doomed = Some(Doom { border: Border::AfterSend, skip, down_for });
+        }
+        self.order(desk, self.group_name(group), Action::Stop { order, rollback });
     }
 
     fn order(&mut self, desk: usize, group: GroupName, action: Action) {
         let Some(node) = &self.hosts[desk].node else { return };
         let (sequence, parent) = node.ledger().head(&group);
         let forked = !self.healed && self.people.dice.permille(60);
+        let short = !self.healed && self.people.dice.permille(100);
+        let expires = short.then(|| self.people.dice.between(5, 60));
         let order = Order {
             group,
             action,
@@ -263,8 +457,12 @@ impl World {
             // Now and then somebody signs two in advance, and the first one is lost.
             sequence: sequence + if forked { 2 } else { 1 },
             issued_at: self.hosts[desk].wall(self.now),
-            not_after: None,
+            not_after: expires
+                .map(|seconds| UnixSeconds(self.hosts[desk].wall(self.now).0 + seconds)),
         };
+        if forked {
+            self.coverage.met(Situation::OrderSkipped);
+        }
         self.trace.say(self.now, || {
             format!(
                 "at host {desk}: order {} of {}: {:?}",
@@ -272,6 +470,7 @@ impl World {
             )
         });
         if let Some(signed) = self.sign(&order, 2) {
+            self.people.orders.push(signed.clone());
             self.feed(desk, Input::Submit(Entry::Order(signed)));
         }
     }

@@ -5,9 +5,12 @@
 
 use std::{fmt, time::Duration};
 
-use groundswell_protocol::{consensus::VoterPolicy, rollout::MinimumHealthy};
+use groundswell_protocol::{
+    consensus::VoterPolicy,
+    rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones},
+};
 
-use crate::dice::Dice;
+use crate::{dice::Dice, founding::labels_of};
 
 /// Microseconds of true time.
 pub type Micros = u64;
@@ -24,6 +27,8 @@ pub struct Plan {
     pub hosts: Vec<HostPlan>,
     /// How many of the first hosts vote.
     pub voters: usize,
+    /// Certificates name the zone.
+    pub zoned: bool,
     /// The deployment groups that exist at some time.
     pub groups: Vec<GroupPlan>,
     /// How long messages take.
@@ -71,6 +76,8 @@ pub struct HostPlan {
     pub b: u8,
     /// The zone that it stands in.
     pub zone: u8,
+    /// It is what another one becomes that is installed anew: the same name and another key.
+    pub replaces: Option<usize>,
 }
 
 /// One deployment group.
@@ -80,10 +87,23 @@ pub struct GroupPlan {
     pub name: String,
     /// The labels that select its hosts.
     pub filter: Vec<(&'static str, u8)>,
-    /// Its configuration at first.
-    pub configuration: MinimumHealthy,
+    /// Its terms at first.
+    pub terms: Terms,
     /// How long health is watched.
     pub watch_seconds: u32,
+}
+
+/// What may change about a group.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The configuration.
+    pub configuration: DeploymentConfiguration,
+    /// How many hosts may fail.
+    pub failure_budget: Option<u32>,
+    /// Hosts that were away are brought to what the others run.
+    pub catch_up: bool,
+    /// So are new ones.
+    pub deploy_to_new_hosts: bool,
 }
 
 /// How long a message takes.
@@ -109,14 +129,14 @@ pub struct Chore {
 }
 
 /// What a person does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum ChoreKind {
     /// Sets up a group, or changes it: its configuration, and maybe its filter.
     Group {
         /// Which.
         group: usize,
-        /// The configuration.
-        configuration: MinimumHealthy,
+        /// Its new terms.
+        terms: Box<Terms>,
         /// All hosts, whatever the filter was.
         widen: bool,
     },
@@ -129,15 +149,66 @@ pub enum ChoreKind {
         /// Whether the last good release is named to go back to.
         fallback: bool,
         /// In place of the group's configuration.
-        configuration: Option<MinimumHealthy>,
+        configuration: Option<Box<DeploymentConfiguration>>,
+        /// It may wait for its turn.
+        queue: bool,
+        /// Hosts that run the release already are left alone.
+        only_outdated: bool,
     },
     /// Stops what runs.
     Stop {
         /// Where.
         group: usize,
-        /// At the moment when the next host gets its slot.
-        at_grant: bool,
+        /// Hosts that took the release are sent back.
+        rollback: bool,
     },
+    /// Pauses what runs, and resumes it after a while.
+    Pause {
+        /// Where.
+        group: usize,
+        /// After how long.
+        lasts: Micros,
+    },
+    /// Lets go on what waits for a person.
+    Resume {
+        /// Where.
+        group: usize,
+    },
+    /// Orders the way back to what ran before.
+    Rollback {
+        /// Where.
+        group: usize,
+    },
+    /// Writes off a host that holds a slot.
+    ReleaseSlot {
+        /// Where.
+        group: usize,
+        /// It stands still for so long and is alive.
+        stands_still: Option<Micros>,
+    },
+    /// Removes a host from the fleet.
+    Remove {
+        /// Which.
+        host: usize,
+    },
+    /// Installs a machine anew: what it was is gone.
+    Install {
+        /// What it becomes.
+        host: usize,
+    },
+    /// Gives a host other labels.
+    Relabel {
+        /// Which.
+        host: usize,
+        /// The label `a`.
+        a: u8,
+        /// The label `b`.
+        b: u8,
+    },
+    /// Gives an order that was given before.
+    GiveAgain,
+    /// Does something at the moment when the next host gets its slot.
+    AtGrant(Box<Self>),
 }
 
 /// Where a release fails.
@@ -195,6 +266,25 @@ pub enum FaultKind {
     Split(Vec<usize>),
     /// Nothing gets between these two.
     Pair(usize, usize),
+    /// The same again and again, with as much time between as it lasts.
+    Flap {
+        /// The one.
+        one: usize,
+        /// The other.
+        other: usize,
+        /// How often.
+        times: u32,
+    },
+    /// Voters reach this one of them, and not each other.
+    Star(usize),
+    /// A zone is cut off.
+    ZoneCut(u8),
+    /// All daemons are started again at once.
+    RestartAll,
+    /// Whoever holds a slot loses power.
+    HoldersDie,
+    /// Nothing can be written down on a host: its daemon ends, as often as it is started.
+    DiskFails(usize),
     /// The connection between these two breaks, and can be made again.
     Break(usize, usize),
     /// The wall clock jumps by so many seconds.
@@ -234,18 +324,27 @@ impl Plan {
         let size = match dice.between(0, 99) {
             0..=79 => dice.between(7, 12),
             80..=97 => dice.between(13, 24),
-            _ => dice.between(25, 60),
+            _ => dice.between(25, DRAWN_MAX as u64),
         };
-        let size = usize::try_from(size).unwrap_or(7).min(hosts_max.max(voters));
-        let heal_at = dice.between(40, 110) * SECOND;
-        let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at);
-        let groups = draw_groups(&mut dice.fork(2));
-        let chores = draw_chores(&mut dice.fork(3), &groups, heal_at);
-        let faults = draw_faults(&mut dice.fork(4), &hosts, voters, heal_at);
+        let size = match usize::try_from(size).unwrap_or(7) {
+            // Whoever asks for more than any seed draws wants a fleet of that size.
+            _ if hosts_max > DRAWN_MAX => hosts_max,
+            size => size.min(hosts_max.max(voters)),
+        };
+        let habits = Habits::draw(&mut dice.fork(5));
+        let heal_at = match habits.knows(Habit::ReleaseSlot) {
+            true => dice.between(120, 170) * SECOND,
+            false => dice.between(40, 110) * SECOND,
+        };
+        let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at, &habits);
+        let groups = draw_groups(&mut dice.fork(2), &habits);
+        let chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
+        let faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         Self {
             seed,
             voters,
+            zoned: habits.knows(Habit::Zones),
             groups,
             delay: DelayLaw {
                 base: *dice.pick(&[100, 300, 1_000, 20_000]),
@@ -282,7 +381,70 @@ fn draw_voter_policy(dice: &mut Dice) -> VoterPolicy {
     }
 }
 
-fn draw_hosts(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Vec<HostPlan> {
+/// What the people of a run do beside deploying, stopping and changing groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    Pause,
+    Rollback,
+    ReleaseSlot,
+    Remove,
+    Install,
+    Relabel,
+    GiveAgain,
+    Queue,
+    Outdated,
+    CatchUp,
+    Budget,
+    Deadline,
+    Canary,
+    Waves,
+    Zones,
+}
+
+/// Each seed has its own mixture here as well.
+struct Habits(Vec<Habit>);
+
+impl Habits {
+    fn draw(dice: &mut Dice) -> Self {
+        let all = [
+            Habit::Pause,
+            Habit::Rollback,
+            Habit::ReleaseSlot,
+            Habit::Remove,
+            Habit::Install,
+            Habit::Relabel,
+            Habit::GiveAgain,
+            Habit::Queue,
+            Habit::Outdated,
+            Habit::CatchUp,
+            Habit::Budget,
+            Habit::Deadline,
+            Habit::Canary,
+            Habit::Waves,
+            Habit::Zones,
+        ];
+        Self(all.into_iter().filter(|_| dice.permille(350)).collect())
+    }
+
+    fn knows(&self, habit: Habit) -> bool {
+        self.0.contains(&habit)
+    }
+
+    fn sometimes(&self, dice: &mut Dice, habit: Habit) -> bool {
+        self.knows(habit) && dice.permille(500)
+    }
+}
+
+/// Hosts of the largest fleet that a seed draws.
+const DRAWN_MAX: usize = 60;
+
+fn draw_hosts(
+    dice: &mut Dice,
+    size: usize,
+    voters: usize,
+    heal_at: Micros,
+    habits: &Habits,
+) -> Vec<HostPlan> {
     let (late, drift, slow) = (dice.permille(500), dice.permille(500), dice.permille(300));
     let zones = dice.between(1, 3);
     let small = |number: u64| u8::try_from(number).unwrap_or(0);
@@ -299,11 +461,23 @@ fn draw_hosts(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> V
         a: small(dice.between(0, 1)),
         b: small(dice.between(0, 2)),
         zone: small(dice.between(0, zones - 1)),
+        replaces: None,
     };
-    (0..size).map(draw).collect()
+    let mut hosts: Vec<_> = (0..size).map(draw).collect();
+    if habits.knows(Habit::Install) {
+        for _ in 0..dice.between(1, 3) {
+            let Some(old) = (voters < size).then(|| voters + dice.index(size - voters)) else {
+                break;
+            };
+            if hosts.iter().all(|host| host.replaces != Some(old)) {
+                hosts.push(HostPlan { replaces: Some(old), ..hosts[old].clone() });
+            }
+        }
+    }
+    hosts
 }
 
-fn draw_groups(dice: &mut Dice) -> Vec<GroupPlan> {
+fn draw_groups(dice: &mut Dice, habits: &Habits) -> Vec<GroupPlan> {
     let filters: [&[(&str, u8)]; 5] =
         [&[], &[("a", 0)], &[("b", 1)], &[("a", 1)], &[("a", 0), ("b", 0)]];
     let count = usize::try_from(dice.between(1, 4)).unwrap_or(1);
@@ -311,13 +485,59 @@ fn draw_groups(dice: &mut Dice) -> Vec<GroupPlan> {
     let group = |(number, index): (usize, usize)| GroupPlan {
         name: format!("group-{number}"),
         filter: filters[index].to_vec(),
-        configuration: draw_configuration(dice),
+        terms: draw_terms(dice, habits),
         watch_seconds: u32::try_from(dice.between(0, 2)).unwrap_or(0),
     };
     chosen.into_iter().enumerate().map(group).collect()
 }
 
-fn draw_configuration(dice: &mut Dice) -> MinimumHealthy {
+fn draw_terms(dice: &mut Dice, habits: &Habits) -> Terms {
+    let number = |number: u64| u32::try_from(number).unwrap_or(0);
+    let budget = habits.sometimes(dice, Habit::Budget);
+    Terms {
+        configuration: draw_configuration(dice, habits),
+        failure_budget: budget.then(|| number(dice.between(0, 2))),
+        catch_up: habits.sometimes(dice, Habit::CatchUp),
+        deploy_to_new_hosts: habits.sometimes(dice, Habit::CatchUp),
+    }
+}
+
+fn draw_configuration(dice: &mut Dice, habits: &Habits) -> DeploymentConfiguration {
+    let mut drawn = DeploymentConfiguration::from(draw_floor(dice));
+    let number = |number: u64| u32::try_from(number).unwrap_or(0);
+    if habits.sometimes(dice, Habit::Canary) {
+        let pause = dice.permille(400);
+        let hosts = match dice.permille(600) {
+            true => CanaryHosts::Count(number(dice.between(1, 2))),
+            false => CanaryHosts::Labels(labels_of(&[("b", 2)])),
+        };
+        let bake_seconds = if pause { 0 } else { number(dice.between(0, 4)) };
+        drawn.canary = Some(Canary { hosts, pause, bake_seconds });
+    }
+    if habits.sometimes(dice, Habit::Waves) {
+        drawn.waves = vec![labels_of(&[("b", 1)]), labels_of(&[("a", 0)])];
+        drawn.waves.truncate(1 + dice.index(2));
+    }
+    if habits.sometimes(dice, Habit::Zones) {
+        let floors = [
+            MinimumHealthy::AllAtOnce,
+            MinimumHealthy::HalfAtATime,
+            MinimumHealthy::OneAtATime,
+            MinimumHealthy::OneAtATime,
+        ];
+        drawn.zones = Some(Zones {
+            bake_seconds: number(dice.between(0, 2)),
+            minimum_healthy: *dice.pick(&floors),
+            first_bake_seconds: number(dice.between(0, 4)),
+        });
+    }
+    if habits.sometimes(dice, Habit::Deadline) {
+        drawn.deployment_deadline_seconds = Some(number(dice.between(5, 50)));
+    }
+    drawn
+}
+
+fn draw_floor(dice: &mut Dice) -> MinimumHealthy {
     match dice.between(0, 9) {
         0..=3 => MinimumHealthy::OneAtATime,
         4 | 5 => MinimumHealthy::HalfAtATime,
@@ -329,25 +549,92 @@ fn draw_configuration(dice: &mut Dice) -> MinimumHealthy {
     }
 }
 
-fn draw_chores(dice: &mut Dice, groups: &[GroupPlan], heal_at: Micros) -> Vec<Chore> {
+fn draw_chores(
+    dice: &mut Dice,
+    groups: &[GroupPlan],
+    hosts: &[HostPlan],
+    voters: usize,
+    heal_at: Micros,
+    habits: &Habits,
+) -> Vec<Chore> {
     let mut chores = Vec::new();
     for (group, plan) in groups.iter().enumerate() {
-        let configuration = plan.configuration;
-        let kind = ChoreKind::Group { group, configuration, widen: false };
+        let terms = Box::new(plan.terms.clone());
+        let kind = ChoreKind::Group { group, terms, widen: false };
         chores.push(Chore { at: dice.between(3, 8) * SECOND, kind });
         let mut at = dice.between(6, 14) * SECOND;
         while at < heal_at {
-            chores.push(Chore { at, kind: draw_chore(dice, group) });
+            chores.push(Chore { at, kind: draw_chore(dice, group, habits) });
             at += dice.between(500_000, 16 * SECOND);
         }
     }
+    if habits.knows(Habit::ReleaseSlot) {
+        // Early enough for the hold-off to end before everything is mended.
+        for _ in 0..2 {
+            let group = dice.index(groups.len());
+            let stands_still = Some(dice.between(65, 100) * SECOND);
+            let kind = ChoreKind::AtGrant(Box::new(ChoreKind::ReleaseSlot { group, stands_still }));
+            chores.push(Chore { at: dice.between(10, 40) * SECOND, kind });
+        }
+    }
+    draw_chores_of_hosts(dice, hosts, voters, heal_at, habits, &mut chores);
     chores.sort_by_key(|chore| chore.at);
     chores
 }
 
-fn draw_chore(dice: &mut Dice, group: usize) -> ChoreKind {
+fn draw_chores_of_hosts(
+    dice: &mut Dice,
+    hosts: &[HostPlan],
+    voters: usize,
+    heal_at: Micros,
+    habits: &Habits,
+    chores: &mut Vec<Chore>,
+) {
+    for (host, plan) in hosts.iter().enumerate() {
+        if plan.replaces.is_some() {
+            let at = dice.between(10 * SECOND, heal_at);
+            chores.push(Chore { at, kind: ChoreKind::Install { host } });
+        }
+    }
+    let others: Vec<_> = (voters..hosts.len())
+        .filter(|host| {
+            let is_new = hosts[*host].replaces.is_some();
+            !is_new && hosts.iter().all(|other| other.replaces != Some(*host))
+        })
+        .collect();
+    for _ in 0..2 {
+        if habits.knows(Habit::Remove) && others.len() > 4 {
+            let kind = ChoreKind::Remove { host: *dice.pick(&others) };
+            let kind = if dice.permille(500) { ChoreKind::AtGrant(Box::new(kind)) } else { kind };
+            chores.push(Chore { at: dice.between(10 * SECOND, heal_at), kind });
+        }
+        if habits.knows(Habit::Relabel) && !others.is_empty() {
+            let small = |number: u64| u8::try_from(number).unwrap_or(0);
+            let (a, b) = (small(dice.between(0, 1)), small(dice.between(0, 2)));
+            let kind = ChoreKind::Relabel { host: *dice.pick(&others), a, b };
+            chores.push(Chore { at: dice.between(10 * SECOND, heal_at), kind });
+        }
+    }
+}
+
+fn draw_chore(dice: &mut Dice, group: usize, habits: &Habits) -> ChoreKind {
+    let often = [Habit::Pause, Habit::Rollback, Habit::ReleaseSlot, Habit::GiveAgain];
+    let often: Vec<_> = often.into_iter().filter(|habit| habits.knows(*habit)).collect();
+    if !often.is_empty() && dice.permille(250) {
+        let kind = match dice.pick(&often) {
+            Habit::Pause => ChoreKind::Pause { group, lasts: dice.between(SECOND, 20 * SECOND) },
+            Habit::Rollback => ChoreKind::Rollback { group },
+            Habit::ReleaseSlot => {
+                let stands_still = dice.permille(700).then(|| dice.between(55, 100) * SECOND);
+                ChoreKind::ReleaseSlot { group, stands_still }
+            }
+            _ => return ChoreKind::GiveAgain,
+        };
+        let at_grant = dice.permille(700);
+        return if at_grant { ChoreKind::AtGrant(Box::new(kind)) } else { kind };
+    }
     match dice.between(0, 99) {
-        0..=64 => ChoreKind::Deploy {
+        0..=61 => ChoreKind::Deploy {
             group,
             bad: match dice.between(0, 9) {
                 0..=5 => Bad::Nowhere,
@@ -355,12 +642,18 @@ fn draw_chore(dice: &mut Dice, group: usize) -> ChoreKind {
                 _ => Bad::OneIn(*dice.pick(&[2, 4, 9])),
             },
             fallback: dice.permille(700),
-            configuration: dice.permille(300).then(|| draw_configuration(dice)),
+            configuration: dice.permille(300).then(|| Box::new(draw_configuration(dice, habits))),
+            queue: habits.sometimes(dice, Habit::Queue),
+            only_outdated: habits.sometimes(dice, Habit::Outdated),
         },
-        65..=84 => ChoreKind::Stop { group, at_grant: dice.permille(600) },
+        62..=64 => ChoreKind::Resume { group },
+        65..=84 => {
+            let kind = ChoreKind::Stop { group, rollback: dice.permille(400) };
+            if dice.permille(600) { ChoreKind::AtGrant(Box::new(kind)) } else { kind }
+        }
         _ => ChoreKind::Group {
             group,
-            configuration: draw_configuration(dice),
+            terms: Box::new(draw_terms(dice, habits)),
             widen: dice.permille(300),
         },
     }
@@ -368,7 +661,7 @@ fn draw_chore(dice: &mut Dice, group: usize) -> ChoreKind {
 
 /// Each seed has its own mixture: where everything breaks at once, little is learnt of one thing.
 fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micros) -> Vec<Fault> {
-    let kinds: Vec<u64> = (0..10).filter(|_| dice.permille(500)).collect();
+    let kinds: Vec<u64> = (0..15).filter(|_| dice.permille(350)).collect();
     if kinds.is_empty() {
         return Vec::new();
     }
@@ -383,6 +676,8 @@ fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micr
             4..=7 => dice.between(SECOND, 12 * SECOND),
             _ => dice.between(12 * SECOND, 60 * SECOND),
         };
+        // Now and then a fault outlasts all others, and both sides of it go on without each other.
+        let lasts = if dice.permille(15) { heal_at } else { lasts };
         faults.push(Fault { at, lasts, kind });
         at += dice.between(1_000, 2 * pace);
     }
@@ -428,6 +723,17 @@ fn draw_fault(dice: &mut Dice, kind: u64, hosts: &[HostPlan], voters: usize) -> 
             let some = dice.between(1, (count / 2) as u64);
             FaultKind::Split(dice.some(usize::try_from(some).unwrap_or(1), count))
         }
+        10 if dice.permille(300) => FaultKind::Star(dice.index(voters)),
+        10 => {
+            let times = u32::try_from(dice.between(3, 12)).unwrap_or(3);
+            FaultKind::Flap { one: dice.index(voters), other: one(dice), times }
+        }
+        11 => FaultKind::ZoneCut(hosts[one(dice)].zone),
+        12 if dice.permille(200) => FaultKind::RestartAll,
+        12 => FaultKind::KillDaemon(one(dice)),
+        13 if dice.permille(400) => FaultKind::HoldersDie,
+        13 => FaultKind::PowerLoss(vec![one(dice)]),
+        14 => FaultKind::DiskFails(one(dice)),
         8 => {
             let (first, second) = (dice.index(voters), one(dice));
             match dice.permille(500) {

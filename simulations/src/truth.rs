@@ -15,6 +15,9 @@
 //! | S9 | orders of a group form one chain |
 //! | S11 | an entry that was applied is old news when it comes again |
 //! | R1 to R3 | the failure budget; nothing begins after a stop; no rollback of a rollback |
+//! | R4, R5 | stages in their order, looked at and baked; no canary fails unnoticed; nothing begins in a pause |
+//! | R6 | deployments begin in their turn, for the hosts that they must be for; hosts catch up only with leave |
+//! | R7 | a removed key stays out; a released slot is free after its hold-off, and nobody vouches for it |
 //! | C1, C3 | one leader in a term of a generation, and it has all that is committed |
 //! | C2, C4, C6 | what one host applied at an index all do; equal prefixes are equal states |
 //! | C5 | what is committed is on the disks of a majority of those who vote then |
@@ -25,7 +28,7 @@
 //! | L1, L3 to L6, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, deployments over, slots given back, and a last deployment that reaches all |
 //!
 //! Pending, since the protocol does not have the thing yet: S8 (census), S10 beyond what the executor
-//! model does, S12 (spanning groups), C8, C10 and C11 (generations by order, lost disks), F2, F5,
+//! model does, S12 (spanning groups), C8 to C11 (changing voters, generations, lost disks), F2, F5,
 //! F6 (unit-tested elsewhere), L2 (overlay), L7, L8.
 
 use std::{
@@ -35,12 +38,16 @@ use std::{
 
 use groundswell_protocol::{
     consensus::LogEntry,
-    ids::{DeploymentId, Digest, GroupName, HostId, Labels},
-    rollout::{Creator, DeploymentStatus, Entry, Ledger, MinimumHealthy, Stamped, TargetStatus},
+    ids::{Digest, GroupName, HostId},
+    rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped},
     trust::{Action, Outcome, Receipt, Trust, Voters},
 };
 
-use crate::coverage::Situation;
+use crate::{
+    coverage::Situation,
+    plan::Micros,
+    rules::{Bound, Moment, Rules},
+};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +58,9 @@ pub struct Violation {
     pub what: String,
 }
 
-type Checked = Result<(), Violation>;
+pub(crate) type Checked = Result<(), Violation>;
 
-fn unless(good: bool, promise: &'static str, what: impl FnOnce() -> String) -> Checked {
+pub(crate) fn unless(good: bool, promise: &'static str, what: impl FnOnce() -> String) -> Checked {
     if good { Ok(()) } else { Err(Violation { promise, what: what() }) }
 }
 
@@ -72,8 +79,10 @@ pub struct Truth {
     rules: Rules,
     /// Who is being disturbed, and by which slot.
     disturbed: BTreeMap<HostId, u64>,
-    /// Who was left without a working revision.
-    broken: BTreeSet<(GroupName, HostId)>,
+    /// Who was left without a working revision, and by which slot.
+    broken: BTreeMap<(GroupName, HostId), u64>,
+    /// Who was written off in the middle: an operator has said that it is not there.
+    lost: BTreeSet<HostId>,
     /// What voters vouched for.
     receipts: BTreeMap<(u64, HostId), Digest>,
     /// The same, by slot and generation.
@@ -82,66 +91,8 @@ pub struct Truth {
     leaders: BTreeMap<(u64, u64), HostId>,
     records: BTreeMap<(HostId, u64, u64), Digest>,
     met: Vec<Situation>,
-}
-
-/// The ledger's rules, read once more and kept as simple as can be.
-#[derive(Default)]
-struct Rules {
-    members: BTreeMap<HostId, Labels>,
-    names: BTreeMap<String, HostId>,
-    groups: BTreeMap<GroupName, GroupRules>,
-    slots: BTreeMap<HostId, u64>,
-    unhealthy: BTreeSet<HostId>,
-    broken: BTreeSet<(GroupName, HostId)>,
-    grants: BTreeMap<u64, Granted>,
-    stopped: BTreeSet<Digest>,
-    last_token: u64,
-    deployments: BTreeMap<DeploymentId, Tally>,
-}
-
-#[derive(Clone)]
-struct GroupRules {
-    filter: Labels,
-    configuration: MinimumHealthy,
-    sequence: u64,
-    head: Digest,
-    /// The order of the running deployment, and its configuration.
-    running: Option<(Digest, MinimumHealthy)>,
-}
-
-/// A deployment as it was counted from returns of slots.
-struct Tally {
-    targets: BTreeSet<HostId>,
-    configuration: MinimumHealthy,
-    /// It brings back those hosts that took a release, which may be fewer than the floor.
-    goes_back: bool,
-    busy: BTreeSet<HostId>,
-    failed: BTreeSet<HostId>,
-    succeeded: BTreeSet<HostId>,
-    is_over: bool,
-}
-
-impl Tally {
-    /// How many of its hosts must stay well. Where a rollback is for no more hosts than that, the
-    /// group's own quota is all that bounds it, and that is S1 and S2.
-    fn floor(&self) -> usize {
-        let hosts = self.targets.len();
-        let floor = minimum(self.configuration, hosts);
-        if self.goes_back && floor >= hosts { 0 } else { floor }
-    }
-}
-
-/// A slot when it was granted.
-#[derive(Clone)]
-struct Granted {
-    host: HostId,
-    release: Digest,
-    deployment: DeploymentId,
-    group: GroupName,
-    /// The host's groups then: their quotas and their hosts.
-    groups: Vec<(GroupName, usize, BTreeSet<HostId>)>,
-    /// Those of them in which it was down for certain, so that nobody asked for room.
-    excused: BTreeSet<GroupName>,
+    /// True time.
+    pub now: Micros,
 }
 
 impl Truth {
@@ -155,12 +106,14 @@ impl Truth {
             hashes: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
-            broken: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            lost: BTreeSet::new(),
             receipts: BTreeMap::new(),
             vouched: BTreeSet::new(),
             leaders: BTreeMap::new(),
             records: BTreeMap::new(),
             met: Vec::new(),
+            now: 0,
         }
     }
 
@@ -217,9 +170,19 @@ impl Truth {
         let hash = Stamped::hash(&entry.data);
         let before = self.ledger.electorate().newest().clone();
         let changed = self.ledger.apply(entry.index, hash, &stamped).unwrap_or(false);
-        self.rules.apply(&self.trust, &self.ledger, entry.index, &stamped.entry, changed)?;
-        self.rules.sync(&self.ledger, entry.index)?;
+        let moment = Moment {
+            trust: &self.trust,
+            ledger: &self.ledger,
+            index: entry.index,
+            at: stamped.at,
+            now: self.now,
+        };
+        if changed {
+            self.rules.apply(&moment, &stamped.entry)?;
+        }
+        self.rules.sync(&moment)?;
         self.voters_follow(&before)?;
+        self.part_with(&stamped.entry);
         if changed {
             self.note(&stamped.entry);
         }
@@ -259,11 +222,14 @@ impl Truth {
             Entry::Grant(grant) => {
                 let token = self.rules.slots.get(&grant.host).copied().unwrap_or(0);
                 let Some(granted) = self.rules.grants.get(&token) else { return };
-                if granted.groups.len() > 1 {
+                if granted.bounds.iter().filter(|((_, zone), ..)| zone.is_none()).count() > 1 {
                     met.push(Situation::TwoGroupsOneHost);
                 }
-                for (group, quota, members) in &granted.groups {
+                for ((group, zone), quota, members) in &granted.bounds {
                     let down = members.iter().filter(|h| self.rules.is_down(group, **h)).count();
+                    if zone.is_some() && down == *quota {
+                        met.push(Situation::ZoneQuotaReached);
+                    }
                     if down == *quota {
                         met.push(Situation::QuotaReached);
                     } else if down > *quota {
@@ -282,12 +248,46 @@ impl Truth {
                     }
                 }
             }
+            Entry::Order(order) => met.extend(self.trust.order(order).ok().and_then(|order| {
+                Some(match order.content().action {
+                    Action::Rollback(_) => Situation::RollbackOrdered,
+                    Action::Stop { rollback: true, .. } => Situation::StoppedWithRollback,
+                    Action::Pause { .. } => Situation::DeploymentPaused,
+                    Action::Resume { .. } => Situation::DeploymentResumed,
+                    Action::ReleaseSlot { .. } => Situation::SlotReleased,
+                    _ => return None,
+                })
+            })),
+            Entry::Remove(_) => met.push(Situation::HostRemoved),
+            Entry::Passed(Passed::HoldOff { .. }) => met.push(Situation::WrittenOff),
             Entry::Health { healthy: false, .. } => met.push(Situation::UnreachableCalled),
             Entry::Health { healthy: true, .. } => met.push(Situation::UnreachableCleared),
             _ => {}
         }
         let mut running = 0;
         for deployment in self.ledger.deployments() {
+            if deployment.creator == Creator::CatchUp {
+                met.push(Situation::CaughtUp);
+            }
+            match deployment.hold {
+                Some(Hold::Canary) => met.push(Situation::CanaryLookedAt),
+                Some(Hold::Bake { .. }) => met.push(Situation::Baked),
+                None => {}
+            }
+            if deployment.status == DeploymentStatus::Queued {
+                met.push(Situation::DeploymentQueued);
+            }
+            if let DeploymentStatus::Failed { reason } = &deployment.status {
+                for (word, situation) in [
+                    ("CANARY_FAILED", Situation::CanaryFailed),
+                    ("FAILURE_BUDGET", Situation::BudgetSpent),
+                    ("DEADLINE", Situation::DeadlinePassed),
+                ] {
+                    if reason.starts_with(word) {
+                        met.push(situation);
+                    }
+                }
+            }
             let is_rollback = deployment.creator == Creator::Rollback;
             match &deployment.status {
                 DeploymentStatus::Succeeded if is_rollback => {
@@ -318,7 +318,19 @@ impl Truth {
     }
 
     /// An executor takes its first step, or goes on with one that was interrupted.
-    pub fn disturbs(&mut self, host: HostId, token: u64, release: Digest) -> Checked {
+    ///
+    /// `is_late` is for a host that stood still between the check and the action for longer than the
+    /// hold-off: the one hole that is known, and told to whoever releases a slot.
+    pub fn disturbs(
+        &mut self,
+        host: HostId,
+        token: u64,
+        release: Digest,
+        is_late: bool,
+    ) -> Checked {
+        if !self.rules.is_member(host) || (is_late && self.rules.slots.get(&host) != Some(&token)) {
+            return Ok(());
+        }
         let granted = self.rules.grants.get(&token);
         let own = granted.is_some_and(|g| g.host == host && g.release == release);
         unless(own, "S3", || format!("{} acts on slot {token}, not its own", host.short()))?;
@@ -333,7 +345,7 @@ impl Truth {
             voters.is_some_and(|voters| {
                 let own = usize::from(voters.is_voter(host));
                 let others = others.filter(|other| *other != host && voters.is_voter(*other));
-                others.count() + own >= voters.majority()
+                (others.count() + own) * 2 > voters.list().len()
             })
         };
         let newest = self.ledger.electorate().newest().generation();
@@ -341,43 +353,73 @@ impl Truth {
             format!("{} acts on slot {token} without a majority of voters", host.short())
         })?;
         self.disturbed.insert(host, token);
+        self.lost.remove(&host);
         let Some(granted) = granted.cloned() else { return Ok(()) };
-        for (group, _, members) in &granted.groups {
+        for (bound, _, members) in &granted.bounds {
             // It was down there before, for certain: nothing is lost.
-            if !granted.excused.contains(group) {
-                self.quota_holds(group, members)?;
+            if !granted.excused.contains(&bound.0) {
+                self.quota_holds(bound, members)?;
             }
         }
         Ok(())
     }
 
-    fn quota_holds(&self, group: &GroupName, members: &BTreeSet<HostId>) -> Checked {
+    fn quota_holds(&self, bound: &Bound, members: &BTreeSet<HostId>) -> Checked {
+        let group = &bound.0;
         let is_down = |other: &&HostId| {
-            self.disturbed.contains_key(other) || self.broken.contains(&(group.clone(), **other))
+            let down = self.disturbed.contains_key(other)
+                || self.broken.contains_key(&(group.clone(), **other));
+            down && !self.lost.contains(other)
         };
-        let down: Vec<_> = members.iter().filter(is_down).collect();
         // The last one that was granted was granted with all the others down.
-        let tokens = down.iter().filter_map(|other| self.disturbed.get(other));
-        let quota_of = |token: &u64| {
+        let of_broken = |other: &HostId| self.broken.get(&(group.clone(), *other));
+        let tokens = members
+            .iter()
+            .flat_map(|other| [self.disturbed.get(other), of_broken(other)].into_iter().flatten());
+        let of = |token: &u64| {
             let granted = self.rules.grants.get(token)?;
-            let (_, quota, _) = granted.groups.iter().find(|(name, _, _)| name == group)?;
-            (!granted.excused.contains(group)).then_some((*token, *quota))
+            let (_, quota, members) = granted.bounds.iter().find(|(other, ..)| other == bound)?;
+            (!granted.excused.contains(group)).then_some((*token, *quota, members))
         };
-        let Some((_, quota)) = tokens.filter_map(quota_of).max() else { return Ok(()) };
+        let Some((_, quota, members)) = tokens.filter_map(of).max() else { return Ok(()) };
+        let down: Vec<_> = members.iter().filter(is_down).collect();
         unless(down.len() <= quota, "S1", || {
             let names: Vec<_> = down.iter().map(|host| host.short()).collect();
-            format!("{} hosts of {group} are down, {quota} may be: {names:?}", down.len())
+            format!("{} hosts of {bound:?} are down, {quota} may be: {names:?}", down.len())
         })
+    }
+
+    /// Whoever is nobody's any more is not waited for: removed hosts, and those that were written off
+    /// in the middle.
+    fn part_with(&mut self, entry: &Entry) {
+        if let Entry::Passed(Passed::HoldOff { host, token }) = entry
+            && self.disturbed.get(host) == Some(token)
+        {
+            self.disturbed.remove(host);
+            self.lost.insert(*host);
+            self.met.push(Situation::WrittenOffAlive);
+        }
+        let (rules, met) = (&self.rules, &mut self.met);
+        let is_member = |host: &HostId| rules.is_member(*host);
+        let before = self.disturbed.len();
+        self.disturbed.retain(|host, _| is_member(host));
+        if self.disturbed.len() < before {
+            met.push(Situation::RemovedHolder);
+        }
+        self.broken.retain(|(_, host), _| is_member(host));
     }
 
     /// An executor has ended a lifecycle.
     pub fn rests(&mut self, host: HostId, group: &GroupName, works: bool) {
-        self.disturbed.remove(&host);
+        let token = self.disturbed.remove(&host).unwrap_or(0);
+        if !self.rules.is_member(host) {
+            return;
+        }
         let entry = (group.clone(), host);
         if works {
             self.broken.remove(&entry);
         } else {
-            self.broken.insert(entry);
+            self.broken.insert(entry, token);
         }
     }
 
@@ -391,10 +433,13 @@ impl Truth {
         std::mem::take(&mut self.met)
     }
 
-    /// A voter sends a receipt for a slot.
-    pub fn vouches(&mut self, receipt: &Receipt) -> Checked {
+    /// A voter that has applied so much sends a receipt for a slot.
+    pub fn vouches(&mut self, receipt: &Receipt, applied: u64) -> Checked {
         let Receipt { voter, index, entry, generation, .. } = *receipt;
         self.vouched.insert((index, generation, voter));
+        unless(!self.rules.is_released(index, applied), "R7", || {
+            format!("{} vouches for slot {index}, which it knows to be released", voter.short())
+        })?;
         let before = self.receipts.insert((index, voter), entry);
         unless(before.is_none_or(|before| before == entry), "S6", || {
             format!("{} vouches for two entries at index {index}", voter.short())
@@ -438,304 +483,4 @@ impl Truth {
         let known = *self.records.entry((host, version.0, version.1)).or_insert(id);
         unless(known == id, "F1", || format!("{} says two things as {version:?}", host.short()))
     }
-}
-
-impl Rules {
-    /// Reads an entry again. `changed` is what the ledger made of it.
-    fn apply(
-        &mut self,
-        trust: &Trust,
-        ledger: &Ledger,
-        index: u64,
-        entry: &Entry,
-        changed: bool,
-    ) -> Checked {
-        if !changed {
-            return Ok(());
-        }
-        match entry {
-            Entry::Admit(cert) => {
-                let Ok(member) = cert.verify_signatures(trust) else {
-                    return unless(false, "S9", || "a forged certificate was taken".into());
-                };
-                let member = member.content();
-                if let Some(old) = self.names.insert(member.name.to_string(), member.host)
-                    && old != member.host
-                {
-                    self.members.remove(&old);
-                    self.slots.remove(&old);
-                    self.unhealthy.remove(&old);
-                    self.broken.retain(|(_, host)| *host != old);
-                }
-                self.members.insert(member.host, member.labels.clone());
-            }
-            Entry::Group(group) => {
-                let group = trust.group(group).map_err(|e| forged(&e))?.content().clone();
-                let known = self.groups.get(&group.name);
-                let fresh = GroupRules {
-                    filter: group.filter,
-                    configuration: group.configuration.minimum_healthy,
-                    sequence: known.map_or(0, |known| known.sequence),
-                    head: known.map_or(Digest::ZERO, |known| known.head),
-                    running: known.and_then(|known| known.running),
-                };
-                self.groups.insert(group.name, fresh);
-            }
-            // Nobody here is removed, and nothing waits for time to pass.
-            Entry::Release(_) | Entry::Want(_) | Entry::Remove(_) | Entry::Passed(_) => {}
-            // Who votes says nothing about who may be down.
-            Entry::NextVoters(_) | Entry::Vouch(_) | Entry::Counted(_) => {}
-            Entry::Order(order) => {
-                let order = trust.order(order).map_err(|e| forged(&e))?;
-                self.order(ledger, order.id(), order.content())?;
-            }
-            Entry::Grant(grant) => {
-                self.grant(ledger, index, grant.host, grant.order, grant.release)?;
-            }
-            Entry::Done(done) => {
-                let done = done.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
-                let (host, token) = (done.content().host, done.content().token);
-                unless(self.slots.get(&host) == Some(&token), "S7", || {
-                    format!("a return of slot {token} changed the ledger, and it is not held")
-                })?;
-                self.done(host, token, &done.content().outcome);
-            }
-            Entry::Health { host, healthy: true } => {
-                self.unhealthy.remove(host);
-            }
-            Entry::Health { host, healthy: false } => {
-                self.unhealthy.insert(*host);
-            }
-        }
-        Ok(())
-    }
-
-    fn order(
-        &mut self,
-        ledger: &Ledger,
-        id: Digest,
-        order: &groundswell_protocol::trust::Order,
-    ) -> Checked {
-        let Some(group) = self.groups.get_mut(&order.group) else {
-            return unless(false, "S9", || "an order for no group was taken".into());
-        };
-        let follows = order.sequence == group.sequence + 1 && order.parent == group.head;
-        if let Action::Stop { order, .. } = &order.action
-            && !follows
-        {
-            let runs = group.running.is_some_and(|(running, _)| running == *order);
-            self.stopped.insert(*order);
-            return unless(runs, "S9", || "a stop of nothing that runs was taken".into());
-        }
-        unless(follows, "S9", || {
-            format!("order {} of {} came after {}", order.sequence, order.group, group.sequence)
-        })?;
-        (group.sequence, group.head) = (order.sequence, id);
-        match &order.action {
-            Action::Stop { order, .. } => {
-                self.stopped.insert(*order);
-            }
-            Action::Deploy(deploy) => {
-                unless(group.running.is_none(), "R2", || {
-                    format!("{} deploys twice at once", order.group)
-                })?;
-                let own = deploy.configuration.as_ref().map(|own| own.minimum_healthy);
-                let configuration = own.unwrap_or(group.configuration);
-                group.running = Some((id, configuration));
-                self.count(ledger, DeploymentId::of(id, false));
-            }
-            _ => return unless(false, "S9", || "an order that nobody here gives was taken".into()),
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, ledger: &Ledger, id: DeploymentId) {
-        let Some(deployment) = ledger.deployment(id) else { return };
-        let tally = Tally {
-            targets: deployment.targets.keys().copied().collect(),
-            configuration: deployment.configuration.minimum_healthy,
-            goes_back: deployment.creator == Creator::Rollback,
-            busy: BTreeSet::new(),
-            failed: BTreeSet::new(),
-            succeeded: BTreeSet::new(),
-            is_over: false,
-        };
-        self.deployments.insert(id, tally);
-    }
-
-    fn grant(
-        &mut self,
-        ledger: &Ledger,
-        token: u64,
-        host: HostId,
-        order: Digest,
-        release: Digest,
-    ) -> Checked {
-        unless(token > self.last_token, "S4", || format!("slot {token} is not a new one"))?;
-        self.last_token = token;
-        let held = self.slots.get(&host);
-        unless(held.is_none(), "S4", || format!("{} holds a slot already", host.short()))?;
-        unless(!self.stopped.contains(&order), "R2", || {
-            format!("slot {token} is granted after a stop")
-        })?;
-        let Some(slot) = ledger.slot_of(host) else {
-            return unless(false, "S4", || format!("slot {token} was granted and is not there"));
-        };
-        let deployment = slot.deployment;
-        let group = ledger.deployment(deployment).map(|deployment| deployment.group.clone());
-        let Some(group) = group else {
-            return unless(false, "R2", || "a slot for no deployment".into());
-        };
-        if !self.deployments.contains_key(&deployment) {
-            self.count(ledger, deployment);
-        }
-        let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
-        let left = tally.targets.len() - tally.failed.len() - tally.busy.len();
-        unless(left > tally.floor(), "R1", || {
-            let (failed, busy) = (tally.failed.len(), tally.busy.len());
-            format!("slot {token}: {failed} hosts failed, {busy} are busy, and one more is taken")
-        })?;
-        tally.busy.insert(host);
-        self.slots.insert(host, token);
-        let names: Vec<_> = self.groups.keys().cloned().collect();
-        let (mut groups, mut asked_not) = (Vec::new(), BTreeSet::new());
-        for name in names {
-            let members = self.hosts_of(&name);
-            if !members.contains(&host) {
-                continue;
-            }
-            let quota = self.quota(&name, members.len());
-            let down = members.iter().filter(|other| self.is_down(&name, **other)).count();
-            let excused = self.broken.contains(&(name.clone(), host));
-            unless(excused || down <= quota, "S2", || {
-                format!("with slot {token}, {down} hosts of {name} are down and {quota} may be")
-            })?;
-            if excused {
-                asked_not.insert(name.clone());
-            }
-            groups.push((name, quota, members));
-        }
-        let excused = asked_not;
-        let granted = Granted { host, release, deployment, group, groups, excused };
-        self.grants.insert(token, granted);
-        Ok(())
-    }
-
-    fn hosts_of(&self, group: &GroupName) -> BTreeSet<HostId> {
-        let filter = &self.groups[group].filter;
-        let matching = self.members.iter().filter(|(_, labels)| filter.matches(labels));
-        matching.map(|(host, _)| *host).collect()
-    }
-
-    fn quota(&self, group: &GroupName, hosts: usize) -> usize {
-        let group = &self.groups[group];
-        let configuration = group.running.map_or(group.configuration, |(_, running)| running);
-        hosts.saturating_sub(minimum(configuration, hosts))
-    }
-
-    fn is_down(&self, group: &GroupName, host: HostId) -> bool {
-        self.slots.contains_key(&host)
-            || self.unhealthy.contains(&host)
-            || self.broken.contains(&(group.clone(), host))
-    }
-
-    fn done(&mut self, host: HostId, token: u64, outcome: &Outcome) {
-        self.slots.remove(&host);
-        let Some(granted) = self.grants.get(&token) else { return };
-        let entry = (granted.group.clone(), host);
-        let Some(tally) = self.deployments.get_mut(&granted.deployment) else { return };
-        tally.busy.remove(&host);
-        match outcome {
-            Outcome::Succeeded => {
-                tally.succeeded.insert(host);
-                self.broken.remove(&entry);
-            }
-            Outcome::Failed { restored, .. } => {
-                tally.failed.insert(host);
-                if !restored {
-                    self.broken.insert(entry);
-                }
-            }
-            Outcome::Declined { .. } => {}
-        }
-    }
-
-    /// Compares with the ledger after an entry.
-    fn sync(&mut self, ledger: &Ledger, index: u64) -> Checked {
-        let slots: BTreeMap<_, _> = ledger.slots().map(|slot| (slot.host, slot.token)).collect();
-        unless(slots == self.slots, "S5", || {
-            format!("after entry {index} the slots are {slots:?}, not {:?}", self.slots)
-        })?;
-        for host in self.members.keys() {
-            let healthy = !self.unhealthy.contains(host);
-            unless(ledger.is_healthy(*host) == healthy, "S2", || {
-                format!("after entry {index} the health of {} is wrong", host.short())
-            })?;
-        }
-        for group in self.groups.keys() {
-            unless(ledger.head(group).1 == self.groups[group].head, "S9", || {
-                format!("after entry {index} the head of {group} is another")
-            })?;
-        }
-        self.sync_deployments(ledger)
-    }
-
-    fn sync_deployments(&mut self, ledger: &Ledger) -> Checked {
-        for deployment in ledger.deployments() {
-            if !self.deployments.contains_key(&deployment.id) {
-                self.count(ledger, deployment.id);
-            }
-            let Some(tally) = self.deployments.get_mut(&deployment.id) else { continue };
-            for (host, target) in &deployment.targets {
-                let counts = target.status == TargetStatus::Succeeded;
-                unless(!counts || tally.succeeded.contains(host), "R1", || {
-                    format!("{} counts as a success and did not say so", host.short())
-                })?;
-            }
-            let is_over = deployment.status.is_over();
-            unless(is_over || !tally.is_over, "R3", || {
-                format!("deployment {} was over and runs again", deployment.id)
-            })?;
-            if is_over && !tally.is_over {
-                tally.is_over = true;
-                let floor = tally.floor().max(1);
-                let is_success = deployment.status == DeploymentStatus::Succeeded;
-                let enough = tally.succeeded.len() >= floor;
-                unless(!is_success || enough, "R1", || {
-                    let (have, all) = (tally.succeeded.len(), tally.targets.len());
-                    format!("{} counts as a success with {have} of {all}", deployment.id)
-                })?;
-                unless(tally.busy.is_empty(), "R1", || {
-                    format!("{} is over while hosts are at work for it", deployment.id)
-                })?;
-            }
-        }
-        for (name, group) in &mut self.groups {
-            let runs = ledger.group(name).is_some_and(|view| view.running.is_some());
-            if !runs {
-                group.running = None;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// CodeDeploy's floor, read once more.
-fn minimum(configuration: MinimumHealthy, hosts: usize) -> usize {
-    match configuration {
-        MinimumHealthy::AllAtOnce => 0,
-        MinimumHealthy::HalfAtATime if hosts > 1 => hosts / 2 + hosts % 2,
-        MinimumHealthy::OneAtATime if hosts > 1 => hosts - 1,
-        MinimumHealthy::HalfAtATime | MinimumHealthy::OneAtATime => 0,
-        MinimumHealthy::HostCount(count) => usize::try_from(count).unwrap_or(usize::MAX),
-        MinimumHealthy::FleetPercent(percent) => {
-            let (whole, rest) =
-                (hosts * usize::from(percent) / 100, hosts * usize::from(percent) % 100);
-            whole + usize::from(rest > 0)
-        }
-    }
-}
-
-fn forged(error: &dyn std::fmt::Display) -> Violation {
-    Violation { promise: "S9", what: format!("a forgery was taken: {error}") }
 }

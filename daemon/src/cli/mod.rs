@@ -119,7 +119,10 @@ enum Command {
         command: Option<operate::SlotsCommand>,
     },
     /// The voters, and who leads.
-    Voters,
+    Voters {
+        #[command(subcommand)]
+        command: Option<operate::VotersCommand>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -317,7 +320,10 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         Command::Hosts { command: Some(command) } => operate::hosts(&client, command, out).await?,
         Command::Slots { command: None } => view::slots(&client, out).await?,
         Command::Slots { command: Some(command) } => operate::slots(&client, command, out).await?,
-        Command::Voters => view::voters(&client, out).await?,
+        Command::Voters { command: None } => view::voters(&client, out).await?,
+        Command::Voters { command: Some(command) } => {
+            operate::voters(&client, command, out).await?;
+        }
     }
     Ok(Ended::Well)
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use groundswell_protocol::{
     ids::{DeploymentId, Digest, GroupName, HostId},
     limits::{ENVELOPE_BYTES_MAX, RELEASE_HOLD_OFF},
-    trust::{Action, Deploy, Order, Removal, Signed},
+    trust::{Action, Deploy, Order, Removal, Signed, VoterList},
 };
 use groundswell_signer::{
     orders::{self, Fallback},
@@ -20,7 +20,7 @@ use super::{
     },
 };
 use crate::control::{
-    api::{Fleet, Report, Summary},
+    api::{Fleet, RecoveryAsked, Report, Summary},
     client::{Client, ClientError},
 };
 
@@ -84,6 +84,29 @@ struct RunArguments {
     no_wait: bool,
     #[command(flatten)]
     operator: OperatorKey,
+}
+
+#[derive(Subcommand)]
+pub(super) enum VotersCommand {
+    /// Let the fleet go on with the ledger of this host, when a majority of its voters is gone for good.
+    ///
+    /// Run it on the host whose `swell voters` shows the highest last entry. What was agreed on after
+    /// that is lost, except that a host which holds a slot counts as down until it has given it back.
+    /// While a majority of the voters can come back, do not: whatever they decide meanwhile is lost.
+    Recover {
+        /// A host that votes from now on. Name one, or better three; others are found for empty seats.
+        #[arg(long = "voter", value_name = "NAME", required = true)]
+        voters: Vec<String>,
+        /// How many voters the fleet should have in the end; without it, as many as now.
+        #[arg(long, value_name = "N")]
+        seats: Option<u8>,
+        /// Write the list to this file instead, to be signed by `swell-sign voters` and handed in on
+        /// this host with `swell order`.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "passphrase_file"])]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
 }
 
 #[derive(Subcommand)]
@@ -288,6 +311,35 @@ pub(super) async fn slots(
     hand_in(client, &signed, &said, out).await
 }
 
+pub(super) async fn voters(
+    client: &Client,
+    command: VotersCommand,
+    out: Output,
+) -> Result<(), Failed> {
+    let VotersCommand::Recover { voters, seats, out: file, operator } = command;
+    let fleet = client.fleet().await?;
+    let ids: Result<Vec<_>, Failed> = voters.iter().map(|name| host_id(&fleet, name)).collect();
+    let voters = ids?.iter().map(ToString::to_string).collect();
+    let now = u8::try_from(fleet.voters.len()).unwrap_or(u8::MAX);
+    let asked = RecoveryAsked { voters, seats: seats.unwrap_or(now) };
+    let bytes = client.plan_recovery(&asked).await?;
+    if let Some(file) = file {
+        groundswell_signer::write_public(&file, &bytes)?;
+        let file = file.display();
+        return out.line(format!(
+            "{file}: the fleet would go on from entry {}\nnext: swell-sign voters {file} --out \
+             {file}.signed, then on this host: swell order {file}.signed",
+            fleet.applied
+        ));
+    }
+    let mut list = Signed::<VoterList>::from_bytes(&bytes)
+        .map_err(|error| Failed::new(format!("swelld's answer {error}")))?;
+    orders::voters(fleet_id(&fleet)?, &operator.load()?, &mut list)?;
+    let accepted = client.recover(list.to_bytes()).await?;
+    let said = "the fleet goes on from here; hosts count as down until they say what they hold";
+    if out.json { out.json(&accepted) } else { out.line(said) }
+}
+
 pub(super) async fn hosts(
     client: &Client,
     command: HostsCommand,
@@ -314,7 +366,7 @@ fn host_id(fleet: &Fleet, name: &str) -> Result<HostId, Failed> {
     host.id.parse().map_err(not_understood)
 }
 
-/// Hands in whatever was signed elsewhere: an order, or the removal of a host.
+/// Hands in whatever was signed elsewhere: an order, the removal of a host, a list of voters.
 pub(super) async fn order(client: &Client, path: &Path, out: Output) -> Result<(), Failed> {
     let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
     let shown = path.display();
@@ -322,6 +374,9 @@ pub(super) async fn order(client: &Client, path: &Path, out: Output) -> Result<(
         Ok(_) => client.order(bytes).await?,
         Err(error) => match Signed::<Removal>::from_bytes(&bytes) {
             Ok(_) => client.removal(bytes).await?,
+            Err(_) if Signed::<VoterList>::from_bytes(&bytes).is_ok() => {
+                client.recover(bytes).await?
+            }
             Err(_) => return Err(Failed::new(format!("{shown} {error}"))),
         },
     };

@@ -397,6 +397,15 @@ pub struct Pushed {
     pub total_bytes: u64,
 }
 
+/// With which voters a fleet would go on that has lost too many.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecoveryAsked {
+    /// The ids of the hosts that should vote.
+    pub voters: Vec<String>,
+    /// How many voters there should be; missing ones are found among the other hosts.
+    pub seats: u8,
+}
+
 /// The answer to something that went into the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Accepted {
@@ -496,8 +505,10 @@ mod tests {
         let source = SOURCE.split("#[cfg(test)]").next().unwrap();
         let types: Vec<_> = source.split("\npub struct ").skip(1).collect();
         assert!(types.len() > 20, "{} types", types.len());
-        // The answer to what failed never leaves the command as JSON.
-        for text in types.iter().filter(|text| !text.starts_with("Refused ")) {
+        // These never leave the command as JSON.
+        let inner =
+            |text: &str| ["Refused ", "RecoveryAsked "].iter().any(|of| text.starts_with(of));
+        for text in types.iter().filter(|text| !inner(text)) {
             let (name, body) = text.split_once(" {\n").unwrap();
             let body = body.split("\n}").next().unwrap();
             let flat = body.contains("#[serde(flatten)]");

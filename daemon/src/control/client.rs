@@ -110,6 +110,18 @@ impl Client {
         self.post("/v1/removals", whole(signed)).await
     }
 
+    /// The list by which operators would let the fleet go on with this host's ledger, unsigned.
+    pub async fn plan_recovery(&self, asked: &api::RecoveryAsked) -> Result<Vec<u8>, ClientError> {
+        let body = serde_json::to_vec(asked).map_err(|error| self.broken(&error))?;
+        let bytes = self.ask(Method::POST, "/v1/voters/recovery", whole(body)).await?;
+        Ok(bytes.to_vec())
+    }
+
+    /// Hands in that list, signed.
+    pub async fn recover(&self, signed: Vec<u8>) -> Result<api::Accepted, ClientError> {
+        self.post("/v1/voters", whole(signed)).await
+    }
+
     /// Pushes a bundle, read as a stream.
     pub async fn push(
         &self,
@@ -122,19 +134,19 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::GET, path, whole(Vec::new())).await
+        self.read(&self.ask(Method::GET, path, whole(Vec::new())).await?)
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: AnyBody) -> Result<T, ClientError> {
-        self.request(Method::POST, path, body).await
+        self.read(&self.ask(Method::POST, path, body).await?)
     }
 
-    async fn request<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: AnyBody,
-    ) -> Result<T, ClientError> {
+    fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(answer).map_err(|error| self.broken(&error))
+    }
+
+    /// The answer to a request, if it is a good one.
+    async fn ask(&self, method: Method, path: &str, body: AnyBody) -> Result<Bytes, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             if source.kind() == io::ErrorKind::PermissionDenied {
                 return ClientError::Forbidden(self.socket.clone());
@@ -149,6 +161,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "swelld")
+            .header("content-type", "application/json")
             .body(body)
             .map_err(|error| self.broken(&error))?;
         let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
@@ -156,7 +169,7 @@ impl Client {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         let bytes = body.collect().await.map_err(|error| self.broken(error.as_ref()))?.to_bytes();
         if status == StatusCode::OK {
-            return serde_json::from_slice(&bytes).map_err(|error| self.broken(&error));
+            return Ok(bytes);
         }
         let refused: Result<api::Refused, _> = serde_json::from_slice(&bytes);
         let reason = refused.map_or_else(|_| format!("swelld answered {status}"), |r| r.error);

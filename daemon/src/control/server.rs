@@ -16,11 +16,11 @@ use axum::{
 };
 use futures::StreamExt;
 use groundswell_protocol::{
-    ids::{DeploymentId, Digest, GroupName},
+    ids::{DeploymentId, Digest, GroupName, HostId},
     limits::ENVELOPE_BYTES_MAX,
     node::NotTaken,
     rollout::Entry,
-    trust::{Group as GroupSettings, Order, Signed},
+    trust::{Group as GroupSettings, Order, Signed, VoterList},
 };
 use nix::unistd::Group;
 use thiserror::Error;
@@ -48,6 +48,11 @@ pub enum Command {
     Import(oneshot::Sender<Import>),
     /// A revision was imported.
     Imported(Digest),
+    /// The list by which operators would let the fleet go on with this host's ledger, unsigned: these
+    /// voters, of so many that there should be.
+    PlanRecovery(Vec<HostId>, u8, oneshot::Sender<Result<Signed<VoterList>, String>>),
+    /// Go on with this host's ledger.
+    Recover(Signed<VoterList>, oneshot::Sender<Result<u64, NotTaken>>),
     /// Put this into the ledger.
     Submit(Box<Entry>, oneshot::Sender<Result<u64, NotTaken>>),
 }
@@ -135,6 +140,8 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/groups/{name}", get(settings))
         .route("/v1/orders", post(order))
         .route("/v1/removals", post(removal))
+        .route("/v1/voters", post(recover))
+        .route("/v1/voters/recovery", post(plan_recovery))
         .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
         .with_state(engine);
     if let Err(error) = axum::serve(listener, router).await {
@@ -267,6 +274,24 @@ async fn removal(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepte
     submit(&engine, Entry::Remove(signed)).await
 }
 
+/// The list as it is handed to those who sign it.
+async fn plan_recovery(
+    State(engine): Engine,
+    Json(asked): Json<api::RecoveryAsked>,
+) -> Result<Bytes, Failed> {
+    let voters: Result<Vec<HostId>, _> = asked.voters.iter().map(|voter| voter.parse()).collect();
+    let voters = voters.map_err(|error: groundswell_protocol::ids::Malformed| {
+        Failed(StatusCode::BAD_REQUEST, error.to_string())
+    })?;
+    let list = ask(&engine, |reply| Command::PlanRecovery(voters, asked.seats, reply)).await?;
+    list.map(|list| list.to_bytes().into()).map_err(|reason| Failed(StatusCode::CONFLICT, reason))
+}
+
+async fn recover(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
+    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    taken(ask(&engine, |reply| Command::Recover(signed, reply)).await?)
+}
+
 fn bad(error: groundswell_protocol::trust::Untrusted) -> Failed {
     Failed(StatusCode::BAD_REQUEST, format!("what was handed in {error}"))
 }
@@ -275,7 +300,10 @@ async fn submit(
     engine: &mpsc::Sender<Command>,
     entry: Entry,
 ) -> Result<Json<api::Accepted>, Failed> {
-    let outcome = ask(engine, |reply| Command::Submit(Box::new(entry), reply)).await?;
+    taken(ask(engine, |reply| Command::Submit(Box::new(entry), reply)).await?)
+}
+
+fn taken(outcome: Result<u64, NotTaken>) -> Result<Json<api::Accepted>, Failed> {
     let index = outcome.map_err(|not_taken| {
         let status = match not_taken {
             NotTaken::Refused(_) => StatusCode::CONFLICT,

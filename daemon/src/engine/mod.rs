@@ -419,6 +419,15 @@ impl Engine {
         self.feed(Input::Submit(entry))
     }
 
+    fn recover(
+        &mut self,
+        list: Signed<VoterList>,
+        reply: views::SubmitReply,
+    ) -> Result<(), EngineError> {
+        self.waiting.entry(list.id(self.trust.fleet())).or_default().push(reply);
+        self.feed(Input::Recover(list))
+    }
+
     fn answer(&mut self, id: Digest, outcome: &Result<u64, NotTaken>) {
         for reply in self.waiting.remove(&id).into_iter().flatten() {
             reply.send(outcome);

@@ -49,6 +49,11 @@ impl Engine {
                 drop(reply.send(import));
             }
             Command::Imported(manifest) => self.transfer(TransferInput::Imported(manifest)),
+            Command::PlanRecovery(voters, seats, reply) => {
+                let plan = self.node.ledger().recovery(&voters, seats);
+                drop(reply.send(plan.map_err(|refusal| refusal.to_string())));
+            }
+            Command::Recover(list, reply) => return self.recover(list, SubmitReply(reply)),
             Command::Submit(entry, reply) => return self.submit(*entry, SubmitReply(reply)),
         }
         Ok(())

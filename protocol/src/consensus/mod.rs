@@ -25,6 +25,7 @@ use self::{log::Log, wire::Frame};
 use crate::{
     ids::{Digest, HashDomain, HostId},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
+    sabotage::{Defect, planted},
     trust::Voters,
 };
 
@@ -241,6 +242,9 @@ impl Consensus {
             return Ok(vec![Output::Pull { from, index, term }]);
         }
         let message = wire::admit(frame, sender, &self.node)?;
+        if planted(Defect::VotesTwice) && message.msg_type == eraftpb::MessageType::MsgRequestVote {
+            (self.node.raft.vote, self.node.raft.leader_id) = (0, 0);
+        }
         // What the library refuses, such as a frame of an old term, is simply lost.
         drop(self.node.step(message));
         Ok(self.outputs())
@@ -341,6 +345,9 @@ impl Consensus {
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             self.send(ready.take_messages(), &mut out);
+            if planted(Defect::SentBeforeWritten) {
+                self.send(ready.take_persisted_messages(), &mut out);
+            }
             self.persist(&mut ready, &mut out);
             apply(ready.take_committed_entries(), &mut out);
             self.send(ready.take_persisted_messages(), &mut out);
@@ -382,7 +389,15 @@ impl Consensus {
         let voted =
             hard_state.as_ref().is_some_and(|hs| (hs.term, hs.vote) != (last.term, last.vote));
         if voted || !entries.is_empty() || snapshot.is_some() {
-            let hard_state = Some(store.hard_state.clone());
+            let mut kept = store.hard_state.clone();
+            if planted(Defect::VoteNotWritten) {
+                kept.vote = 0;
+            }
+            let mut entries = entries;
+            if planted(Defect::EntriesNotWritten) && self.node.raft.state != StateRole::Leader {
+                entries.clear();
+            }
+            let hard_state = Some(kept);
             let (snapshot, anew) = (snapshot.clone(), snapshot.is_some());
             out.push(Output::Persist(Write { hard_state, snapshot, anew, entries }));
         }

@@ -7,7 +7,10 @@
 use std::mem::size_of;
 
 use super::roster::{BUCKETS, Number, Roster};
-use crate::ids::{Digest, HashDomain};
+use crate::{
+    ids::{Digest, HashDomain},
+    sabotage::{Defect, planted},
+};
 
 /// What decides which of two records of a host is newer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +114,7 @@ impl<S: Statement> Records<S> {
     pub fn judge(&self, host: Number, version: Version) -> Inserted {
         match self.version(host) {
             Some(held) if held == version => Inserted::Same,
-            Some(held) if held > version => Inserted::Old,
+            Some(held) if held > version && !planted(Defect::ViewGoesBack) => Inserted::Old,
             _ => Inserted::New,
         }
     }
@@ -127,7 +130,9 @@ impl<S: Statement> Records<S> {
             self.count += usize::from(place.is_none());
             *place = Some(record);
             let bucket = usize::from(roster.bucket_of(host));
-            self.stale[bucket / 64] |= 1 << (bucket % 64);
+            if !planted(Defect::TreeNotHashedAgain) {
+                self.stale[bucket / 64] |= 1 << (bucket % 64);
+            }
         }
         inserted
     }

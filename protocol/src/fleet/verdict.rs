@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     limits::{ACCUSERS_ENOUGH, VERDICT_AFTER, VERDICT_ALONE_AFTER},
+    sabotage::{Defect, planted},
     time::Mono,
 };
 
@@ -74,7 +75,10 @@ impl Verdicts {
 
     /// A new record of a host is here, and accuses these.
     pub fn record(&mut self, by: Number, accused: Vec<(Number, Version)>) {
-        self.is_stale |= self.suspects.remove(&by).is_some() || !accused.is_empty();
+        if !planted(Defect::NeverCleared) {
+            self.is_stale |= self.suspects.remove(&by).is_some();
+        }
+        self.is_stale |= !accused.is_empty();
         for host in self.accused_by.remove(&by).unwrap_or_default() {
             self.is_stale = true;
             if let Some(charges) = self.charges.get_mut(&host) {
@@ -112,6 +116,9 @@ impl Verdicts {
             let enough_since = (accusers >= enough)
                 .then(|| before.and_then(|before| before.enough_since).unwrap_or(now));
             suspects.insert(*host, Suspicion { since, enough_since });
+        }
+        if planted(Defect::NeverCleared) {
+            suspects.extend(self.suspects.iter().map(|(host, since)| (*host, *since)));
         }
         self.suspects = suspects;
     }

@@ -11,6 +11,7 @@ use crate::{
         SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX,
     },
     rollout::{Effect, Entry, Ledger, Refusal, Stamped},
+    sabotage::{Defect, planted},
     time::Mono,
     wire::{FedEntry, Message},
 };
@@ -400,7 +401,7 @@ impl Node {
     /// Asks one of the voters, another one each time. A voter forgets its followers when it restarts
     /// or loses a connection, and where two connections overlapped this host has not noticed.
     pub(super) fn ask_ledger_again(&mut self) {
-        if !self.follows() {
+        if !self.follows() || planted(Defect::AskedOnce) {
             return;
         }
         let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
@@ -412,7 +413,7 @@ impl Node {
     }
 
     pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
-        if self.consensus.is_none() {
+        if self.consensus.is_none() || planted(Defect::NobodyFed) {
             return;
         }
         self.feed.followers.insert(to, first.saturating_sub(1));
@@ -463,7 +464,7 @@ impl Node {
         if voter_applied > LEDGER_INDEX_MAX {
             return;
         }
-        if first > self.ledger.applied_index() + 1 {
+        if first > self.ledger.applied_index() + 1 && !planted(Defect::FollowsWithGaps) {
             self.ask_ledger_of(from);
             return;
         }
@@ -474,7 +475,10 @@ impl Node {
         if entries.is_empty() {
             return;
         }
-        let write = Write { entries: self.apply_followed(entries), ..Write::default() };
+        let mut write = Write { entries: self.apply_followed(entries), ..Write::default() };
+        if planted(Defect::FollowedNotWritten) {
+            write.entries.retain(|entry| entry.index.is_multiple_of(2));
+        }
         if !write.entries.is_empty() {
             self.out.push(Output::Persist(write));
             self.compact();

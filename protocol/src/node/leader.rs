@@ -9,6 +9,7 @@ use crate::{
     ids::{HostId, Labels, ZoneName},
     limits::RELEASE_HOLD_OFF,
     rollout::{Entry, HostView, Passed},
+    sabotage::{Defect, planted},
     time::Mono,
     trust::{Voter, Voters},
 };
@@ -85,10 +86,14 @@ impl Node {
         if !self.leadership.leading
             || !self.feed.proposed.is_empty()
             || self.leadership.granted_at == applied
+            || self.leadership.granted_at == u64::MAX
         {
             return;
         }
         self.leadership.granted_at = applied;
+        if planted(Defect::GrantedOnce) && self.ledger.slots().count() > 0 {
+            self.leadership.granted_at = u64::MAX;
+        }
         for grant in self.ledger.next_grants() {
             let entry = Entry::Grant(grant);
             self.propose_checked(submission_id(&entry), entry, None);
@@ -129,7 +134,7 @@ impl Node {
         self.leadership.released_since.retain(|slot, _| held.contains(slot));
         for (host, token) in held {
             let since = *self.leadership.released_since.entry((host, token)).or_insert(self.now);
-            if self.now.since(since) >= RELEASE_HOLD_OFF {
+            if self.now.since(since) >= RELEASE_HOLD_OFF || planted(Defect::NoHoldOff) {
                 passed.push(Passed::HoldOff { host, token });
             }
         }

@@ -34,6 +34,7 @@ use crate::{
     fleet::{Record, View},
     ids::{Digest, HashDomain, HostId},
     rollout::{Entry, Ledger},
+    sabotage::{Defect, planted},
     time::{Mono, UnixSeconds},
     trust::{Electorate, MemberCert, Order, SecretKey, Signed, Subject, Trust, VoterList},
     wire::Message,
@@ -429,6 +430,14 @@ impl Node {
                 self.out.push(Output::Submitted(id, Err(NotTaken::Refused(replayed))));
                 return;
             }
+            if let Ok(verified) = self.trust.order(order)
+                && let Err(refusal) = self.ledger.check_way_back(verified.content())
+            {
+                let id = submission_id(&entry);
+                let refused = NotTaken::Refused(refusal.to_string());
+                self.out.push(Output::Submitted(id, Err(refused)));
+                return;
+            }
             // A stop does not wait for the voters.
             self.stop(order.clone(), None);
         }
@@ -505,6 +514,7 @@ impl Node {
         if holder != host {
             return None;
         }
+        let entry = if planted(Defect::ReceiptOfOtherEntry) { Digest::ZERO } else { entry };
         let (index, voter) = (token, self.me);
         self.sign(&crate::trust::Receipt { entry, index, voter, subject, generation })
     }
@@ -542,15 +552,15 @@ impl Node {
     /// Hands in again what hosts obey and the ledger does not know: until it does, the deployment
     /// waits for hosts that will never ask.
     fn remind_of_stops(&mut self) {
-        use crate::rollout::{Creator, DeploymentStatus};
+        use crate::rollout::DeploymentStatus;
         let goes_on = |status: &DeploymentStatus| {
             matches!(status, DeploymentStatus::InProgress | DeploymentStatus::Queued)
         };
         let deployments = self.ledger.deployments().into_iter();
-        let running = deployments.filter(|d| d.creator == Creator::Operator && goes_on(&d.status));
-        let stop_of = |order| [false, true].iter().find_map(|r| self.stopped.get(&(order, *r)));
-        let stops: Vec<_> = running.filter_map(|d| stop_of(d.order).cloned()).collect();
-        for stop in stops {
+        let running = deployments.filter(|d| goes_on(&d.status));
+        let stops = running.filter_map(|d| self.heeded(d.order, d.goes_back).cloned());
+        let stops: Vec<_> = stops.collect();
+        for stop in stops.into_iter().filter(|_| !planted(Defect::StopsNotReminded)) {
             self.submit(Entry::Order(stop), false);
         }
     }
@@ -559,7 +569,7 @@ impl Node {
     /// then its ledger may show slots that were given back since, its own among them.
     fn is_catching_up(&self) -> bool {
         let needed = self.consensus.as_ref().map_or(0, Consensus::restored_to);
-        self.ledger.applied_index() < needed
+        self.ledger.applied_index() < needed && !planted(Defect::ActsBeforeItKnows)
     }
 
     fn sign<T: crate::trust::Document>(&self, content: &T) -> Option<Signed<T>> {

@@ -13,6 +13,7 @@ use crate::{
     ids::{Digest, GroupName, HostId, Nonce},
     limits::{RECEIPT_AGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::{Assignment, Entry, SlotView},
+    sabotage::{Defect, planted},
     time::Mono,
     trust::{Done, Order, Outcome, Receipt, Signed, Subject, Verified, Want, fit_text},
     wire::Message,
@@ -158,7 +159,9 @@ impl Rollouts {
                 rollout.unfit = Some((asked.order, asked.release, reason.clone()));
             }
             (AskedKind::Activate(token), Ok(Response::Refused { reason })) => {
-                self.claim = None;
+                if !planted(Defect::ReceiptsNotRefreshed) {
+                    self.claim = None;
+                }
                 rollout.next_ask_at = now + ASK_AGAIN_AFTER;
                 let before = rollout.refused.take().filter(|refused| refused.token == token);
                 let times = before.map_or(1, |refused| refused.times + 1);
@@ -246,6 +249,9 @@ impl Node {
         let group = &assignment.group;
         match phase {
             Phase::Running { event, restoring } => {
+                if planted(Defect::DoneBeforeTheEnd) {
+                    self.give_back(group, *token, Outcome::Succeeded);
+                }
                 HostState::Running { event: *event, restoring: *restoring }
             }
             Phase::Interrupted { .. } if self.is_released(group, *token) => {
@@ -298,7 +304,11 @@ impl Node {
         if matches!(outcome, Outcome::Succeeded) && now.since(since) < watch {
             return HostState::Watching;
         }
-        self.give_back(&assignment.group, token, outcome.clone());
+        let mut said = outcome.clone();
+        if let Outcome::Failed { restored, .. } = &mut said {
+            *restored |= planted(Defect::BrokenReportedRestored);
+        }
+        self.give_back(&assignment.group, token, said);
         match outcome {
             Outcome::Failed { restored: false, .. } => HostState::Failed,
             _ => HostState::Watching,
@@ -399,7 +409,8 @@ impl Node {
         stop: Signed<Order>,
     ) {
         let SlotView { token, order, goes_back, .. } = *slot;
-        if report.is_some_and(|report| report.is_stopped(order, goes_back)) {
+        let never_begins = report.is_some_and(|report| report.is_stopped(order, goes_back));
+        if never_begins || planted(Defect::StopFreesAtOnce) {
             let reason = "stopped before it began".into();
             self.give_back(group, token, Outcome::Declined { reason });
             return;
@@ -479,7 +490,8 @@ impl Node {
         release: Digest,
     ) {
         let now = self.now;
-        let stale = |claim: &Claim| now.since(claim.since) >= RECEIPT_AGE_MAX / 2;
+        let kept = planted(Defect::ReceiptsNotRefreshed);
+        let stale = |claim: &Claim| now.since(claim.since) >= RECEIPT_AGE_MAX / 2 && !kept;
         if self.rollouts.claim.as_ref().is_none_or(|claim| claim.token != token || stale(claim)) {
             let kind = AskedKind::Prepare(token);
             let asked = Asked { group: group.clone(), order, release, kind };
@@ -549,6 +561,9 @@ impl Node {
         let rollout = self.rollouts.groups.entry(group.clone()).or_default();
         if !may_repeat(now, &mut rollout.next_done_at) {
             return;
+        }
+        if planted(Defect::ReturnedOnce) {
+            rollout.next_done_at = Mono(u64::MAX);
         }
         if let Some(done) = self.sign(&Done { host: self.me, token, outcome }) {
             self.submit(Entry::Done(done), false);

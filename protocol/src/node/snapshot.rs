@@ -12,6 +12,7 @@ use crate::{
     ids::HostId,
     limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES},
     rollout::Ledger,
+    sabotage::{Defect, planted},
     time::Mono,
     wire::{Message, SnapshotPart},
 };
@@ -50,7 +51,7 @@ impl Node {
         self.outgoing.retain(|voter, _| waiting.contains(voter));
         for voter in waiting {
             let last_at = *self.outgoing.entry(voter).or_insert(self.now);
-            if self.now.since(last_at) >= PULL_LOST_AFTER {
+            if self.now.since(last_at) >= PULL_LOST_AFTER && !planted(Defect::SnapshotToldOnce) {
                 self.outgoing.remove(&voter);
                 self.snapshot_lost(voter);
             }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, HostId},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Group, Member, MemberCert, Order, Outcome, Verified},
 };
@@ -32,7 +33,10 @@ impl Ledger {
                 self.chain(&order);
                 self.follow(at, index, effect);
             }
-            Judged::StopOutOfTurn { deployment, rollback } => self.stop(at, deployment, rollback),
+            Judged::StopOutOfTurn { deployment, rollback } => {
+                self.leave_behind(deployment);
+                self.stop(at, deployment, rollback);
+            }
             Judged::Want { host, deployment } => {
                 if let Some(target) = self.target_mut(deployment, host) {
                     target.status = TargetStatus::Waiting;
@@ -44,7 +48,12 @@ impl Ledger {
                 self.state.unhealthy.remove(&host);
                 self.state.written_off.remove(&host);
             }
-            Judged::Health { host, healthy: false } => drop(self.state.unhealthy.insert(host)),
+            Judged::Health { host, healthy: false } => {
+                self.state.unhealthy.insert(host);
+                if planted(Defect::SlotFreedByHealth) {
+                    self.state.slots.remove(&host);
+                }
+            }
             Judged::Passed(passed) => self.pass(at, passed),
             Judged::NextVoters(list) => self.state.next_voters = Some(list),
             Judged::Vouch(vouched) => self.vouch(&vouched),
@@ -148,7 +157,9 @@ impl Ledger {
                 }
             }
             Ordered::Pause { deployment } => {
-                if let Some(deployment) = self.deployment_mut(deployment) {
+                if let Some(deployment) = self.deployment_mut(deployment)
+                    && !planted(Defect::PauseWithoutEffect)
+                {
                     deployment.paused = true;
                 }
             }
@@ -190,12 +201,29 @@ impl Ledger {
         }
     }
 
+    /// Hosts that obey a stop do not catch up by the order that it names. The stop has no place in the
+    /// chain, where whoever lets hosts catch up looks for it.
+    fn leave_behind(&mut self, id: DeploymentId) {
+        let Some(deployment) = self.deployment(id).filter(|deployment| deployment.is_catch_up())
+        else {
+            return;
+        };
+        let open = deployment.targets.iter().filter(|(_, target)| !target.status.is_over());
+        let open: Vec<_> = open.map(|(host, _)| *host).collect();
+        let name = deployment.group.clone();
+        if let Some(group) = self.state.groups.get_mut(&name) {
+            group.left.extend(open);
+        }
+    }
+
     /// Lets nothing more begin. One that waits for its turn is over with that.
     fn stop(&mut self, at: UnixSeconds, id: DeploymentId, rollback: bool) {
         let Some(deployment) = self.deployment_mut(id) else { return };
         deployment.rolls_back_when_stopped = rollback;
         if deployment.status != DeploymentStatus::Queued {
-            deployment.status = DeploymentStatus::Stopping;
+            if !planted(Defect::StopWithoutEffect) {
+                deployment.status = DeploymentStatus::Stopping;
+            }
             return;
         }
         deployment.status = DeploymentStatus::Stopped;
@@ -253,6 +281,9 @@ impl Ledger {
                     self.state.broken.insert((name, host));
                 }
                 TargetStatus::Failed { event, script, code, message, log, restored }
+            }
+            Outcome::Declined { .. } if planted(Defect::DeclinedIsSuccess) => {
+                TargetStatus::Succeeded
             }
             Outcome::Declined { reason } => TargetStatus::Skipped { reason },
         };

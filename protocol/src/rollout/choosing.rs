@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, HostId},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
 };
 
@@ -48,7 +49,7 @@ impl Ledger {
             for (host, target) in &deployment.targets {
                 let away = self.state.unhealthy.contains(host) || self.is_uncounted(*host);
                 if target.status == TargetStatus::Waiting
-                    && target.stage <= deployment.stage
+                    && (target.stage <= deployment.stage || planted(Defect::StageNotAwaited))
                     && !away
                 {
                     let (order, release) = (deployment.order, deployment.release);

@@ -8,6 +8,7 @@ use super::{configuration::DeploymentConfiguration, stages::Stage};
 use crate::{
     execute::LifecycleEvent,
     ids::{ApplicationName, DeploymentId, Digest, GroupName, HostId, ReleaseLabel},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Group, Signed},
 };
@@ -230,7 +231,10 @@ impl Deployment {
     /// How many more hosts may be taken before too few are left that have not failed: CodeDeploy's
     /// rule that healthy hosts which nobody works on never fall below the minimum.
     pub fn capacity(&self) -> usize {
-        let failed = self.count(TargetStatus::is_failed);
+        let mut failed = self.count(TargetStatus::is_failed);
+        if planted(Defect::FailureNotCounted) {
+            failed = 0;
+        }
         let busy = self.count(TargetStatus::is_busy);
         self.size().saturating_sub(failed + busy).saturating_sub(self.minimum())
     }
@@ -238,6 +242,11 @@ impl Deployment {
     /// True if it only brings hosts to what the others run already.
     pub fn is_catch_up(&self) -> bool {
         self.creator == Creator::CatchUp
+    }
+
+    /// True if a stop can send the hosts that took the release back.
+    pub(super) fn has_way_back(&self) -> bool {
+        self.creator == Creator::Operator && self.fallback.is_some()
     }
 
     /// When it fails if it is not over by then.
@@ -278,8 +287,10 @@ impl Deployment {
 
     /// True if hosts of the present stage may get slots.
     pub fn is_granting(&self) -> bool {
-        self.status == DeploymentStatus::InProgress
-            && !self.paused
+        let goes_on = self.status == DeploymentStatus::InProgress
+            || (self.status == DeploymentStatus::Stopping && planted(Defect::GrantWhileStopping));
+        goes_on
+            && (!self.paused || planted(Defect::GrantWhilePaused))
             && self.hold.is_none()
             && self.why_ending().is_none()
     }
@@ -295,12 +306,13 @@ impl Deployment {
             let stage = self.stages.get(usize::try_from(target.stage).unwrap_or(usize::MAX));
             stage.is_some_and(|stage| stage.is_canary) && target.status.is_failed()
         };
-        if self.targets.values().any(|target| in_canary(&target)) {
+        if self.targets.values().any(|target| in_canary(&target)) && !planted(Defect::CanaryIgnored)
+        {
             return Some(
                 "CANARY_FAILED: a host of the canary failed, the others were spared".into(),
             );
         }
-        let budget = self.failure_budget?;
+        let budget = self.failure_budget.filter(|_| !planted(Defect::BudgetIgnored))?;
         (failed > usize::try_from(budget).unwrap_or(usize::MAX)).then(|| {
             format!("FAILURE_BUDGET: {failed} hosts failed, where the group allows {budget}")
         })
@@ -321,7 +333,8 @@ impl Deployment {
         let failed = self.count(TargetStatus::is_failed);
         // A host that declined is as little on the release as one that failed.
         let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
-        let enough = succeeded >= self.minimum().max(1);
+        let floor = if planted(Defect::OneSuccessIsEnough) { 1 } else { self.minimum().max(1) };
+        let enough = succeeded >= floor;
         let mut remaining = self.targets.iter().filter(|(_, target)| !target.status.is_over());
         if remaining.clone().next().is_some() {
             // A deployment does not wait for hosts that are away if it succeeds without them; they

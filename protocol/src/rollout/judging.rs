@@ -3,12 +3,13 @@
 use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Entry, Grant, Passed},
-    ledger::{Judged, Ledger, Membership},
+    ledger::{Judged, Ledger, Membership, Slot},
     refusal::Refusal,
 };
 use crate::{
     ids::HostId,
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Done, Group, MemberCert, Release, Removal, Signed, Want},
 };
@@ -36,7 +37,8 @@ impl Ledger {
         if !self.is_member(host) {
             return Err(Refusal::UnknownHost(host.short()));
         }
-        if self.state.unhealthy.contains(&host) != healthy {
+        let never_well = planted(Defect::UnhealthyForever) && healthy;
+        if self.state.unhealthy.contains(&host) != healthy || never_well {
             return Ok(Judged::Nothing);
         }
         Ok(Judged::Health { host, healthy })
@@ -49,7 +51,7 @@ impl Ledger {
         }
         let member = cert.verify_uncounted(&self.trust, at)?;
         let content = member.content();
-        if self.state.removed.contains(&content.host) {
+        if self.state.removed.contains(&content.host) && !planted(Defect::RemovedReturns) {
             return Err(Refusal::Removed { name: content.name.clone() });
         }
         let known = self.state.members.get(&content.host);
@@ -181,7 +183,9 @@ impl Ledger {
         }
         let deployment = self.running(grant.order, grant.release).ok_or(Refusal::NoPart)?;
         let target = deployment.targets.get(&grant.host).ok_or(Refusal::NoPart)?;
-        if let Some(slot) = self.state.slots.get(&grant.host) {
+        if let Some(slot) = self.state.slots.get(&grant.host)
+            && !planted(Defect::SecondSlot)
+        {
             return Err(Refusal::HoldsSlot(slot.token));
         }
         if target.status != TargetStatus::Waiting {
@@ -190,7 +194,8 @@ impl Ledger {
         if self.is_uncounted(grant.host) {
             return Err(Refusal::Uncounted(grant.host.short()));
         }
-        if !deployment.is_granting() || target.stage > deployment.stage {
+        let early = target.stage > deployment.stage && !planted(Defect::StageNotAwaited);
+        if !deployment.is_granting() || early {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
         if deployment.capacity() == 0 {
@@ -198,7 +203,9 @@ impl Ledger {
             let group = deployment.group.clone();
             return Err(Refusal::QuotaFull { group, down: quota, quota });
         }
-        self.check_quotas(grant.host)?;
+        if !planted(Defect::QuotaNotChecked) {
+            self.check_quotas(grant.host)?;
+        }
         Ok(Judged::Grant { grant: grant.clone(), deployment: deployment.id })
     }
 
@@ -207,8 +214,8 @@ impl Ledger {
             signed.verify_host(self.trust.fleet()).map_err(Refusal::untrusted("slot return"))?;
         let Done { host, token, outcome } = done.content();
         // An old token, or one given back already, is old news and changes nothing.
-        let held = self.state.slots.get(host).is_some_and(|slot| slot.token == *token);
-        if !held {
+        let is_it = |slot: &Slot| slot.token == *token || planted(Defect::OldDoneFrees);
+        if !self.state.slots.get(host).is_some_and(is_it) {
             return Ok(Judged::Nothing);
         }
         Ok(Judged::Done { host: *host, outcome: outcome.clone() })

@@ -10,8 +10,10 @@ use super::{
     stages::{self, Candidate},
 };
 use crate::{
+    execute::Stopped,
     ids::{DeploymentId, Digest, HostId, ReleaseLabel},
     limits::QUEUED_DEPLOYMENTS_MAX,
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Deploy, Order, Signed, Verified},
 };
@@ -32,11 +34,19 @@ impl Ledger {
         if let Some((deployment, rollback)) = self.stopped_out_of_turn(group, content) {
             return Ok(Judged::StopOutOfTurn { deployment, rollback });
         }
-        if content.sequence != group.sequence + 1 {
+        let in_order = match content.sequence {
+            sequence if sequence > group.sequence + 1 => planted(Defect::GapInOrders),
+            sequence if sequence <= group.sequence => planted(Defect::OrderReplayed),
+            _ => true,
+        };
+        if !in_order {
             let (name, expected) = (content.group.clone(), group.sequence + 1);
             return Err(Refusal::OutOfOrder { group: name, expected, got: content.sequence });
         }
-        if content.parent != group.head {
+        let follows = content.parent == group.head
+            || planted(Defect::GapInOrders)
+            || planted(Defect::OrderReplayed);
+        if !follows {
             return Err(Refusal::WrongParent { head: group.head.short() });
         }
         let effect = self.judge_action(at, group, &order)?;
@@ -54,10 +64,21 @@ impl Ledger {
         let follows = order.sequence == group.sequence + 1 && order.parent == group.head;
         let Action::Stop { order, rollback } = order.action else { return None };
         let deployment = self.unfinished(group, order).ok()?;
-        let stops = deployment.creator == Creator::Operator
-            && deployment.status != DeploymentStatus::Stopping
-            && (!rollback || deployment.fallback.is_some());
-        (stops && !follows).then_some((deployment.id, rollback))
+        // What hosts obey is taken, whoever started the deployment and wherever the way back leads.
+        let is_obeyed = Stopped { order, rollback }.covers(order, deployment.goes_back);
+        let stops = is_obeyed && deployment.status != DeploymentStatus::Stopping;
+        (stops && !follows).then_some((deployment.id, rollback && deployment.has_way_back()))
+    }
+
+    /// Refuses a stop that asks for a way back which a deployment that is known here does not have. For
+    /// whoever signed it, before anybody else hears of it: once hosts obey, it is too late to refuse.
+    pub fn check_way_back(&self, order: &Order) -> Result<(), Refusal> {
+        let Action::Stop { order: target, rollback: true } = order.action else { return Ok(()) };
+        let Some(group) = self.state.groups.get(&order.group) else { return Ok(()) };
+        match self.unfinished(group, target) {
+            Ok(deployment) if !deployment.has_way_back() => Err(Refusal::NoFallback(deployment.id)),
+            _ => Ok(()),
+        }
     }
 
     fn judge_action(
@@ -113,10 +134,13 @@ impl Ledger {
         if rollback {
             // Afterwards it is another order's matter: what runs then may be newer.
             let deployment = deployment.ok_or_else(|| Refusal::OverAlready(target.short()))?;
-            if deployment.creator != Creator::Operator || deployment.fallback.is_none() {
+            // It is on its way back, which no host stops for this.
+            if deployment.goes_back {
                 return Err(Refusal::NoFallback(deployment.id));
             }
         }
+        // Hosts obey a stop when they hear of it. Where the way back leads nowhere it is one still.
+        let rollback = rollback && deployment.is_some_and(Deployment::has_way_back);
         Ok(Ordered::Stop { deployment: deployment.map(|deployment| deployment.id), rollback })
     }
 
@@ -141,7 +165,8 @@ impl Ledger {
         let running = group.running.and_then(|id| self.state.deployments.get(&id));
         // Hosts that catch up make way; nothing else does.
         let blocking = running.filter(|running| !running.is_catch_up());
-        if let Some(running) = blocking.filter(|_| !deploy.queue) {
+        let waits = deploy.queue || planted(Defect::TwoDeploymentsOfAGroup);
+        if let Some(running) = blocking.filter(|_| !waits) {
             return Err(Refusal::DeploymentRunning(running.id));
         }
         if group.queue.len() >= QUEUED_DEPLOYMENTS_MAX {

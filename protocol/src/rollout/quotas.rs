@@ -7,7 +7,10 @@ use super::{
     ledger::{GroupState, Ledger},
     refusal::Refusal,
 };
-use crate::ids::{GroupName, HostId, Labels, ZoneName};
+use crate::{
+    ids::{GroupName, HostId, Labels, ZoneName},
+    sabotage::{Defect, planted},
+};
 
 impl Ledger {
     /// With `host` down, no group of it has more hosts down than its configuration allows, and no zone
@@ -16,14 +19,15 @@ impl Ledger {
     /// out, so two such hosts under a quota of one must not wait for each other. A host that is merely
     /// unreachable may be serving, and is not taken for down here.
     pub(super) fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
-        for group in self.groups_of(host) {
+        let asked = if planted(Defect::OneGroupAsked) { 1 } else { usize::MAX };
+        for group in self.groups_of(host).take(asked) {
             if self.is_broken_in(&group.group.name, host) {
                 continue;
             }
             let down = self.down(group);
             let others = down.iter().filter(|down| **down != host).count();
             let quota = self.quota(group);
-            if others + 1 > quota {
+            if others + 1 > quota + usize::from(planted(Defect::QuotaOffByOne)) {
                 let group = group.group.name.clone();
                 return Err(Refusal::QuotaFull { group, down: others, quota });
             }
@@ -42,7 +46,7 @@ impl Ledger {
         let Some(quota) = self.zone_quota(group, zone) else { return Ok(()) };
         let here = |other: &&HostId| **other != host && self.zone_of(**other) == zone;
         let others = down.iter().filter(here).count();
-        if others + 1 > quota {
+        if others + 1 > quota && !planted(Defect::ZoneNotAsked) {
             let group = group.group.name.clone();
             let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
             return Err(Refusal::ZoneFull { group, zone, down: others, quota });
@@ -82,15 +86,24 @@ impl Ledger {
     pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
         self.hosts_of(&group.group.filter)
             .filter(|host| {
-                self.state.slots.contains_key(host) || !self.is_well_in(&group.group.name, *host)
+                self.is_holder(&group.group.name, *host)
+                    || !self.is_well_in(&group.group.name, *host)
             })
             .collect()
     }
 
+    fn is_holder(&self, group: &GroupName, host: HostId) -> bool {
+        let Some(slot) = self.state.slots.get(&host) else { return false };
+        !planted(Defect::HolderCountsAsHealthy)
+            || self.deployment(slot.deployment).is_some_and(|own| own.group == *group)
+    }
+
     pub(super) fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {
-        !self.state.unhealthy.contains(&host)
+        let is_dead = self.state.unhealthy.contains(&host);
+        let is_broken = self.is_broken_in(group, host);
+        (!is_dead || planted(Defect::DeadCountsAsHealthy))
+            && (!is_broken || planted(Defect::BrokenCountsAsHealthy))
             && !self.is_uncounted(host)
-            && !self.is_broken_in(group, host)
     }
 
     /// True if the group's last deployment left the host without a working revision.
@@ -107,6 +120,7 @@ impl Ledger {
     fn configuration_of<'a>(&'a self, group: &'a GroupState) -> &'a super::DeploymentConfiguration {
         let running: Option<&Deployment> =
             group.running.and_then(|id| self.state.deployments.get(&id));
+        let running = running.filter(|_| !planted(Defect::QuotaOfTheGroup));
         running.map_or(&group.group.configuration, |deployment| &deployment.configuration)
     }
 }

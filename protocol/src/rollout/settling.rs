@@ -8,6 +8,7 @@ use super::{
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
     limits::DEPLOYMENTS_KEPT_PER_GROUP,
+    sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::Action,
 };
@@ -40,6 +41,7 @@ impl Ledger {
                 let Some(stage) = deployment.present_stage() else { break };
                 let bake = UnixSeconds(at.0.saturating_add(stage.bake_seconds.into()));
                 match (stage.pause, stage.bake_seconds) {
+                    _ if planted(Defect::HoldSkipped) => deployment.stage += 1,
                     (true, _) => deployment.hold = Some(Hold::Canary),
                     (false, 0) => deployment.stage += 1,
                     (false, _) => deployment.hold = Some(Hold::Bake { until: bake }),
@@ -69,9 +71,15 @@ impl Ledger {
     /// Brings hosts that took a release back to its order's fallback. There is no rollback of a
     /// rollback.
     fn roll_back(&mut self, at: UnixSeconds, undone: &Deployment, why: &str) {
-        let (Creator::Operator, Some(fallback)) = (undone.creator, undone.fallback) else { return };
+        let again = planted(Defect::RollbackOfRollback);
+        let Some(fallback) =
+            undone.fallback.filter(|_| undone.creator == Creator::Operator || again)
+        else {
+            return;
+        };
         let Some(release) = self.release(fallback) else { return };
-        let took = undone.targets.iter().filter(|(_, t)| t.status == TargetStatus::Succeeded);
+        let took = undone.targets.iter();
+        let took = took.filter(|(_, t)| t.status == TargetStatus::Succeeded || again);
         let took: Vec<_> =
             took.map(|(host, _)| *host).filter(|host| self.is_member(*host)).collect();
         if took.is_empty() {
@@ -84,7 +92,7 @@ impl Ledger {
             label: release.label,
             creator: Creator::Rollback,
             reason: format!("deployment {} {why}", undone.id),
-            fallback: None,
+            fallback: undone.fallback.filter(|_| again),
             goes_back: true,
             scope: Scope::Some,
             ..undone.clone()
@@ -102,7 +110,8 @@ impl Ledger {
         if group.queue.is_empty() {
             return self.catch_up(at, name);
         }
-        let id = group.queue.remove(0);
+        let next = if planted(Defect::QueueOvertaken) { group.queue.len() - 1 } else { 0 };
+        let id = group.queue.remove(next);
         let Some(mut deployment) = self.deployment(id).cloned() else { return true };
         let Some(group) = self.state.groups.get(name) else { return true };
         if let Err(reason) = may_begin(at, group, &deployment) {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     ids::{Digest, HostId, PublicKey},
     limits::{DOCUMENT_BYTES_MAX, VOTER_LISTS_MAX, VOTERS_MAX},
+    sabotage::{Defect, planted},
 };
 
 /// "These hosts vote from now on." Signed by a majority of the voters before them, or by operators.
@@ -122,7 +123,7 @@ impl Voters {
 
     /// How many of them make a majority.
     pub fn majority(&self) -> usize {
-        self.list.len() / 2 + 1
+        self.list.len() / 2 + usize::from(!planted(Defect::WrongMajority))
     }
 
     /// True if `host` is one of them.
@@ -138,7 +139,7 @@ impl Voters {
         threshold: usize,
     ) -> Result<Verified<VoterList>, Untrusted> {
         let keys: Vec<PublicKey> = self.hosts().map(|host| host.key()).collect();
-        let threshold = u8::try_from(threshold).ok().and_then(NonZeroU8::new);
+        let threshold = u8::try_from(threshold.max(1)).ok().and_then(NonZeroU8::new);
         let threshold = threshold.expect("a list has between one voter and seven");
         next.verify(trust.fleet(), KeySet { keys: &keys, threshold })
     }

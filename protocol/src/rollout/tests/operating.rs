@@ -63,8 +63,6 @@ fn a_stop_may_bring_back_those_that_took_the_release() {
     desk.deploy_with("web", old, |_| {}).unwrap();
     desk.roll();
     let order = desk.deploy_with("web", new, |_| {}).unwrap();
-    let nowhere = desk.act("web", Action::Stop { order, rollback: true });
-    assert!(matches!(nowhere, Err(Refusal::NoFallback(_))));
     desk.act("web", Action::Stop { order, rollback: false }).unwrap();
     let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
     desk.want_all();
@@ -366,4 +364,47 @@ fn nobody_catches_up_with_what_was_stopped() {
     desk.act("web", Action::Stop { order, rollback: false }).unwrap();
     desk.health(1, true);
     assert!(desk.roll().is_empty(), "the executor would refuse, and an operator said stop");
+}
+
+#[test]
+fn a_stop_that_asks_for_a_way_back_is_a_stop_where_there_is_none() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    let stop = desk.order("web", Action::Stop { order, rollback: true });
+    // Whoever signs it is told, before anybody hears of it.
+    assert!(matches!(desk.ledger.check_way_back(&stop), Err(Refusal::NoFallback(_))));
+    // Where it was heard of hosts begin nothing more, and the deployment must not wait for them.
+    desk.give(&stop).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Stopped);
+    // The same for one that another order overtook.
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    let stop = Action::Stop { order, rollback: true };
+    let stray = Order { parent: Digest([9; 32]), ..desk.order("web", stop) };
+    desk.give(&stray).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Stopped);
+}
+
+#[test]
+fn a_stop_that_was_overtaken_ends_whatever_hosts_begin_no_more() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        group.catch_up = true;
+        group.configuration = MinimumHealthy::HalfAtATime.into();
+    })
+    .unwrap();
+    let release = desk.release("web");
+    desk.health(2, false);
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.roll();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    desk.health(2, true);
+    let running = |desk: &Desk| desk.ledger.group(&group_name("web")).unwrap().running;
+    assert!(running(&desk).is_some(), "the host catches up");
+    let stop = Action::Stop { order, rollback: false };
+    let stray = Order { parent: Digest([9; 32]), ..desk.order("web", stop) };
+    desk.give(&stray).unwrap();
+    assert_eq!(running(&desk), None, "and does not begin again");
+    assert!(!desk.give(&stray).is_ok_and(|changed| changed));
 }

@@ -1,0 +1,116 @@
+//! What happens on links: messages that arrive, streams that come and go, and the gate that lets peers in.
+
+use groundswell_protocol::{node::Input, wire::Message};
+
+use crate::{
+    coverage::Situation,
+    plan::SECOND,
+    telling::{describe, kind_of},
+    world::{Event, World},
+};
+
+impl World {
+    pub(crate) fn arrive(&mut self, stream: usize, towards: usize, message: Box<Message>) {
+        let ends = self.network.streams[stream].ends;
+        let (from, to) = (ends[1 - towards], ends[towards]);
+        if !self.network.hears(stream, towards) {
+            return;
+        }
+        if self.network.is_cut(from, to) {
+            self.network.hold(stream, towards, *message);
+            return;
+        }
+        if self.plan.parrot == Some(to) {
+            self.learn(&message);
+        }
+        let has_records = matches!(*message, Message::Records(_));
+        self.trace.mix(&[1, from as u64, to as u64, kind_of(&message)]);
+        if self.trace.is_spoken() && !matches!(*message, Message::Heartbeat) {
+            self.trace.say(self.now, || format!("{from} -> {to}: {}", describe(&message)));
+        }
+        let id = self.hosts[from].id;
+        self.feed(to, Input::Message(id, *message));
+        if has_records {
+            self.judge_view(to);
+        }
+    }
+
+    pub(crate) fn open(&mut self, stream: usize, side: usize) {
+        let ends = self.network.streams[stream].ends;
+        let (host, peer) = (ends[side], ends[1 - side]);
+        if self.hosts[host].node.is_none() || !self.network.open(stream, side) {
+            return;
+        }
+        match self.network.open_at(host, peer) {
+            1 => {
+                self.trace.mix(&[2, host as u64, peer as u64]);
+                self.trace.say(self.now, || format!("host {host}: link to {peer} is up"));
+                self.feed(host, Input::LinkUp(self.hosts[peer].id));
+            }
+            _ => self.coverage.met(Situation::SecondConnection),
+        }
+    }
+
+    pub(crate) fn close(&mut self, stream: usize, side: usize) {
+        let ends = self.network.streams[stream].ends;
+        let (host, peer) = (ends[side], ends[1 - side]);
+        if self.network.close(stream, side)
+            && self.hosts[host].node.is_some()
+            && self.network.open_at(host, peer) == 0
+        {
+            self.trace.mix(&[3, host as u64, peer as u64]);
+            self.trace.say(self.now, || format!("host {host}: link to {peer} is down"));
+            self.feed(host, Input::LinkDown(self.hosts[peer].id));
+        }
+    }
+
+    /// Both ends lose a stream, each at its own time.
+    pub(crate) fn break_stream(&mut self, stream: usize) {
+        for side in 0..2 {
+            let at = self.now + self.dice.between(0, 2 * SECOND);
+            self.queue.plan(at, Event::Close { stream, side });
+        }
+    }
+
+    pub(crate) fn fray(&mut self, stream: usize) {
+        let [one, other] = self.network.streams[stream].ends;
+        let still = |host: usize| self.hosts[host].paused.is_some();
+        if self.network.is_troubled(one, other) || still(one) || still(other) {
+            self.break_stream(stream);
+        }
+    }
+
+    pub(crate) fn knock(&mut self, from: usize, life: u32, to: usize) {
+        let up = |host: usize| self.hosts[host].node.is_some() && self.hosts[host].paused.is_none();
+        let comes = self.hosts[from].life == life && up(from) && up(to);
+        if !comes || self.network.is_troubled(from, to) || from == to {
+            return;
+        }
+        let again = self.dice.permille(self.plan.second_connection_permille);
+        if self.network.is_connected(from, to) && !again {
+            return;
+        }
+        if !self.admits(to, from) || !self.admits(from, to) {
+            return;
+        }
+        let stream = self.network.connect(from, to);
+        for side in 0..2 {
+            let at = self.now + self.delay.draw(&mut self.dice);
+            self.queue.plan(at, Event::Open { stream, side });
+        }
+    }
+
+    /// What the gate of a daemon says of a peer. One that is not counted yet is handed on.
+    pub(crate) fn admits(&mut self, host: usize, peer: usize) -> bool {
+        let id = self.hosts[peer].id;
+        let Some(node) = &self.hosts[host].node else { return false };
+        let is_young = node.ledger().members().next().is_none();
+        if node.ledger().is_member(id) || is_young || self.trust.genesis().names(id) {
+            return true;
+        }
+        if let Some(cert) = self.hosts[peer].disk.cert.clone() {
+            self.feed(host, Input::Applicant(cert));
+        }
+        false
+    }
+}

@@ -1,0 +1,977 @@
+//! The ledger's rules, read once more and kept as simple as can be.
+//!
+//! What an entry does is worked out here from the entry alone, and what the ledger made of it is held
+//! against that. The ledger's own state is looked at for two things only: to be compared, and for whom
+//! a canary that goes by number was drawn.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use groundswell_protocol::{
+    ids::{DeploymentId, Digest, GroupName, HostId, Labels, ZoneName},
+    limits::RELEASE_HOLD_OFF,
+    rollout::{
+        CanaryHosts, Creator, Deployment, DeploymentConfiguration, DeploymentStatus, Entry, Ledger,
+        MinimumHealthy, Passed, TargetStatus,
+    },
+    time::UnixSeconds,
+    trust::{Action, Deploy, Done, Group, Order, Outcome, Trust},
+};
+
+use crate::{
+    plan::Micros,
+    truth::{Checked, Violation, unless},
+};
+
+/// The rules.
+#[derive(Default)]
+pub(crate) struct Rules {
+    members: BTreeMap<HostId, Known>,
+    names: BTreeMap<String, HostId>,
+    removed: BTreeSet<HostId>,
+    groups: BTreeMap<GroupName, GroupRules>,
+    /// Who holds which slot.
+    pub(crate) slots: BTreeMap<HostId, u64>,
+    /// Slots that an operator released: when that was so in true time, and by which entry.
+    released: BTreeMap<u64, (Micros, u64)>,
+    written_off: BTreeSet<HostId>,
+    unhealthy: BTreeSet<HostId>,
+    broken: BTreeSet<(GroupName, HostId)>,
+    /// Every slot that was ever granted.
+    pub(crate) grants: BTreeMap<u64, Granted>,
+    last_token: u64,
+    deployments: BTreeMap<DeploymentId, Tally>,
+    /// What a stop keeps from beginning, though it has not begun: with true, even the way back.
+    stopped: BTreeMap<Digest, bool>,
+}
+
+struct Known {
+    labels: Labels,
+    zone: Option<ZoneName>,
+}
+
+struct GroupRules {
+    group: Group,
+    sequence: u64,
+    head: Digest,
+    running: Option<DeploymentId>,
+    queue: Vec<DeploymentId>,
+    /// The newest order to deploy or to go back.
+    newest: Option<Digest>,
+    last_good: Option<Digest>,
+    current: BTreeMap<HostId, Digest>,
+}
+
+/// A deployment as it was counted from orders and returns of slots.
+struct Tally {
+    order: Digest,
+    release: Digest,
+    fallback: Option<Digest>,
+    group: GroupName,
+    group_version: u64,
+    not_after: Option<UnixSeconds>,
+    configuration: DeploymentConfiguration,
+    budget: Option<u32>,
+    reach: Reach,
+    by_operator: bool,
+    catches_up: bool,
+    began: Option<UnixSeconds>,
+    stages: Vec<StageRules>,
+    stage_of: BTreeMap<HostId, usize>,
+    stage: usize,
+    /// Since when it waits between two stages.
+    held: Option<UnixSeconds>,
+    paused: bool,
+    stopped: bool,
+    goes_back_when_stopped: bool,
+    overdue: bool,
+    /// Its hosts, without those that are nobody's any more.
+    targets: BTreeSet<HostId>,
+    busy: BTreeSet<HostId>,
+    failed: BTreeSet<HostId>,
+    succeeded: BTreeSet<HostId>,
+    declined: BTreeSet<HostId>,
+    end: Option<DeploymentStatus>,
+}
+
+/// Whom a deployment is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    Outdated,
+    Strayed,
+    Some,
+}
+
+#[derive(Clone, Copy, Default)]
+struct StageRules {
+    is_canary: bool,
+    pause: bool,
+    bake_seconds: u32,
+}
+
+/// A group, or one of its zones by itself.
+pub(crate) type Bound = (GroupName, Option<Option<ZoneName>>);
+
+/// A slot when it was granted.
+#[derive(Clone)]
+pub(crate) struct Granted {
+    pub(crate) host: HostId,
+    pub(crate) release: Digest,
+    pub(crate) deployment: DeploymentId,
+    pub(crate) group: GroupName,
+    /// The host's groups then, and its zone in each where zones count: how many may be down of whom.
+    pub(crate) bounds: Vec<(Bound, usize, BTreeSet<HostId>)>,
+    /// Groups in which it was down for certain, so that nobody asked for room.
+    pub(crate) excused: BTreeSet<GroupName>,
+}
+
+/// What is new, beside the entry itself.
+pub(crate) struct Moment<'a> {
+    pub(crate) trust: &'a Trust,
+    /// The ledger after the entry.
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) index: u64,
+    /// The leader's stamp.
+    pub(crate) at: UnixSeconds,
+    /// True time.
+    pub(crate) now: Micros,
+}
+
+impl Tally {
+    fn is_over(&self, host: HostId) -> bool {
+        let all = [&self.failed, &self.succeeded, &self.declined];
+        all.iter().any(|some| some.contains(&host)) || !self.targets.contains(&host)
+    }
+
+    /// How many of its hosts must stay well. Where it is for part of the group, and for no more hosts
+    /// than that, the group's own quota is all that bounds it, and that is S1 and S2.
+    fn floor(&self) -> usize {
+        let hosts = self.targets.len();
+        let floor = minimum(self.configuration.minimum_healthy, hosts);
+        if self.reach != Reach::All && floor >= hosts { 0 } else { floor }
+    }
+
+    fn canary_failed(&self) -> bool {
+        self.failed.iter().any(|host| self.is_canary(self.stage_of[host]))
+    }
+
+    fn is_canary(&self, stage: usize) -> bool {
+        self.stages.get(stage).is_some_and(|stage| stage.is_canary)
+    }
+
+    fn over_budget(&self) -> bool {
+        self.budget.is_some_and(|budget| self.failed.len() as u64 > u64::from(budget))
+    }
+
+    fn leave(&mut self, host: HostId) {
+        self.busy.remove(&host);
+        if self.end.is_none() && !self.is_over(host) {
+            self.targets.remove(&host);
+        }
+    }
+}
+
+impl Rules {
+    /// Reads an entry that has changed the ledger.
+    pub(crate) fn apply(&mut self, moment: &Moment<'_>, entry: &Entry) -> Checked {
+        let Moment { trust, now, .. } = *moment;
+        match entry {
+            Entry::Admit(cert) => {
+                let Ok(member) = cert.verify_signatures(trust) else {
+                    return unless(false, "S9", || "a forged certificate was taken".into());
+                };
+                let member = member.content();
+                unless(!self.removed.contains(&member.host), "R7", || {
+                    format!("{} was removed and is admitted again", member.host.short())
+                })?;
+                if let Some(old) = self.names.insert(member.name.to_string(), member.host)
+                    && old != member.host
+                {
+                    self.forget(old);
+                }
+                let (labels, zone) = (member.labels.clone(), member.zone.clone());
+                self.members.insert(member.host, Known { labels, zone });
+            }
+            Entry::Remove(removal) => {
+                let removal = trust.removal(removal).map_err(|e| forged(&e))?;
+                let host = removal.content().host;
+                self.forget(host);
+                self.removed.insert(host);
+                let voters = moment.ledger.electorate().newest();
+                let gone = voters.hosts().filter(|voter| self.removed.contains(voter)).count();
+                let (is_voter, all) = (voters.is_voter(host), voters.list().len());
+                unless(!is_voter || (all - gone) * 2 > all, "R7", || {
+                    format!("of {all} voters {gone} are removed")
+                })?;
+            }
+            Entry::Group(group) => {
+                let group = trust.group(group).map_err(|e| forged(&e))?.content().clone();
+                match self.groups.get_mut(&group.name) {
+                    Some(known) => {
+                        let moves = known.group.filter != group.filter && known.running.is_some();
+                        known.group = group;
+                        unless(!moves, "R2", || "hosts change while they deploy".into())?;
+                    }
+                    None => {
+                        let fresh = GroupRules {
+                            group: group.clone(),
+                            sequence: 0,
+                            head: Digest::ZERO,
+                            running: None,
+                            queue: Vec::new(),
+                            newest: None,
+                            last_good: None,
+                            current: BTreeMap::new(),
+                        };
+                        self.groups.insert(group.name, fresh);
+                    }
+                }
+            }
+            Entry::Release(_) | Entry::Want(_) => {}
+            // Who votes says nothing about who may be down.
+            Entry::NextVoters(_) | Entry::Vouch(_) | Entry::Counted(_) => {}
+            Entry::Order(order) => {
+                let order = trust.order(order).map_err(|e| forged(&e))?;
+                self.order(moment, order.id(), order.content())?;
+            }
+            Entry::Grant(grant) => {
+                self.grant(moment, grant.host, grant.order, grant.release)?;
+            }
+            Entry::Done(done) => {
+                let done = done.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
+                let Done { host, token, outcome } = done.content();
+                unless(self.slots.get(host) == Some(token), "S7", || {
+                    format!("a return of slot {token} changed the ledger, and it is not held")
+                })?;
+                self.done(*host, *token, outcome);
+            }
+            Entry::Health { host, healthy: true } => {
+                self.unhealthy.remove(host);
+                self.written_off.remove(host);
+            }
+            Entry::Health { host, healthy: false } => {
+                self.unhealthy.insert(*host);
+            }
+            Entry::Passed(passed) => self.pass(moment, *passed, now)?,
+        }
+        Ok(())
+    }
+
+    /// A host is in the fleet no more.
+    fn forget(&mut self, host: HostId) {
+        self.members.remove(&host);
+        self.slots.remove(&host);
+        self.unhealthy.remove(&host);
+        self.written_off.remove(&host);
+        self.broken.retain(|(_, broken)| *broken != host);
+        for group in self.groups.values_mut() {
+            group.current.remove(&host);
+        }
+        self.deployments.values_mut().for_each(|tally| tally.leave(host));
+    }
+
+    fn order(&mut self, moment: &Moment<'_>, id: Digest, order: &Order) -> Checked {
+        let name = &order.group;
+        let Some(group) = self.groups.get(name) else {
+            return unless(false, "S9", || "an order for no group was taken".into());
+        };
+        let follows = order.sequence == group.sequence + 1 && order.parent == group.head;
+        let unfinished = |order: &Digest| {
+            let mut all = group.running.iter().chain(&group.queue);
+            all.find(|id| self.deployments[id].order == *order).copied()
+        };
+        if let Action::Stop { order, rollback } = &order.action
+            && !follows
+        {
+            let stopped = unfinished(order);
+            if let Some(tally) = stopped.and_then(|id| self.deployments.get_mut(&id)) {
+                (tally.stopped, tally.goes_back_when_stopped) = (true, *rollback);
+            }
+            return unless(stopped.is_some(), "S9", || "a stop of nothing that runs".into());
+        }
+        unless(follows, "S9", || {
+            format!("order {} of {name} came after {}", order.sequence, group.sequence)
+        })?;
+        let named = match &order.action {
+            Action::Stop { order, .. } | Action::Pause { order } | Action::Resume { order } => {
+                unfinished(order)
+            }
+            _ => None,
+        };
+        let (running, queue) = (group.running, group.queue.clone());
+        let group = self.groups.get_mut(name).expect("it was there");
+        (group.sequence, group.head) = (order.sequence, id);
+        match &order.action {
+            Action::Stop { order, rollback } => self.stop(named, *order, *rollback),
+            Action::Deploy(deploy) => {
+                if let Some(tally) = running.and_then(|id| self.deployments.get_mut(&id)) {
+                    // Hosts that catch up make way; nothing else does.
+                    tally.stopped |= tally.catches_up;
+                    unless(tally.catches_up || deploy.queue, "R2", || {
+                        format!("{name} deploys twice at once")
+                    })?;
+                }
+                let reach = if deploy.only_outdated { Reach::Outdated } else { Reach::All };
+                self.enqueue(id, order, deploy, reach);
+            }
+            Action::Rollback(deploy) => {
+                for other in running.into_iter().chain(queue) {
+                    let order = self.deployments[&other].order;
+                    self.stop(Some(other), order, false);
+                }
+                self.enqueue(id, order, deploy, Reach::Strayed);
+            }
+            Action::Pause { .. } => {
+                let tally = named.and_then(|id| self.deployments.get_mut(&id));
+                let Some(tally) = tally.filter(|tally| !tally.paused) else {
+                    return unless(false, "R5", || "a pause of nothing was taken".into());
+                };
+                tally.paused = true;
+            }
+            Action::Resume { .. } => {
+                let Some(tally) = named.and_then(|id| self.deployments.get_mut(&id)) else {
+                    return unless(false, "R5", || "nothing was resumed".into());
+                };
+                if !std::mem::take(&mut tally.paused) {
+                    // A canary that says nothing may be passed over as well; one at work may not.
+                    let at_work = tally.busy.iter().any(|host| tally.stage_of[host] == tally.stage);
+                    let waits = tally.held.take().is_some() || !at_work;
+                    tally.stage += 1;
+                    return unless(waits, "R4", || "hosts at work were passed over".into());
+                }
+            }
+            Action::ReleaseSlot { host, token } => {
+                unless(self.slots.get(host) == Some(token), "S9", || {
+                    format!("slot {token} is released and not held")
+                })?;
+                self.released.insert(*token, (moment.now, moment.index));
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, named: Option<DeploymentId>, order: Digest, rollback: bool) {
+        *self.stopped.entry(order).or_default() |= !rollback;
+        if let Some(tally) = named.and_then(|id| self.deployments.get_mut(&id)) {
+            tally.stopped = true;
+            tally.goes_back_when_stopped = rollback;
+        }
+    }
+
+    fn enqueue(&mut self, id: Digest, order: &Order, deploy: &Deploy, reach: Reach) {
+        let group = self.groups.get_mut(&order.group).expect("the caller looked");
+        let configuration = deploy.configuration.clone();
+        let tally = Tally {
+            order: id,
+            release: deploy.release,
+            fallback: deploy.fallback,
+            group: order.group.clone(),
+            group_version: deploy.group_version,
+            not_after: order.not_after.filter(|_| reach != Reach::Strayed),
+            configuration: configuration.unwrap_or_else(|| group.group.configuration.clone()),
+            budget: group.group.failure_budget,
+            by_operator: reach != Reach::Strayed,
+            ..Tally::new(reach)
+        };
+        group.newest = Some(id);
+        let id = DeploymentId::of(id, false);
+        group.queue.push(id);
+        self.deployments.insert(id, tally);
+    }
+
+    fn pass(&mut self, moment: &Moment<'_>, passed: Passed, now: Micros) -> Checked {
+        match passed {
+            Passed::Bake { deployment, .. } => {
+                let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
+                let seconds = tally.stages.get(tally.stage).map_or(0, |stage| stage.bake_seconds);
+                let since = tally.held.take();
+                let over = since.is_some_and(|since| moment.at.0 >= since.0 + u64::from(seconds));
+                let looked_at = tally.stages.get(tally.stage).is_some_and(|stage| stage.pause);
+                tally.stage += 1;
+                unless(over && !looked_at, "R4", || format!("{deployment} has not baked"))
+            }
+            Passed::Deadline { deployment } => {
+                let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
+                tally.overdue = true;
+                let seconds = tally.configuration.deployment_deadline_seconds;
+                let due = tally
+                    .began
+                    .zip(seconds)
+                    .is_some_and(|(began, seconds)| moment.at.0 >= began.0 + u64::from(seconds));
+                unless(due, "R4", || format!("{deployment} has time left"))
+            }
+            Passed::HoldOff { host, token } => {
+                let since = self.released.remove(&token);
+                self.slots.remove(&host);
+                self.written_off.insert(host);
+                self.unhealthy.insert(host);
+                if let Some(Granted { group, deployment, .. }) = self.grants.get(&token).cloned() {
+                    self.groups.get_mut(&group).map(|group| group.current.remove(&host));
+                    self.broken.insert((group, host));
+                    if let Some(tally) = self.deployments.get_mut(&deployment) {
+                        tally.leave(host);
+                    }
+                }
+                // By the leader's clock, which may run fast by a twentieth.
+                let least = RELEASE_HOLD_OFF.as_micros() * 95 / 100;
+                let waited = since.is_some_and(|(since, _)| u128::from(now - since) >= least);
+                unless(waited, "R7", || format!("slot {token} was free before its hold-off"))
+            }
+        }
+    }
+
+    fn grant(
+        &mut self,
+        moment: &Moment<'_>,
+        host: HostId,
+        order: Digest,
+        release: Digest,
+    ) -> Checked {
+        let token = moment.index;
+        unless(token > self.last_token, "S4", || format!("slot {token} is not a new one"))?;
+        self.last_token = token;
+        let held = self.slots.get(&host);
+        unless(held.is_none(), "S4", || format!("{} holds a slot already", host.short()))?;
+        unless(self.members.contains_key(&host), "R7", || {
+            format!("slot {token} is for {}, who is nobody", host.short())
+        })?;
+        let all = self.groups.values().filter_map(|group| group.running);
+        let is_it = |id: &DeploymentId| {
+            let tally = &self.deployments[id];
+            tally.order == order && tally.release == release
+        };
+        let Some(deployment) = all.into_iter().find(is_it) else {
+            return unless(false, "R2", || format!("slot {token} is for nothing that runs"));
+        };
+        let tally = self.deployments.get_mut(&deployment).expect("it was found");
+        unless(!tally.stopped, "R2", || format!("slot {token} is granted after a stop"))?;
+        unless(!tally.paused, "R5", || format!("slot {token} is granted in a pause"))?;
+        unless(tally.held.is_none(), "R4", || format!("slot {token} is granted between stages"))?;
+        let stage = tally.stage_of.get(&host).copied();
+        unless(stage.is_some_and(|stage| stage <= tally.stage), "R4", || {
+            format!("slot {token} is of stage {stage:?}, and the turn is that of {}", tally.stage)
+        })?;
+        unless(!tally.canary_failed(), "R4", || {
+            format!("slot {token} is granted after a canary failed")
+        })?;
+        unless(!tally.overdue, "R4", || format!("slot {token} is granted after the deadline"))?;
+        unless(!tally.over_budget(), "R1", || {
+            format!("slot {token} is granted after {} hosts failed", tally.failed.len())
+        })?;
+        unless(tally.targets.contains(&host) && !tally.is_over(host), "R2", || {
+            format!("slot {token} is for {}, whose part is over", host.short())
+        })?;
+        let left = tally.targets.len() - tally.failed.len() - tally.busy.len();
+        unless(left > tally.floor(), "R1", || {
+            let (failed, busy) = (tally.failed.len(), tally.busy.len());
+            format!("slot {token}: {failed} hosts failed, {busy} are busy, and one more is taken")
+        })?;
+        tally.busy.insert(host);
+        let group = tally.group.clone();
+        self.slots.insert(host, token);
+        let (bounds, excused) = self.bounds(token, host)?;
+        self.grants.insert(token, Granted { host, release, deployment, group, bounds, excused });
+        Ok(())
+    }
+
+    /// How many may be down in the groups of a host that was just granted a slot.
+    #[expect(clippy::type_complexity, reason = "two parts of a `Granted`")]
+    fn bounds(
+        &self,
+        token: u64,
+        host: HostId,
+    ) -> Result<(Vec<(Bound, usize, BTreeSet<HostId>)>, BTreeSet<GroupName>), Violation> {
+        let (mut bounds, mut excused) = (Vec::new(), BTreeSet::new());
+        for (name, group) in &self.groups {
+            let members = self.hosts_of(name);
+            if !self.matches(name, host) {
+                continue;
+            }
+            let is_excused = self.broken.contains(&(name.clone(), host));
+            if is_excused {
+                excused.insert(name.clone());
+            }
+            let running = group.running.map(|id| &self.deployments[&id].configuration);
+            let configuration = running.unwrap_or(&group.group.configuration);
+            let quota = quota(configuration.minimum_healthy, members.len());
+            bounds.push(((name.clone(), None), quota, members.clone()));
+            if let Some(zones) = &configuration.zones {
+                let zone = self.members[&host].zone.clone();
+                let here = members.into_iter().filter(|other| self.members[other].zone == zone);
+                let here: BTreeSet<_> = here.collect();
+                let quota = quota_of(zones.minimum_healthy, &here);
+                bounds.push(((name.clone(), Some(zone)), quota, here));
+            }
+        }
+        for ((name, zone), quota, members) in &bounds {
+            // A host that was written off, and is not heard of yet, is counted with itself.
+            let others = members.iter().filter(|other| **other != host);
+            let down = others.filter(|other| self.is_down(name, **other)).count() + 1;
+            unless(excused.contains(name) || down <= *quota, "S2", || {
+                let of =
+                    zone.as_ref().map_or_else(String::new, |zone| format!(" in zone {zone:?}"));
+                format!("with slot {token}, {down} hosts of {name}{of} are down and {quota} may be")
+            })?;
+        }
+        Ok((bounds, excused))
+    }
+
+    fn matches(&self, group: &GroupName, host: HostId) -> bool {
+        let filter = &self.groups[group].group.filter;
+        self.members.get(&host).is_some_and(|known| filter.matches(&known.labels))
+    }
+
+    /// Those that count in a group.
+    pub(crate) fn hosts_of(&self, group: &GroupName) -> BTreeSet<HostId> {
+        let hosts = self.members.keys().filter(|host| self.matches(group, **host));
+        hosts.filter(|host| !self.written_off.contains(host)).copied().collect()
+    }
+
+    pub(crate) fn is_down(&self, group: &GroupName, host: HostId) -> bool {
+        self.slots.contains_key(&host)
+            || self.unhealthy.contains(&host)
+            || self.broken.contains(&(group.clone(), host))
+    }
+
+    /// True if an operator has released a slot, by an entry up to this one.
+    pub(crate) fn is_released(&self, token: u64, applied: u64) -> bool {
+        self.released.get(&token).is_some_and(|(_, index)| *index <= applied)
+    }
+
+    /// True if a host is in the fleet.
+    pub(crate) fn is_member(&self, host: HostId) -> bool {
+        self.members.contains_key(&host)
+    }
+
+    fn done(&mut self, host: HostId, token: u64, outcome: &Outcome) {
+        self.slots.remove(&host);
+        self.released.remove(&token);
+        let Some(granted) = self.grants.get(&token) else { return };
+        let entry = (granted.group.clone(), host);
+        let group = self.groups.get_mut(&granted.group).expect("groups stay");
+        let Some(tally) = self.deployments.get_mut(&granted.deployment) else { return };
+        tally.busy.remove(&host);
+        match outcome {
+            Outcome::Succeeded => {
+                group.current.insert(host, granted.release);
+                tally.succeeded.insert(host);
+                self.broken.remove(&entry);
+            }
+            Outcome::Failed { restored, .. } => {
+                tally.failed.insert(host);
+                if !restored {
+                    group.current.remove(&host);
+                    self.broken.insert(entry);
+                }
+            }
+            Outcome::Declined { .. } => {
+                tally.declined.insert(host);
+            }
+        }
+    }
+
+    /// Compares with the ledger after an entry.
+    pub(crate) fn sync(&mut self, moment: &Moment<'_>) -> Checked {
+        let Moment { ledger, index, .. } = *moment;
+        let slots: BTreeMap<_, _> = ledger.slots().map(|slot| (slot.host, slot.token)).collect();
+        unless(slots == self.slots, "S5", || {
+            format!("after entry {index} the slots are {slots:?}, not {:?}", self.slots)
+        })?;
+        let members = ledger.members().count();
+        unless(members == self.members.len(), "R7", || {
+            format!("after entry {index} the fleet has {members} hosts")
+        })?;
+        for host in self.members.keys() {
+            let healthy = !self.unhealthy.contains(host);
+            unless(ledger.is_healthy(*host) == healthy, "S2", || {
+                format!("after entry {index} the health of {} is wrong", host.short())
+            })?;
+        }
+        let written_off: BTreeSet<_> = ledger.written_off().map(|host| host.host).collect();
+        unless(written_off == self.written_off, "R7", || {
+            format!("after entry {index} the write-offs are {written_off:?}")
+        })?;
+        for (name, group) in &self.groups {
+            unless(ledger.head(name).1 == group.head, "S9", || {
+                format!("after entry {index} the head of {name} is another")
+            })?;
+        }
+        // What ends makes room for what begins, which may be over at once: until nothing more follows.
+        loop {
+            self.sync_stages(moment)?;
+            self.sync_ends(moment)?;
+            if !self.sync_turns(moment)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A stage begins when all before it are done, have been looked at and have baked.
+    fn sync_stages(&mut self, moment: &Moment<'_>) -> Checked {
+        for (id, tally) in &mut self.deployments {
+            let Some(deployment) = moment.ledger.deployment(*id) else { continue };
+            if tally.began.is_none() || tally.end.is_some() {
+                continue;
+            }
+            let now = usize::try_from(deployment.stage).unwrap_or(usize::MAX);
+            unless(now >= tally.stage, "R4", || format!("{id} goes back to stage {now}"))?;
+            for stage in tally.stage..now {
+                let StageRules { is_canary, pause, bake_seconds } = tally.stages[stage];
+                unless(!pause && bake_seconds == 0, "R4", || {
+                    format!("stage {stage} of {id} was not waited for")
+                })?;
+                let begun = tally.stage_of.iter().filter(|(_, its)| **its <= stage);
+                let open = begun.map(|(host, _)| host).find(|host| {
+                    let away = self.unhealthy.contains(host) && !tally.busy.contains(host);
+                    !tally.is_over(**host) && !away
+                });
+                unless(open.is_none(), "R4", || {
+                    format!("stage {} of {id} begins before stage {stage} is done", stage + 1)
+                })?;
+                let spoke =
+                    tally.succeeded.iter().any(|host| tally.stage_of.get(host) == Some(&stage));
+                unless(!is_canary || spoke, "R4", || format!("the canary of {id} said nothing"))?;
+            }
+            tally.stage = now;
+            match (deployment.hold.is_some(), tally.held) {
+                (true, None) => tally.held = Some(moment.at),
+                (false, Some(_)) => {
+                    return unless(false, "R4", || format!("{id} does not wait any more"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_ends(&mut self, moment: &Moment<'_>) -> Checked {
+        for id in self.deployments.keys().copied().collect::<Vec<_>>() {
+            self.sync_end(moment, id)?;
+        }
+        Ok(())
+    }
+
+    fn sync_end(&mut self, moment: &Moment<'_>, id: DeploymentId) -> Checked {
+        let Some(deployment) = moment.ledger.deployment(id) else { return Ok(()) };
+        let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
+        for (host, target) in &deployment.targets {
+            let counts = target.status == TargetStatus::Succeeded;
+            unless(!counts || tally.succeeded.contains(host), "R1", || {
+                format!("{} counts as a success and did not say so", host.short())
+            })?;
+        }
+        let is_over = deployment.status.is_over();
+        unless(is_over || tally.end.is_none(), "R3", || {
+            format!("deployment {id} was over and runs again")
+        })?;
+        if !is_over || tally.end.is_some() {
+            return Ok(());
+        }
+        let group = self.groups.get_mut(&tally.group).expect("groups stay");
+        if tally.began.is_none() {
+            // It was over before it began: stopped, out of time, or for nobody.
+            let expired = tally.not_after.is_some_and(|until| until < moment.at);
+            let changed = tally.group_version != group.group.version;
+            let good = match &deployment.status {
+                DeploymentStatus::Stopped => tally.stopped,
+                DeploymentStatus::Failed { .. } => expired || changed,
+                _ => !expired && !changed && deployment.targets.is_empty(),
+            };
+            if good {
+                tally.end = Some(deployment.status.clone());
+                group.queue.retain(|queued| *queued != id);
+                return Ok(());
+            }
+            // Or it began and was over with that.
+            let name = tally.group.clone();
+            self.begin(moment, &name, id, deployment)?;
+        }
+        let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
+        let group = self.groups.get_mut(&tally.group).expect("groups stay");
+        tally.end = Some(deployment.status.clone());
+        if group.running == Some(id) {
+            group.running = None;
+        }
+        unless(tally.busy.is_empty(), "R1", || {
+            format!("{id} is over while hosts are at work for it")
+        })?;
+        let enough = tally.succeeded.len() >= tally.floor().max(1);
+        let rest = tally.targets.iter().filter(|host| !tally.is_over(**host));
+        let away = rest.clone().all(|host| self.unhealthy.contains(host));
+        let done = rest.count() == 0;
+        let ends = tally.overdue || tally.canary_failed() || tally.over_budget();
+        let waits = tally.paused || tally.held.is_some();
+        let left = tally.targets.len().saturating_sub(tally.failed.len());
+        let good = match &deployment.status {
+            DeploymentStatus::Succeeded => {
+                enough && !ends && !tally.stopped && (done || (away && !waits))
+            }
+            DeploymentStatus::Failed { .. } => {
+                !tally.stopped && (ends || left <= tally.floor() || (done && !enough))
+            }
+            _ => tally.stopped,
+        };
+        unless(good, "R1", || {
+            let (have, all) = (tally.succeeded.len(), tally.targets.len());
+            format!("{id} ends as {:?} with {have} of {all}", deployment.status)
+        })?;
+        if deployment.status == DeploymentStatus::Succeeded {
+            group.last_good = Some(tally.release);
+        }
+        Ok(())
+    }
+
+    /// Whose turn it is. True if something has begun.
+    fn sync_turns(&mut self, moment: &Moment<'_>) -> Result<bool, Violation> {
+        let mut begun = false;
+        let names: Vec<_> = self.groups.keys().cloned().collect();
+        // What nobody ordered may have begun, and be over with that.
+        for deployment in moment.ledger.deployments() {
+            if !self.deployments.contains_key(&deployment.id) && deployment.status.is_over() {
+                self.begin(moment, &deployment.group, deployment.id, deployment)?;
+                begun = true;
+            }
+        }
+        for name in names {
+            let running = moment.ledger.group(&name).and_then(|view| view.running);
+            let fresh = running.filter(|id| self.groups[&name].running != Some(*id));
+            let deployment = fresh.and_then(|id| moment.ledger.deployment(id));
+            if let Some(deployment) = deployment {
+                self.begin(moment, &name, deployment.id, deployment)?;
+                begun = true;
+            }
+        }
+        Ok(begun)
+    }
+
+    fn begin(
+        &mut self,
+        moment: &Moment<'_>,
+        name: &GroupName,
+        id: DeploymentId,
+        deployment: &Deployment,
+    ) -> Checked {
+        let group = &self.groups[name];
+        unless(group.running.is_none(), "R2", || format!("{name} deploys twice at once"))?;
+        let mut tally = match self.deployments.remove(&id) {
+            Some(tally) => {
+                unless(tally.end.is_none(), "R3", || format!("{id} runs again"))?;
+                unless(group.queue.first() == Some(&id), "R6", || {
+                    format!("{id} begins before its turn")
+                })?;
+                tally
+            }
+            None if deployment.creator == Creator::CatchUp => self.caught_up(name, deployment)?,
+            None => self.undone(id, deployment)?,
+        };
+        let group = self.groups.get_mut(name).expect("it is there");
+        group.queue.retain(|queued| *queued != id);
+        group.running = Some(id);
+        let wanted = self.targets(&tally);
+        let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
+        unless(wanted.is_none_or(|wanted| wanted == targets), "R6", || {
+            format!("{id} is for other hosts than it must be")
+        })?;
+        tally.targets = targets;
+        tally.began = Some(moment.at);
+        tally.paused &= tally.by_operator;
+        self.place(&mut tally, deployment)?;
+        self.deployments.insert(id, tally);
+        Ok(())
+    }
+
+    /// Whom a deployment must be for, where that follows from its order.
+    fn targets(&self, tally: &Tally) -> Option<BTreeSet<HostId>> {
+        let current = &self.groups[&tally.group].current;
+        let mut hosts = self.hosts_of(&tally.group);
+        hosts.retain(|host| {
+            let broken = self.broken.contains(&(tally.group.clone(), *host));
+            match tally.reach {
+                Reach::All | Reach::Some => true,
+                Reach::Outdated => broken || current.get(host) != Some(&tally.release),
+                Reach::Strayed => broken || current.get(host).is_some_and(|c| *c != tally.release),
+            }
+        });
+        (tally.reach != Reach::Some).then_some(hosts)
+    }
+
+    /// A deployment that nobody ordered brings hosts to what the others run.
+    fn caught_up(&self, name: &GroupName, deployment: &Deployment) -> Result<Tally, Violation> {
+        let group = &self.groups[name];
+        let late = group.group.catch_up || group.group.deploy_to_new_hosts;
+        let newest = group.newest == Some(deployment.order);
+        let good = group.last_good == Some(deployment.release);
+        let stopped = self.stopped.get(&deployment.order);
+        let may = stopped.is_none_or(|full| !full && deployment.goes_back);
+        unless(late && newest && good && may && group.queue.is_empty(), "R6", || {
+            format!("{} catches up without leave", deployment.id)
+        })?;
+        let behind = deployment.targets.keys().all(|host| {
+            let broken = self.broken.contains(&(name.clone(), *host));
+            let behind = group.current.get(host) != Some(&deployment.release);
+            (broken || behind) && !self.unhealthy.contains(host)
+        });
+        unless(behind, "R6", || format!("{} is for hosts that need nothing", deployment.id))?;
+        let mut configuration = group.group.configuration.clone();
+        configuration.deployment_deadline_seconds = None;
+        Ok(Tally {
+            order: deployment.order,
+            release: deployment.release,
+            group: name.clone(),
+            group_version: group.group.version,
+            configuration,
+            catches_up: true,
+            ..Tally::new(Reach::Some)
+        })
+    }
+
+    /// A deployment that undoes one that an operator ordered, on the hosts that took it.
+    fn undone(&self, id: DeploymentId, deployment: &Deployment) -> Result<Tally, Violation> {
+        let undone = self.deployments.get(&DeploymentId::of(deployment.order, false));
+        let Some(undone) = undone.filter(|undone| undone.by_operator) else {
+            return Err(Violation { promise: "R3", what: format!("{id} undoes nothing") });
+        };
+        let failed = match &undone.end {
+            Some(DeploymentStatus::Failed { .. }) => undone.began.is_some(),
+            Some(DeploymentStatus::Stopped) => undone.goes_back_when_stopped,
+            _ => false,
+        };
+        let to = undone.fallback == Some(deployment.release);
+        let took = deployment.targets.keys().all(|host| undone.succeeded.contains(host));
+        unless(failed && to && took, "R3", || format!("{id} goes back without reason"))?;
+        Ok(Tally {
+            order: undone.order,
+            release: deployment.release,
+            group: undone.group.clone(),
+            group_version: undone.group_version,
+            configuration: undone.configuration.clone(),
+            budget: undone.budget,
+            ..Tally::new(Reach::Some)
+        })
+    }
+
+    /// In which order its hosts go.
+    fn place(&self, tally: &mut Tally, deployment: &Deployment) -> Checked {
+        // Who goes back or catches up has no canary to wait for: the release has run before.
+        let staged = tally.by_operator;
+        let own = &tally.configuration;
+        let canary = own.canary.as_ref().filter(|_| staged);
+        let drawn: BTreeSet<_> = deployment
+            .targets
+            .iter()
+            .filter(|(_, target)| {
+                let stage = usize::try_from(target.stage).unwrap_or(usize::MAX);
+                deployment.stages.get(stage).is_some_and(|stage| stage.is_canary)
+            })
+            .map(|(host, _)| *host)
+            .collect();
+        let is_first = |host: &HostId, known: &Known| match canary.map(|canary| &canary.hosts) {
+            None => false,
+            Some(CanaryHosts::Labels(labels)) => labels.matches(&known.labels),
+            Some(CanaryHosts::Count(_)) => drawn.contains(host),
+        };
+        if let Some(CanaryHosts::Count(count)) = canary.map(|canary| &canary.hosts) {
+            let wanted = tally.targets.len().min(usize::try_from(*count).unwrap_or(usize::MAX));
+            unless(drawn.len() == wanted, "R4", || {
+                format!("{} hosts of {} are the canary", drawn.len(), deployment.id)
+            })?;
+        }
+        let place = |host: &HostId| {
+            let known = &self.members[host];
+            let wave = match own.waves.iter().position(|wave| wave.matches(&known.labels)) {
+                _ if is_first(host, known) => 0,
+                Some(wave) if staged => wave + 1,
+                _ => own.waves.len() + 1,
+            };
+            let zone = known.zone.clone().filter(|_| staged && own.zones.is_some());
+            (wave, zone.is_none(), zone)
+        };
+        let places: BTreeSet<_> = tally.targets.iter().map(place).collect();
+        let places: Vec<_> = places.into_iter().collect();
+        let number = |host: &HostId| places.iter().position(|its| *its == place(host)).unwrap_or(0);
+        tally.stage_of = tally.targets.iter().map(|host| (*host, number(host))).collect();
+        for (at, (wave, ..)) in places.iter().enumerate() {
+            let mut stage = StageRules { is_canary: *wave == 0, ..StageRules::default() };
+            if let Some((next, ..)) = places.get(at + 1) {
+                if let Some(zones) = own.zones.as_ref().filter(|_| staged) {
+                    let first = at == 0;
+                    stage.bake_seconds =
+                        if first { zones.first_bake_seconds } else { zones.bake_seconds };
+                }
+                if let Some(canary) = canary.filter(|_| *wave == 0 && *next > 0) {
+                    stage.pause = canary.pause;
+                    stage.bake_seconds = stage.bake_seconds.max(canary.bake_seconds);
+                }
+            }
+            tally.stages.push(stage);
+        }
+        for (host, target) in &deployment.targets {
+            let stage = usize::try_from(target.stage).unwrap_or(usize::MAX);
+            unless(tally.stage_of[host] == stage, "R4", || {
+                format!("{} goes in stage {stage} of {}", host.short(), deployment.id)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Tally {
+    fn new(reach: Reach) -> Self {
+        Self {
+            order: Digest::ZERO,
+            release: Digest::ZERO,
+            fallback: None,
+            group: GroupName::new("none").expect("a good name"),
+            group_version: 0,
+            not_after: None,
+            configuration: MinimumHealthy::AllAtOnce.into(),
+            budget: None,
+            reach,
+            by_operator: false,
+            catches_up: false,
+            began: None,
+            stages: Vec::new(),
+            stage_of: BTreeMap::new(),
+            stage: 0,
+            held: None,
+            paused: false,
+            stopped: false,
+            goes_back_when_stopped: false,
+            overdue: false,
+            targets: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            succeeded: BTreeSet::new(),
+            declined: BTreeSet::new(),
+            end: None,
+        }
+    }
+}
+
+fn quota(configuration: MinimumHealthy, hosts: usize) -> usize {
+    hosts.saturating_sub(minimum(configuration, hosts))
+}
+
+fn quota_of(configuration: MinimumHealthy, hosts: &BTreeSet<HostId>) -> usize {
+    quota(configuration, hosts.len())
+}
+
+/// CodeDeploy's floor, read once more.
+fn minimum(configuration: MinimumHealthy, hosts: usize) -> usize {
+    match configuration {
+        MinimumHealthy::AllAtOnce => 0,
+        MinimumHealthy::HalfAtATime if hosts > 1 => hosts / 2 + hosts % 2,
+        MinimumHealthy::OneAtATime if hosts > 1 => hosts - 1,
+        MinimumHealthy::HalfAtATime | MinimumHealthy::OneAtATime => 0,
+        MinimumHealthy::HostCount(count) => usize::try_from(count).unwrap_or(usize::MAX),
+        MinimumHealthy::FleetPercent(percent) => {
+            let (whole, rest) =
+                (hosts * usize::from(percent) / 100, hosts * usize::from(percent) % 100);
+            whole + usize::from(rest > 0)
+        }
+    }
+}
+
+fn forged(error: &dyn std::fmt::Display) -> Violation {
+    Violation { promise: "S9", what: format!("a forgery was taken: {error}") }
+}

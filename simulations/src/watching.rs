@@ -1,0 +1,154 @@
+//! After every event: the promises are held against whoever has done something.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use groundswell_protocol::{consensus::Consensus, ids::Digest, node::Node, rollout::Entry};
+
+use crate::{
+    coverage::Situation,
+    host::Host,
+    telling::committed_text,
+    truth::Violation,
+    world::{Event, World},
+};
+
+impl World {
+    /// Holds the promises against a host that has just done something.
+    pub(crate) fn judge(&mut self, host: usize) {
+        self.judge_applied(host);
+        let Some(node) = &self.hosts[host].node else { return };
+        let Some(consensus) = node.consensus() else { return };
+        let (leads, term) = (consensus.is_leading(), (consensus.generation(), consensus.term()));
+        // Whoever heard of a vote relies on it that the voter remembers.
+        let (mind, disk) = (consensus.hard_state(), &self.hosts[host].disk.hard_state);
+        if (mind.term, mind.vote) != (disk.term, disk.vote) {
+            self.fail("C7", format!("host {host} has not written its term and vote"));
+            return;
+        }
+        if leads && self.hosts[host].led != term {
+            self.hosts[host].led = term;
+            let disk = &self.hosts[host].disk;
+            let has = |entry: &groundswell_protocol::consensus::LogEntry| {
+                disk.has(entry.index, &entry.data)
+            };
+            let led = self.truth.leads(self.hosts[host].id, term, has);
+            if led == Ok(true) {
+                self.trace.say(self.now, || format!("host {host} leads in term {term:?}"));
+                self.note_new_leader(host);
+            }
+            self.hold(led.map(drop));
+        }
+    }
+
+    pub(crate) fn note_new_leader(&mut self, host: usize) {
+        let committed = self.truth.applied();
+        let open = self.hosts.iter().flat_map(|host| host.disk.log.range(committed + 1..));
+        let is_grant = |data: &[u8]| {
+            groundswell_protocol::rollout::Stamped::from_bytes(data)
+                .is_ok_and(|stamped| matches!(stamped.entry, Entry::Grant(_)))
+        };
+        if open.into_iter().any(|(_, entry)| is_grant(&entry.data)) {
+            self.coverage.met(Situation::LeaderChangedWithGrantOpen);
+        }
+        let leads = |other: &Host| {
+            other.node.as_ref().and_then(Node::consensus).is_some_and(Consensus::is_leading)
+        };
+        let others = (0..self.hosts.len()).filter(|other| *other != host);
+        if others.into_iter().any(|other| leads(&self.hosts[other])) {
+            self.coverage.met(Situation::MinorityLeaderBelieved);
+        }
+    }
+
+    /// What a host has applied since it was last looked at is what everybody applies.
+    pub(crate) fn judge_applied(&mut self, host: usize) {
+        let Some(node) = &self.hosts[host].node else { return };
+        let (applied, checked) = (node.ledger().applied_index(), self.hosts[host].checked);
+        if applied == checked {
+            return;
+        }
+        if applied < checked {
+            self.fail("C7", format!("host {host} had applied {checked}, and now {applied}"));
+            return;
+        }
+        for index in checked + 1..=applied {
+            let Some(entry) = self.hosts[host].disk.entry(index).cloned() else { continue };
+            let voters = self.truth.ledger.electorate().newest();
+            let need = voters.list().len() / 2 + 1;
+            let hosts = voters.hosts().map(|voter| &self.hosts[self.by_id[&voter]]);
+            let copies = hosts.filter(|host| {
+                host.disk.has(index, &entry.data)
+                    || host.disk.pruned.get(&index).is_some_and(|own| own.data == entry.data)
+            });
+            let copies = copies.count();
+            let fresh = index > self.truth.applied();
+            let checked = self.truth.applied_by(&entry, || (copies, need));
+            if fresh {
+                self.stop_at_grant(&entry.data);
+                self.trace.say(self.now, || {
+                    format!("committed {index}: {}", committed_text(&entry.data))
+                });
+            }
+            self.hold(checked);
+        }
+        self.hosts[host].checked = applied;
+        self.hosts[host].disk.pruned.clear();
+        let Some(node) = &self.hosts[host].node else { return };
+        let sampled = applied % 4 == 0 || applied - checked > 1;
+        let is_same = match self.truth.hash_at(applied) {
+            Some(hash) if sampled => node.ledger().state_hash() == hash,
+            Some(_) => true,
+            None => false,
+        };
+        let sound = catch_unwind(AssertUnwindSafe(|| node.check_invariants()));
+        if let Err(panic) = sound {
+            self.panicked(host, &*panic);
+        }
+        if !is_same {
+            self.fail("C4", format!("host {host} has another state at index {applied}"));
+        }
+        for situation in self.truth.met() {
+            self.coverage.met(situation);
+        }
+    }
+
+    /// People who wait for the worst moment to stop a deployment.
+    pub(crate) fn stop_at_grant(&mut self, data: &[u8]) {
+        if !committed_text(data).starts_with("grant") {
+            return;
+        }
+        for kind in self.people.grant_came() {
+            let at = self.now + self.dice.between(0, 400_000);
+            self.queue.plan(at, Event::Later(Box::new(kind)));
+        }
+    }
+
+    /// A host's view after records came.
+    pub(crate) fn judge_view(&mut self, host: usize) {
+        let Some(node) = &self.hosts[host].node else { return };
+        let mut news = Vec::new();
+        let mut checked = Ok(());
+        for record in node.view().iter() {
+            let version = (record.epoch, record.sequence);
+            let seen = self.hosts[host].seen.get(&record.host).copied().unwrap_or_default();
+            if version < seen {
+                let what = format!("host {host} went back to {version:?} from {seen:?}");
+                checked = Err(Violation { promise: "F1", what });
+            }
+            if version > seen {
+                let said = groundswell_protocol::cbor::encode(record);
+                news.push((record.host, version, Digest::of_content(&said)));
+            }
+        }
+        let bounded = node.view().iter().count() <= self.hosts.len();
+        for (other, version, id) in news {
+            self.hosts[host].seen.insert(other, version);
+            if checked.is_ok() {
+                checked = self.truth.says(other, version, id);
+            }
+        }
+        self.hold(checked);
+        if !bounded {
+            self.fail("F3", format!("host {host} knows more hosts than there are"));
+        }
+    }
+}
