@@ -105,12 +105,21 @@ impl World {
         let id = self.hosts[peer].id;
         let Some(node) = &self.hosts[host].node else { return false };
         let is_young = node.ledger().members().next().is_none();
-        if node.ledger().is_member(id) || is_young || self.trust.genesis().names(id) {
+        let is_first = self.trust.genesis().names(id);
+        if node.ledger().is_member(id) || is_young || is_first || self.is_vouched_for(host, peer) {
             return true;
         }
         if let Some(cert) = self.hosts[peer].disk.cert.clone() {
             self.feed(host, Input::Applicant(cert));
         }
         false
+    }
+
+    /// True if the lists that a peer brings say that it votes.
+    fn is_vouched_for(&self, host: usize, peer: usize) -> bool {
+        let (Some(own), Some(theirs)) = (self.node(host), self.node(peer)) else { return false };
+        let mut electorate = own.electorate().clone();
+        electorate.extend_by(&self.trust, theirs.electorate().after(0));
+        electorate.newest().is_voter(self.hosts[peer].id)
     }
 }

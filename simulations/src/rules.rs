@@ -190,7 +190,15 @@ impl Rules {
                     self.forget(old);
                 }
                 let (labels, zone) = (member.labels.clone(), member.zone.clone());
-                self.members.insert(member.host, Known { labels, zone });
+                let host = member.host;
+                // Who has left a group has no part in what it deploys, once nothing is under way there.
+                for tally in self.deployments.values_mut() {
+                    let stays = self.groups[&tally.group].group.filter.matches(&labels);
+                    if !stays && !tally.busy.contains(&host) {
+                        tally.leave(host);
+                    }
+                }
+                self.members.insert(host, Known { labels, zone });
             }
             Entry::Remove(removal) => {
                 let removal = trust.removal(removal).map_err(|e| forged(&e))?;
@@ -645,7 +653,10 @@ impl Rules {
     }
 
     fn sync_ends(&mut self, moment: &Moment<'_>) -> Checked {
-        for id in self.deployments.keys().copied().collect::<Vec<_>>() {
+        // What ran makes room for what began after it and was over with that.
+        let mut all: Vec<_> = self.deployments.keys().copied().collect();
+        all.sort_by_key(|id| self.deployments[id].began.is_none());
+        for id in all {
             self.sync_end(moment, id)?;
         }
         Ok(())

@@ -99,12 +99,13 @@ impl Gatekeeper for Gate {
         if let Err(error) = hello.cert.verify_uncounted(&self.trust, now) {
             return Verdict::Refuse(error.to_string());
         }
-        // Before a ledger is here a whole certificate is enough, or nobody would bring one; and the
-        // first voters need no ledger. After that it is the ledger that says who belongs.
+        // Before a ledger is here a whole certificate is enough, or nobody would bring one; and voters
+        // need no ledger, since the lists vouch for their keys: this host may have been away for long.
+        // After that it is the ledger that says who belongs.
         let young = self.read(|roster| roster.admitted.is_empty());
-        let voter = self.trust.genesis().names(peer);
         let mut electorate = self.read(|roster| roster.electorate.clone());
         electorate.extend_by(&self.trust, &hello.voter_lists);
+        let voter = self.trust.genesis().names(peer) || electorate.newest().is_voter(peer);
         if (young || voter) && hello.cert.verify(&self.trust, &electorate, now).is_ok() {
             return Verdict::Admit(Arc::new(member));
         }
@@ -139,7 +140,7 @@ mod tests {
         time::UnixSeconds,
         trust::{
             Genesis, Member, Role, Roles, Root, SecretKey, Signed, Signer, Token, TrustBundle,
-            Voter,
+            Voter, VoterList,
         },
     };
 
@@ -215,6 +216,30 @@ mod tests {
         assert_eq!(judge(&gate, 30, &good), "admit");
         assert_eq!(judge(&gate, 31, &good), "refuse", "it is another host's");
         assert_eq!(judge(&gate, 30, &cert(&trust, 30, 1)), "refuse", "its time is over");
+    }
+
+    #[test]
+    fn who_votes_now_is_let_in_by_a_host_that_was_away() {
+        let (gate, _applicants, trust) = gate();
+        gate.update(|roster| roster.admitted.extend([Digest([9; 32])]));
+        let newcomer = cert(&trust, 30, u64::MAX);
+        assert_eq!(judge(&gate, 30, &newcomer), "pending", "this ledger knows nothing of it");
+        let name = |name| HostName::new(name).unwrap();
+        let mut voters = vec![
+            Voter { host: host(10), name: name("v") },
+            Voter { host: host(30), name: name("h30") },
+        ];
+        voters.sort();
+        let parent = trust.genesis_id();
+        let list = VoterList { base: None, seats: 3, parent, voters, generation: 1 };
+        let with = |by| {
+            let lists = vec![Signed::new(&list, trust.fleet(), &[&key(by)]).unwrap()];
+            let (cert, epoch) = (newcomer.clone(), 1);
+            let hello = Hello { cert, epoch, protocol: PROTOCOL, voter_lists: lists };
+            matches!(gate.judge(host(30), &hello), Verdict::Admit(_))
+        };
+        assert!(!with(30), "it does not say so itself");
+        assert!(with(10));
     }
 
     #[test]

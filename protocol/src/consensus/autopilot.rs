@@ -2,10 +2,14 @@
 //!
 //! The rules are here and the leader's clock is not: it says for how long each host was as it is. The
 //! choice is no matter of taste: the zone with the fewest voters first, then a hash of fleet and host,
-//! so every leader of the same fleet makes the same one. The leader never replaces itself: where it is
-//! the one that must go, another is elected first.
+//! so every leader that sees the same hosts makes the same one. The leader never replaces itself: one that
+//! dies is replaced by the next, and one that may not vote any more stays until it leads no more.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     ids::{Digest, FleetId, HashDomain, HostId, ZoneName},
@@ -71,7 +75,9 @@ pub fn next_list(
     seats: &[Seat],
     prospects: &[Prospect],
 ) -> Option<VoterList> {
-    let goes = seats.iter().find(|seat| seat.must_go && seat.host != leader).map(|seat| seat.host);
+    // Whoever is dead before whoever only may not vote.
+    let may_go = seats.iter().filter(|seat| seat.must_go && seat.host != leader);
+    let goes = may_go.min_by_key(|seat| seat.is_live).map(|seat| seat.host);
     if goes.is_none() && now.list().len() >= now.seats() {
         return None;
     }
@@ -85,7 +91,15 @@ pub fn next_list(
         let draw = Digest::of(HashDomain::Ring, &[b"vote", &fleet.0, &prospect.voter.host.0]);
         (Reverse(crowd), draw)
     };
-    let comes = prospects.iter().max_by_key(rank)?;
+    // Where there are three zones, none of them decides alone.
+    let all_zones = seats.iter().map(|seat| &seat.zone).chain(prospects.iter().map(|p| &p.zone));
+    let several = all_zones.collect::<BTreeSet<_>>().len() >= 3;
+    let majority = (stay().count() + 1) / 2 + 1;
+    let fits = |prospect: &&Prospect| {
+        let crowd = zones.get(&prospect.zone.as_ref()).copied().unwrap_or(0);
+        !several || majority == 1 || crowd + 1 < majority
+    };
+    let comes = prospects.iter().filter(fits).max_by_key(rank)?;
     let mut voters: Vec<_> =
         now.list().iter().filter(|voter| Some(voter.host) != goes).cloned().collect();
     voters.push(comes.voter.clone());

@@ -28,6 +28,8 @@ pub(super) struct Feed {
     pub(super) snapshot: Option<Snapshot>,
     /// Who gets entries as they are applied, and the last one that each was known to have.
     pub(super) followers: BTreeMap<HostId, u64>,
+    /// Counts the times that some voter was asked for the ledger.
+    asked: usize,
     /// Bytes of `log`.
     log_bytes: usize,
     /// This host's own submissions that do not show in the ledger yet.
@@ -160,7 +162,8 @@ impl Node {
         let id = submission_id(&entry);
         if self.is_leading() {
             self.propose_checked(id, entry, Some(from));
-        } else if !self.is_voter(from)
+        } else if self.consensus.is_some()
+            && !self.is_voter(from)
             && let Some(leader) = self.leader().filter(|leader| self.links.is_up(*leader))
         {
             if self.feed.forwarded.len() >= SUBMISSIONS_MAX {
@@ -406,8 +409,8 @@ impl Node {
         }
         let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
         let voters: Vec<_> = voters.collect();
-        let turn = usize::try_from(self.now.0 / 1_000_000).unwrap_or(0);
-        if let Some(voter) = voters.get(turn % voters.len().max(1)) {
+        self.feed.asked = self.feed.asked.wrapping_add(1);
+        if let Some(voter) = voters.get(self.feed.asked % voters.len().max(1)) {
             self.ask_ledger_of(*voter);
         }
     }
@@ -469,43 +472,50 @@ impl Node {
             return;
         }
         let next = self.ledger.applied_index() + 1;
+        if entries.iter().any(|FedEntry(term, _)| !(1..=TERM_MAX).contains(term)) {
+            return;
+        }
         let entries = (first..).zip(entries).skip_while(|(index, _)| *index < next);
         let entries: Vec<_> =
             entries.map(|(index, FedEntry(term, data))| LogEntry { index, term, data }).collect();
         if entries.is_empty() {
             return;
         }
-        let mut write = Write { entries: self.apply_followed(entries), ..Write::default() };
-        if planted(Defect::FollowedNotWritten) {
-            write.entries.retain(|entry| entry.index.is_multiple_of(2));
-        }
-        if !write.entries.is_empty() {
-            self.out.push(Output::Persist(write));
-            self.compact();
-        }
+        self.apply_followed(entries, true);
         if self.ledger.applied_index() < voter_applied {
             self.ask_ledger_of(from);
         }
     }
 
-    /// Applies entries that were agreed on, up to where a new generation begins. Returns those that are
-    /// to be kept: none where there is a snapshot in their place.
-    pub(super) fn apply_followed(&mut self, entries: Vec<LogEntry>) -> Vec<LogEntry> {
+    /// Applies entries that were agreed on, up to where a new generation begins, and writes them down
+    /// if they are `news`.
+    pub(super) fn apply_followed(&mut self, mut entries: Vec<LogEntry>, news: bool) {
         let generation = self.generation();
-        for entry in &entries {
-            self.apply(entry.clone());
+        for place in 0..entries.len() {
+            self.apply(entries[place].clone());
             if self.generation() != generation {
-                self.begin_generation();
-                return Vec::new();
+                entries.truncate(place + 1);
+                break;
             }
         }
-        entries
+        if planted(Defect::FollowedNotWritten) {
+            entries.retain(|entry| entry.index.is_multiple_of(2));
+        }
+        if news && !entries.is_empty() {
+            self.out.push(Output::Persist(Write { entries, ..Write::default() }));
+        }
+        if self.generation() == generation {
+            self.compact();
+        } else {
+            self.begin_generation();
+        }
     }
 
     /// A voter has only a snapshot of what this host lacks.
     pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64, term: u64) {
         let behind = self.ledger.applied_index() < index && index <= LEDGER_INDEX_MAX;
-        if self.follows() && self.is_voter(from) && behind {
+        let sane = (1..=TERM_MAX).contains(&term);
+        if self.follows() && self.is_voter(from) && behind && sane {
             self.pull_snapshot(from, index, term);
         }
     }
@@ -536,6 +546,8 @@ const FED_ENTRY_OVERHEAD_BYTES: usize = 20;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A thousand entries a second for a million years.
 const LEDGER_INDEX_MAX: u64 = 1 << 55;
+/// Terms begin anew with each generation, and rise by elections.
+const TERM_MAX: u64 = 1 << 32;
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 const RETRY_EVERY: Duration = Duration::from_millis(700);
 const PROPOSAL_LOST_AFTER: Duration = Duration::from_secs(3);

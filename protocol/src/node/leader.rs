@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, Output, submission_id};
 use crate::{
-    consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
+    consensus::{Prospect, Seat, VoterPolicy, next_list},
     fleet::Standing,
     ids::{HostId, Labels, ZoneName},
     limits::RELEASE_HOLD_OFF,
@@ -52,6 +52,14 @@ impl Leadership {
     }
 }
 
+impl Leadership {
+    /// What was seen of hosts counts on; what waits for entries or hold-offs begins anew.
+    fn begin(&mut self) {
+        self.granted_at = 0;
+        self.released_since.clear();
+    }
+}
+
 impl Node {
     pub(super) fn is_leading(&self) -> bool {
         self.leadership.leading
@@ -59,7 +67,7 @@ impl Node {
 
     pub(super) fn role_changed(&mut self, leader: Option<HostId>, term: u64, leading: bool) {
         if leading && !self.leadership.leading {
-            self.leadership = Leadership { leading, ..Leadership::new(self.leadership.policy) };
+            self.leadership.begin();
             self.feed.proposed.clear();
         }
         self.leadership.leading = leading;
@@ -69,7 +77,10 @@ impl Node {
     }
 
     pub(super) fn lead(&mut self) {
-        if !self.consensus.as_ref().is_some_and(Consensus::is_leading) {
+        let Some(consensus) = &self.consensus else { return };
+        let leads = consensus.is_leading();
+        self.watch_hosts();
+        if !leads {
             self.leadership.leading = false;
             return;
         }
@@ -100,22 +111,29 @@ impl Node {
         }
     }
 
+    /// Every voter keeps the time for which hosts look well or ill: it may lead in a moment.
+    fn watch_hosts(&mut self) {
+        let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
+        for host in members {
+            self.leadership.member_since.entry(host).or_insert(self.now);
+            if self.looks_well(host) {
+                self.leadership.ill_since.remove(&host);
+                self.leadership.well_since.entry(host).or_insert(self.now);
+            } else {
+                self.leadership.well_since.remove(&host);
+                self.leadership.ill_since.entry(host).or_insert(self.now);
+            }
+        }
+    }
+
     /// Tells the ledger who is down. Getting in is quick, getting out takes a while of health.
     fn propose_health(&mut self) {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
-            self.leadership.member_since.entry(host).or_insert(self.now);
             let looks_well = self.looks_well(host);
             let counts_as_well = self.ledger.is_healthy(host);
-            let settled = if looks_well {
-                self.leadership.ill_since.remove(&host);
-                let since = *self.leadership.well_since.entry(host).or_insert(self.now);
-                self.now.since(since) >= WELL_FOR
-            } else {
-                self.leadership.well_since.remove(&host);
-                self.leadership.ill_since.entry(host).or_insert(self.now);
-                true
-            };
+            let well_since = self.leadership.well_since.get(&host);
+            let settled = well_since.is_none_or(|since| self.now.since(*since) >= WELL_FOR);
             if looks_well != counts_as_well && settled {
                 let entry = Entry::Health { host, healthy: looks_well };
                 self.propose_checked(submission_id(&entry), entry, None);
@@ -162,12 +180,14 @@ impl Node {
         let Some(list) = next_list(fleet, &voters, self.me, &seats, &prospects) else { return };
         let stays = |seat: &&Seat| list.voters.iter().any(|voter| voter.host == seat.host);
         let gone = seats.iter().find(|seat| !stays(seat));
-        self.leadership.replaced_at = Some(now);
-        if let Some(gone) = gone {
-            self.leadership.replaced_in.insert(gone.zone.clone(), now);
-        }
+        let zone = gone.map(|gone| gone.zone.clone());
         let entry = Entry::NextVoters(list);
-        self.propose_checked(submission_id(&entry), entry, None);
+        let id = submission_id(&entry);
+        self.propose_checked(id, entry, None);
+        if self.feed.proposed.contains_key(&id) {
+            self.leadership.replaced_at = Some(now);
+            self.leadership.replaced_in.extend(zone.map(|zone| (zone, now)));
+        }
     }
 
     /// A voter, and whether it should go.

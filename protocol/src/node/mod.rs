@@ -285,7 +285,7 @@ impl Node {
             next_vouch_at: now,
             next_count_at: now,
         };
-        node.apply_followed(followed);
+        node.apply_followed(followed, false);
         node.sync_roster();
         node.publish_record();
         let out = std::mem::take(&mut node.out);
@@ -485,7 +485,7 @@ impl Node {
     /// A voter's receipt for a certificate that its ledger holds.
     pub fn sign_admission(&self, member: Digest) -> Option<Signed<crate::trust::Receipt>> {
         let generation = self.consensus.as_ref()?.generation();
-        if self.vouches_no_more() {
+        if self.is_catching_up() || self.vouches_no_more() {
             return None;
         }
         let (index, entry) = self.ledger.admission(member)?;

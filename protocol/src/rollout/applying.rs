@@ -89,6 +89,22 @@ impl Ledger {
         }
         let membership = Membership { cert, member: content, id: member.id(), index, entry };
         self.state.members.insert(host, membership);
+        self.leave_groups(at, host);
+    }
+
+    /// A host with new labels has no part any more in the deployments of groups that it has left. What it
+    /// holds a slot for it ends.
+    fn leave_groups(&mut self, at: UnixSeconds, host: HostId) {
+        let stays: BTreeSet<_> =
+            self.groups_of(host).map(|group| group.group.name.clone()).collect();
+        let unfinished = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
+        let left = unfinished.filter(|deployment| !stays.contains(&deployment.group));
+        for target in left.filter_map(|deployment| deployment.targets.get_mut(&host)) {
+            if matches!(target.status, TargetStatus::Pending | TargetStatus::Waiting) {
+                target.status = TargetStatus::Removed;
+                target.ended_at = Some(at);
+            }
+        }
     }
 
     /// Takes a host out of the fleet. Its slot is free, since nothing of it is in a group any more.

@@ -111,8 +111,12 @@ impl Ledger {
         }
         // Until another host votes in its place, those that are left must be able to agree.
         let voters = self.electorate.newest();
-        let left = voters.hosts().filter(|v| v != host && !self.state.removed.contains(v)).count();
-        if voters.is_voter(*host) && left < voters.majority() {
+        let lives = |voter: &HostId| {
+            let gone = &self.state.removed;
+            voter != host && !gone.contains(voter) && !self.state.unhealthy.contains(voter)
+        };
+        let too_few = voters.hosts().filter(lives).count() < voters.majority();
+        if (voters.is_voter(*host) && too_few) || self.comes_next(*host) {
             return Err(Refusal::IsVoter { name: name.clone() });
         }
         Ok(Judged::Remove { host: *host })

@@ -11,9 +11,12 @@ use super::{
 };
 use crate::{
     ids::HostId,
+    limits::VOTER_LISTS_MAX,
     trust::{Base, Counted, Document, Electorate, Signed, Verified, Voter, VoterList},
 };
 
+/// What is left of the chain when voters have replaced each other as often as they may.
+const VOTER_LISTS_FOR_OPERATORS: usize = 64;
 /// More than any lost majority can have agreed on.
 const INDICES_PER_LOSS: u64 = 1 << 32;
 
@@ -28,12 +31,24 @@ impl Ledger {
         self.state.next_voters.as_ref()
     }
 
+    /// True if a host is about to vote.
+    pub(super) fn comes_next(&self, host: HostId) -> bool {
+        let planned = self.next_voters().and_then(|planned| planned.claim().ok());
+        planned.is_some_and(|list| list.voters.iter().any(|voter| voter.host == host))
+            && !self.electorate.newest().is_voter(host)
+    }
+
     /// One voter at a time, and never fewer of them.
     pub(super) fn judge_next_voters(&self, list: &VoterList) -> Result<Judged, Refusal> {
         let refuse = |why: bool, rule| if why { Err(Refusal::VoterChange(rule)) } else { Ok(()) };
         let now = self.electorate.newest();
         refuse(self.state.next_voters.is_some(), "another change is under way")?;
         refuse(list.check().is_err(), "the list is malformed")?;
+        let lists = self.state.voter_lists.len();
+        refuse(
+            lists >= VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS,
+            "there were too many already",
+        )?;
         let follows = list.base.is_none()
             && list.parent == now.id()
             && list.generation == now.generation().saturating_add(1)

@@ -253,7 +253,7 @@ impl<T: Document> Signed<T> {
     }
 
     /// Decodes without belief, so that the keys which the content names can be tried on it.
-    pub(super) fn claim(&self) -> Result<T, Untrusted> {
+    pub(crate) fn claim(&self) -> Result<T, Untrusted> {
         self.decode()
     }
 

@@ -155,6 +155,47 @@ fn a_removed_voter_is_replaced_at_once() {
 }
 
 #[test]
+fn a_voter_is_not_removed_while_another_is_dead() {
+    let mut world = impatient(3, 3);
+    let gone = world.other_voter();
+    world.kill(gone);
+    world.run_for(20);
+    let other = world.other_voter();
+    let removal = crate::trust::Removal {
+        host: world.hosts[other].id,
+        name: HostName::new(format!("h{}", world.hosts[other].seed)).unwrap(),
+        reason: "sold".into(),
+        issued_at: world.wall,
+    };
+    let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
+    let entry = Entry::Remove(removal);
+    let (id, from) = (submission_id(&entry), world.leader().unwrap());
+    world.feed(from, Input::Submit(entry));
+    world.run_until("an answer", |world| world.answers.contains_key(&id));
+    let refused = world.answers.remove(&id).unwrap().unwrap_err().to_string();
+    assert!(refused.contains("too few would be left"), "{refused}");
+}
+
+#[test]
+fn a_term_that_cannot_be_is_taken_from_nobody() {
+    let mut world = impatient(5, 3);
+    let (voter, follower) = (world.other_voter(), 4);
+    let follower = if world.votes(follower) { 3 } else { follower };
+    let applied = world.node(follower).ledger().applied_index();
+    for term in [0, u64::MAX] {
+        let from = world.hosts[voter].id;
+        let message = Message::HaveSnapshot { index: applied + 9, term };
+        world.feed(follower, Input::Message(from, message));
+        let entries = vec![crate::wire::FedEntry(term, vec![1])];
+        let (first, leader) = (applied + 1, None);
+        let message = Message::Ledger { first, entries, applied: applied + 1, leader };
+        world.feed(follower, Input::Message(from, message));
+    }
+    assert_eq!(world.node(follower).ledger().applied_index(), applied);
+    assert!(world.node(follower).incoming.is_none());
+}
+
+#[test]
 fn receipts_of_an_old_generation_count_no_more() {
     let mut world = impatient(5, 3);
     world.group(MinimumHealthy::OneAtATime);
