@@ -94,7 +94,8 @@ pub fn next_list(
     // Where there are three zones, none of them decides alone.
     let all_zones = seats.iter().map(|seat| &seat.zone).chain(prospects.iter().map(|p| &p.zone));
     let several = all_zones.collect::<BTreeSet<_>>().len() >= 3;
-    let majority = (stay().count() + 1) / 2 + 1;
+    let all = stay().count() + 1;
+    let majority = all / 2 + 1;
     let fits = |prospect: &&Prospect| {
         let crowd = zones.get(&prospect.zone.as_ref()).copied().unwrap_or(0);
         !several || majority == 1 || crowd + 1 < majority
