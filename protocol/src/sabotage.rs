@@ -88,6 +88,10 @@ defects! {
     UnhealthyForever => "a host that counts as unhealthy is never called well again",
     ReturnedOnce => "a return of a slot is handed in once and never again",
     GrantedOnce => "the leader looks for grants once in its life",
+    VouchesAfterPlan => "a voter vouches in a generation that is about to end",
+    OneVouchIsEnough => "a list of voters is in force when one of them has signed",
+    OldTailKept => "the log of one generation stays behind the snapshot of the next",
+    LeftBehindForEver => "a voter that slept through a change of voters goes on in its generation",
     NobodyFed => "a voter gives the ledger to nobody who asks for it",
 }
 

@@ -33,6 +33,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU8,
     sync::Arc,
 };
 
@@ -40,7 +41,7 @@ use groundswell_protocol::{
     consensus::LogEntry,
     ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped},
-    trust::{Action, Outcome, Receipt, Trust, Voters},
+    trust::{Action, KeySet, Outcome, Receipt, Trust, Voters},
 };
 
 use crate::{
@@ -87,6 +88,8 @@ pub struct Truth {
     receipts: BTreeMap<(u64, HostId), Digest>,
     /// The same, by slot and generation.
     vouched: BTreeSet<(u64, u64, HostId)>,
+    /// Where the end of each generation was planned.
+    planned: BTreeMap<u64, u64>,
     /// By generation and term.
     leaders: BTreeMap<(u64, u64), HostId>,
     records: BTreeMap<(HostId, u64, u64), Digest>,
@@ -110,6 +113,7 @@ impl Truth {
             lost: BTreeSet::new(),
             receipts: BTreeMap::new(),
             vouched: BTreeSet::new(),
+            planned: BTreeMap::new(),
             leaders: BTreeMap::new(),
             records: BTreeMap::new(),
             met: Vec::new(),
@@ -182,6 +186,9 @@ impl Truth {
         }
         self.rules.sync(&moment)?;
         self.voters_follow(&before)?;
+        if changed && matches!(stamped.entry, Entry::NextVoters(_)) {
+            self.planned.insert(before.generation(), entry.index);
+        }
         self.part_with(&stamped.entry);
         if changed {
             self.note(&stamped.entry);
@@ -207,6 +214,13 @@ impl Truth {
         }
         let stay = now.hosts().filter(|host| before.is_voter(*host)).count();
         let (old, new) = (before.list().len(), now.list().len());
+        let keys: Vec<_> = before.hosts().map(|host| host.key()).collect();
+        let threshold = u8::try_from(old / 2 + 1).ok().and_then(NonZeroU8::new);
+        let signed = self.ledger.electorate().after(before.generation()).first();
+        let is_signed = signed.zip(threshold).is_some_and(|(list, threshold)| {
+            list.verify(self.trust.fleet(), KeySet { keys: &keys, threshold }).is_ok()
+        });
+        unless(is_signed, "C9", || "a list of voters is in force without a majority".into())?;
         let one_by_one = stay + 1 >= old && stay + 1 == new && new >= old;
         let counts_up = now.generation() == before.generation() + 1;
         self.met.push(Situation::VoterReplaced);
@@ -437,6 +451,10 @@ impl Truth {
     pub fn vouches(&mut self, receipt: &Receipt, applied: u64) -> Checked {
         let Receipt { voter, index, entry, generation, .. } = *receipt;
         self.vouched.insert((index, generation, voter));
+        let ends = self.planned.get(&generation).is_some_and(|planned| *planned <= applied);
+        unless(!ends, "S3", || {
+            format!("{} vouches in generation {generation}, which ends", voter.short())
+        })?;
         unless(!self.rules.is_released(index, applied), "R7", || {
             format!("{} vouches for slot {index}, which it knows to be released", voter.short())
         })?;

@@ -6,6 +6,7 @@ use crate::{
     ids::HostId,
     limits::VOTER_LISTS_PER_MESSAGE_MAX,
     rollout::Entry,
+    sabotage::{Defect, planted},
     trust::{Counted, Electorate, Signed, VoterList},
     wire::Message,
 };
@@ -36,7 +37,8 @@ impl Node {
 
     /// True if this host takes the ledger from voters, instead of having it as one of them.
     pub(super) fn follows(&self) -> bool {
-        self.consensus.is_none() || self.is_left_behind()
+        let is_behind = self.is_left_behind() && !planted(Defect::LeftBehindForEver);
+        self.consensus.is_none() || is_behind
     }
 
     /// Begins the generation that the ledger has just come to: every host with the same snapshot, and
@@ -52,7 +54,8 @@ impl Node {
     pub(super) fn take_up(&mut self, restored: Restored, led: bool) {
         let Restored { hard_state, snapshot, .. } = restored.clone();
         self.feed.begin_anew(snapshot.clone());
-        let write = Write { hard_state: Some(hard_state), snapshot, anew: true, entries: vec![] };
+        let anew = !planted(Defect::OldTailKept);
+        let write = Write { hard_state: Some(hard_state), snapshot, anew, entries: vec![] };
         self.out.push(Output::Persist(write));
         let voters = self.ledger.electorate().newest();
         let (count, generation) = (voters.list().len(), voters.generation());
@@ -189,7 +192,8 @@ impl Node {
 
     /// Until when this voter gives no receipts: from the plan of a new list on, it is none of the old.
     pub(super) fn vouches_no_more(&self) -> bool {
-        self.ledger.next_voters().is_some() || self.is_left_behind()
+        let ends = self.ledger.next_voters().is_some() && !planted(Defect::VouchesAfterPlan);
+        ends || self.is_left_behind()
     }
 }
 

@@ -220,6 +220,7 @@ impl Electorate {
         let by_operators = next.claim()?.base.is_some();
         let verified = match by_operators {
             true => trust.recovery(next)?,
+            false if planted(Defect::OneVouchIsEnough) => newest.verify(trust, next, 1)?,
             false => newest.verify(trust, next, newest.majority())?,
         };
         let VoterList { seats, parent, voters, generation, .. } = verified.content().clone();
