@@ -6,7 +6,7 @@ use super::{Node, Output, submission_id};
 use crate::{
     consensus::{Prospect, Seat, VoterPolicy, next_list},
     fleet::Standing,
-    ids::{HostId, Labels, ZoneName},
+    ids::{HostId, ZoneName},
     limits::RELEASE_HOLD_OFF,
     rollout::{Entry, HostView, Passed},
     sabotage::{Defect, planted},
@@ -195,7 +195,7 @@ impl Node {
         let (now, policy) = (self.now, self.leadership.policy);
         let member = self.ledger.member(host);
         let zone = member.as_ref().and_then(|member| member.zone.cloned());
-        let is_fit = member.as_ref().is_none_or(|member| may_vote(member.labels));
+        let is_fit = self.ledger.may_vote(host);
         let is_live = member.is_some() && self.looks_well(host);
         let since = |map: &mut BTreeMap<HostId, Mono>, holds: bool| match holds {
             true => now.since(*map.entry(host).or_insert(now)),
@@ -222,11 +222,12 @@ impl Node {
             let well_for = self.leadership.well_since.get(&host).map(|at| self.now.since(*at));
             let has = self.feed.followers.get(&host);
             !voters.is_voter(host)
-                && may_vote(member.labels)
+                && self.ledger.may_vote(host)
                 && well_for.is_some_and(|well_for| well_for >= self.leadership.policy.stable)
                 && self.links.is_up(host)
                 && has.is_some_and(|has| applied - (*has).min(applied) <= LAG_ENTRIES_MAX)
                 && self.ledger.slot_of(host).is_none()
+                && !self.ledger.is_uncounted(host)
                 && self
                     .view
                     .get(host)
@@ -254,11 +255,6 @@ impl Node {
             Standing::Reachable | Standing::Suspect { .. } => true,
         }
     }
-}
-
-/// A host whose labels say `voter = never` never votes.
-fn may_vote(labels: &Labels) -> bool {
-    labels.get("voter").is_none_or(|value| value.as_str() != "never")
 }
 
 /// Voters are of versions that are at most one minor number apart.

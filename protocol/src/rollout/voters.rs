@@ -31,6 +31,13 @@ impl Ledger {
         self.state.next_voters.as_ref()
     }
 
+    /// False for a host whose labels say `voter=never`.
+    pub fn may_vote(&self, host: HostId) -> bool {
+        let member = self.state.members.get(&host);
+        let label = member.and_then(|known| known.member.labels.get("voter"));
+        label.is_none_or(|value| value.as_str() != "never")
+    }
+
     /// True if a host is about to vote.
     pub(super) fn comes_next(&self, host: HostId) -> bool {
         let planned = self.next_voters().and_then(|planned| planned.claim().ok());
@@ -68,6 +75,16 @@ impl Ledger {
         let is_member = |host: HostId, name| self.name_of(host) == Some(name);
         let all_are = added.iter().all(|voter| is_member(voter.host, &voter.name));
         refuse(!all_are, "who comes is no member of the fleet")?;
+        let is_fit = |host: HostId| {
+            let busy = self.state.slots.contains_key(&host) || self.is_uncounted(host);
+            self.is_healthy(host) && self.may_vote(host) && !busy
+        };
+        refuse(!added.iter().all(|voter| is_fit(voter.host)), "who comes has other worries")?;
+        let goes = now.hosts().find(|host| list.voters.iter().all(|voter| voter.host != *host));
+        let is_needed = |host: HostId| {
+            self.state.members.contains_key(&host) && self.is_healthy(host) && self.may_vote(host)
+        };
+        refuse(goes.is_some_and(is_needed), "who goes is well")?;
         let unsigned = Signed::new(list, self.trust.fleet(), &[]);
         let list = unsigned.map_err(|_| Refusal::VoterChange("the list is malformed"))?;
         Ok(Judged::NextVoters(list))

@@ -177,6 +177,37 @@ fn a_voter_is_not_removed_while_another_is_dead() {
 }
 
 #[test]
+fn a_leader_that_plans_at_will_is_not_followed() {
+    let world = impatient(6, 3);
+    let ledger = world.node(0).ledger();
+    let now = ledger.electorate().newest();
+    let member = |host: usize| {
+        let host = world.hosts[host].id;
+        Voter { host, name: ledger.name_of(host).unwrap().clone() }
+    };
+    let others: Vec<_> = (0..6).filter(|host| !world.votes(*host)).map(member).collect();
+    let plan = |goes: usize, comes: &[Voter]| {
+        let mut voters = now.list().to_vec();
+        voters.drain(..goes);
+        voters.extend(comes.iter().cloned());
+        voters.sort();
+        let (parent, generation) = (now.id(), now.generation() + 1);
+        VoterList { base: None, seats: 3, parent, voters, generation }
+    };
+    let judged = |list: VoterList| {
+        let refused = ledger.check(world.wall, &Entry::NextVoters(list)).unwrap_err();
+        refused.to_string()
+    };
+    assert!(judged(plan(1, &others[..1])).contains("who goes is well"));
+    assert!(judged(plan(2, &others[..2])).contains("at most one goes"));
+    assert!(judged(plan(1, &[])).contains("one voter comes"));
+    let stranger = Voter { host: HostId([9; 32]), name: others[0].name.clone() };
+    assert!(judged(plan(1, &[stranger])).contains("no member"));
+    let late = VoterList { generation: 7, ..plan(1, &others[..1]) };
+    assert!(judged(late).contains("does not follow"));
+}
+
+#[test]
 fn a_term_that_cannot_be_is_taken_from_nobody() {
     let mut world = impatient(5, 3);
     let (voter, follower) = (world.other_voter(), 4);
