@@ -40,7 +40,10 @@ impl Programs {
             (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
         {
             let mut build = Command::new(cargo);
+            // By name: the whole workspace would bring the simulator's feature with it.
+            let packages = ["groundswell-daemon", "groundswell-executor", "groundswell-signer"];
             build.args(["build", "--quiet", "--bins"]).current_dir(manifest);
+            build.args(packages.iter().flat_map(|package| ["-p", package]));
             if !cfg!(debug_assertions) {
                 build.arg("--release");
             }
