@@ -227,7 +227,12 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cbor, limits::MESSAGE_BYTES_MAX};
+    use crate::{
+        cbor,
+        ids::{FleetId, HostName},
+        limits::MESSAGE_BYTES_MAX,
+        trust::{SecretKey, Signer, Voter},
+    };
 
     fn reads(message: &Message) -> bool {
         let bytes = cbor::encode(message);
@@ -240,6 +245,16 @@ mod tests {
         let short = ShortId([0xff; 8]);
         let version = RecordVersion(short, u64::MAX, u64::MAX);
         let hash = TreeHash(u16::MAX, [0xff; 16]);
+        let host = |n: u8| HostId::from(SecretKey::from_seed(&[n; 32]).public_key());
+        let name = HostName::new("v").unwrap();
+        let list = VoterList {
+            base: None,
+            seats: 1,
+            parent: Digest::ZERO,
+            voters: vec![Voter { host: host(1), name }],
+            generation: 1,
+        };
+        let voters = Signed::new(&list, FleetId([1; 32]), &[]).unwrap();
         for (past, expected) in [(0, true), (1, false)] {
             let versions = vec![version; VERSIONS_PER_MESSAGE_MAX + past];
             let buckets = vec![RecordBucket(0, Vec::new()); BUCKETS + past];
@@ -249,6 +264,7 @@ mod tests {
                 Message::WantRecords(vec![short; VERSIONS_PER_MESSAGE_MAX + past]),
                 Message::RecordTree(vec![hash; NODES + past]),
                 Message::RecordBuckets(buckets),
+                Message::VoterLists(vec![voters.clone(); VOTER_LISTS_PER_MESSAGE_MAX + past]),
             ];
             for message in lists {
                 assert_eq!(reads(&message), expected);

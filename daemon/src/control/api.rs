@@ -42,7 +42,7 @@ pub struct Fleet {
     /// Hosts that an operator wrote off and that were not heard of since.
     #[serde(default)]
     pub written_off: Vec<WriteOff>,
-    /// In the order of the genesis.
+    /// Sorted by key.
     pub voters: Vec<Voter>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,

@@ -114,3 +114,70 @@ pub fn next_list(
     let generation = now.generation().saturating_add(1);
     Some(VoterList { base: None, seats, parent: now.id(), voters, generation })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::HostName;
+
+    fn voter(number: u8) -> Voter {
+        Voter { host: HostId([number; 32]), name: HostName::new(format!("h{number}")).unwrap() }
+    }
+
+    fn seat(number: u8, zone: &str) -> Seat {
+        let zone = ZoneName::new(zone).ok();
+        Seat { host: HostId([number; 32]), zone, is_live: true, must_go: false }
+    }
+
+    fn dead(number: u8, zone: &str) -> Seat {
+        Seat { is_live: false, must_go: true, ..seat(number, zone) }
+    }
+
+    fn prospect(number: u8, zone: &str) -> Prospect {
+        Prospect { voter: voter(number), zone: ZoneName::new(zone).ok() }
+    }
+
+    /// Who votes next, where the first of the seats leads.
+    fn next(seats: &[Seat], prospects: &[Prospect]) -> Option<Vec<u8>> {
+        let now = Voters::first(seats.iter().map(|seat| voter(seat.host.0[0])).collect());
+        let list = next_list(FleetId([1; 32]), &now, seats[0].host, seats, prospects)?;
+        assert_eq!((list.parent, list.generation), (now.id(), 1));
+        Some(list.voters.iter().map(|voter| voter.host.0[0]).collect())
+    }
+
+    #[test]
+    fn who_is_gone_is_replaced_and_nobody_else() {
+        let spare = [prospect(9, "a")];
+        assert_eq!(next(&[seat(1, "a"), seat(2, "a"), seat(3, "a")], &spare), None);
+        assert_eq!(next(&[seat(1, "a"), seat(2, "a"), dead(3, "a")], &spare), Some(vec![1, 2, 9]));
+        assert_eq!(next(&[seat(1, "a"), seat(2, "a"), dead(3, "a")], &[]), None);
+        let leader = Seat { must_go: true, ..seat(1, "a") };
+        assert_eq!(next(&[leader, seat(2, "a"), seat(3, "a")], &spare), None, "never itself");
+    }
+
+    #[test]
+    fn the_dead_go_before_those_who_only_may_not_vote() {
+        let unfit = Seat { must_go: true, ..seat(2, "a") };
+        let seats = [seat(1, "a"), unfit, seat(3, "a"), seat(4, "a"), dead(5, "a")];
+        assert_eq!(next(&seats, &[prospect(9, "a")]), Some(vec![1, 2, 3, 4, 9]));
+    }
+
+    #[test]
+    fn those_who_live_must_be_able_to_agree_afterwards() {
+        let (one, two) = (dead(4, "a"), dead(5, "a"));
+        let seats = [seat(1, "a"), seat(2, "a"), dead(3, "a"), one.clone(), two.clone()];
+        assert_eq!(next(&seats, &[prospect(9, "a")]), Some(vec![1, 2, 4, 5, 9]));
+        let seats = [seat(1, "a"), dead(2, "a"), dead(3, "a"), one, two];
+        assert_eq!(next(&seats, &[prospect(9, "a")]), None);
+    }
+
+    #[test]
+    fn the_emptiest_zone_is_served_and_none_of_three_decides_alone() {
+        let seats = [seat(1, "a"), seat(2, "b"), dead(3, "c")];
+        let both = [prospect(8, "a"), prospect(9, "c")];
+        assert_eq!(next(&seats, &both), Some(vec![1, 2, 9]));
+        assert_eq!(next(&seats, &both[..1]), None, "zone a would decide alone");
+        let seats = [seat(1, "a"), seat(2, "b"), dead(3, "b")];
+        assert_eq!(next(&seats, &both[..1]), Some(vec![1, 2, 8]), "of two zones one must");
+    }
+}

@@ -531,12 +531,16 @@ impl Node {
         {
             return;
         }
+        let begins = generation > self.generation();
         self.ledger = ledger;
         self.out.push(Output::Roster);
         let (term, commit) = (snapshot.term, snapshot.index);
         let hard_state = HardState { term, vote: 0, commit };
         let (snapshot, entries) = (Some(snapshot), Vec::new());
         self.take_up(Restored { hard_state, snapshot, entries }, false);
+        if begins {
+            self.tell_generation();
+        }
         self.ask_ledger_of(from);
     }
 }

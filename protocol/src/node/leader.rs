@@ -50,9 +50,7 @@ impl Leadership {
             released_since: BTreeMap::new(),
         }
     }
-}
 
-impl Leadership {
     /// What was seen of hosts counts on; what waits for entries or hold-offs begins anew.
     fn begin(&mut self) {
         self.granted_at = 0;

@@ -48,6 +48,16 @@ impl Node {
         let led = self.leadership.leading;
         let restored = Restored::called(self.ledger.applied_index(), self.ledger.snapshot());
         self.take_up(restored, led);
+        self.tell_generation();
+    }
+
+    /// A generation has begun here.
+    pub(super) fn tell_generation(&mut self) {
+        let voters = self.ledger.electorate().newest();
+        let (count, generation) = (voters.list().len(), voters.generation());
+        let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };
+        let note = format!("voters: generation {generation} begins, {count} hosts, {part}");
+        self.out.push(Output::Note(note));
     }
 
     /// Goes on from a snapshot of another generation, or of the same on a host that follows.
@@ -58,7 +68,6 @@ impl Node {
         let write = Write { hard_state: Some(hard_state), snapshot, anew, entries: vec![] };
         self.out.push(Output::Persist(write));
         let voters = self.ledger.electorate().newest();
-        let (count, generation) = (voters.list().len(), voters.generation());
         self.leadership.leading = false;
         self.feed.heard_leader = None;
         self.incoming = None;
@@ -70,9 +79,6 @@ impl Node {
             }
             consensus
         });
-        let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };
-        let note = format!("voters: generation {generation} begins, {count} hosts, {part}");
-        self.out.push(Output::Note(note));
         let lists = self.ledger.electorate().clone();
         self.learn_electorate(lists);
     }

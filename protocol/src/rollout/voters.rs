@@ -153,11 +153,6 @@ impl Ledger {
         self.state.uncounted.contains(&host)
     }
 
-    /// All of them.
-    pub fn uncounted(&self) -> impl Iterator<Item = HostId> {
-        self.state.uncounted.iter().copied()
-    }
-
     pub(super) fn judge_counted(&self, signed: &Signed<Counted>) -> Result<Judged, Refusal> {
         let counted = signed.verify_host(self.trust.fleet());
         let counted = counted.map_err(Refusal::untrusted("statement about slots"))?;

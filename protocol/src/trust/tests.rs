@@ -354,6 +354,25 @@ fn a_list_of_voters_is_believed_by_a_majority_of_those_before_and_by_nobody_else
     assert!(!late.newest().is_voter(host(11)) && late.of_generation(7).is_none());
 }
 
+#[test]
+fn the_chain_of_lists_is_as_long_as_it_may_be_and_no_longer() {
+    let voter = Voter { host: key(11).public_key().into(), name: HostName::new("v").unwrap() };
+    let genesis = Genesis { voters: vec![voter.clone()], generation: 0 };
+    let (fleet, bundle) = TrustBundle::found(&root(1, &[1], 1), &genesis, &[&key(1)]).unwrap();
+    let trust = Trust::new(bundle, Some(fleet)).unwrap();
+    let mut known = Electorate::of(&trust);
+    let follow = |known: &mut Electorate| {
+        let (parent, generation) = (known.newest().id(), known.newest().generation() + 1);
+        let list =
+            VoterList { base: None, seats: 1, parent, voters: vec![voter.clone()], generation };
+        known.extend(&trust, &Signed::new(&list, fleet, &[&key(11)]).unwrap())
+    };
+    for _ in 0..crate::limits::VOTER_LISTS_MAX {
+        assert_eq!(follow(&mut known), Ok(true));
+    }
+    assert_eq!(follow(&mut known), Err(VotersRefused::TooMany));
+}
+
 /// Reads `bytes` as a document of the context, verifies it with the keys of that context.
 fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted> {
     fn by<T: Document>(bytes: &[u8], fleet: FleetId, number: u8) -> Result<(), Untrusted> {

@@ -2,9 +2,10 @@
 //!
 //! A list is signed by a majority of the voters that it follows, so whoever believes one list can tell
 //! the next from a forgery, without asking anybody. Where too many of them are gone, operators sign a
-//! list that follows nobody: it names the ledger that the fleet goes on with. Each list is a generation: receipts, and frames
-//! between voters, name the generation that they are of, and count in that one alone. So a voter that
-//! was replaced, or that has not heard yet, has no part in what the new voters decide.
+//! list that follows nobody: it names the ledger that the fleet goes on with. Each list is a generation:
+//! receipts, and frames between voters, name the generation that they are of, and count in that one
+//! alone. So a voter that was replaced, or that has not heard yet, has no part in what the new voters
+//! decide.
 
 use std::num::NonZeroU8;
 
