@@ -18,18 +18,21 @@ use groundswell_protocol::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Runner},
     give_up, hooks, install,
     journal::{self, Activation, GroupState, Installed, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle,
-    logs::ScriptLog,
+    logs::{self, ScriptLog},
     stage,
+    unit::Units,
 };
 
 /// The executor.
 pub(crate) struct Executor {
     config: Config,
+    /// None where scripts are processes of this one.
+    units: Option<Arc<Units>>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -77,9 +80,17 @@ impl Executor {
         let mut groups = journal::read(&config.journal_dir())?;
         groups.values_mut().for_each(GroupState::end_released);
         stage::clear(&config);
+        let units = match config.scripts {
+            Some(Runner::Plain) => None,
+            None if !Units::are_possible() => None,
+            _ => {
+                let program = std::env::current_exe()?;
+                Some(Arc::new(Units::new(program, config.keepers_dir())?))
+            }
+        };
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };
-        Ok(Self { config, inner: Mutex::new(inner), changed: Condvar::new() })
+        Ok(Self { config, units, inner: Mutex::new(inner), changed: Condvar::new() })
     }
 
     /// The state, once it is newer than `seen` or `patience` is over.
@@ -219,8 +230,11 @@ impl Executor {
     /// The thread of one activation.
     fn work(self: Arc<Self>, judged: Judged) {
         let group = judged.group.content().name.clone();
-        let log = ScriptLog::open(&self.config.script_log(&group, judged.deployment));
-        let log = log.unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
+        let places = self.config.script_log(&group, judged.deployment);
+        // Without room for it deployments go on, and the log only grows.
+        drop(logs::rotate(&places.all));
+        let log = ScriptLog::open(places)
+            .unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
         let mut work = Work { executor: self.clone(), judged, log };
         // Where systemd did not end it with the last process, what it ran then may still be at work.
         if let Err(error) = hooks::end_left_over(&work.hook_record(), &work.log) {
@@ -340,6 +354,8 @@ impl Executor {
         let mut old: Vec<_> = entries
             .flatten()
             .filter(|entry| !needed.contains(&entry.path()))
+            // A group may have the name of the directory in which the log of all deployments is.
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         old.sort();
@@ -466,6 +482,10 @@ impl Work {
     /// Where the script that runs is on record.
     pub(crate) fn hook_record(&self) -> PathBuf {
         self.dir().join("hook")
+    }
+
+    pub(crate) fn units(&self) -> Option<Arc<Units>> {
+        self.executor.units.clone()
     }
 
     pub(crate) fn archive(&self) -> PathBuf {

@@ -23,6 +23,18 @@ pub(crate) struct Config {
     pub(crate) socket_group: Option<String>,
     /// What appspecs call `/`; elsewhere only where several hosts share a machine.
     pub(crate) destination_root: PathBuf,
+    /// How scripts are started; by what this machine runs if it is not said.
+    pub(crate) scripts: Option<Runner>,
+}
+
+/// How scripts are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Runner {
+    /// By systemd, each as a unit of its own.
+    Units,
+    /// By this process, each as a process group.
+    Plain,
 }
 
 impl Default for Config {
@@ -34,6 +46,7 @@ impl Default for Config {
             socket: "/run/swell-exec/exec.sock".into(),
             socket_group: None,
             destination_root: "/".into(),
+            scripts: None,
         }
     }
 }

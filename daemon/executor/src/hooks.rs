@@ -1,19 +1,21 @@
 //! Running one script: its environment, its user, its time, its output.
 //!
-//! The plain runner, for machines without systemd: a process group of its own, ended as a whole.
+//! On a machine that runs systemd each script is a unit of its own, which [`unit`](crate::unit)
+//! starts; elsewhere it is a process group of this process. What becomes of it is the same in both:
+//! [`script`](crate::script) runs it to its end.
 
 use std::{
-    fmt, fs,
-    io::{self, BufRead, BufReader, Read, Write},
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io::{self, Read},
     os::unix::{
-        fs::PermissionsExt,
-        process::{CommandExt, ExitStatusExt},
+        ffi::OsStrExt,
+        fs::{FileTypeExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use groundswell_protocol::{
@@ -27,9 +29,13 @@ use nix::{
     unistd::{Pid, User, geteuid},
 };
 
-use crate::logs::ScriptLog;
+use crate::{
+    logs::ScriptLog,
+    script::{Ended, Leader, Members, POLL_EVERY, Task},
+    unit::Units,
+};
 
-/// What scripts learn from their environment, by AWS's names.
+/// What scripts learn from their environment, by AWS's names, and how they are started.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) application: ApplicationName,
@@ -37,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) deployment: DeploymentId,
     /// Where the script is on record while it runs, for a process that takes over.
     pub(crate) record: PathBuf,
+    /// None on a machine without systemd.
+    pub(crate) units: Option<Arc<Units>>,
 }
 
 /// Why a script failed, by AWS's codes.
@@ -60,251 +68,191 @@ pub(crate) fn run(
     log: &ScriptLog,
 ) -> Result<(), HookFailed> {
     log.line(&format!("Script - {}", script.location));
+    let failed = |code, message| Err(HookFailed { code, message });
     let path = archive.join(&script.location);
-    make_executable(&path, log)?;
-    let mut command = command(&path, script)?;
-    command
-        .env("LIFECYCLE_EVENT", event.to_string())
-        .env("DEPLOYMENT_ID", context.deployment.to_string())
-        .env("APPLICATION_NAME", context.application.as_str())
-        .env("DEPLOYMENT_GROUP_NAME", context.group.as_str())
-        .env("DEPLOYMENT_GROUP_ID", context.group.as_str())
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = start(command, &context.record).map_err(|error| HookFailed {
-        code: FAILED,
-        message: format!("script {} could not be started: {error}", script.location),
-    })?;
-    let status = wait(child, script, log);
-    // A record of what has ended says nothing.
-    fs::remove_file(&context.record).ok();
-    let status = status?;
-    if status.success() {
-        return Ok(());
-    }
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no exit code".into(),
+    check(&path, log)?;
+    let task = Task {
+        words: words(&path, script),
+        environment: environment(event, script, context),
+        timeout_seconds: script.timeout_seconds,
     };
-    let user = script.runas.as_ref().map(|user| format!(", run as user {user}"));
+    let ended = match &context.units {
+        Some(units) => {
+            let what = format!("{event} of {}: {}", context.group, script.location);
+            units.run(task, &what, &context.record, log)
+        }
+        None => task.start(&context.record).map(|child| {
+            let ended = task.wait(child, Members::of_group, log);
+            // A record of what has ended says nothing.
+            fs::remove_file(&context.record).ok();
+            ended
+        }),
+    };
+    let location = &script.location;
+    let user = script.runas.as_ref().map(|user| format!(" (run as user {user})"));
     let user = user.unwrap_or_default();
-    Err(HookFailed {
-        code: FAILED,
-        message: format!("script {} failed with {how}{user}", script.location),
-    })
+    match ended {
+        Ok(Ended::Exit(0)) => Ok(()),
+        Ok(Ended::Exit(code)) => {
+            failed(FAILED, format!("script {location}{user} failed with exit code {code}"))
+        }
+        Ok(Ended::Signal(signal)) => {
+            failed(FAILED, format!("script {location}{user} was ended by signal {signal}"))
+        }
+        Ok(Ended::TimedOut) => {
+            let seconds = script.timeout_seconds;
+            failed(TIMED_OUT, format!("script {location} timed out after {seconds} seconds"))
+        }
+        Ok(Ended::Lost(reason)) => {
+            failed(FAILED, format!("script {location}{user} was lost: {reason}"))
+        }
+        Err(error) => failed(FAILED, format!("script {location} could not be started: {error}")),
+    }
 }
 
-fn make_executable(path: &Path, log: &ScriptLog) -> Result<(), HookFailed> {
-    let metadata = fs::metadata(path).map_err(|error| HookFailed {
-        code: MISSING,
-        message: format!("script {}: {error}", path.display()),
-    })?;
+/// Finds out what would keep the script from running, so that it can be told, and makes it executable.
+fn check(path: &Path, log: &ScriptLog) -> Result<(), HookFailed> {
+    let shown = path.display();
+    let failed = |code, message| Err(HookFailed { code, message });
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return failed(MISSING, format!("script {shown}: {error}")),
+    };
+    if !metadata.is_file() {
+        let kind = metadata.file_type();
+        let what = match kind.is_dir() {
+            true => "a directory",
+            false if kind.is_fifo() => "a pipe",
+            false => "no regular file",
+        };
+        return failed(FAILED, format!("script {shown} cannot be run: it is {what} (EACCES)"));
+    }
     let mode = metadata.permissions().mode();
-    if mode & 0o111 != 0 {
-        return Ok(());
+    if mode & 0o111 == 0 {
+        log.line("the script is not executable; it is made so");
+        let executable = fs::Permissions::from_mode(mode | 0o111);
+        if let Err(error) = fs::set_permissions(path, executable) {
+            return failed(NOT_EXECUTABLE, format!("script {shown} is not executable: {error}"));
+        }
     }
-    log.line("the script is not executable; it is made so");
-    let executable = fs::Permissions::from_mode(mode | 0o111);
-    fs::set_permissions(path, executable).map_err(|error| HookFailed {
-        code: NOT_EXECUTABLE,
-        message: format!("script {} is not executable: {error}", path.display()),
-    })
+    match missing_interpreter(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(interpreter)) => {
+            let hint = match interpreter.as_bytes().last() {
+                Some(b'\r') => "; its lines end as on Windows",
+                _ => "",
+            };
+            let interpreter = interpreter.to_string_lossy().escape_debug().to_string();
+            failed(
+                FAILED,
+                format!("script {shown} cannot be run: there is no {interpreter} (ENOENT){hint}"),
+            )
+        }
+        Err(error) => failed(FAILED, format!("script {shown} cannot be read: {error}")),
+    }
 }
 
-/// The command line. The shell that waits at its beginning does not read it: a name with a space is
-/// a name with a space.
-fn command(path: &Path, script: &Script) -> Result<Command, HookFailed> {
+/// The program that the first line names, if it names one that is not there.
+fn missing_interpreter(path: &Path) -> io::Result<Option<OsString>> {
+    let mut start = Vec::new();
+    File::open(path)?.take(FIRST_LINE_BYTES).read_to_end(&mut start)?;
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(rest) = line.strip_prefix(b"#!") else { return Ok(None) };
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let name = rest.split(blank).find(|word| !word.is_empty());
+    let name = name.map(OsStr::from_bytes).filter(|name| fs::metadata(name).is_err());
+    Ok(name.map(OsStr::to_owned))
+}
+
+/// The command line. No shell reads it: a name with a space is a name with a space.
+///
+/// `runuser` is AWS's `su` without a login session of its own, in which the script would leave its
+/// control group. A user without a shell will do.
+fn words(path: &Path, script: &Script) -> Vec<OsString> {
     let me = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
-    let other = script.runas.as_ref().filter(|user| Some(*user) != me.as_ref());
-    let mut words: Vec<&std::ffi::OsStr> = ["-c", GATE, "swell-exec"].map(AsRef::as_ref).to_vec();
+    // Only root may become somebody, and only root needs to become itself: for the environment.
+    let other = (script.runas.as_ref())
+        .filter(|user| script.sudo || geteuid().is_root() || Some(*user) != me.as_ref());
+    let mut words = Vec::<OsString>::new();
     if script.sudo {
-        words.extend(["sudo".as_ref(), "--".as_ref()] as [&std::ffi::OsStr; 2]);
+        words.extend(["sudo", "--"].map(Into::into));
     }
-    let mut home = None;
     if let Some(user) = other {
-        let known = User::from_name(user).ok().flatten().ok_or_else(|| HookFailed {
-            code: FAILED,
-            message: format!("there is no user {user} on this host"),
-        })?;
-        home = Some((user.clone(), known.dir));
-        words.extend(["runuser".as_ref(), "-u".as_ref(), user.as_ref(), "--".as_ref()]
-            as [&std::ffi::OsStr; 4]);
+        words.extend(["runuser", "-u", user, "--"].map(Into::into));
     }
-    words.push(path.as_os_str());
-    let mut command = Command::new("/bin/sh");
-    for name in OF_THIS_SERVICE {
-        command.env_remove(name);
-    }
-    command.args(words);
-    if let Some((user, dir)) = home {
-        command.env("USER", &user).env("LOGNAME", &user).env("HOME", dir);
-    }
-    Ok(command)
+    words.push(path.into());
+    words
 }
 
-/// Waits for a line, then becomes the script, or the shell that runs it if it has no first line that
-/// names an interpreter. Without the line, nothing has run.
-const GATE: &str = "read -r go && exec \"$@\" </dev/null";
-
-/// Starts the script once it is on record: if this process dies, the next one can end it.
-fn start(mut command: Command, record: &Path) -> io::Result<Child> {
-    let mut child = command.spawn()?;
-    let gate = child.stdin.take();
-    let opened = Leader::of(child.id())
-        .ok_or_else(|| io::Error::other("its process is not in /proc"))
-        // No power loss must be survived by this: nothing that runs survives one.
-        .and_then(|leader| fs::write(record, leader.to_string()))
-        .and_then(|()| gate.map_or(Ok(()), |mut gate| gate.write_all(b"\n")));
-    if let Err(error) = opened {
-        child.kill()?;
-        child.wait()?;
-        return Err(error);
-    }
-    Ok(child)
+/// All that this process has, and what AWS's agent sets. What tells of this service stays here.
+fn environment(
+    event: LifecycleEvent,
+    script: &Script,
+    context: &Context,
+) -> Vec<(OsString, OsString)> {
+    let group = context.group.as_str();
+    let mut set: Vec<(OsString, OsString)> = [
+        ("LIFECYCLE_EVENT", event.to_string()),
+        ("DEPLOYMENT_ID", context.deployment.to_string()),
+        ("APPLICATION_NAME", context.application.to_string()),
+        ("DEPLOYMENT_GROUP_NAME", group.to_owned()),
+        ("DEPLOYMENT_GROUP_ID", group.to_owned()),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into();
+    // `runuser -u` sets the others.
+    let user = script.runas.as_ref().and_then(|user| User::from_name(user).ok().flatten());
+    set.extend(user.map(|user| ("SHELL".into(), user.shell.into())));
+    let inherited = std::env::vars_os().filter(|(name, _)| {
+        OF_THIS_SERVICE.iter().all(|own| *name != **own) && set.iter().all(|(set, _)| set != name)
+    });
+    inherited.collect::<Vec<_>>().into_iter().chain(set.clone()).collect()
 }
 
-/// The main process of a script, told apart from all others that have had its number.
-#[derive(Debug, PartialEq)]
-struct Leader {
-    pid: u32,
-    /// In ticks since the system started.
-    started: String,
-    boot: String,
-}
-
-impl Leader {
-    /// The process with this number, unless it has ended.
-    fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before the parenthesis may hold anything.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        let is_over = matches!(fields.next()?, "Z" | "X");
-        let started = fields.nth(18)?.to_owned();
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
-        (!is_over).then_some(Self { pid, started, boot })
-    }
-
-    /// The process of a record, if it still runs.
-    fn of_record(text: &str) -> Option<Self> {
-        let pid = text.split(' ').next()?.parse().ok()?;
-        Self::of(pid).filter(|leader| leader.to_string() == text)
-    }
-}
-
-impl fmt::Display for Leader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.pid, self.started, self.boot)
-    }
-}
-
-/// Ends the script that is on record, with its process group, if it still runs.
+/// Ends the script that is on record, with all that belongs to it, if it still runs.
 pub(crate) fn end_left_over(record: &Path, log: &ScriptLog) -> io::Result<()> {
     let text = match fs::read_to_string(record) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let group = Leader::of_record(&text).and_then(|leader| i32::try_from(leader.pid).ok());
-    if let Some(group) = group.map(Pid::from_raw) {
+    if Units::are_named_by(&text) {
         log.line("a script that the last swell-exec has left running is ended");
-        killpg(group, Signal::SIGTERM).ok();
-        let until = Instant::now() + HOOK_KILL_GRACE;
-        while Leader::of_record(&text).is_some() && Instant::now() < until {
-            thread::sleep(POLL_EVERY);
-        }
-        killpg(group, Signal::SIGKILL).ok();
-        // To begin again beside it would be worse than to wait.
-        while Leader::of_record(&text).is_some() {
-            thread::sleep(POLL_EVERY);
-        }
+        Units::end(&text)?;
+        // It is gone if the script had ended by itself.
+        return match fs::remove_file(record) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    }
+    let group = Leader::of_record(&text).and_then(|leader| leader.group());
+    if let Some(group) = group {
+        log.line("a script that the last swell-exec has left running is ended");
+        end_group(group, &text);
     }
     fs::remove_file(record)
 }
 
-/// Waits for the script's main process, which is its end; what it left running keeps running.
-fn wait(mut child: Child, script: &Script, log: &ScriptLog) -> Result<ExitStatus, HookFailed> {
-    let group = i32::try_from(child.id()).map(Pid::from_raw).ok();
-    let outputs: [Option<Box<dyn Read + Send>>; 2] = [
-        child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>),
-        child.stderr.take().map(|err| Box::new(err) as Box<dyn Read + Send>),
-    ];
-    let (closed_in, closed) = mpsc::channel();
-    for (output, prefix) in outputs.into_iter().flatten().zip(["[stdout]", "[stderr]"]) {
-        let (log, closed_in) = (log.clone(), closed_in.clone());
-        thread::spawn(move || {
-            copy_lines(output, prefix, &log);
-            // Nobody waits for the output of what was left running.
-            closed_in.send(()).ok();
-        });
-    }
-    let timeout = Duration::from_secs(script.timeout_seconds.into());
-    let (ended_in, ended) = mpsc::channel();
-    thread::spawn(move || drop(ended_in.send(child.wait())));
-    let in_time = ended.recv_timeout(timeout);
-    let timed_out = in_time.is_err();
-    let status = match (in_time, group) {
-        (Ok(status), _) => status,
-        (Err(_), Some(group)) => {
-            log.line(&format!("the script has not ended within {} s", script.timeout_seconds));
-            end_group(group, &ended)
-        }
-        (Err(_), None) => Err(io::Error::other("the script has no process group")),
-    };
-    let until = Instant::now() + OUTPUT_WAIT;
-    for _ in 0..2 {
-        let left = until.saturating_duration_since(Instant::now());
-        if closed.recv_timeout(left).is_err() {
-            break;
-        }
-    }
-    if timed_out {
-        return Err(HookFailed {
-            code: TIMED_OUT,
-            message: format!(
-                "script {} timed out after {} seconds",
-                script.location, script.timeout_seconds
-            ),
-        });
-    }
-    status.map_err(|error| HookFailed { code: FAILED, message: error.to_string() })
-}
-
-/// Ends the whole process group: politely, then for certain.
-fn end_group(group: Pid, ended: &mpsc::Receiver<io::Result<ExitStatus>>) -> io::Result<ExitStatus> {
-    // A group that is gone already is what is wanted.
+fn end_group(group: Pid, record: &str) {
     killpg(group, Signal::SIGTERM).ok();
-    let status = ended.recv_timeout(HOOK_KILL_GRACE);
-    killpg(group, Signal::SIGKILL).ok();
-    match status {
-        Ok(status) => status,
-        Err(_) => ended.recv().unwrap_or_else(|_| Err(io::Error::other("the script is lost"))),
+    let until = Instant::now() + HOOK_KILL_GRACE;
+    while Leader::of_record(record).is_some() && Instant::now() < until {
+        thread::sleep(POLL_EVERY);
     }
-}
-
-fn copy_lines(output: impl Read, prefix: &str, log: &ScriptLog) {
-    let mut reader = BufReader::new(output);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // A line without end is cut, so that no script fills this process's memory.
-        match reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                let text = String::from_utf8_lossy(&line);
-                log.line(&format!("{prefix}{}", text.trim_end_matches(['\n', '\r'])));
-            }
-        }
+    killpg(group, Signal::SIGKILL).ok();
+    // To begin again beside it would be worse than to wait.
+    while Leader::of_record(record).is_some() {
+        thread::sleep(POLL_EVERY);
     }
 }
 
 /// What systemd tells this service about itself, and how the unit keeps its memory small. A script, and
 /// what it starts, are not this service.
-const OF_THIS_SERVICE: [&str; 8] = [
+const OF_THIS_SERVICE: [&str; 11] = [
     "INVOCATION_ID",
     "JOURNAL_STREAM",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
     "MALLOC_ARENA_MAX",
     "MALLOC_MMAP_THRESHOLD_",
     "NOTIFY_SOCKET",
@@ -312,110 +260,338 @@ const OF_THIS_SERVICE: [&str; 8] = [
     "STATE_DIRECTORY",
     "SYSTEMD_EXEC_PID",
 ];
-const LINE_BYTES_MAX: u64 = 16 << 10;
-/// A process that is no child of this one does not say when it ends.
-const POLL_EVERY: Duration = Duration::from_millis(20);
-/// How long the output of a script that has ended may still come in.
-const OUTPUT_WAIT: Duration = Duration::from_millis(500);
+/// The kernel reads no more of the line that names an interpreter.
+const FIRST_LINE_BYTES: u64 = 256;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+        time::Duration,
+    };
+
     use groundswell_protocol::ids::Digest;
 
-    fn try_script(text: &str, mode: u32, timeout_seconds: u32) -> (Result<(), HookFailed>, String) {
+    use super::*;
+    use crate::{logs::Places, script::GATE};
+
+    /// The plain runner, and on a machine that runs systemd, where this variable names a `swell-exec`
+    /// that PID 1 can start, the one with units: every case must be the same in both.
+    const KEEPER: &str = "GROUNDSWELL_TEST_KEEPER";
+
+    fn runners(dir: &Path) -> Vec<Option<Arc<Units>>> {
+        let program = std::env::var_os(KEEPER).map(PathBuf::from);
+        let units = program.map(|program| {
+            assert!(Units::are_possible());
+            Some(Arc::new(Units::new(program, dir.join("sockets")).unwrap()))
+        });
+        [None].into_iter().chain(units).collect()
+    }
+
+    struct Tried {
+        result: Result<(), HookFailed>,
+        log: String,
+        /// The log file, byte for byte.
+        file: Vec<u8>,
+        took: Duration,
+    }
+
+    impl Tried {
+        fn failed(&self) -> &HookFailed {
+            self.result.as_ref().unwrap_err()
+        }
+    }
+
+    fn places(dir: &Path) -> Places {
+        let deployment = DeploymentId::of(Digest::ZERO, false);
+        Places { own: dir.join("scripts.log"), all: dir.join("all.log"), deployment }
+    }
+
+    fn script(timeout_seconds: u32) -> Script {
+        Script { sudo: false, runas: None, location: "a script.sh".into(), timeout_seconds }
+    }
+
+    /// Runs a script with every runner.
+    fn try_each(text: &[u8], mode: u32, script: &Script) -> Vec<Tried> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a script.sh");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
-        let location = "a script.sh".into();
-        let script = Script { sudo: false, runas: None, location, timeout_seconds };
-        let context = Context {
-            application: ApplicationName::new("shop").unwrap(),
-            group: GroupName::new("web").unwrap(),
-            deployment: DeploymentId::of(Digest::ZERO, false),
-            record: dir.path().join("hook"),
-        };
-        let result = run(dir.path(), LifecycleEvent::AfterInstall, &script, &context, &log);
-        assert!(!context.record.exists(), "what has ended is not on record");
-        (result, log.tail())
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join(&script.location);
+        let mut tried = Vec::new();
+        for units in runners(dir.path()) {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let log = ScriptLog::open(places(dir.path())).unwrap();
+            let context = Context { record: dir.path().join("hook"), ..context(units) };
+            let begun = Instant::now();
+            let result = run(dir.path(), LifecycleEvent::AfterInstall, script, &context, &log);
+            assert!(!context.record.exists(), "what has ended is not on record");
+            let (log, took) = (log.tail(), begun.elapsed());
+            let file = fs::read(dir.path().join("scripts.log")).unwrap();
+            fs::remove_file(dir.path().join("scripts.log")).unwrap();
+            tried.push(Tried { result, log, file, took });
+        }
+        tried
     }
 
     #[test]
     fn a_script_sees_its_deployment_and_is_logged() {
         let text = "#!/bin/sh\necho $LIFECYCLE_EVENT $APPLICATION_NAME $DEPLOYMENT_GROUP_NAME\n\
-            echo $DEPLOYMENT_ID $DEPLOYMENT_GROUP_ID; pwd; echo oops >&2\n";
-        let (result, log) = try_script(text, 0o644, 10);
-        result.unwrap();
-        assert!(log.contains("[stdout]AfterInstall shop web\n"), "{log}");
-        assert!(log.contains("[stdout]d-"), "{log}");
-        // The two pipes are read by a thread each: what comes from one keeps its order, and no more.
-        assert!(log.contains("[stdout]/\n"), "{log}");
-        assert!(log.contains("[stderr]oops\n"), "{log}");
+            echo $DEPLOYMENT_ID $DEPLOYMENT_GROUP_ID; pwd; echo oops >&2; umask\n";
+        for tried in try_each(text.as_bytes(), 0o644, &script(10)) {
+            let Tried { result, log, .. } = tried;
+            result.unwrap();
+            assert!(log.starts_with("Script - a script.sh\n"), "{log}");
+            assert!(log.contains("[stdout]AfterInstall shop web\n"), "{log}");
+            assert!(log.contains("[stdout]d-"), "{log}");
+            // The two pipes are read by a thread each: what comes from one keeps its order, and no more.
+            assert!(log.contains("[stdout]/\n") && log.contains("[stdout]0022\n"), "{log}");
+            assert!(log.contains("[stderr]oops\n"), "{log}");
+        }
     }
 
     #[test]
-    fn a_script_does_not_inherit_what_concerns_this_service() {
-        let location = "run.sh".into();
-        let script = Script { sudo: false, runas: None, location, timeout_seconds: 10 };
-        let command = command(Path::new("/run.sh"), &script).unwrap();
-        let set: Vec<_> = command.get_envs().collect();
-        for name in OF_THIS_SERVICE {
-            assert!(set.contains(&(name.as_ref(), None)), "{name} is handed on");
+    fn a_script_has_the_environment_of_this_process_and_nothing_of_its_service() {
+        let tried = try_each(b"#!/bin/sh\nenv | sort\ncat\n", 0o755, &script(10));
+        let mut expected: Vec<String> = std::env::vars()
+            .filter(|(name, value)| !OF_THIS_SERVICE.contains(&&**name) && !value.contains('\n'))
+            .map(|(name, _)| name)
+            .chain(AWS.map(Into::into))
+            // What the shell adds.
+            .chain(["PWD", "OLDPWD", "SHLVL", "_"].map(Into::into))
+            .collect();
+        expected.sort();
+        for Tried { result, file, .. } in tried {
+            result.unwrap();
+            let text = String::from_utf8_lossy(&file);
+            let names: Vec<&str> = (text.lines())
+                .filter_map(|line| line.get(20..)?.strip_prefix("[stdout]")?.split_once('='))
+                .map(|(name, _)| name)
+                .collect();
+            for name in &names {
+                assert!(expected.iter().any(|known| known == name), "{name} is set");
+            }
+            for name in AWS {
+                assert!(names.contains(&name), "{name} is not set: {text}");
+            }
+            for name in OF_THIS_SERVICE {
+                assert!(!names.contains(&name), "{name} is handed on");
+            }
+        }
+    }
+
+    const AWS: [&str; 5] = [
+        "APPLICATION_NAME",
+        "DEPLOYMENT_GROUP_ID",
+        "DEPLOYMENT_GROUP_NAME",
+        "DEPLOYMENT_ID",
+        "LIFECYCLE_EVENT",
+    ];
+
+    #[test]
+    fn what_the_environment_says_of_a_deployment_is_overridden() {
+        let mut set = environment(LifecycleEvent::AfterInstall, &script(1), &context(None));
+        assert!(set.iter().any(|(name, _)| name == "PATH"));
+        set.sort();
+        let before = set.len();
+        set.dedup_by(|one, other| one.0 == other.0);
+        assert_eq!(set.len(), before, "a name is set twice");
+    }
+
+    #[test]
+    fn users_and_sudo_have_four_forms() {
+        let words = |sudo, runas: Option<&str>| {
+            let runas = runas.map(Into::into);
+            let script = Script { sudo, runas, ..script(1) };
+            let words = words(Path::new("/a b"), &script);
+            words.join(OsStr::new(" ")).into_string().unwrap()
+        };
+        assert_eq!(words(false, None), "/a b");
+        assert_eq!(words(true, None), "sudo -- /a b");
+        assert_eq!(words(false, Some("bob")), "runuser -u bob -- /a b");
+        assert_eq!(words(true, Some("bob")), "sudo -- runuser -u bob -- /a b");
+    }
+
+    #[test]
+    fn a_script_runs_as_the_user_that_it_names() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let text = b"#!/bin/sh\nid -un; id -Gn; echo $USER $LOGNAME $SHELL $HOME; pwd; echo $DEPLOYMENT_ID\n";
+        let script = Script { runas: Some("nobody".into()), ..script(10) };
+        for Tried { result, log, .. } in try_each(text, 0o755, &script) {
+            result.unwrap();
+            assert!(
+                log.contains("[stdout]nobody\n[stdout]nogroup\n[stdout]nobody nobody /"),
+                "{log}"
+            );
+            assert!(log.contains("[stdout]/\n[stdout]d-"), "{log}");
+        }
+        for tried in try_each(b"#!/bin/sh\nexit 1\n", 0o755, &script) {
+            let message = &tried.failed().message;
+            assert!(message.ends_with("(run as user nobody) failed with exit code 1"), "{message}");
+        }
+        let nobody = Script { runas: Some("no-such-user".into()), ..script };
+        for tried in try_each(text, 0o755, &nobody) {
+            assert_eq!(tried.failed().code, FAILED);
+            assert!(tried.failed().message.ends_with("exit code 1"), "{:?}", tried.failed());
+            assert!(tried.log.contains("[stderr]runuser: user no-such-user"), "{}", tried.log);
         }
     }
 
     #[test]
     fn failures_have_the_agents_codes() {
-        let (result, _) = try_script("#!/bin/sh\nexit 3\n", 0o755, 10);
-        let failed = result.unwrap_err();
-        assert_eq!(failed.code, FAILED);
-        assert!(failed.message.contains("exit code 3"));
-        let (result, _) = try_script("#!/bin/sh\nkill -9 $$\n", 0o755, 10);
-        assert!(result.unwrap_err().message.contains("signal 9"));
-        let (result, _) = try_script("#!/no/such/interpreter\n", 0o755, 10);
-        assert_eq!(result.unwrap_err().code, FAILED);
+        for (text, code, said) in [
+            ("#!/bin/sh\nexit 42\n", FAILED, "failed with exit code 42"),
+            ("#!/bin/sh\nkill -9 $$\n", FAILED, "signal 9"),
+            ("#!/no/such/interpreter -x\n", FAILED, "there is no /no/such/interpreter (ENOENT)"),
+            (
+                "#!/bin/sh\r\nexit 0\r\n",
+                FAILED,
+                "there is no /bin/sh\\r (ENOENT); its lines end as",
+            ),
+        ] {
+            for tried in try_each(text.as_bytes(), 0o755, &script(10)) {
+                assert_eq!(tried.failed().code, code, "{text}");
+                assert!(tried.failed().message.contains(said), "{:?}", tried.failed());
+            }
+        }
+    }
+
+    #[test]
+    fn a_script_that_cannot_be_run_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
+        let path = dir.path().join("a script.sh");
+        let run = || {
+            let event = LifecycleEvent::AfterInstall;
+            run(dir.path(), event, &script(10), &context(None), &log).unwrap_err()
+        };
+        let missing = run();
+        assert_eq!(missing.code, MISSING);
+        assert!(missing.message.contains(&path.display().to_string()), "{missing:?}");
+        fs::create_dir(&path).unwrap();
+        let directory = run();
+        assert_eq!(directory.code, FAILED);
+        assert!(directory.message.contains("EACCES"), "{directory:?}");
+        fs::remove_dir(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(run().message.contains("it is a pipe"));
     }
 
     #[test]
     fn a_script_without_a_first_line_is_run_by_the_shell() {
-        let (result, log) = try_script("echo hello\n", 0o755, 10);
-        result.unwrap();
-        assert!(log.contains("[stdout]hello"), "{log}");
+        for Tried { result, log, .. } in try_each(b"echo hello\n", 0o755, &script(10)) {
+            result.unwrap();
+            assert!(log.contains("[stdout]hello"), "{log}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_script_prints_is_in_its_log() {
+        // What is no UTF-8; a line longer than any piece of it; a last line without an end.
+        let long = "x".repeat(100_000);
+        let text = format!(
+            "#!/bin/sh\nprintf '\\377\\033[1m\\r\\n'\nprintf '{long}\\n'\nprintf end\nexit 1\n"
+        );
+        for Tried { result, log, file, .. } in try_each(text.as_bytes(), 0o755, &script(10)) {
+            assert_eq!(result.unwrap_err().code, FAILED);
+            let lines: Vec<&[u8]> = file.split(|byte| *byte == b'\n').collect();
+            assert!(lines[1].ends_with(b"[stdout]\xff\x1b[1m\r"), "{:?}", lines[1]);
+            assert_eq!(&lines[2][20..], format!("[stdout]{long}").as_bytes());
+            assert!(lines[3].ends_with(b"[stdout]end"));
+            assert!(log.ends_with("xxx\n[stdout]end\n") || log == "[stdout]end\n", "{log}");
+        }
     }
 
     #[test]
     fn time_ends_the_whole_group() {
-        let begun = Instant::now();
-        let (result, log) = try_script("#!/bin/sh\nsleep 60 &\nsleep 60\n", 0o755, 1);
-        assert_eq!(result.unwrap_err().code, TIMED_OUT);
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        assert!(log.contains("has not ended within 1 s"), "{log}");
+        let text = "#!/bin/sh\nsleep 60 & echo $!\nsleep 60 & echo $!\nwait\n";
+        for Tried { result, log, took, .. } in try_each(text.as_bytes(), 0o755, &script(1)) {
+            let failed = result.unwrap_err();
+            assert_eq!(failed.code, TIMED_OUT);
+            assert!(failed.message.ends_with("timed out after 1 seconds"), "{failed:?}");
+            assert!(took < Duration::from_secs(10));
+            assert!(log.contains("has not ended within 1 s"), "{log}");
+            assert_eq!(gone(&log), 2);
+        }
     }
 
     #[test]
-    fn what_a_script_leaves_running_does_not_hold_it() {
-        let begun = Instant::now();
-        let (result, _) = try_script("#!/bin/sh\nsleep 20 &\necho done\n", 0o755, 60);
-        result.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(10));
+    fn what_does_not_end_when_it_is_asked_to_is_ended_after_its_grace() {
+        let text = "#!/bin/sh\ntrap '' TERM\n(while :; do sleep 60; done) & echo $!\n\
+            while :; do sleep 60; done\n";
+        for Tried { result, log, took, .. } in try_each(text.as_bytes(), 0o755, &script(1)) {
+            assert_eq!(result.unwrap_err().code, TIMED_OUT);
+            assert!(took > HOOK_KILL_GRACE && took < HOOK_KILL_GRACE * 3, "{took:?}");
+            assert_eq!(gone(&log), 1);
+        }
+    }
+
+    /// Checks that the processes whose numbers a script printed are gone.
+    fn gone(log: &str) -> usize {
+        let pids = log.lines().filter_map(|line| line.strip_prefix("[stdout]")?.parse().ok());
+        pids.inspect(|pid: &u32| {
+            let until = Instant::now() + Duration::from_secs(10);
+            while Leader::of(*pid).is_some() {
+                assert!(Instant::now() < until, "{pid} is still there");
+                thread::sleep(POLL_EVERY);
+            }
+        })
+        .count()
+    }
+
+    #[test]
+    fn what_a_script_leaves_running_neither_holds_it_nor_changes_its_end() {
+        for code in [0, 7] {
+            // One that keeps the outputs open, and one that has neither.
+            let text = format!(
+                "#!/bin/sh\nsleep 20 & echo $!\nsleep 20 >/dev/null 2>&1 & echo $!\nexit {code}\n"
+            );
+            for Tried { result, log, took, .. } in try_each(text.as_bytes(), 0o755, &script(60)) {
+                assert_eq!(result.is_ok(), code == 0, "{result:?}");
+                assert!(took < Duration::from_secs(10));
+                let pids: Vec<u32> = (log.lines())
+                    .filter_map(|line| line.strip_prefix("[stdout]")?.parse().ok())
+                    .collect();
+                assert_eq!(pids.len(), 2);
+                for pid in pids {
+                    assert!(Leader::of(pid).is_some(), "{pid} was ended");
+                    nix::sys::signal::kill(
+                        Leader::of(pid).unwrap().group().unwrap(),
+                        Signal::SIGKILL,
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+
+    fn context(units: Option<Arc<Units>>) -> Context {
+        Context {
+            application: ApplicationName::new("shop").unwrap(),
+            group: GroupName::new("web").unwrap(),
+            deployment: DeploymentId::of(Digest::ZERO, false),
+            record: "/nonexistent/hook".into(),
+            units,
+        }
+    }
+
+    fn task(words: &[&str]) -> Task {
+        let words = words.iter().map(Into::into).collect();
+        Task { words, environment: std::env::vars_os().collect(), timeout_seconds: 60 }
     }
 
     /// A script that runs on, as after the death of the process that started it.
     fn left_over(dir: &Path, text: &str) -> (Child, PathBuf) {
         let record = dir.join("hook");
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", GATE, "test", "/bin/sh", "-c", text]);
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let child = start(command, &record).unwrap();
-        (child, record)
+        (task(&["/bin/sh", "-c", text]).start(&record).unwrap(), record)
     }
 
     #[test]
     fn a_script_that_was_left_running_is_ended_with_its_group() {
         let dir = tempfile::tempdir().unwrap();
-        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
         let (mut child, record) = left_over(dir.path(), "sleep 60 & echo $!; wait");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -436,14 +612,15 @@ mod tests {
     #[test]
     fn another_process_with_the_number_on_record_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
         let (mut child, record) = left_over(dir.path(), "sleep 60");
-        let leader = Leader::of(child.id()).unwrap();
+        let leader = Leader::of(child.id()).unwrap().to_string();
+        let leader: Vec<&str> = leader.split(' ').collect();
         for other in [
-            Leader { started: "1".into(), ..Leader::of(child.id()).unwrap() },
-            Leader { boot: "another".into(), ..leader },
+            format!("{} 1 {}", leader[0], leader[2]),
+            format!("{} {} another", leader[0], leader[1]),
         ] {
-            fs::write(&record, other.to_string()).unwrap();
+            fs::write(&record, other).unwrap();
             end_left_over(&record, &log).unwrap();
             assert!(Leader::of(child.id()).is_some());
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use groundswell_protocol::ids::{DeploymentId, Digest, FleetId, GroupName};
 
-use crate::config::Config;
+use crate::{config::Config, logs::Places};
 
 impl Config {
     /// The directory of one deployment.
@@ -22,9 +22,16 @@ impl Config {
         self.deployment_dir(group, deployment).join("manifest")
     }
 
-    /// The log of a deployment's scripts.
-    pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
-        self.deployment_dir(group, deployment).join("logs/scripts.log")
+    /// The logs of a deployment's scripts.
+    pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentId) -> Places {
+        let own = self.deployment_dir(group, deployment).join("logs/scripts.log");
+        let all = self.root_dir.join("deployment-logs/groundswell-deployments.log");
+        Places { own, all, deployment }
+    }
+
+    /// Where this process waits for the keepers of scripts.
+    pub(crate) fn keepers_dir(&self) -> PathBuf {
+        self.socket.with_file_name("scripts")
     }
 
     pub(crate) fn trust_file(&self) -> PathBuf {

@@ -262,6 +262,7 @@ fn run_scripts(
         group: work.group(),
         deployment: work.judged.deployment,
         record: work.hook_record(),
+        units: work.units(),
     };
     for script in spec.scripts(event) {
         let mut script = script.clone();

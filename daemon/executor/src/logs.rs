@@ -1,35 +1,61 @@
-//! The log of a deployment's scripts, in the form of AWS's agent, and its tail for diagnosis.
+//! The logs of a deployment's scripts, in the form of AWS's agent, and their tail for diagnosis.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use groundswell_protocol::limits::{HOOK_OUTPUT_BYTES_MAX, LOG_TAIL_BYTES_MAX};
+use groundswell_protocol::{
+    ids::DeploymentId,
+    limits::{HOOK_OUTPUT_BYTES_MAX, LOG_TAIL_BYTES_MAX},
+    time::UnixSeconds,
+};
+use serde::{Deserialize, Serialize};
 
-use crate::judge::now;
-
-/// An open log; several threads write lines to it.
+/// An open log; several threads write lines to it, and other processes to the same files.
 #[derive(Clone)]
 pub(crate) struct ScriptLog(Arc<Mutex<Inner>>);
 
+/// Where the lines of a deployment's scripts go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// The deployment's own log.
+    pub(crate) own: PathBuf,
+    /// The log of all deployments on this host.
+    pub(crate) all: PathBuf,
+    pub(crate) deployment: DeploymentId,
+}
+
 struct Inner {
+    places: Places,
     file: File,
-    written: u64,
-    /// The last lines of the present event, without time stamps.
-    tail: String,
+    is_full: bool,
+    /// None where it cannot be written; a host deploys without.
+    all: Option<File>,
+    /// The end of what the present event wrote, without time stamps, as it was written.
+    tail: Vec<u8>,
+    /// The prefix of a line that is not finished.
+    unfinished: Option<&'static str>,
 }
 
 impl ScriptLog {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
+    pub(crate) fn open(places: Places) -> io::Result<Self> {
+        for dir in [&places.own, &places.all].into_iter().filter_map(|path| path.parent()) {
             fs::create_dir_all(dir)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let written = file.metadata()?.len();
-        Ok(Self(Arc::new(Mutex::new(Inner { file, written, tail: String::new() }))))
+        let (file, all) = (append(&places.own)?, append(&places.all).ok());
+        let is_full = file.metadata()?.len() > HOOK_OUTPUT_BYTES_MAX;
+        let (tail, unfinished) = (Vec::new(), None);
+        let inner = Inner { places, file, is_full, all, tail, unfinished };
+        Ok(Self(Arc::new(Mutex::new(inner))))
+    }
+
+    /// Where it is, for another process that writes to it.
+    pub(crate) fn places(&self) -> Places {
+        self.lock().places.clone()
     }
 
     /// Begins an event: the tail starts anew.
@@ -40,29 +66,41 @@ impl ScriptLog {
 
     /// Writes a line. A log that cannot be written does not stop a deployment.
     pub(crate) fn line(&self, text: &str) {
+        self.lock().write("", text.as_bytes(), true);
+    }
+
+    /// Writes what a script printed, as it is: a line, or a piece of one that is too long to be held.
+    pub(crate) fn output(&self, prefix: &'static str, piece: &[u8]) {
+        match piece.strip_suffix(b"\n") {
+            Some(line) => self.lock().write(prefix, line, true),
+            None => self.lock().write(prefix, piece, false),
+        }
+    }
+
+    /// The output with this prefix is over.
+    pub(crate) fn output_ends(&self, prefix: &'static str) {
         let mut inner = self.lock();
-        let shown: String = text.chars().map(harmless).collect();
-        inner.tail.push_str(&shown);
-        inner.tail.push('\n');
-        if inner.tail.len() > LOG_TAIL_BYTES_MAX * 4 {
-            inner.tail = cut_front(&inner.tail, LOG_TAIL_BYTES_MAX);
+        if inner.unfinished == Some(prefix) {
+            inner.write(prefix, b"", true);
         }
-        if inner.written > HOOK_OUTPUT_BYTES_MAX {
-            return;
-        }
-        let line = format!("{} {text}\n", clock_time(now().0));
-        inner.written += u64::try_from(line.len()).unwrap_or(u64::MAX);
-        if inner.written > HOOK_OUTPUT_BYTES_MAX {
-            let end = format!("[the log is full at {HOOK_OUTPUT_BYTES_MAX} bytes]\n");
-            drop(inner.file.write_all(end.as_bytes()));
-            return;
-        }
-        drop(inner.file.write_all(line.as_bytes()));
+    }
+
+    /// Adds to the tail what another process has written.
+    pub(crate) fn written_elsewhere(&self, tail: &[u8]) {
+        self.lock().keep(tail);
+    }
+
+    /// The end of what the present event wrote, as it was written.
+    pub(crate) fn raw_tail(&self) -> Vec<u8> {
+        self.lock().tail.clone()
     }
 
     /// The last lines of the present event, as many as an outcome may carry.
     pub(crate) fn tail(&self) -> String {
-        cut_front(&self.lock().tail, LOG_TAIL_BYTES_MAX - 1)
+        let inner = self.lock();
+        let text = String::from_utf8_lossy(&inner.tail).replace("\r\n", "\n");
+        let shown: String = text.chars().map(harmless).collect();
+        cut_front(&shown, LOG_TAIL_BYTES_MAX - 1)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -71,9 +109,94 @@ impl ScriptLog {
     }
 }
 
+impl Inner {
+    fn write(&mut self, prefix: &'static str, text: &[u8], ends: bool) {
+        let goes_on = self.unfinished == Some(prefix);
+        // Another line came in between: what is unfinished ends here.
+        let cut: &[u8] = if self.unfinished.is_some() && !goes_on { b"\n" } else { b"" };
+        let prefix_now = if goes_on { "" } else { prefix };
+        let end: &[u8] = if ends { b"\n" } else { b"" };
+        self.unfinished = (!ends).then_some(prefix);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let clock = clock_time(now.as_secs());
+        self.keep(&[cut, prefix_now.as_bytes(), text, end].concat());
+        let deployment = self.places.deployment;
+        if let Some(all) = &mut self.all {
+            let stamp = format!("[{clock}.{:03}] [{deployment}]{prefix}", now.subsec_millis());
+            drop(all.write_all(&[stamp.as_bytes(), text.trim_ascii(), b"\n"].concat()));
+        }
+        let stamp = if goes_on { String::new() } else { format!("{clock} ") };
+        let entry = [cut, stamp.as_bytes(), prefix_now.as_bytes(), text, end].concat();
+        self.append(&entry);
+    }
+
+    fn append(&mut self, entry: &[u8]) {
+        if self.is_full {
+            return;
+        }
+        // Asked for each time: what a script left running is logged by another process.
+        let before = self.file.metadata().map_or(0, |file| file.len());
+        let after = before.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX));
+        if after > HOOK_OUTPUT_BYTES_MAX {
+            self.is_full = true;
+            let end = format!("[the log is full at {HOOK_OUTPUT_BYTES_MAX} bytes]\n");
+            drop(self.file.write_all(end.as_bytes()));
+            return;
+        }
+        drop(self.file.write_all(entry));
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        self.tail.extend_from_slice(text);
+        let surplus = self.tail.len().saturating_sub(RAW_TAIL_BYTES);
+        // Seldom, since it moves what stays.
+        if surplus > RAW_TAIL_BYTES {
+            self.tail.drain(..surplus);
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Makes room in the log of all deployments: one that is long enough is set aside, and the oldest of
+/// those that were set aside goes.
+pub(crate) fn rotate(all: &Path) -> io::Result<()> {
+    // Deployments of several groups begin at the same time.
+    let _one = ROTATING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dir) = all.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    if !fs::metadata(all).is_ok_and(|file| file.len() >= ALL_BYTES_MAX) {
+        return Ok(());
+    }
+    let aside = |number: u32| {
+        let mut name = all.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        name
+    };
+    for number in (1..ALL_KEPT - 1).rev() {
+        match fs::rename(aside(number), aside(number + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(all, aside(1))
+}
+
+static ROTATING: Mutex<()> = Mutex::new(());
+
+/// The log of all deployments on this host is set aside at this size, as AWS's agent does it.
+const ALL_BYTES_MAX: u64 = 64 << 20;
+/// So many files hold it, the one that is written to included.
+const ALL_KEPT: u32 = 8;
+/// Enough for [`LOG_TAIL_BYTES_MAX`], whatever becomes longer when it is shown.
+const RAW_TAIL_BYTES: usize = LOG_TAIL_BYTES_MAX * 4;
+
 /// What a script prints is shown to people elsewhere: nothing in it moves their cursor.
 fn harmless(c: char) -> char {
-    if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
+    if c.is_control() && !matches!(c, '\t' | '\n') { '\u{fffd}' } else { c }
 }
 
 /// The last whole lines of `text` that have at most `bytes_max` bytes. Of a last line that is longer
@@ -103,7 +226,7 @@ const CUT: &str = "...";
 
 /// `2026-11-23 22:10:05`, in UTC: the hosts of a fleet are compared with each other.
 fn clock_time(seconds: u64) -> String {
-    let text = groundswell_protocol::time::UnixSeconds(seconds).to_string();
+    let text = UnixSeconds(seconds).to_string();
     text.replace('T', " ").trim_end_matches('Z').to_owned()
 }
 
@@ -111,10 +234,15 @@ fn clock_time(seconds: u64) -> String {
 mod tests {
     use super::*;
 
+    fn places(dir: &Path) -> Places {
+        let deployment = DeploymentId::of(groundswell_protocol::ids::Digest::ZERO, false);
+        Places { own: dir.join("scripts.log"), all: dir.join("all.log"), deployment }
+    }
+
     #[test]
     fn the_tail_has_whole_lines_of_this_event_and_moves_no_cursor() {
         let dir = tempfile::tempdir().unwrap();
-        let log = ScriptLog::open(&dir.path().join("logs/scripts.log")).unwrap();
+        let log = ScriptLog::open(places(&dir.path().join("logs"))).unwrap();
         log.begin("BeforeInstall");
         log.line("[stdout]old");
         log.begin("ValidateService");
@@ -129,9 +257,77 @@ mod tests {
     }
 
     #[test]
+    fn what_a_script_prints_is_kept_byte_for_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let Places { own: path, all, deployment: id } = places(dir.path());
+        let log = ScriptLog::open(places(dir.path())).unwrap();
+        log.begin("AfterInstall");
+        log.output("[stdout]", b"\xff\x1b[1mbold\r\n");
+        // A line in three pieces, a line of the other pipe within it, and a last line without an end.
+        log.output("[stdout]", b"one ");
+        log.output("[stdout]", b"two ");
+        log.output("[stderr]", b"no\n");
+        log.output("[stdout]", b"three\n");
+        log.output("[stderr]", b"last");
+        log.output_ends("[stdout]");
+        log.output_ends("[stderr]");
+        log.line("end");
+        let text = fs::read(&path).unwrap();
+        // Every line has a stamp of the same length.
+        let lines: Vec<&[u8]> =
+            text.strip_suffix(b"\n").unwrap().split(|b| *b == b'\n').map(|l| &l[20..]).collect();
+        let expected: [&[u8]; 7] = [
+            b"LifecycleEvent - AfterInstall",
+            b"[stdout]\xff\x1b[1mbold\r",
+            b"[stdout]one two ",
+            b"[stderr]no",
+            b"[stdout]three",
+            b"[stderr]last",
+            b"end",
+        ];
+        assert_eq!(lines, expected);
+        assert!(log.tail().contains("[stdout]\u{fffd}\u{fffd}[1mbold\n"), "{}", log.tail());
+        let all = String::from_utf8_lossy(&fs::read(&all).unwrap()).into_owned();
+        let line = all.lines().nth(3).unwrap();
+        assert_eq!((&line[..1], &line[24..]), ("[", &*format!("] [{id}][stdout]two")));
+    }
+
+    #[test]
+    fn a_full_log_says_so_and_the_tail_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = places(dir.path()).own;
+        File::create(&path).unwrap().set_len(HOOK_OUTPUT_BYTES_MAX - 10).unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
+        for number in 0..3 {
+            log.output("[stdout]", format!("line {number}\n").as_bytes());
+        }
+        let text = fs::read(&path).unwrap();
+        let end = format!("[the log is full at {HOOK_OUTPUT_BYTES_MAX} bytes]\n");
+        assert_eq!(text.len(), usize::try_from(HOOK_OUTPUT_BYTES_MAX).unwrap() - 10 + end.len());
+        assert_eq!(log.tail(), "[stdout]line 0\n[stdout]line 1\n[stdout]line 2\n");
+    }
+
+    #[test]
+    fn the_log_of_all_deployments_is_set_aside_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = dir.path().join("deployment-logs/all.log");
+        for round in 0..ALL_KEPT + 2 {
+            rotate(&all).unwrap();
+            let file = File::create(&all).unwrap();
+            // One byte less is not enough.
+            file.set_len(ALL_BYTES_MAX - 1).unwrap();
+            rotate(&all).unwrap();
+            assert!(all.exists(), "{round}");
+            file.set_len(ALL_BYTES_MAX).unwrap();
+        }
+        let there = fs::read_dir(all.parent().unwrap()).unwrap().count();
+        assert_eq!(there, usize::try_from(ALL_KEPT).unwrap());
+    }
+
+    #[test]
     fn of_a_last_line_that_is_too_long_the_end_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let log = ScriptLog::open(&dir.path().join("scripts.log")).unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
         // Four bytes each, at every offset to the cut; one, and enough that the tail is cut while
         // it is written, too.
         for (padding, crabs) in (0..4).flat_map(|padding| [(padding, 512), (padding, 4000)]) {

@@ -16,16 +16,22 @@ mod logs;
 mod permissions;
 mod place;
 mod regular;
+mod script;
 mod server;
 mod stage;
+mod unit;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     end_on_panic();
     let path = match arguments() {
-        Ok(Some(path)) => path,
-        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Asked::Serve(path)) => path,
+        Ok(Asked::Keep(socket)) => return keep(&socket),
+        Ok(Asked::Nothing) => return ExitCode::SUCCESS,
         Err(message) => return fail(2, &message, "see swell-exec --help"),
     };
     let config = match config::load(&path) {
@@ -35,6 +41,17 @@ fn main() -> ExitCode {
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(server::Failed { code, message, hint }) => fail(code, &message, hint),
+    }
+}
+
+/// Runs one script, for the executor that waits at a socket. What went wrong is in the unit's journal.
+fn keep(socket: &Path) -> ExitCode {
+    match unit::keep(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let hint = "swell-exec starts this for its scripts; it tells what became of them";
+            fail(74, &format!("the keeper of a script at {}: {error}", socket.display()), hint)
+        }
     }
 }
 
@@ -57,11 +74,21 @@ fn end_on_panic() {
     }));
 }
 
-/// The only argument is the settings' path: a parser would be larger than what it parses.
-fn arguments() -> Result<Option<PathBuf>, String> {
+/// What this program was started for.
+enum Asked {
+    /// To serve, with these settings.
+    Serve(PathBuf),
+    /// To keep a script.
+    Keep(PathBuf),
+    /// To print, which is done.
+    Nothing,
+}
+
+/// There is one argument for people, the settings' path: a parser would be larger than what it parses.
+fn arguments() -> Result<Asked, String> {
     let mut arguments = std::env::args_os().skip(1);
     let Some(first) = arguments.next() else {
-        return Ok(Some("/etc/groundswell/swell-exec.toml".into()));
+        return Ok(Asked::Serve("/etc/groundswell/swell-exec.toml".into()));
     };
     match (first.to_str(), arguments.next(), arguments.next()) {
         (Some("--help" | "-h"), ..) => {
@@ -71,13 +98,14 @@ fn arguments() -> Result<Option<PathBuf>, String> {
                  Exit codes: 0 stopped by a signal; 64 the configuration is wrong, nothing was \
                  opened;\n69 the socket is in use; 70 a defect; 74 reading or writing failed."
             );
-            Ok(None)
+            Ok(Asked::Nothing)
         }
         (Some("--version" | "-V"), ..) => {
             println!("swell-exec {}", env!("CARGO_PKG_VERSION"));
-            Ok(None)
+            Ok(Asked::Nothing)
         }
-        (Some("--config"), Some(path), None) => Ok(Some(path.into())),
+        (Some("--config"), Some(path), None) => Ok(Asked::Serve(path.into())),
+        (Some(unit::KEEP), Some(socket), None) => Ok(Asked::Keep(socket.into())),
         _ => Err(format!("unexpected argument '{}'", first.to_string_lossy().escape_debug())),
     }
 }

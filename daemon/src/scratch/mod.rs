@@ -122,6 +122,8 @@ impl Fleet {
         writeln!(executor, "store_dir = \"{dir}/state/store\"").ok();
         writeln!(executor, "socket = \"{dir}/exec.sock\"").ok();
         writeln!(executor, "destination_root = \"{dir}/live\"").ok();
+        // What is started for a moment leaves nothing in the machine's systemd.
+        writeln!(executor, "scripts = \"plain\"").ok();
         fs::write(host.settings("swell-exec.toml"), executor)?;
         Ok(())
     }
