@@ -23,7 +23,7 @@ use groundswell_protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    journal::{read_sealed, write_sealed},
+    journal::{durable, read_sealed, write_sealed},
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, is_absent},
     regular,
@@ -351,7 +351,7 @@ impl Plan {
             }
             files.push((path.clone(), is_saved));
         }
-        saved_dir.file()?.sync_all()?;
+        durable(dir, saved_dir.file()?.sync_all());
         let mut emptied = Vec::new();
         for directory in self.emptied.iter().rev() {
             let there = named(directory, Dir::open(directory)?.file()?.metadata())?;
@@ -484,9 +484,9 @@ fn beside(target: &Path, secret: Nonce) -> OsString {
 }
 
 /// Makes what was done in `dir` and at these places durable, on whatever file systems they are.
-fn sync<'a>(dir: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-    let dir = File::open(dir)?;
-    nix::unistd::syncfs(&dir)?;
+fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    let dir = File::open(path)?;
+    durable(path, nix::unistd::syncfs(&dir).map_err(Into::into));
     let mut synced = BTreeSet::from([dir.metadata()?.dev()]);
     let parents: BTreeSet<_> = places.filter_map(Path::parent).collect();
     for place in parents {
@@ -496,7 +496,7 @@ fn sync<'a>(dir: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()
             continue;
         };
         if synced.insert(dir.metadata()?.dev()) {
-            nix::unistd::syncfs(&dir)?;
+            durable(place, nix::unistd::syncfs(&dir).map_err(Into::into));
         }
     }
     Ok(())

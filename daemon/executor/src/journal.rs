@@ -218,13 +218,18 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    durable(path, file.sync_all());
     fs::rename(&beside, path)?;
-    // From here on nobody can tell which of the two would be there after a power cut.
-    if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+    durable(path, File::open(dir).and_then(|dir| dir.sync_all()));
+    Ok(())
+}
+
+/// Ends the process where something was not made durable. The system may have dropped what it could not
+/// write and say the next time that all is well: only what is read again after a new start can be relied on.
+pub(crate) fn durable(path: &Path, synced: io::Result<()>) {
+    if let Err(error) = synced {
         crate::give_up(&format!("{} cannot be made durable: {error}", path.display()));
     }
-    Ok(())
 }
 
 /// The ending of a group's file, and of one that is being written.

@@ -19,7 +19,7 @@ use nix::{
     unistd::{self, Gid, Uid, UnlinkatFlags},
 };
 
-use crate::regular;
+use crate::{journal::durable, regular};
 
 /// What there is at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,8 @@ impl Dir {
         std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
         file.set_permissions(there.permissions())?;
         file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
-        file.sync_all()
+        durable(Path::new(to), file.sync_all());
+        Ok(())
     }
 
     fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {

@@ -16,7 +16,11 @@ use groundswell_protocol::{
     revision::{Chunk, EntryKind, Frame, Manifest, chunk_of},
 };
 
-use crate::{config::Config, journal::replace, regular};
+use crate::{
+    config::Config,
+    journal::{durable, replace},
+    regular,
+};
 
 /// Writes the revision's files to the deployment's archive, each byte checked, and its manifest
 /// beside them. All of it is there, durably, or nothing.
@@ -48,9 +52,11 @@ pub(crate) fn lay_out(
             write_entry(&mut frames, &entry.kind, &part.join(&entry.path))?;
         }
         let dir = File::open(&part)?;
-        nix::unistd::syncfs(&dir)?;
+        durable(&part, nix::unistd::syncfs(&dir).map_err(Into::into));
         fs::rename(&part, &archive)?;
-        archive.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        let parent = archive.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        durable(&archive, File::open(parent)?.sync_all());
+        Ok(())
     };
     work().map_err(|error| {
         // What was half laid out is of no use, and takes space that may be what was missing.

@@ -1,6 +1,10 @@
 //! The executor as a process: what it does when everything is signed, and that it does nothing when
 //! anything is not. The test speaks for a network daemon that was taken over.
 
+// It reads registers, which are of a machine.
+#[cfg(target_arch = "x86_64")]
+mod crash;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -61,7 +65,8 @@ impl Drop for Bench {
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory where possible: some tests make changes durable a thousand times.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let role = |n| Role { keys: vec![key(n).public_key()], threshold: NonZeroU8::MIN };
         let root = Root {
             name: FleetName::new("test").unwrap(),
@@ -329,6 +334,9 @@ fn write_store(dir: &Path, label: &str, scripts: &[(LifecycleEvent, &str)]) -> R
     };
     publisher.directory("app").unwrap();
     file(&mut publisher, "app/index.html", &index);
+    // What only this revision has.
+    publisher.directory(&format!("app/only-{label}")).unwrap();
+    file(&mut publisher, &format!("app/only-{label}/data"), label);
     if !scripts.is_empty() {
         publisher.directory("hooks").unwrap();
     }

@@ -1,0 +1,369 @@
+//! The executor is killed before and after every system call by which it changes the disk, each one in a
+//! run of its own, of a deployment and of a way back. Started again, it must come to the end that it would
+//! have come to, with the same tree. And where the disk refuses to make something durable, it ends itself.
+//!
+//! The real program is traced as a debugger does it: nothing in it knows of this test.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::MetadataExt,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        ptrace::{self, Options},
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::*;
+
+/// System calls that change what is on a disk, or make it durable.
+const CHANGES: [i64; 25] = [
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_copy_file_range,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fsetxattr,
+    libc::SYS_ftruncate,
+    libc::SYS_link,
+    libc::SYS_linkat,
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_rmdir,
+    libc::SYS_sendfile,
+    libc::SYS_symlink,
+    libc::SYS_symlinkat,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_pwrite64,
+    libc::SYS_fallocate,
+];
+const SYNCS: [i64; 4] = [libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_syncfs, libc::SYS_sync];
+/// A call that has not been carried out yet has this for its result.
+const AT_ENTRY: u64 = Errno::ENOSYS as u64;
+
+/// What happens to the traced process.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// It is killed before this one of its changes, counted from 0.
+    Kill(usize),
+    /// This one of its syncs fails.
+    SyncFails(usize),
+}
+
+/// Traces a process until it ends, or until it is told to let it go.
+struct Tracer {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<Traced>,
+    pid: Pid,
+}
+
+/// What was seen of a process until its end.
+#[derive(Clone, Copy)]
+struct Traced {
+    /// Whether the fault came about.
+    came: bool,
+    /// The exit code, if it was not killed.
+    code: Option<i32>,
+}
+
+impl Tracer {
+    fn of(child: &Child, fault: Fault) -> Self {
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let (stop, stopped) = mpsc::channel();
+        let (ready_in, ready) = mpsc::channel();
+        let thread = thread::spawn(move || trace(pid, fault, &ready_in, &stopped));
+        ready.recv().unwrap();
+        Self { stop, thread, pid }
+    }
+
+    /// Ends the process if it does not end by itself. It is no child afterwards: who traces it has reaped it.
+    fn end(self, ends_itself: bool) -> Traced {
+        self.stop.send(()).ok();
+        if !ends_itself {
+            kill(self.pid, Signal::SIGKILL).ok();
+        }
+        self.thread.join().unwrap()
+    }
+}
+
+/// All threads of the process stop at the beginning and the end of every system call; only the thread that
+/// traces them hears of it.
+fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<()>) -> Traced {
+    let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let name = task.unwrap().file_name().into_string().unwrap();
+        let thread = Pid::from_raw(name.parse().unwrap());
+        // One that serves a connection may end meanwhile.
+        if ptrace::seize(thread, options).is_ok() {
+            ptrace::interrupt(thread).ok();
+        }
+    }
+    let (mut count, mut came, mut failing) = (0, false, Vec::new());
+    let mut code = None;
+    let mut is_ready = false;
+    loop {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        let (thread, signal) = match waitpid(None, Some(flags)) {
+            Err(Errno::ECHILD) => return Traced { came, code },
+            Err(Errno::EINTR) => continue,
+            Err(error) => panic!("{error}"),
+            Ok(WaitStatus::Exited(ended, status)) => {
+                if ended == pid {
+                    code = Some(status);
+                }
+                continue;
+            }
+            Ok(WaitStatus::PtraceSyscall(thread)) => {
+                if let Ok(mut registers) = ptrace::getregs(thread) {
+                    let is_entry = registers.rax == AT_ENTRY.wrapping_neg();
+                    if let Some(at) = failing.iter().position(|failing| *failing == thread) {
+                        failing.swap_remove(at);
+                        registers.rax = (Errno::EIO as u64).wrapping_neg();
+                        ptrace::setregs(thread, registers).ok();
+                    } else if is_entry && stopped.try_recv().is_err() {
+                        let is_step = counts(thread, &registers, fault);
+                        let is_it = is_step
+                            && !came
+                            && matches!(fault, Fault::Kill(n) | Fault::SyncFails(n) if n == count);
+                        count += usize::from(is_step);
+                        match fault {
+                            Fault::Kill(_) if is_it => {
+                                came = true;
+                                kill(pid, Signal::SIGKILL).ok();
+                            }
+                            Fault::SyncFails(_) if is_it => {
+                                came = true;
+                                // There is no such call: nothing is made durable.
+                                registers.orig_rax = u64::MAX;
+                                ptrace::setregs(thread, registers).unwrap();
+                                failing.push(thread);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                (thread, None)
+            }
+            Ok(WaitStatus::Stopped(thread, signal)) => (thread, Some(signal)),
+            Ok(WaitStatus::PtraceEvent(thread, ..)) => (thread, None),
+            Ok(_) => continue,
+        };
+        // Whoever is gone needs no more.
+        ptrace::syscall(thread, signal).ok();
+        if !is_ready {
+            is_ready = true;
+            ready.send(()).unwrap();
+        }
+    }
+}
+
+fn counts(thread: Pid, registers: &libc::user_regs_struct, fault: Fault) -> bool {
+    let call = i64::try_from(registers.orig_rax).unwrap_or(-1);
+    if matches!(fault, Fault::SyncFails(_)) {
+        return SYNCS.contains(&call);
+    }
+    let flags = i32::try_from(match call {
+        libc::SYS_open => registers.rsi,
+        libc::SYS_openat => registers.rdx,
+        _ => 0,
+    });
+    let creates = flags.is_ok_and(|flags| flags & libc::O_CREAT != 0);
+    // What goes to a socket or to a log, which grows in bytes, is no step.
+    let writes = call == libc::SYS_write
+        && fs::read_link(format!("/proc/{thread}/fd/{}", registers.rdi)).is_ok_and(|file| {
+            file.is_absolute() && file.extension().is_none_or(|ending| ending != "log")
+        });
+    creates || writes || CHANGES.contains(&call) || SYNCS.contains(&call)
+}
+
+/// Everything below a directory: kind, mode, owner, time and content.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let there = fs::symlink_metadata(&path).unwrap();
+        let content = match there.is_dir() {
+            true => {
+                found.append(&mut tree(&path));
+                String::new()
+            }
+            false => format!("{} {}", there.mtime(), fs::read_to_string(&path).unwrap()),
+        };
+        let (mode, owner, group) = (there.mode(), there.uid(), there.gid());
+        found.insert(path, format!("{mode:o} {owner} {group} {content}"));
+    }
+    found
+}
+
+/// Whatever a deployment is about to do, and how it must end.
+struct Way {
+    scripts: &'static [(LifecycleEvent, &'static str)],
+    succeeds: bool,
+}
+
+const FORWARD: Way = Way {
+    scripts: &[
+        (LifecycleEvent::BeforeInstall, "#!/bin/sh\n"),
+        (LifecycleEvent::ApplicationStart, "#!/bin/sh\n"),
+    ],
+    succeeds: true,
+};
+const BACK: Way =
+    Way { scripts: &[(LifecycleEvent::AfterInstall, "#!/bin/sh\nexit 1\n")], succeeds: false };
+
+impl Bench {
+    /// A host that runs the first revision, and the evidence for the second.
+    fn before(way: &Way) -> (Self, Evidence) {
+        let mut bench = Self::new();
+        let first = bench.evidence();
+        assert_eq!(bench.run(&first), Outcome::Succeeded);
+        let second = bench.publish(way.scripts, &first);
+        (bench, second)
+    }
+
+    /// Does what `swelld` does until the deployment has ended and its slot was given back. None if the
+    /// executor dies.
+    fn try_run(&self, evidence: &Evidence) -> Option<Outcome> {
+        self.try_ask(&Request::Stage(Box::new(evidence.clone())))?;
+        loop {
+            let Response::Report(report) = self.try_ask(&Request::Report { seen: 0 })? else {
+                panic!("no report")
+            };
+            let activation = report.groups.first().and_then(|group| group.activation.clone());
+            match activation.map(|activation| activation.phase) {
+                Some(Phase::Ended(outcome)) => {
+                    let group = GroupName::new("web").unwrap();
+                    self.try_ask(&Request::Returned { group, token: TOKEN })?;
+                    return Some(outcome);
+                }
+                Some(Phase::Running { .. }) => {}
+                Some(Phase::Interrupted { .. }) | None => {
+                    let request = Request::Prepare {
+                        group: GroupName::new("web").unwrap(),
+                        order: evidence.order,
+                        release: evidence.release.id(self.fleet),
+                    };
+                    let Response::Prepared { nonce } = self.try_ask(&request)? else { panic!() };
+                    let receipts = self.receipts(evidence, nonce, &[20, 21]);
+                    let evidence = Box::new(evidence.clone());
+                    let response =
+                        self.try_ask(&Request::Activate { evidence, token: TOKEN, receipts })?;
+                    assert_eq!(response, Response::Accepted);
+                }
+            }
+        }
+    }
+
+    fn try_ask(&self, request: &Request) -> Option<Response> {
+        let mut stream = UnixStream::connect(self.path("exec.sock")).ok()?;
+        let bytes = cbor::encode(request);
+        stream.write_all(&u32::try_from(bytes.len()).unwrap().to_be_bytes()).ok()?;
+        stream.write_all(&bytes).ok()?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut bytes = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+        stream.read_exact(&mut bytes).ok()?;
+        Some(cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX).unwrap())
+    }
+
+    /// The live tree, by paths that are the same on every bench.
+    fn live(&self) -> BTreeMap<PathBuf, String> {
+        let root = self.path("live");
+        let relative = |path: PathBuf| path.strip_prefix(&root).unwrap().to_owned();
+        tree(&root).into_iter().map(|(path, what)| (relative(path), what)).collect()
+    }
+}
+
+/// Runs with one fault after the other until there are no more, finishing each. Returns how many there were.
+fn with_every(way: &Way, fault: fn(usize) -> Fault) -> usize {
+    let (bench, evidence) = Bench::before(way);
+    let old = bench.live();
+    let outcome = bench.try_run(&evidence).unwrap();
+    assert_eq!(outcome == Outcome::Succeeded, way.succeeds, "{outcome:?}");
+    let new = bench.live();
+    assert_eq!(new == old, !way.succeeds, "{new:?}");
+    for number in 0.. {
+        let (mut bench, evidence) = Bench::before(way);
+        let tracer = Tracer::of(&bench.child, fault(number));
+        let begun = bench.try_run(&evidence);
+        let traced = tracer.end(begun.is_none());
+        assert_eq!(
+            traced.came,
+            begun.is_none(),
+            "fault {number} came, and it lived on, or the reverse"
+        );
+        if !traced.came {
+            return number;
+        }
+        if let Fault::SyncFails(_) = fault(number) {
+            assert_eq!(traced.code, Some(74), "fault {number}");
+        }
+        bench.child = start(bench.dir.path());
+        // It may have died when all but the last answer was done: then it ends as it began, again.
+        if bench.report().groups[0].activation.is_some() || !is_over(&bench, &evidence, way) {
+            let outcome = bench.try_run(&evidence).expect("it ends");
+            assert_eq!(outcome == Outcome::Succeeded, way.succeeds, "fault {number}: {outcome:?}");
+            if let Outcome::Failed { restored, .. } = outcome {
+                assert!(restored, "fault {number}: the old revision is not back");
+            }
+        }
+        assert_eq!(bench.live(), new, "fault {number}");
+        let current = bench.report().groups[0].current.clone().map(|(_, label)| label.to_string());
+        let expected = if way.succeeds { "2" } else { "1" };
+        assert_eq!(current.as_deref(), Some(expected), "fault {number}");
+        for dir in bench.deployments() {
+            let left = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+            let odd = left.into_iter().find(|name| name == "hook" || name == "part");
+            assert_eq!(odd, None, "fault {number}: left in {}", dir.display());
+        }
+    }
+    unreachable!()
+}
+
+/// Whether the slot was given back already.
+fn is_over(bench: &Bench, evidence: &Evidence, way: &Way) -> bool {
+    let group = &bench.report().groups[0];
+    let is_new = group
+        .current
+        .as_ref()
+        .is_some_and(|(release, _)| *release == evidence.release.id(bench.fleet));
+    way.succeeds && is_new
+}
+
+#[test]
+fn a_deployment_that_is_killed_at_any_change_of_the_disk_is_finished() {
+    let count = with_every(&FORWARD, Fault::Kill);
+    eprintln!("killed before each of {count} changes");
+    assert!(count > 50, "only {count} changes");
+}
+
+#[test]
+fn a_way_back_that_is_killed_at_any_change_of_the_disk_is_finished() {
+    let count = with_every(&BACK, Fault::Kill);
+    eprintln!("killed before each of {count} changes");
+    assert!(count > 50, "only {count} changes");
+}
+
+#[test]
+fn a_disk_that_makes_nothing_durable_ends_the_process() {
+    for way in [&FORWARD, &BACK] {
+        let count = with_every(way, Fault::SyncFails);
+        eprintln!("{count} syncs failed");
+        assert!(count > 5, "only {count} syncs");
+    }
+}
