@@ -313,7 +313,16 @@ fn start(dir: &Path) -> Child {
 
 /// Writes a revision as `swelld` would, and the release that names it. One script for each event.
 fn write_store(dir: &Path, label: &str, scripts: &[(LifecycleEvent, &str)]) -> Release {
-    let mapping = FileMapping { source: "app".into(), destination: "/srv/app".into() };
+    write_store_for("/srv/app", dir, label, scripts)
+}
+
+fn write_store_for(
+    destination: &str,
+    dir: &Path,
+    label: &str,
+    scripts: &[(LifecycleEvent, &str)],
+) -> Release {
+    let mapping = FileMapping { source: "app".into(), destination: destination.into() };
     let script = |event: &LifecycleEvent| Script {
         sudo: false,
         runas: None,
@@ -867,4 +876,78 @@ fn what_was_interrupted_and_has_no_slot_any_more_is_given_up() {
     assert_eq!((&report.groups[0].activation, &report.groups[0].current), (&None, &None));
     assert!(!bench.path("live/srv").exists());
     assert!(matches!(bench.begin(&evidence), Response::Accepted), "a new slot begins anew");
+}
+
+#[test]
+fn applications_that_deploy_at_the_same_time_do_not_hear_of_each_other() {
+    let bench = Bench::new();
+    let meet = bench.path("meet");
+    fs::create_dir(&meet).unwrap();
+    let meet = meet.display();
+    // Nobody goes on before all are there.
+    let script = format!(
+        "#!/bin/sh\necho I am $DEPLOYMENT_GROUP_NAME\ntouch {meet}/$DEPLOYMENT_GROUP_NAME\n\
+         until [ $(ls {meet} | wc -l) = 4 ]; do sleep 0.02; done\n"
+    );
+    // The last one fails, and only that one.
+    let end = "#!/bin/sh\necho $DEPLOYMENT_GROUP_NAME ends\ntest $DEPLOYMENT_GROUP_NAME != d\n";
+    let names = ["a", "b", "c", "d"];
+    for (name, token) in names.into_iter().zip(TOKEN..) {
+        let scripts =
+            [(LifecycleEvent::BeforeInstall, &*script), (LifecycleEvent::ApplicationStart, end)];
+        let place = format!("/srv/{name}");
+        let release = write_store_for(&place, &bench.path("store"), name, &scripts);
+        let release = bench.sign(&release, RELEASER);
+        let group = GroupName::new(name).unwrap();
+        let deploy = Deploy::plain(release.id(bench.fleet), 1);
+        let order = bench.order(1, Digest::ZERO, Action::Deploy(deploy));
+        let order = bench.sign(&Order { group: group.clone(), ..order }, OPERATOR);
+        let evidence = Evidence {
+            group: bench.sign(&Group { name: group.clone(), ..bench.group() }, OPERATOR),
+            order: order.id(bench.fleet),
+            orders: vec![order],
+            release,
+            ..bench.evidence()
+        };
+        let (order, release) = (evidence.order, evidence.release.id(bench.fleet));
+        let prepared = bench.ask(&Request::Prepare { group, order, release });
+        let Response::Prepared { nonce } = prepared else { panic!("{prepared:?}") };
+        let receipts = [20, 21].map(|voter| {
+            let receipt = bench.receipt(&evidence, voter, nonce);
+            bench.sign(&Receipt { index: token, ..receipt }, voter)
+        });
+        let (evidence, receipts) = (Box::new(evidence), receipts.to_vec());
+        let begun = bench.ask(&Request::Activate { evidence, token, receipts });
+        assert_eq!(begun, Response::Accepted);
+    }
+    let until = Instant::now() + Duration::from_secs(60);
+    let groups = loop {
+        let groups = bench.report().groups;
+        let ended = groups.iter().filter(|group| {
+            (group.activation.as_ref())
+                .is_some_and(|activation| matches!(activation.phase, Phase::Ended(_)))
+        });
+        if ended.count() == names.len() {
+            break groups;
+        }
+        assert!(Instant::now() < until, "they do not end: {groups:?}");
+    };
+    for (group, token) in groups.into_iter().zip(TOKEN..) {
+        let name = group.group.as_str();
+        let activation = group.activation.unwrap();
+        assert_eq!(activation.token, token);
+        let Phase::Ended(outcome) = activation.phase else { unreachable!() };
+        assert_eq!(outcome == Outcome::Succeeded, name != "d", "{name}: {outcome:?}");
+        let index = fs::read_to_string(bench.path(&format!("live/srv/{name}/index.html")));
+        assert_eq!(index.ok(), (name != "d").then(|| format!("hello {name}")));
+        let dir = fs::read_dir(bench.path(&format!("root/{name}"))).unwrap().next().unwrap();
+        let log = fs::read_to_string(dir.unwrap().path().join("logs/scripts.log")).unwrap();
+        let said: Vec<&str> =
+            log.lines().filter_map(|line| line.get(20..)?.strip_prefix("[stdout]")).collect();
+        assert_eq!(said, [format!("I am {name}"), format!("{name} ends")]);
+    }
+    // The log of all deployments has the lines of each under its own name.
+    let all = bench.path("root/deployment-logs/groundswell-deployments.log");
+    let all = fs::read_to_string(all).unwrap();
+    assert_eq!(all.lines().filter(|line| line.contains("][stdout]I am ")).count(), names.len());
 }
