@@ -178,11 +178,8 @@ impl Engine {
     /// How the deployment has ended that a stop names, if all that its order began is over.
     fn stops_nothing(&self, order: &Signed<Order>) -> Option<String> {
         let order = self.trust.order(order).ok()?;
-        let Action::Stop { order: target, .. } = order.content().action else { return None };
-        let deployments = self.node.ledger().deployments();
-        let of_order: Vec<_> = deployments.into_iter().filter(|d| d.order == target).collect();
-        let last = of_order.first().filter(|_| of_order.iter().all(|d| d.status.is_over()))?;
-        Some(self.summary(last).how_it_ended())
+        let ended = self.node.ledger().over_already(order.content())?;
+        Some(self.summary(ended).how_it_ended())
     }
 
     fn summary(&self, deployment: &Deployment) -> api::Summary {

@@ -165,6 +165,7 @@ impl fmt::Display for Waiting {
                 "the canary runs it: go on with `swell resume`, or back with `swell stop --rollback`",
             ),
             Self::Baking { after, until } => write!(f, "bakes after {after} until {until}"),
+            Self::Staging { hosts: 1 } => f.write_str("1 host is fetching the revision"),
             Self::Staging { hosts } => write!(f, "{hosts} hosts are fetching the revision"),
             Self::Quota { quota, holders, unhealthy } => {
                 let held = holders.len();
@@ -291,6 +292,15 @@ impl Ledger {
             std::cmp::Reverse((deployment.index, deployment.creator as u8))
         });
         all
+    }
+
+    /// The newest deployment of the order that a stop names, if all that it began is over: such a stop
+    /// would take its place in the chain and change nothing.
+    pub fn over_already(&self, stop: &Order) -> Option<&Deployment> {
+        let Action::Stop { order, .. } = stop.action else { return None };
+        let mut of_order = self.deployments().into_iter().filter(|known| known.order == order);
+        let newest = of_order.next()?;
+        (newest.status.is_over() && of_order.all(|known| known.status.is_over())).then_some(newest)
     }
 
     /// One deployment.
