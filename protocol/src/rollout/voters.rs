@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What is left of the chain when voters have replaced each other as often as they may.
-const VOTER_LISTS_FOR_OPERATORS: usize = 64;
+pub(super) const VOTER_LISTS_FOR_OPERATORS: usize = 64;
 /// More than any lost majority can have agreed on.
 const INDICES_PER_LOSS: u64 = 1 << 32;
 

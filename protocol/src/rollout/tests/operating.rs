@@ -1,6 +1,7 @@
 //! What operators do while deployments run, and what happens of itself afterwards.
 
-use super::*;
+use super::{voters::VOTER_LISTS_FOR_OPERATORS, *};
+use crate::{limits::VOTER_LISTS_MAX, trust::VoterList};
 
 #[test]
 fn what_is_paused_gives_no_slots_until_it_is_resumed() {
@@ -407,4 +408,51 @@ fn a_stop_that_was_overtaken_ends_whatever_hosts_begin_no_more() {
     desk.give(&stray).unwrap();
     assert_eq!(running(&desk), None, "and does not begin again");
     assert!(!desk.give(&stray).is_ok_and(|changed| changed));
+}
+
+#[test]
+fn what_has_ended_is_known_to_be_beyond_a_stop() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    let first = desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    let stop = |desk: &Desk, order| desk.order("web", Action::Stop { order, rollback: true });
+    let over = |desk: &Desk, order| desk.ledger.over_already(&stop(desk, order)).map(|it| it.id);
+    assert_eq!(over(&desk, first), Some(DeploymentId::of(first, false)));
+    assert_eq!(over(&desk, order), None, "it runs");
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.give(&stop(&desk, order)).unwrap();
+    assert_eq!(over(&desk, order), None, "it goes back");
+    desk.roll();
+    assert_eq!(over(&desk, order), Some(DeploymentId::of(order, true)), "the newest is told of");
+    assert_eq!(over(&desk, Digest([9; 32])), None, "nobody knows of such an order");
+}
+
+#[test]
+fn voters_leave_the_last_lists_of_the_chain_to_operators() {
+    let mut desk = Desk::new(2);
+    desk.health(0, false);
+    let now = desk.ledger.electorate().newest();
+    let list = VoterList {
+        base: None,
+        seats: 1,
+        parent: now.id(),
+        voters: vec![Voter { host: host(1), name: HostName::new("h1").unwrap() }],
+        generation: now.generation() + 1,
+    };
+    let signed = desk.sign(&list, 1);
+    let entry = Entry::NextVoters(list);
+    let theirs = VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS;
+    desk.ledger.state.voter_lists = vec![signed; theirs - 1];
+    assert!(desk.ledger.check(NOW, &entry).is_ok());
+    let one_more = desk.ledger.state.voter_lists[0].clone();
+    desk.ledger.state.voter_lists.push(one_more);
+    assert!(matches!(desk.ledger.check(NOW, &entry), Err(Refusal::VoterChange(_))));
+    let recovery = desk.ledger.recovery(&[host(1)], 1).unwrap().claim().unwrap();
+    let recovery = desk.sign(&recovery, 3);
+    desk.ledger.recover(&recovery).unwrap();
 }
