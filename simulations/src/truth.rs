@@ -380,11 +380,6 @@ impl Truth {
 
     fn quota_holds(&self, bound: &Bound, members: &BTreeSet<HostId>) -> Checked {
         let group = &bound.0;
-        let is_down = |other: &&HostId| {
-            let down = self.disturbed.contains_key(other)
-                || self.broken.contains_key(&(group.clone(), **other));
-            down && !self.lost.contains(other)
-        };
         // The last one that was granted was granted with all the others down.
         let of_broken = |other: &HostId| self.broken.get(&(group.clone(), *other));
         let tokens = members
@@ -395,7 +390,14 @@ impl Truth {
             let (_, quota, members) = granted.bounds.iter().find(|(other, ..)| other == bound)?;
             (!granted.excused.contains(group)).then_some((*token, *quota, members))
         };
-        let Some((_, quota, members)) = tokens.filter_map(of).max() else { return Ok(()) };
+        let Some((last, quota, members)) = tokens.filter_map(of).max() else { return Ok(()) };
+        // Whoever was granted a slot since, without this bound, is no part of the group any more, or the
+        // deployment that runs now has no floor for zones.
+        let is_down = |other: &&HostId| {
+            let down = self.disturbed.get(other).is_some_and(|token| *token <= last)
+                || self.broken.contains_key(&(group.clone(), **other));
+            down && !self.lost.contains(other)
+        };
         let down: Vec<_> = members.iter().filter(is_down).collect();
         unless(down.len() <= quota, "S1", || {
             let names: Vec<_> = down.iter().map(|host| host.short()).collect();
