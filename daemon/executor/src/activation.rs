@@ -316,7 +316,15 @@ impl Executor {
         if !interrupted(&self.lock()) {
             return Response::Accepted;
         }
-        if let Err(error) = install::undo(&self.config.deployment_dir(group, held.deployment)) {
+        let dir = self.config.deployment_dir(group, held.deployment);
+        // It may still be at work on the files that go.
+        let ended = ScriptLog::open(self.config.script_log(group, held.deployment))
+            .and_then(|log| hooks::end_left_over(&dir.join(HOOK_RECORD), &log));
+        if let Err(error) = ended {
+            return refused(format!("the script that was left running cannot be ended: {error}"));
+        }
+        let _alone = install::alone();
+        if let Err(error) = install::undo(&dir) {
             return refused(format!("the old files cannot be put back: {error}"));
         }
         self.change(group, |state| {
@@ -481,7 +489,7 @@ impl Work {
 
     /// Where the script that runs is on record.
     pub(crate) fn hook_record(&self) -> PathBuf {
-        self.dir().join("hook")
+        self.dir().join(HOOK_RECORD)
     }
 
     pub(crate) fn units(&self) -> Option<Arc<Units>> {
@@ -598,3 +606,5 @@ fn refused(reason: String) -> Response {
 }
 
 const DEPLOYMENTS_KEPT: usize = 5;
+/// In a deployment's directory.
+const HOOK_RECORD: &str = "hook";

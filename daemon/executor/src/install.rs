@@ -14,6 +14,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use groundswell_protocol::{
@@ -84,6 +85,14 @@ struct Attributes {
     owner: u32,
     group: u32,
     mode: u32,
+}
+
+/// Lets one group at a time plan and change the live tree. A directory that two groups need and that is
+/// missing would else be in the plans of both, and there for the second.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static CHANGING: Mutex<()> = Mutex::new(());
+    // Nobody sees it poisoned: a panic ends the process.
+    CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Decides what to do. Touches nothing. Destinations are below `root`.

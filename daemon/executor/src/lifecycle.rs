@@ -174,6 +174,7 @@ fn stop_failed(work: &Work, log: &ScriptLog) {
 fn install_new(work: &mut Work) -> Result<(), EventFailed> {
     let io = |error: io::Error| EventFailed::other(error.to_string());
     let dir = work.dir();
+    let _alone = install::alone();
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
     let judged = &work.judged;
@@ -211,6 +212,7 @@ fn belongings_before(work: &Work) -> io::Result<Belongings> {
 }
 
 fn restore_files(work: &mut Work) -> Result<(), EventFailed> {
+    let _alone = install::alone();
     install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
     let before = work.before_installed();
     work.installed(before);

@@ -871,7 +871,14 @@ fn what_was_interrupted_and_has_no_slot_any_more_is_given_up() {
     let other = Request::Returned { group: group.clone(), token: TOKEN + 1 };
     assert_eq!(bench.ask(&other), Response::Accepted);
     assert_eq!(bench.phase(), INTERRUPTED);
+    let script = fs::read_to_string(bench.path("log")).unwrap();
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", script.trim()));
+        stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+    };
+    assert!(runs());
     assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    assert!(!runs(), "its script goes on");
     let report = bench.report();
     assert_eq!((&report.groups[0].activation, &report.groups[0].current), (&None, &None));
     assert!(!bench.path("live/srv").exists());
