@@ -1,6 +1,6 @@
 //! What the control socket shows, read off the node.
 
-use groundswell_protocol::trust::{Action, Order, Signed};
+use groundswell_protocol::trust::{Order, Signed};
 use groundswell_protocol::{
     fleet::{HostState, Standing},
     ids::{DeploymentId, Digest, HostId},
