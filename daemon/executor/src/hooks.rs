@@ -31,7 +31,7 @@ use nix::{
 
 use crate::{
     logs::ScriptLog,
-    script::{Ended, Leader, Members, POLL_EVERY, Task},
+    script::{Ended, Leader, Members, POLL_EVERY, Task, forget},
     unit::Units,
 };
 
@@ -71,11 +71,8 @@ pub(crate) fn run(
     let failed = |code, message| Err(HookFailed { code, message });
     let path = archive.join(&script.location);
     check(&path, log)?;
-    let task = Task {
-        words: words(&path, script),
-        environment: environment(event, script, context),
-        timeout_seconds: script.timeout_seconds,
-    };
+    let environment = environment(event, script, context);
+    let task = Task::new(words(&path, script), environment, script.timeout_seconds);
     let ended = match &context.units {
         Some(units) => {
             let what = format!("{event} of {}: {}", context.group, script.location);
@@ -206,7 +203,9 @@ fn environment(
     let inherited = std::env::vars_os().filter(|(name, _)| {
         OF_THIS_SERVICE.iter().all(|own| *name != **own) && set.iter().all(|(set, _)| set != name)
     });
-    inherited.collect::<Vec<_>>().into_iter().chain(set.clone()).collect()
+    let mut all: Vec<_> = inherited.collect();
+    all.extend(set);
+    all
 }
 
 /// Ends the script that is on record, with all that belongs to it, if it still runs.
@@ -218,18 +217,12 @@ pub(crate) fn end_left_over(record: &Path, log: &ScriptLog) -> io::Result<()> {
     if Units::are_named_by(&text) {
         log.line("a script that the last swell-exec has left running is ended");
         Units::end(&text)?;
-        // It is gone if the script had ended by itself.
-        return match fs::remove_file(record) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-    }
-    let group = Leader::of_record(&text).and_then(|leader| leader.group());
-    if let Some(group) = group {
+    } else if let Some(group) = Leader::of_record(&text).and_then(|leader| leader.group()) {
         log.line("a script that the last swell-exec has left running is ended");
         end_group(group, &text);
     }
-    fs::remove_file(record)
+    // A unit forgets its script itself when that has ended.
+    forget(record)
 }
 
 fn end_group(group: Pid, record: &str) {
@@ -579,7 +572,7 @@ mod tests {
 
     fn task(words: &[&str]) -> Task {
         let words = words.iter().map(Into::into).collect();
-        Task { words, environment: std::env::vars_os().collect(), timeout_seconds: 60 }
+        Task::new(words, std::env::vars_os().collect(), 60)
     }
 
     /// A script that runs on, as after the death of the process that started it.

@@ -6,6 +6,7 @@
 
 mod activation;
 mod config;
+mod frame;
 mod hooks;
 mod install;
 mod journal;

@@ -1,10 +1,13 @@
 //! One script from its start to its end, in whatever process waits for it.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt, fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -18,15 +21,17 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::logs::ScriptLog;
 
 /// What is to be run.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Task {
-    pub(crate) words: Vec<OsString>,
+    words: Vec<ByteBuf>,
     /// All of it.
-    pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) timeout_seconds: u32,
+    environment: Vec<(ByteBuf, ByteBuf)>,
+    timeout_seconds: u32,
 }
 
 /// What became of a script.
@@ -50,6 +55,20 @@ impl From<ExitStatus> for Ended {
 }
 
 impl Task {
+    pub(crate) fn new(
+        words: Vec<OsString>,
+        environment: Vec<(OsString, OsString)>,
+        timeout_seconds: u32,
+    ) -> Self {
+        let bytes = |text: OsString| ByteBuf::from(text.into_vec());
+        let pairs = environment.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
+        Self {
+            environment: pairs.collect(),
+            words: words.into_iter().map(bytes).collect(),
+            timeout_seconds,
+        }
+    }
+
     /// Starts the script once it is on record: if this process dies, the next one can end it.
     pub(crate) fn start(&self, record: &Path) -> io::Result<Child> {
         let mut child = self.command().spawn()?;
@@ -74,9 +93,11 @@ impl Task {
     }
 
     fn command(&self) -> Command {
+        let text = |bytes| OsStr::from_bytes(bytes);
+        let pairs = self.environment.iter().map(|(name, value)| (text(name), text(value)));
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", GATE, "swell-exec"]).args(&self.words);
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(["-c", GATE, "swell-exec"]).args(self.words.iter().map(|word| text(word)));
+        command.env_clear().envs(pairs);
         command.current_dir("/").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -131,6 +152,14 @@ impl Task {
             }
         }
         ended
+    }
+}
+
+/// Forgets a script that has ended; it may be forgotten already.
+pub(crate) fn forget(record: &Path) -> io::Result<()> {
+    match fs::remove_file(record) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

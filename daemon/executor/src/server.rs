@@ -1,8 +1,7 @@
 //! The socket: one thread for each connection, few connections, short frames.
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    fs, io,
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -13,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use groundswell_protocol::{
@@ -22,7 +21,7 @@ use groundswell_protocol::{
     limits::EXECUTOR_FRAME_BYTES_MAX,
 };
 
-use crate::{activation::Executor, config::Config};
+use crate::{activation::Executor, config::Config, frame};
 
 /// Why the process ends.
 pub(crate) struct Failed {
@@ -110,54 +109,13 @@ fn open_to_group(path: &Path, group: Option<&str>) -> io::Result<()> {
 fn serve(mut stream: UnixStream, executor: &Arc<Executor>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     loop {
-        let bytes = read_frame(&mut stream, PATIENCE)?;
+        let bytes = frame::read(&mut stream, PATIENCE, EXECUTOR_FRAME_BYTES_MAX)?;
         let response = match cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX) {
             Ok(request) => answer(executor, request),
             Err(error) => Response::Refused { reason: format!("this is no request: {error}") },
         };
-        let bytes = cbor::encode(&response);
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        stream.write_all(&length.to_be_bytes())?;
-        stream.write_all(&bytes)?;
+        frame::write(&mut stream, &cbor::encode(&response))?;
     }
-}
-
-/// Reads one frame. Its first byte may be long in coming; the others have `patience` together, so
-/// that half a frame does not hold a connection for ever.
-fn read_frame(stream: &mut UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.set_read_timeout(None)?;
-    stream.read_exact(&mut length[..1])?;
-    let until = Instant::now() + patience;
-    read_exact_until(stream, &mut length[1..], until)?;
-    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if length > EXECUTOR_FRAME_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut bytes = vec![0; length];
-    read_exact_until(stream, &mut bytes, until)?;
-    Ok(bytes)
-}
-
-fn read_exact_until(
-    stream: &mut UnixStream,
-    mut buffer: &mut [u8],
-    until: Instant,
-) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => buffer = &mut buffer[read..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn answer(executor: &Arc<Executor>, request: Request) -> Response {
@@ -184,24 +142,6 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn half_a_frame_is_not_waited_for_and_a_slow_first_byte_is() {
-        const SHORT: Duration = Duration::from_millis(200);
-        let (mut here, mut there) = UnixStream::pair().unwrap();
-        let reader = thread::spawn(move || [(); 2].map(|()| read_frame(&mut here, SHORT)));
-        thread::sleep(SHORT * 2);
-        there.write_all(&[0, 0, 0, 2, 7, 7]).unwrap();
-        // Byte by byte: none is late, but together they are.
-        for byte in [0, 0, 0, 4, 1, 2, 3] {
-            there.write_all(&[byte]).ok();
-            thread::sleep(SHORT / 4);
-        }
-        let [whole, half] = reader.join().unwrap();
-        assert_eq!(whole.unwrap(), [7, 7]);
-        let kind = half.unwrap_err().kind();
-        assert!(matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{kind}");
-    }
 
     #[test]
     fn only_a_socket_is_removed_to_make_room_for_one() {

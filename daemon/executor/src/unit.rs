@@ -11,13 +11,10 @@
 //! three calls per script; these are there wherever systemd is, and gone when they are done.
 
 use std::{
-    ffi::OsString,
-    fs,
-    io::{self, Read, Write},
+    fs, io,
     os::{
         fd::AsFd,
         unix::{
-            ffi::OsStringExt,
             fs::DirBuilderExt,
             net::{UnixListener, UnixStream},
         },
@@ -43,8 +40,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
+    frame,
     logs::{Places, ScriptLog},
-    script::{Ended, Members, Task},
+    script::{Ended, Members, Task, forget},
 };
 
 /// How scripts become units on this machine.
@@ -59,9 +57,7 @@ pub(crate) struct Units {
 /// What a keeper is told.
 #[derive(Serialize, Deserialize)]
 struct Errand {
-    words: Vec<ByteBuf>,
-    environment: Vec<(ByteBuf, ByteBuf)>,
-    timeout_seconds: u32,
+    task: Task,
     log: Places,
     record: PathBuf,
 }
@@ -81,10 +77,8 @@ impl Units {
     }
 
     pub(crate) fn new(program: PathBuf, dir: PathBuf) -> io::Result<Self> {
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
-            Ok(()) => Ok(Self { program, dir }),
-            Err(error) => Err(error),
-        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(Self { program, dir })
     }
 
     /// Runs a script to its end, as a unit that is on record before it begins.
@@ -100,38 +94,23 @@ impl Units {
         let name = format!("{UNIT}{:016x}", u64::from_be_bytes(number));
         let socket = Socket::bind(self.dir.join(&name))?;
         fs::write(record, format!("{UNIT_ON_RECORD}{name}"))?;
-        let ended = self.start(&name, what, &socket.path).and_then(|()| {
+        let answer = self.start(&name, what, &socket.path).and_then(|()| {
             let mut stream = socket.accept()?;
-            let errand = Errand {
-                words: task.words.into_iter().map(bytes).collect(),
-                environment: (task.environment.into_iter())
-                    .map(|(name, value)| (bytes(name), bytes(value)))
-                    .collect(),
-                timeout_seconds: task.timeout_seconds,
-                log: log.places(),
-                record: record.to_path_buf(),
-            };
-            send(&mut stream, &errand)?;
+            send(&mut stream, &Errand { task, log: log.places(), record: record.to_path_buf() })?;
             Ok(receive::<Answer>(&mut stream))
         });
-        match ended {
-            Ok(Ok(Answer { ended, tail })) => {
-                log.written_elsewhere(&tail);
-                absent_is_fine(fs::remove_file(record))?;
-                Ok(ended)
-            }
+        if !matches!(answer, Ok(Ok(_))) {
             // Whatever there is of it must not run on beside what comes next.
-            Ok(Err(error)) => {
-                stop(&name)?;
-                absent_is_fine(fs::remove_file(record))?;
-                Ok(Ended::Lost(format!("unit {name} has ended without an answer: {error}")))
-            }
-            Err(error) => {
-                stop(&name)?;
-                absent_is_fine(fs::remove_file(record))?;
-                Err(error)
-            }
+            stop(&name)?;
         }
+        forget(record)?;
+        answer.map(|answer| match answer {
+            Ok(Answer { ended, tail }) => {
+                log.written_elsewhere(&tail);
+                ended
+            }
+            Err(error) => Ended::Lost(format!("unit {name} has ended without an answer: {error}")),
+        })
     }
 
     fn start(&self, name: &str, what: &str, socket: &Path) -> io::Result<()> {
@@ -146,7 +125,7 @@ impl Units {
             .args(["--property=KillMode=control-group", "--property=OOMPolicy=continue"])
             .args([&*grace, "--"])
             .args([self.program.as_os_str(), KEEP.as_ref(), socket.as_os_str()]);
-        asked(command).map(drop)
+        ask(command, &[0])
     }
 
     /// Whether a record names a unit, and not a process.
@@ -161,37 +140,26 @@ impl Units {
     }
 }
 
-fn bytes(text: OsString) -> ByteBuf {
-    ByteBuf::from(text.into_vec())
-}
-
 /// Ends a unit: politely, and after the time that it was given for certain.
 fn stop(name: &str) -> io::Result<()> {
     let mut command = Command::new("systemctl");
     command.args(["stop", "--quiet", "--no-ask-password", &format!("{name}.service")]);
-    match asked(command) {
-        // It has ended, or was never there.
-        Ok(Some(0 | NOT_LOADED)) => Ok(()),
-        Ok(code) => {
-            Err(io::Error::other(format!("unit {name} cannot be ended: systemctl: {code:?}")))
-        }
-        Err(error) => Err(error),
-    }
+    // One that is not loaded has ended, or was never there.
+    ask(command, &[0, NOT_LOADED])
 }
 
-/// Asks PID 1 for something. The error has what the program printed.
-fn asked(mut command: Command) -> io::Result<Option<i32>> {
+/// Asks PID 1 for something, by a program that ends with one of these codes if it was done. The error has
+/// what the program printed.
+fn ask(mut command: Command, done: &[i32]) -> io::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output();
     let output =
         output.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
-    match output.status.code() {
-        code @ Some(0 | NOT_LOADED) => Ok(code),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(io::Error::other(format!("{name}: {}: {}", output.status, said.trim())))
-        }
+    if output.status.code().is_some_and(|code| done.contains(&code)) {
+        return Ok(());
     }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{name}: {}: {}", output.status, said.trim())))
 }
 
 /// Where a keeper finds whoever wants it. Gone when it is dropped.
@@ -238,20 +206,13 @@ pub(crate) fn keep(socket: &Path) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     let errand: Errand = receive(&mut stream)?;
     let log = ScriptLog::open(errand.log)?;
-    let text = |bytes: ByteBuf| OsString::from_vec(bytes.into_vec());
-    let task = Task {
-        words: errand.words.into_iter().map(text).collect(),
-        environment: (errand.environment.into_iter())
-            .map(|(name, value)| (text(name), text(value)))
-            .collect(),
-        timeout_seconds: errand.timeout_seconds,
-    };
+    let task = errand.task;
     let ended = match task.start_recorded() {
         Ok(child) => task.wait(child, |_| Members::of_this_control_group(), &log),
         Err(error) => Ended::Lost(error.to_string()),
     };
     // From here on whoever takes over must not end what the script has left running.
-    absent_is_fine(fs::remove_file(&errand.record))?;
+    forget(&errand.record)?;
     // If nobody listens any more, the script runs again.
     drop(send(&mut stream, &Answer { ended, tail: ByteBuf::from(log.raw_tail()) }));
     drop(stream);
@@ -265,29 +226,12 @@ fn reap() {
     while wait() != Err(Errno::ECHILD) {}
 }
 
-fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn send<T: Serialize>(stream: &mut UnixStream, value: &T) -> io::Result<()> {
-    let bytes = cbor::encode(value);
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&length.to_be_bytes())?;
-    stream.write_all(&bytes)
+    frame::write(stream, &cbor::encode(value))
 }
 
 fn receive<T: Serialize + DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if length > ERRAND_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes)?;
+    let bytes = frame::read(stream, FRAME_PATIENCE, ERRAND_BYTES_MAX)?;
     cbor::decode(&bytes, ERRAND_BYTES_MAX).map_err(io::Error::other)
 }
 
@@ -300,5 +244,7 @@ const UNIT_ON_RECORD: &str = "unit ";
 const NOT_LOADED: i32 = 5;
 /// From the start of a keeper to its first word; a machine may be very busy.
 const KEEPER_WAIT: Duration = Duration::from_secs(60);
+/// From the first byte of what one of the two says to the last.
+const FRAME_PATIENCE: Duration = Duration::from_secs(60);
 /// An environment and a command line, which Linux bounds to 2 MiB together.
 const ERRAND_BYTES_MAX: usize = 4 << 20;
