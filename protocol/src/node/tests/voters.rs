@@ -133,20 +133,25 @@ fn all_first_voters_are_replaced_one_by_one_and_a_new_host_believes_the_last() {
     world.deploys("1.0.0");
 }
 
-#[test]
-fn a_removed_voter_is_replaced_at_once() {
-    let mut world = impatient(5, 3);
-    world.run_for(10);
-    let gone = world.other_voter();
+/// An operator takes a host out of the fleet.
+fn removal(world: &World, gone: usize) -> Entry {
     let removal = crate::trust::Removal {
         host: world.hosts[gone].id,
         name: HostName::new(format!("h{}", world.hosts[gone].seed)).unwrap(),
         reason: "sold".into(),
         issued_at: world.wall,
     };
-    let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
+    Entry::Remove(Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap())
+}
+
+#[test]
+fn a_removed_voter_is_replaced_at_once() {
+    let mut world = impatient(5, 3);
+    world.run_for(10);
+    let gone = world.other_voter();
     let from = world.leader().unwrap();
-    world.submit(from, Entry::Remove(removal));
+    let removal = removal(&world, gone);
+    world.submit(from, removal);
     world.run_for(10);
     let others = || (0..5).filter(|host| *host != gone);
     assert!(others().all(|host| world.generation(host) == 1));
@@ -161,14 +166,7 @@ fn a_voter_is_not_removed_while_another_is_dead() {
     world.kill(gone);
     world.run_for(20);
     let other = world.other_voter();
-    let removal = crate::trust::Removal {
-        host: world.hosts[other].id,
-        name: HostName::new(format!("h{}", world.hosts[other].seed)).unwrap(),
-        reason: "sold".into(),
-        issued_at: world.wall,
-    };
-    let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
-    let entry = Entry::Remove(removal);
+    let entry = removal(&world, other);
     let (id, from) = (submission_id(&entry), world.leader().unwrap());
     world.feed(from, Input::Submit(entry));
     world.run_until("an answer", |world| world.answers.contains_key(&id));
@@ -346,14 +344,8 @@ fn a_slot_that_was_lost_with_its_voters_still_counts() {
     // The other two count as down for good: only the quota of the group is of interest here.
     let removed: Vec<_> = [leader, second].to_vec();
     for gone in removed {
-        let removal = crate::trust::Removal {
-            host: world.hosts[gone].id,
-            name: HostName::new(format!("h{}", world.hosts[gone].seed)).unwrap(),
-            reason: "lost".into(),
-            issued_at: world.wall,
-        };
-        let removal = Signed::new(&removal, world.trust.fleet(), &[&world.operator]).unwrap();
-        world.submit(from, Entry::Remove(removal));
+        let removal = removal(&world, gone);
+        world.submit(from, removal);
     }
     let most = world.most_disturbed_at_once(done);
     assert_eq!(most, 1, "the lost slot counted until its holder said that it is over");

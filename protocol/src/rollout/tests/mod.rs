@@ -79,6 +79,16 @@ impl Desk {
     /// Makes `number` a member under the name of host `named`.
     fn admit(&mut self, number: u8, named: u8, incarnation: u64) -> Result<bool, Refusal> {
         let labels = if named.is_multiple_of(2) { "role=web" } else { "role=db" };
+        self.admit_with(number, named, incarnation, labels)
+    }
+
+    fn admit_with(
+        &mut self,
+        number: u8,
+        named: u8,
+        incarnation: u64,
+        labels: &str,
+    ) -> Result<bool, Refusal> {
         let member = Member {
             host: host(number),
             name: HostName::new(format!("h{named}")).unwrap(),

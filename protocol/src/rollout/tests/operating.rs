@@ -456,3 +456,23 @@ fn voters_leave_the_last_lists_of_the_chain_to_operators() {
     let recovery = desk.sign(&recovery, 3);
     desk.ledger.recover(&recovery).unwrap();
 }
+
+#[test]
+fn who_leaves_a_group_has_no_part_in_what_it_deploys() {
+    let mut desk = Desk::new(6);
+    desk.group("web", "role=web", MinimumHealthy::OneAtATime, 1).unwrap();
+    let id = desk.deploy("web");
+    desk.want_all();
+    let took = desk.grant_next();
+    let status = |desk: &Desk, number| {
+        desk.ledger.deployment(id).unwrap().targets[&host(number)].status.clone()
+    };
+    for number in [0, 2, 4] {
+        desk.admit_with(number, number, 1, "role=db").unwrap();
+        let is_out = status(&desk, number) == TargetStatus::Removed;
+        assert_eq!(is_out, number != took, "who holds a slot for it ends it");
+    }
+    desk.done(took, Outcome::Succeeded);
+    assert_eq!(status(&desk, took), TargetStatus::Succeeded);
+    assert_eq!(desk.ledger.deployment(id).unwrap().status, DeploymentStatus::Succeeded);
+}
