@@ -1,9 +1,12 @@
 //! Who is next: slots that the leader may propose, and waits that are over.
 
+use std::collections::BTreeSet;
+
 use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Grant, Passed},
     ledger::Ledger,
+    refusal::Refusal,
     stages,
 };
 use crate::{
@@ -28,13 +31,28 @@ impl Ledger {
             let well = group.is_none_or(|group| self.is_well_in(group, *host));
             (*stage, well, stages::draw(*deployment, *host))
         });
-        let mut grants = Vec::new();
+        let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
         for (deployment, host, _, grant) in waiting {
-            if trial.judge_grant(&grant).is_ok() {
-                let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
-                trial.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
-                debug_assert!(trial.state.slots.contains_key(&host));
-                grants.push(grant);
+            let group = self.deployment(deployment).map(|deployment| &deployment.group);
+            // Grants only take room: where a group has none for one well host of it, it has none for
+            // the next. In a large group most hosts wait, and each would be judged by all the others.
+            let is_well = group.is_some_and(|group| self.is_well_in(group, host));
+            if is_well && full.contains(&deployment) {
+                continue;
+            }
+            match trial.judge_grant(&grant) {
+                Ok(_) => {
+                    let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
+                    trial.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
+                    debug_assert!(trial.state.slots.contains_key(&host));
+                    grants.push(grant);
+                }
+                Err(Refusal::QuotaFull { group: refuses, .. })
+                    if is_well && group == Some(&refuses) =>
+                {
+                    full.insert(deployment);
+                }
+                Err(_) => {}
             }
         }
         grants
