@@ -40,9 +40,10 @@ impl Gossip {
 }
 
 impl Node {
-    /// Time passes for records and for those who listen.
-    pub(super) fn tend_gossip(&mut self) {
-        if self.now >= self.gossip.next_listening_at {
+    /// Time passes for records and for those who listen. True if verdicts were looked at.
+    pub(super) fn tend_gossip(&mut self) -> bool {
+        let listens = self.now >= self.gossip.next_listening_at;
+        if listens {
             self.gossip.next_listening_at = self.now + LISTEN_EVERY;
             self.gossip.ears.tick(self.now, &self.view.roster, self.view.me());
             self.gossip.verdicts.tick(self.now, &self.view.roster, &self.view.records);
@@ -52,6 +53,7 @@ impl Node {
         let view = &mut self.view;
         self.gossip.spread.tick(self.now, &view.roster, &mut view.records, &mut letters);
         self.post(letters);
+        listens
     }
 
     /// Brings the roster up to what the ledger says.
@@ -154,31 +156,31 @@ impl Node {
     /// Signs a new record if anything that it says has changed, and spreads it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
-        let mut record = Record {
-            host: self.me,
-            epoch: self.epoch,
-            groups: self.rollouts.statuses(),
-            accused: self.accused(),
-            version: self.version.clone(),
-            sequence: 0,
-            addresses: self.addresses.clone(),
-            signed_at: self.wall,
-        };
+        let accused = self.accused();
         let gossip = &self.gossip;
         let refute = self.now >= gossip.next_refutation_at
             && gossip.verdicts.is_accused(&self.view.records, me);
-        if let Some(last) = &self.record {
-            record.sequence = last.sequence;
-            record.signed_at = last.signed_at;
-            if record == *last && !refute && self.now < gossip.next_refresh_at {
-                return;
-            }
-            record.signed_at = self.wall;
+        // Version and addresses are those that the daemon was started with.
+        let is_said = |last: &Record| {
+            last.accused == accused && self.rollouts.statuses().eq(last.groups.iter())
+        };
+        let fresh = self.now < gossip.next_refresh_at;
+        if self.record.as_ref().is_some_and(is_said) && !refute && fresh {
+            return;
         }
         if refute {
             self.gossip.next_refutation_at = self.now + REFUTE_EVERY;
         }
-        record.sequence += 1;
+        let record = Record {
+            host: self.me,
+            epoch: self.epoch,
+            groups: self.rollouts.statuses().cloned().collect(),
+            accused,
+            version: self.version.clone(),
+            sequence: self.record.as_ref().map_or(0, |last| last.sequence) + 1,
+            addresses: self.addresses.clone(),
+            signed_at: self.wall,
+        };
         self.gossip.next_refresh_at = self.now + refresh_after(self.me, record.sequence);
         let Some(signed) = self.sign(&record) else { return };
         let host = self.me;

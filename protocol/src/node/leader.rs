@@ -74,15 +74,20 @@ impl Node {
         self.out.push(Output::Note(format!("consensus: {who} leads in term {term}")));
     }
 
-    pub(super) fn lead(&mut self) {
+    /// Time passes for a voter. Hosts are watched as often as verdicts are looked at: `has_listened`.
+    pub(super) fn lead(&mut self, has_listened: bool) {
         let Some(consensus) = &self.consensus else { return };
         let leads = consensus.is_leading();
-        self.watch_hosts();
+        if has_listened {
+            self.watch_hosts();
+        }
         if !leads {
             self.leadership.leading = false;
             return;
         }
-        self.propose_health();
+        if has_listened {
+            self.propose_health();
+        }
         self.propose_passed();
         self.propose_voters();
         self.propose_grants();

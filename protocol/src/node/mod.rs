@@ -296,6 +296,9 @@ impl Node {
     pub fn handle(&mut self, now: Mono, wall: UnixSeconds, input: Input) -> Vec<Output> {
         self.now = self.now.max(now);
         self.wall = wall;
+        let is_tick = matches!(input, Input::Tick);
+        let moves = may_move_rollouts(&input) && (!is_tick || self.is_rolling_out());
+        let applied = self.ledger.applied_index();
         match input {
             Input::Tick => self.tick(),
             Input::LinkUp(peer) => self.link_up(peer),
@@ -312,12 +315,18 @@ impl Node {
                 self.rollouts.revisions.insert(manifest, progress);
             }
         }
-        self.roll_out();
-        self.propose_grants();
+        // Most of what comes is gossip, and changes nothing that is looked at here.
+        let moves = moves || self.ledger.applied_index() != applied;
+        if moves {
+            self.roll_out();
+            self.propose_grants();
+        }
         if self.out.iter().any(|output| matches!(output, Output::Roster)) {
             self.sync_roster();
         }
-        self.publish_record();
+        if moves || is_tick {
+            self.publish_record();
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -327,13 +336,13 @@ impl Node {
             let outputs = consensus.tick();
             self.consensus_outputs(outputs);
         }
-        self.tend_gossip();
+        let has_listened = self.tend_gossip();
         self.tend_links();
         self.tend_feed();
         self.tend_snapshot();
         self.tend_vouching();
         self.tend_counting();
-        self.lead();
+        self.lead(has_listened);
         self.drop_removed();
         if self.now >= self.next_ledger_at {
             self.next_ledger_at = self.now + LEDGER_AGAIN_EVERY;
@@ -643,6 +652,22 @@ impl Node {
             self.gossip.spread.is_bounded(&self.view.roster),
             "records on their way are bounded"
         );
+    }
+}
+
+/// True if an input by itself may be what a rollout or the own record waits for. Others are so only
+/// where the ledger has changed; what is paced by time is looked at in each tick.
+fn may_move_rollouts(input: &Input) -> bool {
+    match input {
+        Input::Message(_, message) => matches!(message, Message::Receipt(_) | Message::Stop(_)),
+        Input::LinkDown(_) | Input::Applicant(_) => false,
+        Input::Tick
+        | Input::LinkUp(_)
+        | Input::Submit(_)
+        | Input::Recover(_)
+        | Input::Executor(_)
+        | Input::Executed(..)
+        | Input::Revision(..) => true,
     }
 }
 

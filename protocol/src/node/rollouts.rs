@@ -29,6 +29,8 @@ pub(super) struct Rollouts {
     groups: BTreeMap<GroupName, Rollout>,
     /// Collected receipts, for the one slot that a host can hold.
     claim: Option<Claim>,
+    /// When steps were last taken nothing was under way. The passing of time changes nothing then.
+    is_at_rest: bool,
 }
 
 /// What is kept for one group between two steps.
@@ -103,8 +105,8 @@ impl Claim {
 }
 
 impl Rollouts {
-    pub(super) fn statuses(&self) -> Vec<GroupStatus> {
-        self.groups.values().filter_map(|rollout| rollout.status.clone()).collect()
+    pub(super) fn statuses(&self) -> impl Iterator<Item = &GroupStatus> {
+        self.groups.values().filter_map(|rollout| rollout.status.as_ref())
     }
 
     /// Notes the executor's state; none when it cannot be reached. What this host does in its groups is
@@ -194,12 +196,24 @@ impl Rollouts {
 }
 
 impl Node {
+    /// True if a rollout of this host waits for something that time alone may bring.
+    pub(super) fn is_rolling_out(&self) -> bool {
+        !self.rollouts.is_at_rest
+    }
+
     /// Takes the next step in each group of this host.
     pub(super) fn roll_out(&mut self) {
         if self.rollouts.executor.is_none() || self.is_catching_up() {
+            self.rollouts.is_at_rest = true;
             return;
         }
         let assignments = self.ledger.assignments(self.me);
+        let is_at_rest = |assignment: &Assignment| {
+            let report = self.rollouts.report(&assignment.group);
+            let acts = report.is_some_and(|report| report.activation.is_some());
+            assignment.slot.is_none() && assignment.deployment.is_none() && !acts
+        };
+        self.rollouts.is_at_rest = assignments.iter().all(is_at_rest);
         // A group that the host has left is nothing that others should hear of.
         for (group, rollout) in &mut self.rollouts.groups {
             if !assignments.iter().any(|assignment| assignment.group == *group) {
