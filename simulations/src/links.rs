@@ -1,6 +1,6 @@
 //! What happens on links: messages that arrive, streams that come and go, and the gate that lets peers in.
 
-use groundswell_protocol::{node::Input, wire::Message};
+use groundswell_protocol::{fleet::Record, ids::HostId, node::Input, trust::Signed, wire::Message};
 
 use crate::{
     coverage::Situation,
@@ -23,16 +23,24 @@ impl World {
         if self.plan.parrot == Some(to) {
             self.learn(&message);
         }
-        let has_records = matches!(*message, Message::Records(_));
+        let said = match &*message {
+            Message::Records(records) => self.about(records),
+            _ => Vec::new(),
+        };
         self.trace.mix(&[1, from as u64, to as u64, kind_of(&message)]);
         if self.trace.is_spoken() && !matches!(*message, Message::Heartbeat) {
             self.trace.say(self.now, || format!("{from} -> {to}: {}", describe(&message)));
         }
         let id = self.hosts[from].id;
         self.feed(to, Input::Message(id, *message));
-        if has_records {
-            self.judge_view(to);
-        }
+        self.judge_view(to, &said);
+    }
+
+    /// Whom records are about. Those that do not hold are about nobody.
+    fn about(&self, records: &[Signed<Record>]) -> Vec<HostId> {
+        let fleet = self.trust.fleet();
+        let records = records.iter().filter_map(|record| record.verify_host(fleet).ok());
+        records.map(|record| record.content().host).collect()
     }
 
     pub(crate) fn open(&mut self, stream: usize, side: usize) {

@@ -50,6 +50,7 @@ impl World {
             if self.truth.ledger.is_removed(self.hosts[host].id) {
                 self.scrap(host);
             }
+            self.judge_whole_view(host);
         }
         if self.mending.by.is_none() {
             let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
