@@ -101,3 +101,56 @@ impl AppSpec {
         self.hooks.iter().find(|hooks| hooks.event == event).map_or(&[], |hooks| &hooks.scripts)
     }
 }
+
+impl Permission {
+    /// True if it is about what is at `below` when its object is a directory: a path that starts there.
+    /// The object itself is never meant; patterns other than `**` and exceptions are about what is
+    /// directly in it.
+    pub fn covers(&self, below: &str) -> bool {
+        let direct = !below.is_empty() && !below.contains('/');
+        let fits = match self.pattern.as_str() {
+            "**" => !below.is_empty(),
+            pattern => direct && matches(pattern, below),
+        };
+        fits && !(direct && self.except.iter().any(|except| matches(except, below)))
+    }
+}
+
+/// A whole name against a pattern in which `*` stands for any run of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    // The first place where a part fits leaves the most for those after it.
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_match_runs() {
+        for (pattern, name, good) in [
+            ("*", "", true),
+            ("a*c", "abc", true),
+            ("a*c", "abd", false),
+            ("a*b*c", "axxbyyc", true),
+            ("*b*", "abc", true),
+            ("**x", "aax", true),
+            ("a*b*c", "acb", false),
+        ] {
+            assert_eq!(matches(pattern, name), good, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn patterns_with_many_stars_take_no_time() {
+        let (pattern, name) = ("*a".repeat(100) + "b", "a".repeat(255));
+        assert!(!matches(&pattern, &name));
+    }
+}
