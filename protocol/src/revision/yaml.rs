@@ -2,9 +2,14 @@
 //!
 //! The grammar is CodeDeploy's. A file that AWS's agent takes is taken here; where the agent would
 //! fail on a host in the middle of a deployment, this fails at the desk, with line and column. Keys
-//! that mean nothing are CodeDeploy's silence; here they are warnings.
+//! that mean nothing are CodeDeploy's silence; here they are warnings. So are keys that are there twice,
+//! of which the last one counts.
 
-use std::{fmt, marker::PhantomData};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
@@ -71,8 +76,9 @@ impl AppSpec {
         bytes: &[u8],
         kind_of: &dyn Fn(&str) -> Option<PathKind>,
     ) -> Result<(Self, Vec<Warning>), AppSpecError> {
-        let root = parse(bytes)?;
-        let mut reader = Reader { kind_of, warnings: Vec::new() };
+        let text = text_of(bytes)?;
+        let root = parse(text)?;
+        let mut reader = Reader { kind_of, text, warnings: Vec::new() };
         let spec = reader.spec(&root)?;
         Ok((spec, reader.warnings))
     }
@@ -108,17 +114,25 @@ impl Value {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Node, AppSpecError> {
-    let start = Place { line: 1, column: 1 };
-    let fail = |place, problem: String| AppSpecError { place, key: String::new(), problem };
+const START: Place = Place { line: 1, column: 1 };
+
+fn unreadable(place: Place, problem: String) -> AppSpecError {
+    AppSpecError { place, key: String::new(), problem }
+}
+
+fn text_of(bytes: &[u8]) -> Result<&str, AppSpecError> {
     if bytes.len() > APPSPEC_BYTES_MAX {
         let problem = format!("has {} bytes; at most {APPSPEC_BYTES_MAX} are allowed", bytes.len());
-        return Err(fail(start, problem));
+        return Err(unreadable(START, problem));
     }
-    let text = std::str::from_utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
-        .map_err(|error| fail(start, format!("is not UTF-8: {error}")))?;
+    std::str::from_utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
+        .map_err(|error| unreadable(START, format!("is not UTF-8: {error}")))
+}
+
+fn parse(text: &str) -> Result<Node, AppSpecError> {
     let mut options = serde_saphyr::Options::default();
-    options.duplicate_keys = DuplicateKeyPolicy::Error;
+    // `fields` sees them and says so.
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
     options.leading_zero_numbers_as_strings = true;
     options.with_snippet = false;
     if let Some(budget) = &mut options.budget {
@@ -126,14 +140,14 @@ fn parse(bytes: &[u8]) -> Result<Node, AppSpecError> {
         budget.max_nodes = APPSPEC_NODES_MAX;
         budget.max_events = APPSPEC_NODES_MAX * 3;
     }
-    let documents: Vec<Spanned<Value>> = serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| {
-            let place = error.location().map_or(start, place_of);
-            fail(place, format!("is not YAML that can be read: {}", shown(&error.to_string())))
-        })?;
-    // Of several documents the first one counts, as it does for AWS's agent.
-    let document = documents.into_iter().next();
-    Ok(document.map_or(Node { place: start, value: Value::Null }, node_of))
+    // Of several documents the first one counts, as it does for AWS's agent; the others are not read.
+    let mut bytes = text.as_bytes();
+    let first = serde_saphyr::read_with_options::<_, Spanned<Value>>(&mut bytes, options).next();
+    let document = first.transpose().map_err(|error| {
+        let place = error.location().map_or(START, place_of);
+        unreadable(place, format!("is not YAML that can be read: {}", shown(&error.to_string())))
+    })?;
+    Ok(document.map_or(Node { place: START, value: Value::Null }, node_of))
 }
 
 fn place_of(location: serde_saphyr::Location) -> Place {
@@ -219,7 +233,8 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn get(&self, key: &str) -> Option<&'a Node> {
-        let found = self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node);
+        // The last one counts, as it does for AWS's agent.
+        let found = self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, node)| node);
         found.filter(|node| !matches!(node.value, Value::Null))
     }
 
@@ -282,6 +297,7 @@ fn wrong_type(node: &Node, key: String, expected: &str, got: &Value) -> AppSpecE
 
 struct Reader<'a> {
     kind_of: &'a dyn Fn(&str) -> Option<PathKind>,
+    text: &'a str,
     warnings: Vec<Warning>,
 }
 
@@ -315,6 +331,7 @@ impl Reader<'_> {
             return Err(wrong_type(node, key, "a map", &node.value));
         };
         let fields = Fields { node, key, entries };
+        self.repeated(&fields);
         for (name, value) in entries {
             if !known.contains(&name.as_str()) {
                 let name = shown(&fields.path(name));
@@ -323,6 +340,31 @@ impl Reader<'_> {
             }
         }
         Ok(fields)
+    }
+
+    /// Warns of keys that are there more than once.
+    fn repeated(&mut self, fields: &Fields<'_>) {
+        let mut seen = BTreeSet::new();
+        for (name, value) in fields.entries {
+            if !seen.insert(name) {
+                let name = shown(&fields.path(name));
+                let text = format!("{name} is there more than once; the last one counts");
+                self.warnings.push(Warning { place: value.place, text });
+            }
+        }
+    }
+
+    /// True if a number is in the file as these digits. YAML also reads `0o644`, `0x1a4` and `4_20`.
+    fn is_written(&self, node: &Node, digits: &str) -> bool {
+        let (line, column) =
+            (node.place.line.saturating_sub(1), node.place.column.saturating_sub(1));
+        let skip = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let Some(line) = self.text.lines().nth(skip(line)) else { return false };
+        let written: String = line.chars().skip(skip(column)).collect();
+        let rest = written.strip_prefix(digits);
+        rest.is_some_and(|rest| {
+            !rest.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.'))
+        })
     }
 
     fn head(&self, fields: &Fields<'_>) -> Result<(), AppSpecError> {
@@ -380,8 +422,9 @@ impl Reader<'_> {
         let Value::Map(entries) = &node.value else {
             return Err(wrong_type(node, "hooks".into(), "a map of lifecycle events", &node.value));
         };
+        let events = self.fields_of_events(node, entries);
         let mut hooks = Vec::new();
-        for (name, node) in entries {
+        for (name, node) in events {
             let key = format!("hooks.{}", shown(name));
             let event: LifecycleEvent = name.parse().map_err(|_| {
                 let events = LifecycleEvent::ALL.into_iter().filter(|event| event.is_scriptable());
@@ -389,6 +432,13 @@ impl Reader<'_> {
                 let problem = format!("is no lifecycle event; they are {}", events.join(", "));
                 refuse(node, key.clone(), problem)
             })?;
+            if matches!(event, LifecycleEvent::Install | LifecycleEvent::DownloadBundle) {
+                // AWS's agent takes these two, and never runs what they name.
+                let text =
+                    format!("{key} runs no scripts: the event is done for you; remove the key");
+                self.warnings.push(Warning { place: node.place, text });
+                continue;
+            }
             if !event.is_scriptable() {
                 let problem = "runs no scripts: the event is done for you; remove the key";
                 return Err(refuse(node, key, problem));
@@ -400,6 +450,16 @@ impl Reader<'_> {
         }
         hooks.sort_by_key(|hooks| hooks.event);
         Ok(hooks)
+    }
+
+    /// The events with what was written last of each.
+    fn fields_of_events<'n>(
+        &mut self,
+        node: &'n Node,
+        entries: &'n [(String, Node)],
+    ) -> BTreeMap<&'n str, &'n Node> {
+        self.repeated(&Fields { node, key: "hooks".into(), entries });
+        entries.iter().map(|(name, node)| (name.as_str(), node)).collect()
     }
 
     fn scripts(&mut self, node: &Node, key: &str) -> Result<Vec<Script>, AppSpecError> {
@@ -441,6 +501,17 @@ impl Reader<'_> {
                 return Err(wrong_type(node, entry.path("timeout"), "a number of seconds", other));
             }
         };
+        if let Some((minutes, seconds)) = text.split_once(':') {
+            // For YAML 1.1 this is a number in base sixty.
+            let part = |text: &str| text.parse::<u32>().ok();
+            let whole = part(minutes).zip(part(seconds).filter(|seconds| *seconds < 60));
+            let whole =
+                whole.and_then(|(minutes, seconds)| minutes.checked_mul(60)?.checked_add(seconds));
+            return whole.ok_or_else(|| {
+                let problem = format!("'{}' is not a number of seconds", shown(text));
+                refuse(node, entry.path("timeout"), problem)
+            });
+        }
         // The agent reads the digits that a text begins with.
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         if digits < text.len() {
@@ -499,6 +570,11 @@ impl Reader<'_> {
             Value::Text(text) => (text.trim(), true),
             other => return Err(wrong_type(node, entry.path("mode"), "an octal number", other)),
         };
+        if !quoted && !self.is_written(node, text) {
+            let problem =
+                "is written in a form that YAML reads as another number; write its digits";
+            return Err(refuse(node, entry.path("mode"), problem));
+        }
         let good = text.len() <= 4 && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
         if !good {
             let problem = format!("'{}' is not a mode: up to four digits 0 to 7", shown(text));
@@ -640,7 +716,6 @@ file_exists_behavior: OVERWRITE
             ("just text", "is text; a map is needed"),
             ("- a\n- b", "is a list; a map is needed"),
             ("version: 0.0\n\tos: linux", "is not YAML that can be read"),
-            ("version: 0.0\nos: linux\nos: linux", "is not YAML that can be read"),
         ] {
             let error = read(bad).unwrap_err();
             assert!(error.contains(message), "{bad:?}: {error}");
@@ -661,7 +736,7 @@ file_exists_behavior: OVERWRITE
             ("files:\n  - source: gone\n    destination: /x", "'gone' is not in the revision"),
             ("hooks: []", "hooks: is a list; a map of lifecycle events is needed"),
             ("hooks:\n  Begin:\n    - location: a", "hooks.Begin: is no lifecycle event; they are"),
-            ("hooks:\n  Install:\n    - location: a", "runs no scripts"),
+            ("hooks:\n  AllowTraffic:\n    - location: a", "runs no scripts"),
             ("hooks:\n  AfterInstall:\n    location: a", "is a map; a list of scripts is needed"),
             (
                 "hooks:\n  AfterInstall:\n    - location: gone.sh",
@@ -686,6 +761,68 @@ file_exists_behavior: OVERWRITE
         ] {
             let error = refusal(body);
             assert!(error.contains(message), "{body:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn of_keys_and_documents_that_are_there_twice_one_counts() {
+        let (_, warnings) = read("version: 1.0\nos: linux\nversion: 0.0\n").unwrap();
+        assert_eq!(
+            warnings[0].to_string(),
+            "3:10: version is there more than once; the last one counts"
+        );
+        let hook = "    - location: scripts/start.sh\n";
+        let text = format!(
+            "version: 0.0\nos: linux\nhooks:\n  AfterInstall:\n{hook}{hook}  AfterInstall:\n{hook}"
+        );
+        let (spec, warnings) = read(&text).unwrap();
+        assert_eq!((spec.hooks.len(), spec.hooks[0].scripts.len(), warnings.len()), (1, 1, 1));
+        for second in ["version: 7", "}{", "- [", "a: *b"] {
+            assert!(read(&format!("version: 0.0\nos: linux\n---\n{second}")).is_ok(), "{second}");
+        }
+        assert!(read("version: 0.0\n---\nos: linux").is_err());
+    }
+
+    #[test]
+    fn numbers_mean_what_they_show() {
+        let mode = |text: &str| {
+            let body = format!("permissions:\n  - {{object: /x, mode: {text}}}");
+            let read = read(&format!("version: 0.0\nos: linux\n{body}"));
+            read.map(|(spec, _)| spec.permissions[0].mode.unwrap())
+        };
+        for (text, bits) in
+            [("0644", 0o644), ("644", 0o644), ("\"0755\"", 0o755), ("4755", 0o4755), ("12", 0o12)]
+        {
+            assert_eq!(mode(text), Ok(bits), "{text}");
+        }
+        for bad in ["0o644", "0x1a4", "6_44", "12345", "12a", "u+x", "-644", "644.0"] {
+            let refused = mode(bad).unwrap_err();
+            assert!(refused.contains("4:"), "{refused}");
+        }
+        let timeout = |text: &str| {
+            let script = format!("{{location: scripts/start.sh, timeout: {text}}}");
+            let read =
+                read(&format!("version: 0.0\nos: linux\nhooks: {{AfterInstall: [{script}]}}"));
+            read.map(|(spec, _)| spec.hooks[0].scripts[0].timeout_seconds)
+        };
+        for (text, seconds) in
+            [("30", 30), ("\"30\"", 30), ("30s", 30), ("1.9", 1), ("1:30", 90), ("7200", 7200)]
+        {
+            assert_eq!(timeout(text), Ok(seconds), "{text}");
+        }
+        for bad in ["0", "-1", "soon", "1:75", "1:", "99999999999:1"] {
+            assert!(timeout(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hooks_of_events_that_are_done_for_you_are_left_out_with_a_warning() {
+        for event in ["Install", "DownloadBundle"] {
+            let (spec, warnings) =
+                read(&format!("version: 0.0\nos: linux\nhooks: {{{event}: [{{location: a}}]}}"))
+                    .unwrap();
+            assert!(spec.hooks.is_empty());
+            assert!(warnings[0].to_string().contains("runs no scripts"), "{warnings:?}");
         }
     }
 
