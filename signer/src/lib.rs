@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod group_file;
 pub mod inspect;
 pub mod keyfile;
+mod lint;
 pub mod orders;
 pub mod release;
 pub mod seed;

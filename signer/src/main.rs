@@ -58,6 +58,12 @@ enum Command {
     Host(HostArguments),
     /// Turn a directory with an appspec.yml into a signed .swell file.
     Release(ReleaseArguments),
+    /// Make every check of `release` on a directory, sign nothing, and say what hosts would take and what
+    /// would hurt all the same.
+    Lint {
+        /// The directory; its appspec.yml is read.
+        dir: PathBuf,
+    },
     /// Sign an order for a deployment group, to be handed in elsewhere with `swell`.
     #[command(subcommand)]
     Order(OrderCommand),
@@ -381,6 +387,7 @@ fn main() -> ExitCode {
         Command::Token(arguments) => token(arguments),
         Command::Host(arguments) => host(arguments),
         Command::Release(arguments) => make_release(arguments),
+        Command::Lint { dir } => lint(&dir),
         Command::Order(command) => order(command),
         Command::Group(arguments) => group(&arguments),
         Command::Inspect { file } => inspect(&file),
@@ -462,10 +469,7 @@ fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
     };
     let (dir, out) = (&arguments.dir, &arguments.out);
     let made = release::make(dir, out, trust.fleet(), &key, terms, now())?;
-    for warning in &made.warnings {
-        let warning = format!("{}/appspec.yml:{warning}", dir.display());
-        eprintln!("swell-sign: warning: {}", plain(&warning));
-    }
+    warn(&made.warnings);
     Ok(format!(
         "{}: release {}\nrevision {}: {} entries, {} bytes, {} to carry\nnext: swell push {0}",
         out.display(),
@@ -475,6 +479,23 @@ fn make_release(arguments: ReleaseArguments) -> Result<String, SignError> {
         made.content_bytes,
         made.transfer_bytes
     ))
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("swell-sign: warning: {}", plain(warning));
+    }
+}
+
+fn lint(dir: &Path) -> Result<String, SignError> {
+    let warnings = release::lint(dir)?;
+    warn(&warnings);
+    let dir = dir.display();
+    Ok(match warnings.len() {
+        0 => format!("{dir}: can be released"),
+        1 => format!("{dir}: can be released, with 1 warning"),
+        count => format!("{dir}: can be released, with {count} warnings"),
+    })
 }
 
 fn order(command: OrderCommand) -> Result<String, SignError> {

@@ -4,21 +4,20 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, Read, Seek, Write},
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use groundswell_protocol::{
     ids::{ApplicationName, Digest, FleetId, LabelText, ReleaseLabel},
     limits::APPSPEC_BYTES_MAX,
     revision::{
-        AppSpec, BundleEvent, BundleReader, Frame, Manifest, PathKind, Publisher, Warning,
-        bundle_header,
+        AppSpec, BundleEvent, BundleReader, Frame, Manifest, PathKind, Publisher, bundle_header,
     },
     time::UnixSeconds,
     trust::{Release, Signed, Signer, Trust},
 };
 
-use crate::{SignError, beside, dir_of, publish};
+use crate::{SignError, beside, dir_of, lint, publish};
 
 /// What the release says beside its content.
 #[derive(Clone, Debug)]
@@ -46,8 +45,8 @@ pub struct Made {
     pub content_bytes: u64,
     /// Bytes of its frames, as they travel.
     pub transfer_bytes: u64,
-    /// What is allowed and likely a mistake.
-    pub warnings: Vec<Warning>,
+    /// What is allowed and likely a mistake, with file and place.
+    pub warnings: Vec<String>,
 }
 
 /// Turns `dir` into a release and writes it to `out`, which must not exist.
@@ -63,7 +62,7 @@ pub fn make(
         return Err(SignError::Exists(out.into()));
     }
     let found = walk(dir)?;
-    let (spec, warnings) = read_appspec(dir, &found)?;
+    let AppSpecFile { spec, warnings, .. } = read_appspec(dir, &found)?;
     // The manifest comes first in the file and is known last: frames wait in a file without a name.
     let io = SignError::io(out);
     let mut frames = tempfile::tempfile_in(dir_of(out)).map_err(&io)?;
@@ -99,10 +98,31 @@ pub fn make(
     })
 }
 
-struct Found {
+/// What there is in a directory that is to be released.
+pub(crate) struct Found {
     /// As the manifest names it.
-    path: String,
-    metadata: Metadata,
+    pub(crate) path: String,
+    pub(crate) metadata: Metadata,
+}
+
+/// Makes every check that [`make`] makes before it signs. Gives what hosts take and what will hurt all
+/// the same, with file and place.
+pub fn lint(dir: &Path) -> Result<Vec<String>, SignError> {
+    let found = walk(dir)?;
+    let appspec = read_appspec(dir, &found)?;
+    // The manifest's own rules are about every file and link: it is made as for a release, and dropped.
+    let mut frames = tempfile::tempfile().map_err(SignError::io(dir))?;
+    let hurts = lint::look(dir, &appspec.spec, &found)?;
+    cut(dir, &found, appspec.spec, &mut frames, dir)?;
+    let path = appspec.path.display();
+    let hurts = hurts.into_iter().map(|text| format!("{path}: {text}"));
+    Ok(appspec.warnings.into_iter().chain(hurts).collect())
+}
+
+struct AppSpecFile {
+    path: PathBuf,
+    spec: AppSpec,
+    warnings: Vec<String>,
 }
 
 /// Everything below `dir`, in the order of the manifest: by the bytes of the whole path.
@@ -131,7 +151,7 @@ fn walk(dir: &Path) -> Result<Vec<Found>, SignError> {
     Ok(found)
 }
 
-fn read_appspec(dir: &Path, found: &[Found]) -> Result<(AppSpec, Vec<Warning>), SignError> {
+fn read_appspec(dir: &Path, found: &[Found]) -> Result<AppSpecFile, SignError> {
     let names = ["appspec.yml", "appspec.yaml"];
     let name = names.into_iter().find(|name| dir.join(name).is_file()).ok_or_else(|| {
         let dir = dir.display();
@@ -155,8 +175,10 @@ fn read_appspec(dir: &Path, found: &[Found]) -> Result<(AppSpec, Vec<Warning>), 
             PathKind::File
         })
     };
-    AppSpec::from_yaml(&bytes, &kind_of)
-        .map_err(|error| SignError::refused(format!("{}:{error}", path.display())))
+    let (spec, warnings) = AppSpec::from_yaml(&bytes, &kind_of)
+        .map_err(|error| SignError::refused(format!("{}:{error}", path.display())))?;
+    let warnings = warnings.iter().map(|warning| format!("{}:{warning}", path.display())).collect();
+    Ok(AppSpecFile { path, spec, warnings })
 }
 
 /// Writes the frames of everything in `dir`, and gives the manifest and its bytes.

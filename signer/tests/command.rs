@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -176,6 +177,69 @@ fn bad_appspecs_are_refused_with_their_place() {
     }
     fs::remove_file(desk.path("app/appspec.yml")).unwrap();
     assert!(desk.release("bad.swell").unwrap_err().contains("has no appspec.yml"));
+}
+
+/// What `lint` prints of the revision: warnings, or the refusal.
+fn lint(desk: &Desk) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_swell-sign"))
+        .args(["lint", &desk.text_of("app")])
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn lint_refuses_what_release_refuses() {
+    let desk = Desk::new();
+    desk.appspec("hooks:\n  AfterInstall:\n    - location: gone.sh\n");
+    let (good, text) = lint(&desk);
+    assert!(!good && text.contains("appspec.yml:5:17: hooks.AfterInstall[0].location"), "{text}");
+    desk.appspec("files: []\n");
+    std::os::unix::fs::symlink("/etc/passwd", desk.path("app/link")).unwrap();
+    let (good, text) = lint(&desk);
+    assert!(!good && text.contains("'link'"), "{text}");
+}
+
+#[test]
+fn lint_warns_of_what_works_and_hurts() {
+    let desk = Desk::new();
+    fs::write(desk.path("app/scripts/go.sh"), "#!/bin/sh\nset -eu\n").unwrap();
+    fs::set_permissions(desk.path("app/scripts/go.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    desk.appspec(
+        "files: [{source: /, destination: /srv/app}]\npermissions:\n\
+         - {object: /srv, pattern: app, mode: 755}\n- {object: /srv/app/index.html, mode: 644}\n\
+         hooks: {AfterInstall: [{location: scripts/go.sh, timeout: 60}]}\n",
+    );
+    assert_eq!(lint(&desk), (true, String::new()));
+
+    fs::write(desk.path("app/scripts/dos.sh"), "#!/bin/bash\r\nset -e\r\n").unwrap();
+    fs::write(desk.path("app/scripts/lax"), "systemctl start app\ntrue\n").unwrap();
+    desk.appspec(
+        "files: [{source: index.html, destination: /srv/app}]\npermissions:\n\
+         - {object: /srv/app, pattern: '[ab].txt', mode: 644}\n\
+         - {object: /srv/app, type: [directory], mode: 755}\n\
+         - {object: /srv/app/index.html, pattern: '*', mode: 644}\n\
+         - {object: /srv/app, acls: ['bob:7']}\n\
+         hooks:\n  ApplicationStop: [{location: scripts/dos.sh}]\n  \
+         ApplicationStart: [{location: scripts/lax}, {location: scripts/go.sh}]\n",
+    );
+    let (good, text) = lint(&desk);
+    assert!(good, "{text}");
+    for part in [
+        "appspec.yml: hooks.ApplicationStop[0].location: scripts/dos.sh has lines that end in CR LF: its",
+        "scripts/dos.sh is not executable",
+        "hooks.ApplicationStop does not run in the first deployment",
+        "scripts/lax does not begin with #!",
+        "scripts/lax goes on after a command that fails",
+        "hooks.ApplicationStart: the timeouts add up to 7200 s",
+        "permissions[0]: nothing that is installed matches '[ab].txt' in /srv/app",
+        "permissions[1]: nothing that is installed matches '**'",
+        "permissions[2]: /srv/app/index.html is a file",
+        "permissions[3]: hosts of this version refuse acls",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(text.lines().count(), 11, "{text}");
 }
 
 #[test]
