@@ -237,7 +237,7 @@ async fn a_token_for_one_host_lets_one_host_in() {
     for index in 0..3 {
         fleet.join(index, "token").unwrap();
     }
-    fleet.token("one", "web-*", 1).unwrap();
+    fleet.token("one", "web-*", "role=web", 1).unwrap();
     for index in 3..5 {
         fleet.join(index, "one").unwrap();
     }

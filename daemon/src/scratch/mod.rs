@@ -50,9 +50,21 @@ pub struct Host {
     /// Its name in the fleet.
     pub name: String,
     dir: PathBuf,
-    port: u16,
+    place: Place,
     daemon: Option<Child>,
     executor: Option<Child>,
+}
+
+/// Where a host is, and what its processes are started by.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The address that other hosts dial.
+    pub address: String,
+    /// A command that runs the words after it, such as one that enters a network namespace first. It
+    /// must become the program, so that signals reach it.
+    pub launcher: Vec<String>,
+    /// What the processes find in their environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Host {
@@ -83,19 +95,30 @@ impl Host {
 
     /// The address that other hosts dial.
     pub fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.port)
+        self.place.address.clone()
     }
 }
 
 impl Fleet {
     /// Lays out `count` hosts named `web-1` and up below `dir`. Nothing runs yet.
     pub fn new(dir: &Path, count: usize, programs: Programs) -> Result<Self, ScratchError> {
+        let loopback = |port| format!("/ip4/127.0.0.1/tcp/{port}");
+        let place = |port| Place { address: loopback(port), ..Place::default() };
+        let places = free_ports(count)?.into_iter().map(place).collect();
+        Self::placed(dir, places, programs)
+    }
+
+    /// The same, with each host in its place.
+    pub fn placed(
+        dir: &Path,
+        places: Vec<Place>,
+        programs: Programs,
+    ) -> Result<Self, ScratchError> {
         fs::create_dir_all(dir)?;
-        let ports = free_ports(count)?;
-        let hosts = ports.into_iter().zip(1..).map(|(port, number): (u16, usize)| Host {
+        let hosts = places.into_iter().zip(1..).map(|(place, number): (Place, usize)| Host {
             name: format!("web-{number}"),
             dir: dir.join(format!("web-{number}")),
-            port,
+            place,
             daemon: None,
             executor: None,
         });
@@ -141,7 +164,12 @@ impl Fleet {
     /// Founds the fleet: keys, trust, genesis with the first three hosts as voters, and one join
     /// token for all.
     pub fn found(&self) -> Result<(), ScratchError> {
-        let voters = if self.hosts.len() >= 3 { 3 } else { 1 };
+        self.found_with(if self.hosts.len() >= 3 { 3 } else { 1 })?;
+        self.token("token", "*", "role=web", self.hosts.len())
+    }
+
+    /// Founds the fleet: keys, trust, genesis with the first `voters` hosts as voters.
+    pub fn found_with(&self, voters: usize) -> Result<(), ScratchError> {
         let keys = self.keys().display().to_string();
         let mut init: Vec<String> =
             ["init", &keys, "--name", "scratch", "--no-passphrase"].map(String::from).into();
@@ -150,16 +178,22 @@ impl Fleet {
             let key = self.run(&self.programs.swell, &["identity", "--config", &settings])?;
             init.extend(["--voter".into(), format!("{}={}", host.name, key.trim())]);
         }
-        self.run(&self.programs.swell_sign, &init.iter().map(String::as_str).collect::<Vec<_>>())?;
-        self.token("token", "*", self.hosts.len())
+        let init: Vec<_> = init.iter().map(String::as_str).collect();
+        self.run(&self.programs.swell_sign, &init).map(drop)
     }
 
-    /// Makes a join token in the file `name`.
-    pub fn token(&self, name: &str, pattern: &str, uses: usize) -> Result<(), ScratchError> {
+    /// Makes a join token in the file `name`, for hosts with these labels.
+    pub fn token(
+        &self,
+        name: &str,
+        pattern: &str,
+        labels: &str,
+        uses: usize,
+    ) -> Result<(), ScratchError> {
         let (keys, uses) = (self.keys().display().to_string(), uses.to_string());
         let (out, seed) = (self.dir.join(name).display().to_string(), self.hosts[0].address());
         let arguments = [
-            "token", "--keys", &keys, "--seed", &seed, "--names", pattern, "--labels", "role=web",
+            "token", "--keys", &keys, "--seed", &seed, "--names", pattern, "--labels", labels,
             "--uses", &uses, "--out", &out,
         ];
         self.run(&self.programs.swell_sign, &arguments).map(drop)
@@ -214,7 +248,14 @@ impl Fleet {
     fn spawn(&self, program: &Path, index: usize, name: &str) -> Result<Child, ScratchError> {
         let host = &self.hosts[index];
         let log = File::options().create(true).append(true).open(self.log(index, name))?;
-        let mut command = Command::new(program);
+        let mut command = match host.place.launcher.split_first() {
+            None => Command::new(program),
+            Some((launcher, words)) => {
+                let mut command = Command::new(launcher);
+                command.args(words).arg(program);
+                command
+            }
+        };
         if name == "swell-exec" {
             // As its unit has it.
             command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_MMAP_THRESHOLD_", "65536");
@@ -224,6 +265,7 @@ impl Fleet {
             .arg(host.settings(&format!("{name}.toml")))
             // What the scripts of the shop write down goes here.
             .env("SWELL_SCRATCH", &host.dir)
+            .envs(host.place.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
