@@ -76,13 +76,24 @@ fn main() -> ExitCode {
     let run = async {
         tokio::select! {
             done = run(&arguments) => done,
-            _ = tokio::signal::ctrl_c() => Err(ScratchError("interrupted".into())),
+            () = told_to_end() => Err(ScratchError("interrupted".into())),
         }
     };
     match runtime.block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Whoever ends the lab ends the fleet with it.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
 }
 
 fn fail(error: &ScratchError) -> ExitCode {
