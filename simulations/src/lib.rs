@@ -19,6 +19,7 @@ mod links;
 mod liveness;
 mod lives;
 mod network;
+pub mod pace;
 mod parrot;
 mod people;
 pub mod plan;

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use groundswell_protocol::sabotage::{Defect, plant};
 use groundswell_simulations::{
     coverage::Situation,
+    pace,
     plan::{Plan, SECOND},
     run::{self, Tally},
     sabotaged,
@@ -83,6 +84,8 @@ enum Command {
         #[arg(long)]
         trace: bool,
     },
+    /// Deploy where nothing breaks. Fails if it takes much longer than the quota makes it.
+    Pace,
     /// Measure the gossip at ten thousand hosts.
     Scale(ScaleArguments),
 }
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
             plant(defect.flatten());
             replay(seed, hosts, only, trace)
         }
+        Command::Pace => keep_pace(),
         Command::Scale(arguments) => scale::run(&arguments),
     }
 }
@@ -172,6 +176,27 @@ fn sabotage(seeds: u64, hosts: usize, jobs: usize, only: &[String]) -> ExitCode 
     let missed = missed.into_inner();
     println!("{} of {} planted defects found", defects.len() - missed, defects.len());
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn keep_pace() -> ExitCode {
+    let mut good = true;
+    println!(
+        "| hosts | may be down | a host, s | took, s | times the shortest |\n|---|---|---|---|---|"
+    );
+    for (hosts, quota) in [(12, 1), (30, 5), (60, 6), (60, 20)] {
+        match pace::measure(hosts, quota) {
+            Ok(pace) => {
+                let (one, took, ratio) = (pace.host_seconds, pace.took_seconds, pace.ratio());
+                println!("| {hosts} | {quota} | {one:.2} | {took:.1} | {ratio:.3} |");
+                good &= ratio <= pace::RATIO_MAX;
+            }
+            Err(why) => {
+                println!("{hosts} hosts, {quota} at a time: {why}");
+                good = false;
+            }
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn summarize(tally: &Tally, took: Duration) {

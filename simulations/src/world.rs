@@ -185,19 +185,26 @@ impl World {
 
     /// Runs to the end, or to the first broken promise.
     pub fn run(&mut self) -> Ended {
-        while self.violation.is_none() && !self.is_over {
-            let Some((at, event)) = self.queue.next() else { break };
-            self.now = self.now.max(at);
-            self.truth.now = self.now;
-            self.events += 1;
-            self.happen(event);
-        }
+        while self.step() {}
         Ended {
             violation: self.violation.clone().map(|violation| (self.now, violation)),
             events: self.events,
             hash: self.trace.hash(),
             lasted: self.now,
         }
+    }
+
+    /// Takes the next event; false if the run is over.
+    pub(crate) fn step(&mut self) -> bool {
+        if self.violation.is_some() || self.is_over {
+            return false;
+        }
+        let Some((at, event)) = self.queue.next() else { return false };
+        self.now = self.now.max(at);
+        self.truth.now = self.now;
+        self.events += 1;
+        self.happen(event);
+        true
     }
 
     /// From now on messages take so long.
