@@ -18,20 +18,23 @@ use crate::{
 impl Ledger {
     /// Slots that may all be granted now, in the order in which they should be.
     pub fn next_grants(&self) -> Vec<Grant> {
-        let mut waiting = self.waiting_hosts();
-        if waiting.is_empty() {
-            return Vec::new();
-        }
         let electorate = self.electorate.clone();
-        let mut trial = Self { trust: self.trust.clone(), state: self.state.clone(), electorate };
+        Self { trust: self.trust.clone(), state: self.state.clone(), electorate }.suggest_grants()
+    }
+
+    /// The same without a copy of the whole state, which a busy leader has no time for. The ledger is as
+    /// it was afterwards.
+    pub(crate) fn suggest_grants(&mut self) -> Vec<Grant> {
+        let mut waiting = self.waiting_hosts();
         // Stage by stage; then hosts that are down already, which cost nothing; then an order that is
         // the same on every leader and does not favour the same hosts each time.
-        waiting.sort_by_key(|(deployment, host, stage, _)| {
+        waiting.sort_by_cached_key(|(deployment, host, stage, _)| {
             let group = self.deployment(*deployment).map(|deployment| &deployment.group);
             let well = group.is_none_or(|group| self.is_well_in(group, *host));
             (*stage, well, stages::draw(*deployment, *host))
         });
         let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
+        let mut before = Vec::new();
         for (deployment, host, _, grant) in waiting {
             let group = self.deployment(deployment).map(|deployment| &deployment.group);
             // Grants only take room: where a group has none for one well host of it, it has none for
@@ -40,11 +43,12 @@ impl Ledger {
             if is_well && full.contains(&deployment) {
                 continue;
             }
-            match trial.judge_grant(&grant) {
+            match self.judge_grant(&grant) {
                 Ok(_) => {
+                    let target = self.target_mut(deployment, host).map(|target| target.clone());
+                    before.push((deployment, host, target, self.state.slots.get(&host).cloned()));
                     let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
-                    trial.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
-                    debug_assert!(trial.state.slots.contains_key(&host));
+                    self.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
                     grants.push(grant);
                 }
                 Err(Refusal::QuotaFull { group: refuses, .. })
@@ -53,6 +57,14 @@ impl Ledger {
                     full.insert(deployment);
                 }
                 Err(_) => {}
+            }
+        }
+        // Each was judged with those before it granted. Whether they are is for the log to say.
+        for (deployment, host, target, slot) in before.into_iter().rev() {
+            self.state.slots.remove(&host);
+            self.state.slots.extend(slot.map(|slot| (host, slot)));
+            if let (Some(now), Some(before)) = (self.target_mut(deployment, host), target) {
+                *now = before;
             }
         }
         grants
@@ -64,6 +76,10 @@ impl Ledger {
         let running = running.filter_map(|id| self.state.deployments.get(&id));
         let mut waiting = Vec::new();
         for deployment in running.filter(|deployment| deployment.is_granting()) {
+            // Most of the time a large group is full: its hosts need not be put in order for nothing.
+            if deployment.capacity() == 0 {
+                continue;
+            }
             for (host, target) in &deployment.targets {
                 let away = self.state.unhealthy.contains(host) || self.is_uncounted(*host);
                 if target.status == TargetStatus::Waiting

@@ -227,12 +227,26 @@ impl Ledger {
         assert!(index > self.state.applied, "entries are applied in order, each once");
         self.state.applied = index;
         let at = stamped.at;
-        match self.judge(at, &stamped.entry)? {
-            Judged::Nothing => return Ok(false),
-            judged => self.carry_out(at, index, hash, judged),
+        let judged = self.judge(at, &stamped.entry)?;
+        if matches!(judged, Judged::Nothing) {
+            return Ok(false);
         }
-        self.settle(at);
+        let only = self.only_concerns(&judged);
+        self.carry_out(at, index, hash, judged);
+        match only {
+            Some(deployment) => self.settle_one(at, deployment),
+            None => self.settle(at),
+        }
         Ok(true)
+    }
+
+    /// The deployment that something is about, if it is about nothing else.
+    fn only_concerns(&self, judged: &Judged) -> Option<DeploymentId> {
+        match judged {
+            Judged::Want { deployment, .. } | Judged::Grant { deployment, .. } => Some(*deployment),
+            Judged::Done { host, .. } => Some(self.state.slots.get(host)?.deployment),
+            _ => None,
+        }
     }
 
     pub(super) fn deployment_mut(&mut self, id: DeploymentId) -> Option<&mut Deployment> {

@@ -33,6 +33,17 @@ impl Ledger {
         }
     }
 
+    /// Draws the consequences of what one host has done or was given in a deployment. Nothing else can
+    /// follow from that before the deployment is over, and there is much of it on a busy day.
+    pub(super) fn settle_one(&mut self, at: UnixSeconds, id: DeploymentId) {
+        let away = |host| self.state.unhealthy.contains(&host);
+        let deployment = self.deployment(id);
+        let moves = deployment.is_none_or(|d| d.is_granting() && d.stage_is_done(away));
+        if moves || deployment.is_none_or(|d| d.verdict(away).is_some()) {
+            self.settle(at);
+        }
+    }
+
     /// Lets the next stage begin where the present one is done and nothing is waited for.
     fn advance(&mut self, at: UnixSeconds) {
         let unhealthy = self.state.unhealthy.clone();
