@@ -1,46 +1,59 @@
 //! The daemon's durable state: how often it started, the consensus state, the ledger's log.
 //!
-//! One redb file. [`State::persist`] returns when the bytes are on disk; a failure to get them there
-//! is not survived, since the kernel may have dropped what it could not write.
+//! One file of [`frames`]: the state as it was when the file was begun, then every step since. A
+//! snapshot begins a new file. [`State::persist`] returns when the bytes are on disk; a failure to get
+//! them there is not survived, since the kernel may have dropped what it could not write.
+//!
+//! It is a log of its own and not a database because voters wait for it: a step costs one write and
+//! one wait for the disk, however many entries are in it.
 
-use std::path::Path;
+mod frames;
+
+use std::path::{Path, PathBuf};
 
 use groundswell_protocol::{
     cbor,
     consensus::{Restored, Write},
-    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
 };
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use self::frames::{Frames, ReadError};
 
 /// Why the state could not be read or written.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// The database failed.
-    #[error("the state database: {0}")]
-    Database(#[from] Box<redb::Error>),
-    /// It is gone, or empty, on a host that has run before.
+    /// Reading or writing failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is gone on a host that has run before.
     #[error(
-        "the state database is gone: what this host has promised as a voter, and how often it \
-         started, is forgotten"
+        "the state is gone: what this host has promised as a voter, and how often it started, is \
+         forgotten"
     )]
     Forgotten,
-    /// A value in it is not what was written.
-    #[error("the state database is damaged: {what}: {reason}")]
+    /// It is not what was written.
+    #[error("the state is damaged: {what}: {reason}")]
     Damaged {
-        /// Which value.
-        what: &'static str,
+        /// The file, or the value in it.
+        what: String,
         /// What is wrong with it.
         reason: String,
     },
 }
 
-/// The open database.
+/// The open file.
 pub struct State {
-    db: Database,
+    frames: Frames,
+    epoch: u64,
 }
 
-/// What the database remembers.
+/// What the file remembers.
 pub struct Remembered {
     /// Counts the daemon's starts; this one is counted and on disk.
     pub epoch: u64,
@@ -48,132 +61,99 @@ pub struct Remembered {
     pub restored: Restored,
 }
 
+/// One frame.
+#[derive(Serialize, Deserialize)]
+struct Step {
+    /// The daemon's starts so far, where it has started once more.
+    epoch: Option<u64>,
+    writes: Vec<Write>,
+}
+
 impl State {
-    /// Opens the database; makes it if this is the `first` start. To begin anew at any other time
-    /// would be to vote twice.
-    pub fn open(path: &Path, first: bool) -> Result<Self, StateError> {
-        if !first && !path.exists() {
+    /// Opens the file and counts this start; makes the file if this is the `first` one. To begin anew at
+    /// any other time would be to vote twice.
+    pub fn start(path: &Path, first: bool) -> Result<(Self, Remembered), StateError> {
+        let mut remembered = Remembered { epoch: 0, restored: Restored::default() };
+        let frames = match Frames::open(path, |body| remembered.see(body)) {
+            Ok(frames) => Some(frames),
+            Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(read_error(path, error)),
+        };
+        if remembered.epoch == 0 && !first {
             return Err(StateError::Forgotten);
         }
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| Box::new(redb::Error::from(error)))?;
-        Ok(Self { db })
-    }
-
-    /// Reads everything and counts this start.
-    pub fn start(&self, first: bool) -> Result<Remembered, StateError> {
-        let epoch = self.count_start(first)?.ok_or(StateError::Forgotten)?;
-        let restored = self.read().map_err(Box::new)??;
-        Ok(Remembered { epoch, restored })
-    }
-
-    /// None, and nothing written, if nothing is there that should be.
-    fn count_start(&self, first: bool) -> Result<Option<u64>, StateError> {
-        let run = || -> Result<Option<u64>, redb::Error> {
-            let transaction = self.write()?;
-            let epoch = {
-                let mut meta = transaction.open_table(META)?;
-                transaction.open_table(LOG)?;
-                let last = meta.get(EPOCH)?.and_then(|v| v.value().try_into().ok());
-                if last.is_none() && !first {
-                    return Ok(None);
-                }
-                let epoch = last.map_or(1, |last| u64::from_be_bytes(last).saturating_add(1));
-                meta.insert(EPOCH, epoch.to_be_bytes().as_slice())?;
-                epoch
-            };
-            transaction.commit()?;
-            Ok(Some(epoch))
+        remembered.epoch += 1;
+        let epoch = remembered.epoch;
+        let body = cbor::encode(&Step { epoch: Some(epoch), writes: Vec::new() });
+        let io = |source| StateError::Io { path: path.into(), source };
+        let frames = match frames {
+            Some(mut frames) => frames.write(&body).map(|()| frames).map_err(io)?,
+            None => Frames::create(path, &body).map_err(io)?,
         };
-        Ok(run().map_err(Box::new)?)
+        Ok((Self { frames, epoch }, remembered))
     }
 
-    fn read(&self) -> Result<Result<Restored, StateError>, redb::Error> {
-        let transaction = self.db.begin_read()?;
-        let meta = transaction.open_table(META)?;
-        let mut restored = Restored::default();
-        let damaged = |what| {
-            move |error: cbor::DecodeError| StateError::Damaged { what, reason: error.to_string() }
-        };
-        if let Some(bytes) = meta.get(HARD_STATE)? {
-            match cbor::decode(bytes.value(), ENTRY_BYTES_MAX).map_err(damaged("hard state")) {
-                Ok(hard_state) => restored.hard_state = hard_state,
-                Err(error) => return Ok(Err(error)),
-            }
+    /// Makes steps of the consensus durable, as [`Restored::write`] says: all of them or, if there is no
+    /// snapshot among them, perhaps none.
+    pub fn persist(&mut self, writes: Vec<Write>) -> Result<(), StateError> {
+        if writes.iter().any(|write| write.snapshot.is_some()) {
+            return self.begin_anew(writes);
         }
-        if let Some(bytes) = meta.get(SNAPSHOT)? {
-            match cbor::decode(bytes.value(), usize::MAX).map_err(damaged("snapshot")) {
-                Ok(snapshot) => restored.snapshot = Some(snapshot),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        for row in transaction.open_table(LOG)?.iter()? {
-            let (_, bytes) = row?;
-            match cbor::decode(bytes.value(), MESSAGE_BYTES_MAX).map_err(damaged("log entry")) {
-                Ok(entry) => restored.entries.push(entry),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(restored))
+        let body = cbor::encode(&Step { epoch: None, writes });
+        let path = self.frames.path().to_path_buf();
+        self.frames.write(&body).map_err(|source| StateError::Io { path, source })
     }
 
-    /// Makes a step of the consensus durable, as [`Restored::write`] says.
-    pub fn persist(&self, write: &Write) -> Result<(), StateError> {
-        let Write { hard_state, snapshot, anew, entries } = write;
-        let run = || -> Result<(), redb::Error> {
-            let transaction = self.write()?;
-            {
-                let mut meta = transaction.open_table(META)?;
-                let mut log = transaction.open_table(LOG)?;
-                if let Some(hard_state) = hard_state {
-                    meta.insert(HARD_STATE, cbor::encode(hard_state).as_slice())?;
-                }
-                if let Some(snapshot) = snapshot {
-                    meta.insert(SNAPSHOT, cbor::encode(snapshot).as_slice())?;
-                    let gone = if *anew { ..=u64::MAX } else { ..=snapshot.index };
-                    log.retain_in(gone, |_, _| false)?;
-                }
-                if let Some(first) = entries.first() {
-                    log.retain_in(first.index.., |_, _| false)?;
-                }
-                for entry in entries {
-                    log.insert(entry.index, cbor::encode(entry).as_slice())?;
-                }
-            }
-            transaction.commit()?;
-            Ok(())
-        };
-        Ok(run().map_err(Box::new)?)
-    }
-
-    fn write(&self) -> Result<redb::WriteTransaction, redb::Error> {
-        let mut transaction = self.db.begin_write()?;
-        // Values come from peers: with two phases, no choice of theirs can make a torn commit look
-        // whole.
-        transaction.set_two_phase_commit(true);
-        Ok(transaction)
+    /// Puts a file in place of this one that begins with what all steps come to.
+    fn begin_anew(&mut self, writes: Vec<Write>) -> Result<(), StateError> {
+        let path = self.frames.path().to_path_buf();
+        let mut remembered = Remembered { epoch: 0, restored: Restored::default() };
+        let read = self.frames.read_again(|body| remembered.see(body));
+        read.map_err(|error| read_error(&path, error))?;
+        let Remembered { mut restored, .. } = remembered;
+        for write in writes {
+            restored.write(write);
+        }
+        let Restored { hard_state, snapshot, entries } = restored;
+        let write = Write { hard_state: Some(hard_state), snapshot, anew: true, entries };
+        let body = cbor::encode(&Step { epoch: Some(self.epoch), writes: vec![write] });
+        self.frames =
+            Frames::create(&path, &body).map_err(|source| StateError::Io { path, source })?;
+        Ok(())
     }
 }
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const EPOCH: &str = "epoch";
-const HARD_STATE: &str = "hard state";
-const SNAPSHOT: &str = "snapshot";
-/// The state is small and read once; the default cache of a gigabyte would be for nothing.
-const CACHE_BYTES: usize = 1 << 20;
+impl Remembered {
+    /// Takes in what a frame says.
+    fn see(&mut self, body: &[u8]) -> Result<(), String> {
+        // Its checksum is good: this host wrote it, and it is as long as it is.
+        let step: Step = cbor::decode(body, usize::MAX).map_err(|error| error.to_string())?;
+        self.epoch = step.epoch.unwrap_or(self.epoch);
+        for write in step.writes {
+            self.restored.write(write);
+        }
+        Ok(())
+    }
+}
+
+fn read_error(path: &Path, error: ReadError) -> StateError {
+    match error {
+        ReadError::Io(source) => StateError::Io { path: path.into(), source },
+        ReadError::Damaged(reason) => {
+            StateError::Damaged { what: path.display().to_string(), reason }
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use groundswell_protocol::consensus::{LogEntry, Snapshot};
+    use groundswell_protocol::consensus::{HardState, LogEntry, Snapshot};
 
     use super::*;
 
-    fn write(entries: &[LogEntry], snapshot: Option<&Snapshot>, anew: bool) -> Write {
+    fn write(entries: &[LogEntry], snapshot: Option<&Snapshot>, anew: bool) -> Vec<Write> {
         let (entries, snapshot) = (entries.to_vec(), snapshot.cloned());
-        Write { hard_state: None, snapshot, anew, entries }
+        vec![Write { hard_state: None, snapshot, anew, entries }]
     }
 
     fn entry(index: u64, term: u64) -> LogEntry {
@@ -183,46 +163,59 @@ mod tests {
     #[test]
     fn what_was_persisted_is_read_back_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.redb");
-        let state = State::open(&path, true).unwrap();
-        assert_eq!(state.start(true).unwrap().epoch, 1);
-        state.persist(&write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
+        let path = dir.path().join("state");
+        let (mut state, remembered) = State::start(&path, true).unwrap();
+        assert_eq!(remembered.epoch, 1);
+        state.persist(write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
         // A new leader replaces the tail.
-        state.persist(&write(&[entry(2, 2)], None, false)).unwrap();
+        state.persist(write(&[entry(2, 2)], None, false)).unwrap();
+        let hard_state = HardState { term: 2, vote: 3, commit: 1 };
+        let voted = Write { hard_state: Some(hard_state.clone()), ..Write::default() };
+        state.persist(vec![voted, write(&[entry(3, 2)], None, false).remove(0)]).unwrap();
         drop(state);
 
-        let remembered = State::open(&path, false).unwrap().start(false).unwrap();
+        let (_, remembered) = State::start(&path, false).unwrap();
         assert_eq!(remembered.epoch, 2);
-        assert_eq!(remembered.restored.entries, [entry(1, 1), entry(2, 2)]);
+        assert_eq!(remembered.restored.entries, [entry(1, 1), entry(2, 2), entry(3, 2)]);
+        assert_eq!(remembered.restored.hard_state, hard_state);
     }
 
     #[test]
-    fn a_database_that_is_gone_is_not_begun_anew() {
+    fn a_state_that_is_gone_is_not_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.redb");
-        assert!(matches!(State::open(&path, false), Err(StateError::Forgotten)));
-        assert!(!path.exists());
-        // One that opens empty is as bad.
-        drop(State::open(&path, true).unwrap());
+        let path = dir.path().join("state");
         for _ in 0..2 {
-            let empty = State::open(&path, false).unwrap().start(false);
-            assert!(matches!(empty, Err(StateError::Forgotten)));
+            assert!(matches!(State::start(&path, false), Err(StateError::Forgotten)));
+            assert!(!path.exists());
         }
+        drop(State::start(&path, true).unwrap());
+        // One that is empty is as bad.
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(State::start(&path, false), Err(StateError::Damaged { .. })));
     }
 
     #[test]
     fn a_snapshot_replaces_the_log_up_to_its_index() {
         let dir = tempfile::tempdir().unwrap();
-        let state = State::open(&dir.path().join("state.redb"), true).unwrap();
-        state.start(true).unwrap();
-        state.persist(&write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
+        let path = dir.path().join("state");
+        let (mut state, _) = State::start(&path, true).unwrap();
+        let hard_state = HardState { term: 1, vote: 1, commit: 2 };
+        let voted = Write { hard_state: Some(hard_state.clone()), ..Write::default() };
+        state.persist(vec![voted]).unwrap();
+        state.persist(write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
+        let before = std::fs::metadata(&path).unwrap().len();
         let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000] };
-        state.persist(&write(&[], Some(&snapshot), false)).unwrap();
-        let restored = state.start(false).unwrap().restored;
-        assert_eq!(restored.snapshot, Some(snapshot.clone()));
-        assert_eq!(restored.entries, [entry(3, 1)]);
+        state.persist(write(&[], Some(&snapshot), false)).unwrap();
+        state.persist(write(&[entry(4, 1)], None, false)).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() <= before + 2000);
+        drop(state);
+        let (mut state, remembered) = State::start(&path, false).unwrap();
+        assert_eq!((remembered.epoch, remembered.restored.hard_state), (2, hard_state));
+        assert_eq!(remembered.restored.snapshot, Some(snapshot.clone()));
+        assert_eq!(remembered.restored.entries, [entry(3, 1), entry(4, 1)]);
         // One that came from elsewhere leaves nothing.
-        state.persist(&write(&[], Some(&snapshot), true)).unwrap();
-        assert_eq!(state.start(false).unwrap().restored.entries, []);
+        state.persist(write(&[], Some(&snapshot), true)).unwrap();
+        drop(state);
+        assert_eq!(State::start(&path, false).unwrap().1.restored.entries, []);
     }
 }

@@ -43,7 +43,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What runs: every value there and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The host's key, certificate, trust, database and store are below it.
+    /// The host's key, certificate, trust, state and store are below it.
     pub state_dir: PathBuf,
     /// The socket for `swell`.
     pub control_socket: PathBuf,

@@ -45,7 +45,7 @@ pub enum EngineError {
     /// The state directory.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// The database.
+    /// The durable state.
     #[error(transparent)]
     State(#[from] StateError),
     /// The store of revisions.
@@ -133,7 +133,7 @@ pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Resul
             _ = look.tick() => engine.look_round(),
             _ = housekeeping.tick() => engine.remember(),
             event = sources.events.recv() => match event {
-                Some(event) => engine.mesh_event(event)?,
+                Some(event) => engine.mesh_events(event, &mut sources.events)?,
                 None => return Err(EngineError::Ended("network")),
             },
             command = sources.commands.recv() => match command {
@@ -159,8 +159,7 @@ async fn start(
     let trust = Arc::new(home.trust()?);
     let cert = home.cert()?;
     let first = home.is_first_start();
-    let state = State::open(&home.path("state.redb"), first)?;
-    let remembered = state.start(first)?;
+    let (state, remembered) = State::start(&home.path("state.log"), first)?;
     if first {
         home.first_start_done()?;
     }
@@ -204,7 +203,8 @@ async fn start(
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let (node, first) = Node::new(clock.mono(), clock.wall(), setup).map_err(|error| {
-        StateError::Damaged { what: "the ledger's snapshot", reason: error.to_string() }
+        let what = "the ledger's snapshot".into();
+        StateError::Damaged { what, reason: error.to_string() }
     })?;
     tracing::info!(
         fleet = trust.fleet().short(),
@@ -284,15 +284,30 @@ impl Engine {
     }
 
     fn feed(&mut self, input: Input) -> Result<(), EngineError> {
-        let outputs = self.node.handle(self.clock.mono(), self.clock.wall(), input);
+        self.feed_all(vec![input])
+    }
+
+    fn feed_all(&mut self, inputs: Vec<Input>) -> Result<(), EngineError> {
+        let outputs = self.node.handle_all(self.clock.mono(), self.clock.wall(), inputs);
         self.perform(outputs)
     }
 
     fn perform(&mut self, outputs: Vec<Output>) -> Result<(), EngineError> {
         let mut roster_changed = false;
-        for output in outputs {
+        let mut outputs = outputs.into_iter();
+        while let Some(output) = outputs.next() {
             match output {
-                Output::Persist(write) => self.state.persist(&write)?,
+                Output::Persist(write) => {
+                    // What is to be durable sooner than it must be does no harm: one wait for the disk
+                    // is enough for all of it.
+                    let (mut writes, mut later) = (vec![write], Vec::new());
+                    outputs.for_each(|output| match output {
+                        Output::Persist(write) => writes.push(write),
+                        other => later.push(other),
+                    });
+                    self.state.persist(writes)?;
+                    outputs = later.into_iter();
+                }
                 Output::Send(to, message) => self.mesh.send(to, &message),
                 Output::Dial(address) => self.dial(&address),
                 Output::Close(peer) => self.mesh.close(peer),
@@ -377,34 +392,50 @@ impl Engine {
         }
     }
 
-    fn mesh_event(&mut self, event: MeshEvent) -> Result<(), EngineError> {
+    /// Takes in what has come over the links, all at once: while one wait for the disk lasted there may
+    /// have come what the next one is enough for.
+    fn mesh_events(
+        &mut self,
+        first: MeshEvent,
+        events: &mut mpsc::Receiver<MeshEvent>,
+    ) -> Result<(), EngineError> {
+        let mut inputs = Vec::from_iter(self.mesh_event(first));
+        while inputs.len() < INPUTS_AT_ONCE_MAX
+            && let Ok(event) = events.try_recv()
+        {
+            inputs.extend(self.mesh_event(event));
+        }
+        self.feed_all(inputs)
+    }
+
+    fn mesh_event(&mut self, event: MeshEvent) -> Option<Input> {
         match event {
             MeshEvent::Up { peer } => {
                 self.transfer(TransferInput::LinkUp(peer));
-                self.feed(Input::LinkUp(peer))
+                Some(Input::LinkUp(peer))
             }
             MeshEvent::Down { peer } => {
                 self.transfer(TransferInput::LinkDown(peer));
-                self.feed(Input::LinkDown(peer))
+                Some(Input::LinkDown(peer))
             }
             MeshEvent::Message { from, message: Message::Have(holdings) } => {
                 self.transfer(TransferInput::Have(from, holdings));
-                self.feed(Input::Message(from, Message::Heartbeat))
+                Some(Input::Message(from, Message::Heartbeat))
             }
-            MeshEvent::Message { from, message } => self.feed(Input::Message(from, message)),
+            MeshEvent::Message { from, message } => Some(Input::Message(from, message)),
             MeshEvent::Call { call, reply, .. } => {
                 let store = self.store.clone();
                 tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
-                Ok(())
+                None
             }
             MeshEvent::Dialled { asked } => {
                 self.seeds.came(&asked, Ok(()));
-                Ok(())
+                None
             }
             MeshEvent::DialFailed { asked, error } => {
                 tracing::debug!(address = asked, error, "no connection");
                 self.seeds.came(&asked, Err(error));
-                Ok(())
+                None
             }
         }
     }
@@ -462,5 +493,7 @@ fn random_seed() -> u64 {
 }
 
 const QUEUE: usize = 256;
+/// Judging so many takes a few hundredths of a second, far less than leaders may be silent.
+const INPUTS_AT_ONCE_MAX: usize = 128;
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 const REMEMBER_EVERY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -76,7 +76,7 @@ pub struct Restored {
 }
 
 /// A step that is durable as a whole or not at all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
     /// Replaces the hard state.
     pub hard_state: Option<HardState>,
@@ -107,7 +107,8 @@ impl Restored {
             self.snapshot = Some(snapshot);
         }
         if let Some(first) = entries.first() {
-            self.entries.retain(|entry| entry.index < first.index);
+            let kept = self.entries.partition_point(|entry| entry.index < first.index);
+            self.entries.truncate(kept);
         }
         self.entries.extend(entries);
     }
@@ -285,14 +286,17 @@ impl Consensus {
 
     /// Proposes `data`. It is applied when a majority has it, or lost with this leader. What is longer
     /// than [`ENTRY_BYTES_MAX`] is never taken, since no other voter would take it.
-    pub fn propose(&mut self, data: Vec<u8>) -> Result<Vec<Output>, NotLeader> {
+    ///
+    /// Nothing is sent or written before [`Consensus::outputs`] is asked: entries that are proposed
+    /// together go in one frame to each voter, and wait for the disk once.
+    pub fn propose(&mut self, data: Vec<u8>) -> Result<(), NotLeader> {
         if data.len() > ENTRY_BYTES_MAX
             || !self.is_leading()
             || self.node.propose(Vec::new(), data).is_err()
         {
             return Err(NotLeader { leader: self.leader() });
         }
-        Ok(self.outputs())
+        Ok(())
     }
 
     /// Replaces the log up to the applied `index` by the state there.
@@ -339,8 +343,9 @@ impl Consensus {
         self.node.raft.raft_log.committed
     }
 
-    /// Collects what the library wants done, in the order in which it must be done.
-    fn outputs(&mut self) -> Vec<Output> {
+    /// What is to be done for what was proposed. Collects what the library wants done, in the order in
+    /// which it must be done.
+    pub fn outputs(&mut self) -> Vec<Output> {
         let mut out = Vec::new();
         while self.node.has_ready() {
             let mut ready = self.node.ready();

@@ -137,8 +137,9 @@ impl Cluster {
 
     fn propose(&mut self, data: u8) {
         if let Some(leader) = self.leader()
-            && let Ok(outputs) = self.nodes[leader].as_mut().unwrap().propose(vec![data])
+            && self.nodes[leader].as_mut().unwrap().propose(vec![data]).is_ok()
         {
+            let outputs = self.nodes[leader].as_mut().unwrap().outputs();
             self.perform(leader, outputs);
         }
     }

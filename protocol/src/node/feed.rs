@@ -1,6 +1,9 @@
 //! The ledger's ways in and out: submissions to the leader, entries to those who follow.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Node, NotTaken, Output, submission_id};
 use crate::{
@@ -38,6 +41,10 @@ pub(super) struct Feed {
     forwarded: BTreeMap<Digest, HostId>,
     /// The leader's own proposals that are not applied yet.
     pub(super) proposed: BTreeMap<Digest, Mono>,
+    /// Those of them that grant slots.
+    pub(super) open_grants: BTreeSet<Digest>,
+    /// Some of them were not sent off yet.
+    has_news: bool,
     /// Certificates that were handed in, by submission, for what comes back.
     applicants: BTreeMap<Digest, Digest>,
     /// Who leads, as a voter said it, on a host that follows.
@@ -122,6 +129,8 @@ impl Node {
             }
         }
         self.feed.proposed.retain(|_, at| now.since(*at) < PROPOSAL_LOST_AFTER);
+        let proposed = &self.feed.proposed;
+        self.feed.open_grants.retain(|id| proposed.contains_key(id));
         let before = self.feed.refused_members.len();
         self.feed.refused_members.retain(|_, (_, until)| *until > now);
         if self.feed.refused_members.len() < before {
@@ -200,8 +209,18 @@ impl Node {
             return self.answer_submission(id, from, Err(long));
         }
         let Some(consensus) = &mut self.consensus else { return };
-        if let Ok(outputs) = consensus.propose(bytes) {
+        if consensus.propose(bytes).is_ok() {
             self.feed.proposed.insert(id, self.now);
+            self.feed.has_news = true;
+        }
+    }
+
+    /// Sends off and writes down what was proposed. In a fleet of one voter it is applied at once.
+    pub(super) fn agree(&mut self) {
+        if std::mem::take(&mut self.feed.has_news)
+            && let Some(consensus) = &mut self.consensus
+        {
+            let outputs = consensus.outputs();
             self.consensus_outputs(outputs);
         }
     }
@@ -340,6 +359,7 @@ impl Node {
         let id = submission_id(&stamped.entry);
         let outcome = self.ledger.apply(index, Stamped::hash(data), stamped);
         self.feed.proposed.remove(&id);
+        self.feed.open_grants.remove(&id);
         self.feed.forwarded.remove(&id);
         if let Err(refusal) = &outcome {
             self.note_refused(&stamped.entry, refusal);
@@ -424,19 +444,30 @@ impl Node {
             Some((index, term)) if index >= first => {
                 self.send(to, Message::HaveSnapshot { index, term });
             }
-            _ => self.send_entries(to, first),
+            _ => drop(self.send_entries(to, first)),
         }
     }
 
     /// Sends followers what was applied from `first` on, and who leads.
     pub(super) fn feed_followers(&mut self, first: u64) {
         let followers = self.feed.followers.keys().copied().filter(|peer| self.links.is_up(*peer));
+        let applied = self.ledger.applied_index();
         for peer in followers.collect::<Vec<_>>() {
-            self.send_entries(peer, first);
+            let mut next = self.send_entries(peer, first);
+            // A busy moment applies more than one message carries. What is not sent now may be in a
+            // snapshot in the next, and a follower that is only a little behind would have to take all
+            // of that.
+            while next <= applied
+                && let sent = self.send_entries(peer, next)
+                && sent > next
+            {
+                next = sent;
+            }
         }
     }
 
-    fn send_entries(&mut self, to: HostId, first: u64) {
+    /// Sends as many entries as one message carries, and says which one comes next.
+    fn send_entries(&mut self, to: HostId, first: u64) -> u64 {
         let applied = self.ledger.applied_index();
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for (_, entry) in self.feed.log.range(first..).take(ENTRIES_PER_MESSAGE_MAX) {
@@ -447,7 +478,9 @@ impl Node {
             entries.push(entry.clone());
         }
         let leader = self.leader();
+        let next = first + entries.len() as u64;
         self.send(to, Message::Ledger { first, entries, applied, leader });
+        next
     }
 
     /// Takes in entries that a voter has applied.

@@ -67,6 +67,7 @@ impl Node {
         if leading && !self.leadership.leading {
             self.leadership.begin();
             self.feed.proposed.clear();
+            self.feed.open_grants.clear();
         }
         self.leadership.leading = leading;
         self.feed_followers(self.ledger.applied_index() + 1);
@@ -95,10 +96,12 @@ impl Node {
 
     /// Grants what may be granted, as soon as the ledger allows it.
     pub(super) fn propose_grants(&mut self) {
-        // Suggestions build on what is applied; they wait until the last ones are.
+        // Suggestions build on what is applied; they wait until the last ones are. For other entries that
+        // are under way they do not wait: on a busy leader there are always some, and if one of them
+        // makes a grant illegal, it is refused when it is applied.
         let applied = self.ledger.applied_index();
         if !self.leadership.leading
-            || !self.feed.proposed.is_empty()
+            || !self.feed.open_grants.is_empty()
             || self.leadership.granted_at == applied
             || self.leadership.granted_at == u64::MAX
         {
@@ -108,9 +111,13 @@ impl Node {
         if planted(Defect::GrantedOnce) && self.ledger.slots().count() > 0 {
             self.leadership.granted_at = u64::MAX;
         }
-        for grant in self.ledger.next_grants() {
+        for grant in self.ledger.suggest_grants() {
             let entry = Entry::Grant(grant);
-            self.propose_checked(submission_id(&entry), entry, None);
+            let id = submission_id(&entry);
+            self.propose_checked(id, entry, None);
+            if self.feed.proposed.contains_key(&id) {
+                self.feed.open_grants.insert(id);
+            }
         }
     }
 

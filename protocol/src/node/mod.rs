@@ -294,11 +294,46 @@ impl Node {
 
     /// Takes in what happened at `now` and says what to do about it.
     pub fn handle(&mut self, now: Mono, wall: UnixSeconds, input: Input) -> Vec<Output> {
+        self.handle_all(now, wall, [input])
+    }
+
+    /// Takes in all that has happened by `now`, in order. What comes together is agreed on together: a
+    /// busy leader waits for its disk and for the others once for all of it.
+    pub fn handle_all(
+        &mut self,
+        now: Mono,
+        wall: UnixSeconds,
+        inputs: impl IntoIterator<Item = Input>,
+    ) -> Vec<Output> {
         self.now = self.now.max(now);
         self.wall = wall;
-        let is_tick = matches!(input, Input::Tick);
-        let moves = may_move_rollouts(&input) && (!is_tick || self.is_rolling_out());
         let applied = self.ledger.applied_index();
+        let (mut moves, mut ticked) = (false, false);
+        for input in inputs {
+            let is_tick = matches!(input, Input::Tick);
+            moves |= may_move_rollouts(&input) && (!is_tick || self.is_rolling_out());
+            ticked |= is_tick;
+            self.take_in(input);
+        }
+        self.agree();
+        // Most of what comes is gossip, and changes nothing that is looked at here.
+        let moves = moves || self.ledger.applied_index() != applied;
+        if moves {
+            self.roll_out();
+            self.agree();
+            self.propose_grants();
+            self.agree();
+        }
+        if self.out.iter().any(|output| matches!(output, Output::Roster)) {
+            self.sync_roster();
+        }
+        if moves || ticked {
+            self.publish_record();
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn take_in(&mut self, input: Input) {
         match input {
             Input::Tick => self.tick(),
             Input::LinkUp(peer) => self.link_up(peer),
@@ -315,19 +350,6 @@ impl Node {
                 self.rollouts.revisions.insert(manifest, progress);
             }
         }
-        // Most of what comes is gossip, and changes nothing that is looked at here.
-        let moves = moves || self.ledger.applied_index() != applied;
-        if moves {
-            self.roll_out();
-            self.propose_grants();
-        }
-        if self.out.iter().any(|output| matches!(output, Output::Roster)) {
-            self.sync_roster();
-        }
-        if moves || is_tick {
-            self.publish_record();
-        }
-        std::mem::take(&mut self.out)
     }
 
     /// Time passes: consensus, failure verdicts, repeats.
