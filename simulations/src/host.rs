@@ -8,7 +8,7 @@ use std::{
 use groundswell_protocol::{
     consensus::{HardState, Restored, Snapshot, VoterPolicy, Write},
     ids::HostId,
-    node::{LogRecord, Node, Setup},
+    node::{Input, LogRecord, Node, Setup},
     time::{Mono, UnixSeconds},
     trust::{MemberCert, SecretKey, Trust},
 };
@@ -53,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) paused: Option<(Micros, bool)>,
     /// What happens to it meanwhile.
     pub(crate) backlog: VecDeque<Event>,
+    /// What has come to its daemon, which it takes in together with what comes next.
+    pub(crate) waiting: Vec<Input>,
     /// Where its daemon dies next.
     pub(crate) doomed: Option<Doom>,
     /// Nothing can be written down.
@@ -173,6 +175,7 @@ impl Host {
             powered: false,
             paused: None,
             backlog: VecDeque::new(),
+            waiting: Vec::new(),
             doomed: None,
             disk_fails: false,
             executor_doomed: None,

@@ -310,8 +310,16 @@ impl World {
     /// Feeds a daemon, performs what it wants, and looks at what it has become.
     pub(crate) fn feed(&mut self, host: usize, input: Input) {
         let (mono, wall) = (self.hosts[host].mono(self.now), self.hosts[host].wall(self.now));
-        let Some(node) = &mut self.hosts[host].node else { return };
-        let outputs = catch_unwind(AssertUnwindSafe(|| node.handle(mono, wall, input)));
+        let waits = matches!(input, Input::Message(..)) && self.dice.permille(WAITS_PERMILLE);
+        let target = &mut self.hosts[host];
+        let Some(node) = &mut target.node else { return };
+        // A daemon that was waiting for its disk takes in together what has come meanwhile.
+        target.waiting.push(input);
+        if waits {
+            return;
+        }
+        let inputs = std::mem::take(&mut target.waiting);
+        let outputs = catch_unwind(AssertUnwindSafe(|| node.handle_all(mono, wall, inputs)));
         match outputs {
             Ok(outputs) => self.perform(host, outputs),
             Err(panic) => self.panicked(host, &*panic),
@@ -547,6 +555,9 @@ impl World {
         }
     }
 }
+
+/// How many of a thousand messages wait for the next one, or for the next tick.
+const WAITS_PERMILLE: u64 = 50;
 
 /// The borders round an output at which a daemon may die.
 fn borders_of(output: &Output) -> Option<(Border, Border)> {
