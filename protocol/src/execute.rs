@@ -138,7 +138,7 @@ pub struct Evidence {
     /// The group, in the version that the order names.
     pub group: Signed<Group>,
     /// The group's orders, without a gap, from the one after the last that the executor knows up
-    /// to the newest.
+    /// to the newest. Where that one is kept no more, from the first that is.
     pub orders: Vec<Signed<Order>>,
     /// The deploy order to follow.
     pub order: Digest,

@@ -235,6 +235,9 @@ pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Deployments whose report is kept, per group.
 pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
+/// Orders of a group that are kept beside those that may still be followed and what came after them. A
+/// host that was away for longer takes the chain up where it begins then.
+pub const ORDERS_KEPT_PER_GROUP: usize = 8;
 
 // --- executor ---
 

@@ -55,6 +55,7 @@ situations! {
     LateHostJoined => "a host joined after deployments had begun",
     SecondConnection => "two connections between one pair carried messages at once",
     ReplayedDone => "a return of an old slot came once more",
+    OrdersMissed => "a host took up a chain of orders whose beginning nobody keeps",
     ReplayedOrder => "an old order came once more",
     WallJumped => "a wall clock jumped by a year",
     PausedHolder => "a host stood still while it held a slot",

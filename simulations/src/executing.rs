@@ -48,6 +48,9 @@ impl World {
             }
         };
         self.note_given_up(host);
+        if self.hosts[host].executor.has_missed_orders() {
+            self.coverage.met(Situation::OrdersMissed);
+        }
         self.note_answer(host, &asked, &response);
         let takes = match request {
             Request::Stage(_) => self.dice.between(1_000, 500_000),

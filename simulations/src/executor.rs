@@ -33,6 +33,8 @@ pub struct Executor {
     version: u64,
     /// Groups whose activation was ended where it stood.
     given_up: Vec<GroupName>,
+    /// It took up a chain whose first orders nobody keeps any more.
+    has_missed_orders: bool,
 }
 
 /// What is written down of one group.
@@ -179,6 +181,11 @@ impl Executor {
         std::mem::take(&mut self.given_up)
     }
 
+    /// True if it took up a chain after a gap since this was asked last.
+    pub fn has_missed_orders(&mut self) -> bool {
+        std::mem::take(&mut self.has_missed_orders)
+    }
+
     /// Answers a request.
     pub fn answer(
         &mut self,
@@ -272,11 +279,16 @@ impl Executor {
             held => held.is_none(),
         };
         let (name, release, label) = self.judge(asker, evidence, begins)?;
-        if self.journal.get(&name).is_some_and(|state| state.released.contains(&token)) {
+        let (next, skipped) = self.extended(asker, &name, &evidence.orders, begins)?;
+        if next.released.contains(&token) {
             return Err("an operator has released this slot".into());
         }
         self.check_receipts(asker, &name, evidence.order, release, token, receipts)?;
         self.prepared = None;
+        if skipped {
+            self.has_missed_orders = true;
+            self.keep(&name, next);
+        }
         let state = self.journal.entry(name.clone()).or_default();
         if begins {
             let is_it = |signed: &Signed<Order>| signed.id(asker.trust.fleet()) == evidence.order;
@@ -327,11 +339,14 @@ impl Executor {
         }
         let group = trust.group(&evidence.group).map_err(|error| text(&error))?;
         let name = group.content().name.clone();
-        self.extend(asker, &name, &evidence.orders)?;
+        let (state, skipped) = self.extended(asker, &name, &evidence.orders, begins)?;
+        if !skipped {
+            // What comes after a gap is written down when it begins.
+            self.keep(&name, state.clone());
+        }
         if begins && !group.content().filter.matches(&member.content().labels) {
             return Err("this host is not in the group".into());
         }
-        let state = &self.journal[&name];
         let begun = state.activation.as_ref().filter(|_| !begins).map(|held| &held.deploy);
         let known = begun.into_iter().chain(state.deploys.iter().filter(|_| begun.is_none()));
         let signed = known.into_iter().find(|signed| signed.id(trust.fleet()) == evidence.order);
@@ -366,15 +381,16 @@ impl Executor {
         Ok((name, release.id(), release.content().label.clone()))
     }
 
-    fn extend(
-        &mut self,
+    /// A group's state after these orders, and whether there was a gap before them.
+    fn extended(
+        &self,
         asker: &Asker<'_>,
         group: &GroupName,
         orders: &[Signed<Order>],
-    ) -> Result<(), String> {
-        let known = self.journal.get(group);
-        let mut next = known.cloned().unwrap_or_default();
-        let before = next.sequence;
+        skips: bool,
+    ) -> Result<(GroupState, bool), String> {
+        let mut next = self.journal.get(group).cloned().unwrap_or_default();
+        let (before, mut skipped) = (next.sequence, false);
         for signed in orders {
             let order = asker.trust.order(signed).map_err(|error| error.to_string())?;
             let content = order.content();
@@ -384,7 +400,12 @@ impl Executor {
             if content.sequence <= before {
                 continue;
             }
-            if content.sequence != next.sequence + 1 || content.parent != next.head {
+            if skips && next.sequence == before && content.sequence > next.sequence + 1 {
+                next.deploys.clear();
+                skipped = true;
+            } else if next.sequence.checked_add(1) != Some(content.sequence)
+                || content.parent != next.head
+            {
                 return Err(
                     "an order does not follow: it was replayed, forked, or is missing".into()
                 );
@@ -402,15 +423,22 @@ impl Executor {
                 Action::Pause { .. } | Action::Resume { .. } | Action::ReleaseSlot { .. } => {}
             }
         }
-        if next.sequence != before || known.is_none() {
-            if known.is_none_or(|known| known.deploys != next.deploys) {
-                next.staged.clear();
-            }
-            self.journal.insert(group.clone(), next);
-            self.end_released(group);
-            self.version += 1;
+        Ok((next, skipped))
+    }
+
+    /// Writes a group's state down, if it is news.
+    fn keep(&mut self, group: &GroupName, next: GroupState) {
+        let known = self.journal.get(group);
+        if known.is_some_and(|known| known.sequence == next.sequence) {
+            return;
         }
-        Ok(())
+        let mut next = next;
+        if known.is_none_or(|known| known.deploys != next.deploys) {
+            next.staged.clear();
+        }
+        self.journal.insert(group.clone(), next);
+        self.end_released(group);
+        self.version += 1;
     }
 
     fn check_receipts(

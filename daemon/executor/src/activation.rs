@@ -60,7 +60,7 @@ impl Inner {
     fn claim(&self, group: &GroupName, token: u64) -> Result<Claim, String> {
         let state = self.groups.get(group);
         if state.is_some_and(|state| state.released.contains(&token)) {
-            return Err("an operator has released this slot".into());
+            return Err(RELEASED.into());
         }
         match state.and_then(|state| state.activation.as_ref()) {
             Some(held) if held.token != token => {
@@ -74,6 +74,8 @@ impl Inner {
         }
     }
 }
+
+const RELEASED: &str = "an operator has released this slot";
 
 impl Executor {
     pub(crate) fn open(config: Config) -> io::Result<Self> {
@@ -188,8 +190,15 @@ impl Executor {
             now if now != claim => return Err("the slot was given back meanwhile".into()),
             _ => {}
         }
-        let mut state = inner.groups.get(&group).cloned().ok_or("the group is not known")?;
+        let known = inner.groups.get(&group).cloned();
+        let mut state = known.unwrap_or_else(|| GroupState::new(group.clone()));
         if claim == Claim::Begins {
+            if judge::extend(&belief, &mut state, &evidence.orders, true)? {
+                state.staged.retain(|staged| *staged == judged.release.id());
+            }
+            if state.released.contains(&token) {
+                return Err(RELEASED.into());
+            }
             // A stop may have come since the order was judged. Whoever reads it in the report relies
             // on it that nothing begins any more.
             let goes_back = judged.release.id() != judged.deploy.release;
@@ -417,8 +426,9 @@ impl Executor {
         let known = inner.groups.get(&group);
         let mut state = known.cloned().unwrap_or_else(|| GroupState::new(group.clone()));
         let (before, deploys) = (state.sequence, state.deploys.clone());
-        judge::extend(&belief, &mut state, &evidence.orders)?;
-        if state.sequence != before || known.is_none() {
+        let skipped = judge::extend(&belief, &mut state, &evidence.orders, begins)?;
+        // What comes after a gap is noted when it begins.
+        if !skipped && (state.sequence != before || known.is_none()) {
             // What was staged for another order lies elsewhere.
             if state.deploys != deploys {
                 state.staged.clear();

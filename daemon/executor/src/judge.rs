@@ -90,12 +90,18 @@ pub(crate) struct Judged {
 }
 
 /// Extends the group's chain by `orders`, each the one that follows. All are taken, or none.
+///
+/// The fleet keeps no order for which a slot can be held no more, so whoever was away for long finds a gap
+/// before the first. With `skips` that is passed over, and true comes back: a chain is taken up so when
+/// voters vouch for a slot of an order in it, and not before. Else whoever had one signature of an operator
+/// could end the chain of a host for good, by an order with the highest of all numbers.
 pub(crate) fn extend(
     belief: &Belief,
     state: &mut GroupState,
     orders: &[Signed<Order>],
-) -> Result<(), String> {
-    let mut next = state.clone();
+    skips: bool,
+) -> Result<bool, String> {
+    let (mut next, mut skipped) = (state.clone(), false);
     for signed in orders {
         let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
         let content = order.content();
@@ -106,7 +112,13 @@ pub(crate) fn extend(
             // Known already: the daemon's view of this journal was old.
             continue;
         }
-        if content.sequence != next.sequence + 1 || content.parent != next.head {
+        let is_first = next.sequence == state.sequence;
+        if skips && is_first && content.sequence > next.sequence.saturating_add(1) {
+            next.deploys.clear();
+            skipped = true;
+        } else if next.sequence.checked_add(1) != Some(content.sequence)
+            || content.parent != next.head
+        {
             return Err(format!(
                 "order {} does not follow order {}: it was replayed, forked, or one is missing",
                 content.sequence, next.sequence
@@ -118,7 +130,7 @@ pub(crate) fn extend(
     let surplus = next.stopped.len().saturating_sub(STOPS_KEPT);
     next.stopped.drain(..surplus);
     *state = next;
-    Ok(())
+    Ok(skipped)
 }
 
 /// What an order changes, beside the chain.

@@ -472,11 +472,10 @@ fn evidence_with_one_thing_wrong_is_refused() {
             "a newer order has replaced this one",
         ),
         (
-            "an order with a gap before it",
+            "an order that follows another one",
             change(&|e| {
-                e.orders = vec![
-                    bench.sign(&bench.order(3, Digest([1; 32]), bench.deploy().action), OPERATOR),
-                ]
+                let fork = bench.order(2, Digest([1; 32]), bench.deploy().action);
+                e.orders.push(bench.sign(&fork, OPERATOR));
             }),
             "does not follow",
         ),
@@ -803,6 +802,52 @@ fn an_interrupted_activation_is_not_forgotten_when_the_journal_cannot_be_written
     assert_eq!(bench.phase(), INTERRUPTED);
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+}
+
+#[test]
+fn a_host_that_was_away_for_long_takes_up_the_chain_when_voters_vouch_for_it() {
+    let mut bench = Bench::new();
+    let first = bench.evidence();
+    assert_eq!(bench.ask(&Request::Stage(Box::new(first.clone()))), Response::Accepted);
+    bench.release = write_store(&bench.path("store"), "2", &[]);
+    let order = bench.order(u64::MAX - 1, Digest([7; 32]), bench.deploy().action);
+    let order = bench.sign(&order, OPERATOR);
+    let late = Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+    let sequence = || bench.report().groups[0].sequence;
+
+    // It may be laid out. One signature of an operator does not end the chain.
+    assert_eq!(bench.ask(&Request::Stage(Box::new(late.clone()))), Response::Accepted);
+    let nonce = bench.prepare(&late);
+    let refused = refusal(bench.activate(&late, bench.receipts(&late, nonce, &[20])));
+    assert!(refused.contains("1 of 2 voters vouch"), "{refused}");
+    assert_eq!(sequence(), 1);
+    assert_eq!(bench.run(&late), Outcome::Succeeded);
+    assert_eq!(sequence(), u64::MAX - 1);
+    // What came before is over.
+    let replaced = refusal(bench.ask(&Request::Stage(Box::new(first))));
+    assert!(replaced.contains("a newer order has replaced this one"), "{replaced}");
+}
+
+#[test]
+fn a_host_that_comes_late_begins_with_the_first_order_that_is_kept() {
+    let bench = Bench::new();
+    let order = bench.order(40, Digest([7; 32]), bench.deploy().action);
+    let order = bench.sign(&order, OPERATOR);
+    let late = Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+    assert_eq!(bench.run(&late), Outcome::Succeeded);
+    assert_eq!(bench.report().groups[0].sequence, 40);
+}
+
+#[test]
+fn a_slot_that_was_released_after_a_gap_is_not_acted_on() {
+    let bench = Bench::new();
+    let order = bench.sign(&bench.order(40, Digest([7; 32]), bench.deploy().action), OPERATOR);
+    let id = order.id(bench.fleet);
+    let release = Action::ReleaseSlot { host: host(ME), token: TOKEN };
+    let release = bench.sign(&bench.order(41, id, release), OPERATOR);
+    let late = Evidence { order: id, orders: vec![order, release], ..bench.evidence() };
+    assert!(refusal(bench.begin(&late)).contains("an operator has released this slot"));
+    bench.assert_untouched();
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub(super) struct Membership {
 pub(super) struct GroupState {
     pub(super) group: Group,
     pub(super) signed: Signed<Group>,
+    /// The newest ones, without a gap, up to the head.
     pub(super) orders: Vec<Signed<Order>>,
     pub(super) sequence: u64,
     pub(super) head: Digest,

@@ -1,13 +1,15 @@
 //! What follows from an entry that was carried out: stages that are done, deployments that are over,
 //! rollbacks, and whose turn it is next.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, TargetStatus},
     ledger::{GroupState, Ledger},
 };
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
-    limits::DEPLOYMENTS_KEPT_PER_GROUP,
+    limits::{DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP},
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::Action,
@@ -212,7 +214,7 @@ impl Ledger {
             created_at: at,
             ended_at: None,
             index,
-            targets: std::collections::BTreeMap::new(),
+            targets: BTreeMap::new(),
         };
         deployment.configuration.deployment_deadline_seconds = None;
         self.place(&mut deployment, &hosts);
@@ -264,11 +266,12 @@ impl Ledger {
             group.met.extend(met);
         }
         self.state.deployments.insert(id, deployment);
-        self.forget_old(&name);
+        self.forget_reports(&name);
+        self.forget_orders(&name);
     }
 
     /// Keeps the newest reports of a group.
-    fn forget_old(&mut self, group: &GroupName) {
+    fn forget_reports(&mut self, group: &GroupName) {
         let mut of_group: Vec<_> = self
             .state
             .deployments
@@ -281,6 +284,19 @@ impl Ledger {
         for (_, id) in of_group.into_iter().take(excess) {
             self.state.deployments.remove(&id);
         }
+    }
+
+    /// Keeps the orders that hosts may have to follow, what came after them, and a few before. No slot
+    /// is held for an order before those: as long as one is, its deployment is not over.
+    fn forget_orders(&mut self, group: &GroupName) {
+        let unfinished = self.state.deployments.values();
+        let unfinished = unfinished.filter(|d| d.group == *group && !d.status.is_over());
+        let needed: BTreeSet<_> = unfinished.map(|deployment| deployment.order).collect();
+        let fleet = self.trust.fleet();
+        let Some(group) = self.state.groups.get_mut(group) else { return };
+        let oldest = group.orders.iter().position(|order| needed.contains(&order.id(fleet)));
+        let excess = oldest.unwrap_or(0).saturating_sub(ORDERS_KEPT_PER_GROUP);
+        group.orders.drain(..excess);
     }
 }
 

@@ -245,7 +245,8 @@ impl Ledger {
         self.state.groups.get(group).map_or((0, Digest::ZERO), |g| (g.sequence, g.head))
     }
 
-    /// True if the order was followed already. To hand it in again is a replay.
+    /// True if the order was followed already and is kept. To hand it in again is a replay; one that is
+    /// older yet has its place in the chain taken.
     pub fn knows_order(&self, order: &Signed<Order>) -> bool {
         let fleet = self.trust().fleet();
         let id = order.id(fleet);
@@ -410,7 +411,8 @@ impl Ledger {
         self.state.groups.get(group)?.orders.iter().rev().find(is_wanted)
     }
 
-    /// All that an executor needs to judge an order, from the order after `after` on.
+    /// All that an executor needs to judge an order, from the order after `after` on, or from the first
+    /// that is kept.
     pub fn evidence(
         &self,
         host: HostId,
@@ -421,11 +423,12 @@ impl Ledger {
     ) -> Option<Evidence> {
         let state = self.state.groups.get(group)?;
         let deployment = self.state.deployments.values().find(|d| d.order == order)?;
-        let after = usize::try_from(after).ok()?;
+        let dropped = state.sequence.saturating_sub(state.orders.len() as u64);
+        let known = usize::try_from(after.saturating_sub(dropped)).ok()?;
         Some(Evidence {
             cert: self.state.members.get(&host)?.cert.clone(),
             group: deployment.group_document.clone(),
-            orders: state.orders.iter().skip(after).cloned().collect(),
+            orders: state.orders.iter().skip(known).cloned().collect(),
             order,
             release: self.signed_release(release)?.clone(),
             voter_lists: Vec::new(),

@@ -105,7 +105,8 @@ pub enum Action {
     ///
     /// This is an order of the group, and not a document of its own: the slot belongs to a deployment
     /// of the group, and a host can follow no later order of the group without having read this one
-    /// in the chain before it, so it cannot act on the slot when it returns.
+    /// in the chain before it, or having given up what it had begun where the fleet keeps this one no
+    /// more. So it cannot act on the slot when it returns.
     ReleaseSlot {
         /// The holder.
         host: HostId,

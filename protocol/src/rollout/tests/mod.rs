@@ -11,6 +11,7 @@ use crate::{
         ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
         ReleaseLabel, ZoneName,
     },
+    limits::ORDERS_KEPT_PER_GROUP,
     time::UnixSeconds,
     trust::{
         Action, Deploy, Done, Genesis, Group, Member, MemberCert, Order, Outcome, Release, Removal,
@@ -334,6 +335,39 @@ fn orders_are_taken_once_and_in_their_place() {
     let orphan = Order { parent: Digest([1; 32]), ..second.clone() };
     assert!(matches!(desk.give(&orphan), Err(Refusal::WrongParent { .. })));
     assert!(matches!(desk.give(&second), Err(Refusal::DeploymentRunning(_))));
+}
+
+#[test]
+fn a_group_keeps_the_orders_that_hosts_may_follow_and_a_few_more() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    for _ in 0..3 * ORDERS_KEPT_PER_GROUP {
+        desk.deploy("web");
+        desk.roll();
+    }
+    let release = desk.release("web");
+    let running = desk.deploy_with("web", release, |_| {}).unwrap();
+    for _ in 0..ORDERS_KEPT_PER_GROUP {
+        desk.act("web", Action::Pause { order: running }).unwrap();
+        desk.act("web", Action::Resume { order: running }).unwrap();
+    }
+    let waiting = desk.deploy_with("web", release, |deploy| deploy.queue = true).unwrap();
+    // What is begun by another group's order changes nothing here.
+    desk.group("db", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("db");
+
+    let web = group_name("web");
+    let (sequence, head) = desk.ledger.head(&web);
+    let (fleet, after) = (desk.ledger.trust().fleet(), 2 * ORDERS_KEPT_PER_GROUP + 1);
+    let evidence = |known| desk.ledger.evidence(host(0), &web, running, release, known).unwrap();
+    let ids = |known| -> Vec<_> { evidence(known).orders.iter().map(|o| o.id(fleet)).collect() };
+    let all = ids(0);
+    assert_eq!(all.len(), ORDERS_KEPT_PER_GROUP + 1 + after);
+    assert_eq!((all[ORDERS_KEPT_PER_GROUP], *all.last().unwrap()), (running, head));
+    assert_eq!(waiting, head);
+    assert_eq!(ids(sequence - 1), [head]);
+    assert!(ids(sequence).is_empty());
+    assert_eq!(ids(sequence - all.len() as u64), all);
 }
 
 #[test]
