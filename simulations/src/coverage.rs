@@ -48,6 +48,7 @@ situations! {
     StageRefused => "an executor would not stage a release",
     SlotDeclined => "a slot was declined",
     QuotaReached => "as many hosts of a group were down as may be",
+    VoterQuotaReached => "as many voters were down as may be",
     TwoGroupsOneHost => "a host in two groups was granted a slot",
     UnreachableCalled => "a host was called unreachable and counted as down",
     UnreachableCleared => "a host that counted as down was cleared",

@@ -541,6 +541,11 @@ impl Rules {
             || self.broken.contains(&(group.clone(), host))
     }
 
+    /// True if a host is in the fleet and in reach, and holds no slot.
+    pub(crate) fn is_left_alone(&self, host: HostId) -> bool {
+        self.is_member(host) && !self.slots.contains_key(&host) && !self.unhealthy.contains(&host)
+    }
+
     /// True if an operator has released a slot, by an entry up to this one.
     pub(crate) fn is_released(&self, token: u64, applied: u64) -> bool {
         self.released.get(&token).is_some_and(|(_, index)| *index <= applied)

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | S1 | hosts that are really disturbed, per group, against the quota when the last of them was granted |
 //! | S2 | every grant against holders, unhealthy and broken hosts of every group of the host |
+//! | V1 | a grant to a voter leaves a majority of the voters without a slot, and in reach |
 //! | S3 | a host begins only with a slot that is its own, held now, for that very release |
 //! | S4 | tokens rise; a host holds one slot at most |
 //! | S5, S7 | slots change by a grant, by the holder's return of that very token, by replacement, and by nothing else; a host whose slot is freed is not being disturbed |
@@ -185,6 +186,9 @@ impl Truth {
             self.rules.apply(&moment, &stamped.entry)?;
         }
         self.rules.sync(&moment)?;
+        if let (true, Entry::Grant(grant)) = (changed, &stamped.entry) {
+            self.voters_are_spared(&before, grant.host)?;
+        }
         self.voters_follow(&before)?;
         if changed && matches!(stamped.entry, Entry::NextVoters(_)) {
             self.planned.insert(before.generation(), entry.index);
@@ -226,6 +230,22 @@ impl Truth {
         self.met.push(Situation::VoterReplaced);
         unless(one_by_one && counts_up, "C9", || {
             format!("of {old} voters {stay} stay, and there are {new}")
+        })
+    }
+
+    /// A rollout leaves most voters alone.
+    fn voters_are_spared(&mut self, voters: &Voters, host: HostId) -> Checked {
+        if !voters.list().iter().any(|voter| voter.host == host) {
+            return Ok(());
+        }
+        let all = voters.list().len();
+        let down = voters.hosts().filter(|voter| !self.rules.is_left_alone(*voter)).count();
+        let most = (all - (all / 2 + 1)).max(1);
+        if down == most {
+            self.met.push(Situation::VoterQuotaReached);
+        }
+        unless(down <= most, "V1", || {
+            format!("with {} {down} of {all} voters are down", host.short())
         })
     }
 

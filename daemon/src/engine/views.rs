@@ -213,7 +213,7 @@ impl Engine {
         let waiting = self.node.ledger().why_waiting(deployment.id);
         let stalled = match waiting {
             Waiting::No => return None,
-            Waiting::Quota { .. } => self.stalled(deployment, true),
+            Waiting::Quota { .. } | Waiting::Voters { .. } => self.stalled(deployment, true),
             Waiting::Staging { .. } => self.stalled(deployment, false),
             _ => String::new(),
         };

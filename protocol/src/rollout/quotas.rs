@@ -19,6 +19,7 @@ impl Ledger {
     /// out, so two such hosts under a quota of one must not wait for each other. A host that is merely
     /// unreachable may be serving, and is not taken for down here.
     pub(super) fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
+        self.check_voters(host)?;
         let asked = if planted(Defect::OneGroupAsked) { 1 } else { usize::MAX };
         for group in self.groups_of(host).take(asked) {
             if self.is_broken_in(&group.group.name, host) {
@@ -50,6 +51,26 @@ impl Ledger {
             let group = group.group.name.clone();
             let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
             return Err(Refusal::ZoneFull { group, zone, down: others, quota });
+        }
+        Ok(())
+    }
+
+    /// With `host` down, a majority of the voters is left as it is, whatever its groups allow: what a
+    /// release does to its hosts, be it that they never come back, must not keep the fleet from deciding
+    /// what happens next. Of one voter or two there is no majority to spare, and one of them may be down.
+    pub(super) fn check_voters(&self, host: HostId) -> Result<(), Refusal> {
+        let voters = self.electorate.newest();
+        if !voters.is_voter(host) || planted(Defect::VotersNotSpared) {
+            return Ok(());
+        }
+        let is_down = |voter: &HostId| {
+            let known = self.state.members.contains_key(voter) && !self.is_uncounted(*voter);
+            !known || self.state.slots.contains_key(voter) || self.state.unhealthy.contains(voter)
+        };
+        let down: Vec<_> = voters.hosts().filter(|voter| *voter != host).filter(is_down).collect();
+        let (all, quota) = (voters.list().len(), voters.to_spare());
+        if down.len() + 1 > quota {
+            return Err(Refusal::VotersNeeded { down, all, quota });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::{
-    ids::{DeploymentId, Digest, GroupName, HostName, ReleaseLabel},
+    ids::{DeploymentId, Digest, GroupName, HostId, HostName, ReleaseLabel},
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX},
     time::UnixSeconds,
     trust::{MemberRefused, Untrusted, VotersRefused},
@@ -231,6 +231,16 @@ pub enum Refusal {
         /// Hosts that are down in it.
         down: usize,
         /// How many may be.
+        quota: usize,
+    },
+    /// A slot now would leave too few voters as they are.
+    #[error("{} of {all} voters are down already, and {quota} may be", down.len())]
+    VotersNeeded {
+        /// Those that are down.
+        down: Vec<HostId>,
+        /// How many there are.
+        all: usize,
+        /// How many may be down.
         quota: usize,
     },
     /// The host has no part in a running deployment of that order and release.

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
     ledger::{GroupState, Ledger, Membership, Slot},
+    refusal::Refusal,
 };
 use crate::{
     execute::Evidence,
@@ -152,6 +153,13 @@ pub enum Waiting {
         /// Those that are down without one.
         unhealthy: Vec<HostName>,
     },
+    /// Hosts that vote wait for other voters, of which a majority is left as it is.
+    Voters {
+        /// Those that hold a slot or are not well.
+        down: Vec<HostName>,
+        /// How many voters there are.
+        all: usize,
+    },
 }
 
 impl fmt::Display for Waiting {
@@ -177,6 +185,10 @@ impl fmt::Display for Waiting {
                     write!(f, "; not healthy: {}", join(unhealthy))?;
                 }
                 Ok(())
+            }
+            Self::Voters { down, all } => {
+                let down = join(down);
+                write!(f, "the rest votes and waits for {down}: most of the {all} voters stay up")
             }
         }
     }
@@ -484,7 +496,17 @@ impl Ledger {
         if holders.is_empty() && unhealthy.is_empty() && staging > 0 {
             return Waiting::Staging { hosts: staging };
         }
-        Waiting::Quota { quota: self.quota(group), holders, unhealthy }
+        let (quota, down) = (self.quota(group), holders.len() + unhealthy.len());
+        let ready = deployment.targets.iter().filter(|(_, t)| t.status == TargetStatus::Waiting);
+        match ready.map(|(host, _)| self.check_voters(*host)).find(Result::is_err) {
+            Some(Err(Refusal::VotersNeeded { down: voters, all, .. })) if down < quota => {
+                let list = self.electorate().newest().list().iter();
+                let down = list.filter(|voter| voters.contains(&voter.host));
+                let down = down.map(|voter| voter.name.clone()).collect();
+                Waiting::Voters { down, all }
+            }
+            _ => Waiting::Quota { quota, holders, unhealthy },
+        }
     }
 
     fn slot_view(&self, host: HostId, slot: &Slot) -> SlotView {

@@ -127,6 +127,12 @@ impl Voters {
         self.list.len() / 2 + usize::from(!planted(Defect::WrongMajority))
     }
 
+    /// How many of them may be down while the others decide. Where none can be spared it is one: of one
+    /// voter or two nothing could be updated else.
+    pub fn to_spare(&self) -> usize {
+        (self.list.len() - self.majority()).max(1)
+    }
+
     /// True if `host` is one of them.
     pub fn is_voter(&self, host: HostId) -> bool {
         self.list.iter().any(|voter| voter.host == host)

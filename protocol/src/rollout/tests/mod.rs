@@ -47,7 +47,7 @@ fn group_name(name: &str) -> GroupName {
     GroupName::new(name).unwrap()
 }
 
-fn trust() -> Arc<Trust> {
+fn trust(voters: u8) -> Arc<Trust> {
     let role = |number| Role { keys: vec![key(number).public_key()], threshold: NonZeroU8::MIN };
     let root = Root {
         name: FleetName::new("test").unwrap(),
@@ -55,7 +55,9 @@ fn trust() -> Arc<Trust> {
         version: 1,
         review_by: UnixSeconds(u64::MAX),
     };
-    let voters = vec![Voter { host: host(0), name: HostName::new("h0").unwrap() }];
+    let voter = |n| Voter { host: host(n), name: HostName::new(format!("h{n}")).unwrap() };
+    let mut voters: Vec<_> = (0..voters).map(voter).collect();
+    voters.sort();
     let genesis = Genesis { voters, generation: 0 };
     let (fleet, bundle) = TrustBundle::found(&root, &genesis, &[&key(1)]).unwrap();
     Arc::new(Trust::new(bundle, Some(fleet)).unwrap())
@@ -68,7 +70,12 @@ impl Desk {
     }
 
     fn in_zones(hosts: u8, zones: &[&'static str]) -> Self {
-        let ledger = Ledger::new(trust());
+        Self::founded(hosts, 1, zones)
+    }
+
+    /// The first `voters` of the hosts vote.
+    fn founded(hosts: u8, voters: u8, zones: &[&'static str]) -> Self {
+        let ledger = Ledger::new(trust(voters));
         let zones = zones.to_vec();
         let mut desk = Self { ledger, log: Vec::new(), hosts, next_label: 0, zones };
         for number in 0..hosts {
@@ -400,6 +407,43 @@ fn what_is_unknown_expired_or_forged_is_refused() {
     let want = Want { host: host(1), order, release };
     let forged = desk.sign(&want, 102);
     assert!(matches!(desk.apply(Entry::Want(forged)), Err(Refusal::Untrusted { .. })));
+}
+
+#[test]
+fn a_majority_of_the_voters_is_left_alone_whatever_a_group_allows() {
+    for (voters, at_once) in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (7, 3)] {
+        let mut desk = Desk::founded(9, voters, &[]);
+        desk.group("web", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+        let id = desk.deploy("web");
+        desk.want_all();
+        let others = 9 - usize::from(voters);
+        assert_eq!(desk.ledger.next_grants().len(), others + at_once, "{voters} voters");
+        let votes = |number: &u8| *number < voters;
+        let first: Vec<_> = (0..others + at_once).map(|_| desk.grant_next()).collect();
+        let mut down: Vec<_> = first.iter().copied().filter(votes).collect();
+        down.sort_unstable();
+        if voters > 1 {
+            let list = desk.ledger.electorate().newest().list().iter();
+            let name = |n: &u8| list.clone().find(|v| v.host == host(*n)).unwrap().name.clone();
+            let (all, said) = (usize::from(voters), desk.ledger.why_waiting(id));
+            let Waiting::Voters { down: names, all: of } = said else { panic!("{said:?}") };
+            assert_eq!((names.len(), of), (at_once, all));
+            assert!(down.iter().all(|number| names.contains(&name(number))));
+        }
+        for number in first {
+            desk.done(number, Outcome::Succeeded);
+        }
+        desk.roll();
+        assert_eq!(desk.ledger.deployment(id).unwrap().status, DeploymentStatus::Succeeded);
+    }
+    // One that is out of reach is down as well.
+    let mut desk = Desk::founded(4, 3, &[]);
+    desk.group("web", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    desk.health(1, false);
+    let granted: Vec<_> = desk.ledger.next_grants().iter().map(|grant| grant.host).collect();
+    assert_eq!(granted, [host(3)]);
 }
 
 #[test]
