@@ -121,6 +121,14 @@ pub enum Request {
     Stop(Signed<Order>),
     /// Heed no older voters than those of the newest of these lists, which follow what is known.
     Learn(Vec<Signed<VoterList>>),
+    /// Never begin anything under this slot, which is about to be given back unused. Refused where something
+    /// was begun under it. The report shows it among the released ones.
+    GiveUp {
+        /// The group.
+        group: GroupName,
+        /// The slot.
+        token: u64,
+    },
     /// The slot was given back; its journal may be closed.
     Returned {
         /// The group.
@@ -196,7 +204,7 @@ pub struct GroupReport {
     pub staged: Vec<Digest>,
     /// Deploy orders for which a stop has come: nothing will begin for them any more.
     pub stopped: Vec<Stopped>,
-    /// Slots that an operator has released: this host acts on them no more.
+    /// Slots on which this host acts no more: an operator released them, or it gave them up unused.
     pub released: Vec<u64>,
     /// The activation that runs, was interrupted, or has ended and was not yet returned.
     pub activation: Option<ActivationReport>,

@@ -55,6 +55,7 @@ defects! {
     StageNotAwaited => "hosts of a later stage get slots before their turn",
     CanaryIgnored => "a deployment goes on though its canary failed",
     BudgetIgnored => "more hosts may fail than the group allows",
+    DeclinedWithoutPromise => "a slot is given back unused with which the executor may still begin",
     VotersNotSpared => "a rollout takes as many voters down as its groups allow",
     ZoneNotAsked => "the floor of a zone does not count",
     QueueOvertaken => "of the deployments that wait the newest begins first",

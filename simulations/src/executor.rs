@@ -224,6 +224,17 @@ impl Executor {
                 self.learn(asker.trust, lists);
                 Answered::Only(Response::Accepted)
             }
+            Request::GiveUp { group, token } => {
+                let state = self.journal.entry(group.clone()).or_default();
+                if state.activation.as_ref().is_some_and(|held| held.token == *token) {
+                    return refused("something was begun under this slot".into());
+                }
+                if !state.released.contains(token) {
+                    state.released.push(*token);
+                }
+                self.version += 1;
+                Answered::Only(Response::Accepted)
+            }
             Request::Returned { group, token } => {
                 if let Some(state) = self.journal.get_mut(group)
                     && let Some(held) = state.activation.take_if(|held| held.token == *token)
@@ -267,7 +278,7 @@ impl Executor {
         let name = group.content().name.clone();
         let state = self.journal.get(&name);
         if state.is_some_and(|state| state.released.contains(&token)) {
-            return Err("an operator has released this slot".into());
+            return Err("this slot was released or given up".into());
         }
         let held = state.and_then(|state| state.activation.as_ref());
         let begins = match held {
@@ -281,7 +292,7 @@ impl Executor {
         let (name, release, label) = self.judge(asker, evidence, begins)?;
         let (next, skipped) = self.extended(asker, &name, &evidence.orders, begins)?;
         if next.released.contains(&token) {
-            return Err("an operator has released this slot".into());
+            return Err("this slot was released or given up".into());
         }
         self.check_receipts(asker, &name, evidence.order, release, token, receipts)?;
         self.prepared = None;

@@ -557,7 +557,7 @@ impl World {
 }
 
 /// How many of a thousand messages wait for the next one, or for the next tick.
-const WAITS_PERMILLE: u64 = 50;
+const WAITS_PERMILLE: u64 = 60;
 
 /// The borders round an output at which a daemon may die.
 fn borders_of(output: &Output) -> Option<(Border, Border)> {

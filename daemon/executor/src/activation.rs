@@ -75,7 +75,7 @@ impl Inner {
     }
 }
 
-const RELEASED: &str = "an operator has released this slot";
+const RELEASED: &str = "this slot was released or given up";
 
 impl Executor {
     pub(crate) fn open(config: Config) -> io::Result<Self> {
@@ -288,6 +288,21 @@ impl Executor {
             }
             _ => refused("the order neither stops nor releases anything here".into()),
         }
+    }
+
+    /// Promises to begin nothing under a slot, unless something was.
+    pub(crate) fn give_up_slot(&self, group: &GroupName, token: u64) -> Response {
+        let has_begun =
+            |state: &GroupState| state.activation.as_ref().is_some_and(|held| held.token == token);
+        if self.lock().groups.get(group).is_some_and(has_begun) {
+            return refused(format!("something was begun under slot {token}"));
+        }
+        self.change(group, |state| {
+            // It may be since then. The report shows that, and no promise.
+            if !has_begun(state) {
+                state.release(token);
+            }
+        })
     }
 
     /// Closes an activation that has ended, or that was interrupted and can never go on because its

@@ -34,7 +34,7 @@ pub(crate) struct GroupState {
     pub(crate) deploys: Vec<Signed<Order>>,
     /// Orders that were stopped.
     pub(crate) stopped: Vec<Stopped>,
-    /// Slots that an operator released while this host may have held them.
+    /// Slots that an operator released while this host may have held them, or that it gave up unused.
     pub(crate) released: Vec<u64>,
     /// What runs and is healthy.
     pub(crate) current: Option<Installed>,
@@ -103,7 +103,7 @@ impl GroupState {
         }
     }
 
-    /// Notes that an operator released a slot.
+    /// Notes that a slot is not to be acted on.
     pub(crate) fn release(&mut self, token: u64) {
         if !self.released.contains(&token) {
             self.released.push(token);

@@ -128,6 +128,7 @@ fn answer(executor: &Arc<Executor>, request: Request) -> Response {
         }
         Request::Stop(order) => executor.stop(&order),
         Request::Learn(lists) => executor.learn(&lists),
+        Request::GiveUp { group, token } => executor.give_up_slot(&group, token),
         Request::Returned { group, token } => executor.returned(&group, token),
     }
 }

@@ -634,8 +634,29 @@ fn a_slot_that_an_operator_released_is_not_acted_on() {
     let nonce = bench.prepare(&evidence);
     let receipts = bench.receipts(&evidence, nonce, &[20, 21, 22]);
     let refused = refusal(bench.activate(&evidence, receipts));
-    assert!(refused.contains("an operator has released this slot"), "{refused}");
+    assert!(refused.contains("this slot was released or given up"), "{refused}");
     bench.assert_untouched();
+}
+
+#[test]
+fn a_slot_that_was_given_up_is_not_acted_on_and_one_in_use_is_not_given_up() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let give_up = || {
+        let group = GroupName::new("web").unwrap();
+        bench.ask(&Request::GiveUp { group, token: TOKEN })
+    };
+    assert_eq!(give_up(), Response::Accepted);
+    assert_eq!(bench.report().groups[0].released, [TOKEN]);
+    assert!(refusal(bench.begin(&evidence)).contains("this slot was released or given up"));
+    bench.assert_untouched();
+
+    let mut bench = Bench::new();
+    let evidence = bench.interrupted();
+    let group = GroupName::new("web").unwrap();
+    let refused = refusal(bench.ask(&Request::GiveUp { group, token: TOKEN }));
+    assert!(refused.contains("something was begun under slot"), "{refused}");
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
 }
 
 #[test]
@@ -846,7 +867,7 @@ fn a_slot_that_was_released_after_a_gap_is_not_acted_on() {
     let release = Action::ReleaseSlot { host: host(ME), token: TOKEN };
     let release = bench.sign(&bench.order(41, id, release), OPERATOR);
     let late = Evidence { order: id, orders: vec![order, release], ..bench.evidence() };
-    assert!(refusal(bench.begin(&late)).contains("an operator has released this slot"));
+    assert!(refusal(bench.begin(&late)).contains("this slot was released or given up"));
     bench.assert_untouched();
 }
 

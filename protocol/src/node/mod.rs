@@ -116,6 +116,8 @@ pub enum AskedKind {
     Prepare(u64),
     /// `Activate`, with the slot.
     Activate(u64),
+    /// `GiveUp`, of the slot.
+    GiveUp(u64),
     /// `Returned`, of the slot.
     Returned(u64),
     /// `Stop`

@@ -376,23 +376,8 @@ impl Node {
             self.step_stopped(group, report, slot, stop);
             return HostState::Waiting;
         }
-        let refusals = self.rollouts.groups.get(group).and_then(|rollout| rollout.refused.clone());
-        if let Some(refused) = refusals.filter(|refused| refused.is_final(token)) {
-            let reason = fit_text(refused.reason);
-            self.give_back(group, token, Outcome::Declined { reason });
-            return HostState::Waiting;
-        }
-        let unfit = self.rollouts.groups.get(group).and_then(|rollout| rollout.unfit.clone());
-        if let Some((_, _, reason)) = unfit.filter(|(o, r, _)| (*o, *r) == (order, release)) {
-            let outcome = Outcome::Failed {
-                log: String::new(),
-                code: 5,
-                event: LifecycleEvent::DownloadBundle,
-                script: String::new(),
-                message: fit_text(reason),
-                restored: report.is_some_and(|report| report.current.is_some()),
-            };
-            self.give_back(group, token, outcome);
+        if let Some(outcome) = self.unusable(group, report, slot) {
+            self.give_back_unused(group, report, token, outcome);
             return HostState::Waiting;
         }
         if !report.is_some_and(|report| report.staged.contains(&release)) {
@@ -400,6 +385,56 @@ impl Node {
         }
         self.claim_slot(group, report, token, order, release);
         HostState::Waiting
+    }
+
+    /// What comes of a slot that the executor will not use.
+    fn unusable(
+        &self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        slot: &SlotView,
+    ) -> Option<Outcome> {
+        let rollout = self.rollouts.groups.get(group);
+        let refused = rollout.and_then(|rollout| rollout.refused.as_ref());
+        if let Some(refused) = refused.filter(|refused| refused.is_final(slot.token)) {
+            return Some(Outcome::Declined { reason: fit_text(refused.reason.clone()) });
+        }
+        let unfit = rollout.and_then(|rollout| rollout.unfit.as_ref());
+        let unfit = unfit.filter(|(o, r, _)| (*o, *r) == (slot.order, slot.release));
+        if let Some((_, _, reason)) = unfit {
+            return Some(Outcome::Failed {
+                log: String::new(),
+                code: 5,
+                event: LifecycleEvent::DownloadBundle,
+                script: String::new(),
+                message: fit_text(reason.clone()),
+                restored: report.is_some_and(|report| report.current.is_some()),
+            });
+        }
+        // The daemon that knew why is gone.
+        let given_up = report.is_some_and(|report| report.released.contains(&slot.token));
+        given_up.then(|| Outcome::Declined { reason: "it was given up before it was used".into() })
+    }
+
+    /// Gives back a slot that the executor has promised never to use. Without that it might begin, by
+    /// the word of a daemon that has started anew and does not know what the last one said, and the slot
+    /// would be freed under it.
+    fn give_back_unused(
+        &mut self,
+        group: &GroupName,
+        report: Option<&GroupReport>,
+        token: u64,
+        outcome: Outcome,
+    ) {
+        let given_up = report.is_some_and(|report| report.released.contains(&token));
+        if given_up || planted(Defect::DeclinedWithoutPromise) {
+            self.give_back(group, token, outcome);
+            return;
+        }
+        let (group, kind) = (group.clone(), AskedKind::GiveUp(token));
+        let request = Request::GiveUp { group: group.clone(), token };
+        let asked = Asked { group, order: Digest::ZERO, release: Digest::ZERO, kind };
+        self.ask_executor(asked, request);
     }
 
     /// The stop of an order, as far as one is known here: by itself, or in the ledger.

@@ -526,6 +526,7 @@ impl FakeExecutor {
                 group.activation = Some(ActivationReport { token, order, release, phase });
                 self.ends_at = Some(now + std::time::Duration::from_secs(1 + self.slow_by));
             }
+            Request::GiveUp { token, .. } => group.released.push(token),
             Request::Returned { .. } => group.activation = None,
             Request::Stop(stop) => match trust.order(&stop).unwrap().content().action {
                 Action::Stop { order, rollback } => {
