@@ -292,6 +292,7 @@ impl Rules {
             && !follows
         {
             let stopped = unfinished(order);
+            *self.stopped.entry(*order).or_default() |= !*rollback;
             if let Some(tally) = stopped.and_then(|id| self.deployments.get_mut(&id)) {
                 (tally.stopped, tally.goes_back_when_stopped) = (true, *rollback);
             }

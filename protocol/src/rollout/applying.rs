@@ -8,6 +8,7 @@ use super::{
     ledger::{GroupState, Judged, Ledger, Membership, Ordered, Slot, WriteOff},
 };
 use crate::{
+    execute::Stopped,
     ids::{DeploymentId, Digest, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
@@ -34,7 +35,7 @@ impl Ledger {
                 self.follow(at, index, effect);
             }
             Judged::StopOutOfTurn { deployment, rollback } => {
-                self.leave_behind(deployment);
+                self.note_stop(deployment, rollback);
                 self.stop(at, deployment, rollback);
             }
             Judged::Want { host, deployment } => {
@@ -147,6 +148,7 @@ impl Ledger {
                     current: BTreeMap::new(),
                     met: BTreeSet::new(),
                     left: BTreeSet::new(),
+                    stopped_out_of_turn: Vec::new(),
                 };
                 self.state.groups.insert(content.name, fresh);
             }
@@ -201,6 +203,7 @@ impl Ledger {
     fn enqueue(&mut self, at: UnixSeconds, deployment: Deployment, instead: bool) {
         let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
         group.left.clear();
+        group.stopped_out_of_turn.clear();
         let (running, id) = (group.running, deployment.id);
         let overtaken = if instead { std::mem::take(&mut group.queue) } else { Vec::new() };
         group.queue.push(id);
@@ -219,16 +222,11 @@ impl Ledger {
 
     /// Hosts that obey a stop do not catch up by the order that it names. The stop has no place in the
     /// chain, where whoever lets hosts catch up looks for it.
-    fn leave_behind(&mut self, id: DeploymentId) {
-        let Some(deployment) = self.deployment(id).filter(|deployment| deployment.is_catch_up())
-        else {
-            return;
-        };
-        let open = deployment.targets.iter().filter(|(_, target)| !target.status.is_over());
-        let open: Vec<_> = open.map(|(host, _)| *host).collect();
-        let name = deployment.group.clone();
-        if let Some(group) = self.state.groups.get_mut(&name) {
-            group.left.extend(open);
+    fn note_stop(&mut self, id: DeploymentId, rollback: bool) {
+        let named = self.deployment(id).map(|stopped| (stopped.group.clone(), stopped.order));
+        let Some((group, order)) = named else { return };
+        if let Some(group) = self.state.groups.get_mut(&group) {
+            group.stopped_out_of_turn.push(Stopped { order, rollback });
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     cbor::{self, DecodeError},
+    execute::Stopped,
     ids::{DeploymentId, Digest, GroupName, HashDomain, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
@@ -95,6 +96,8 @@ pub(super) struct GroupState {
     pub(super) met: BTreeSet<HostId>,
     /// Hosts that did not catch up when they had their chance. The next order gives them another.
     pub(super) left: BTreeSet<HostId>,
+    /// Stops since the newest order to deploy or to go back that have no place in the chain.
+    pub(super) stopped_out_of_turn: Vec<Stopped>,
 }
 
 /// A slot that is held.

@@ -225,7 +225,8 @@ impl Ledger {
     /// The order by which hosts of a group may come to the release of its last success: the newest
     /// one, which is the only one that they still follow, if it names that release.
     fn newest_allowed(&self, group: &GroupState, release: Digest) -> Option<CatchUp> {
-        let mut stopped = Vec::new();
+        let out_of_turn = group.stopped_out_of_turn.iter();
+        let mut stopped: Vec<_> = out_of_turn.map(|stop| (stop.order, stop.rollback)).collect();
         for signed in group.orders.iter().rev() {
             // They were verified when they were applied.
             let order = self.trust.order(signed).ok()?;

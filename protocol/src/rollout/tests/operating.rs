@@ -411,6 +411,34 @@ fn a_stop_that_was_overtaken_ends_whatever_hosts_begin_no_more() {
 }
 
 #[test]
+fn nobody_catches_up_on_a_way_back_that_was_stopped_out_of_turn() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        group.catch_up = true;
+        group.configuration = MinimumHealthy::HalfAtATime.into();
+    })
+    .unwrap();
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+    assert_eq!(desk.status(order, true), DeploymentStatus::InProgress);
+    let stop = Action::Stop { order, rollback: false };
+    let stray = Order { parent: Digest([9; 32]), ..desk.order("web", stop) };
+    desk.give(&stray).unwrap();
+    let running = |desk: &Desk| desk.ledger.group(&group_name("web")).unwrap().running;
+    assert_eq!(running(&desk), None, "by the same order nobody begins any more");
+    assert!(!desk.give(&stray).is_ok_and(|changed| changed));
+    // The next order is another matter.
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    assert!(running(&desk).is_some());
+}
+
+#[test]
 fn what_has_ended_is_known_to_be_beyond_a_stop() {
     let mut desk = Desk::new(3);
     desk.group_with("web", |_| {}).unwrap();
