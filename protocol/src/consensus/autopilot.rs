@@ -91,8 +91,10 @@ pub fn next_list(
         let draw = Digest::of(HashDomain::Ring, &[b"vote", &fleet.0, &prospect.voter.host.0]);
         (Reverse(crowd), draw)
     };
-    // Where there are three zones, none of them decides alone.
-    let all_zones = seats.iter().map(|seat| &seat.zone).chain(prospects.iter().map(|p| &p.zone));
+    // Where there are three zones, none of them decides alone. Whoever goes and is no member any more
+    // stood in a zone that nobody knows, which is no zone beside the others.
+    let known = seats.iter().filter(|seat| Some(seat.host) != goes || seat.zone.is_some());
+    let all_zones = known.map(|seat| &seat.zone).chain(prospects.iter().map(|p| &p.zone));
     let several = all_zones.collect::<BTreeSet<_>>().len() >= 3;
     let all = stay().count() + 1;
     let majority = all / 2 + 1;
@@ -179,5 +181,8 @@ mod tests {
         assert_eq!(next(&seats, &both[..1]), None, "zone a would decide alone");
         let seats = [seat(1, "a"), seat(2, "b"), dead(3, "b")];
         assert_eq!(next(&seats, &both[..1]), Some(vec![1, 2, 8]), "of two zones one must");
+        let nobody = Seat { zone: None, ..dead(3, "a") };
+        let seats = [seat(1, "a"), seat(2, "b"), nobody];
+        assert_eq!(next(&seats, &both[..1]), Some(vec![1, 2, 8]), "these are two zones, not three");
     }
 }
