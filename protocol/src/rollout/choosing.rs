@@ -26,12 +26,14 @@ impl Ledger {
     /// it was afterwards.
     pub(crate) fn suggest_grants(&mut self) -> Vec<Grant> {
         let mut waiting = self.waiting_hosts();
-        // Stage by stage; then hosts that are down already, which cost nothing; then an order that is
+        // Stage by stage; then hosts that are down already, which cost nothing; then voters, of which
+        // fewest go at a time, so that the others never wait for the last of them; then an order that is
         // the same on every leader and does not favour the same hosts each time.
         waiting.sort_by_cached_key(|(deployment, host, stage, _)| {
             let group = self.deployment(*deployment).map(|deployment| &deployment.group);
             let well = group.is_none_or(|group| self.is_well_in(group, *host));
-            (*stage, well, stages::draw(*deployment, *host))
+            let votes = self.electorate.newest().is_voter(*host);
+            (*stage, well, !votes, stages::draw(*deployment, *host))
         });
         let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
         let mut before = Vec::new();
