@@ -59,7 +59,10 @@ impl World {
         }
         let missing = if self.mending.is_last { self.last_missing() } else { self.rest_missing() };
         match missing {
-            None if self.mending.is_last => self.is_over = true,
+            None if self.mending.is_last => {
+                self.compare_states();
+                self.is_over = true;
+            }
             None => {
                 self.trace.say(self.now, || "at rest; now one more deployment each".into());
                 self.mending.is_last = true;
@@ -70,6 +73,16 @@ impl World {
                     self.fail(promise, what);
                 }
             }
+        }
+    }
+
+    /// In the end all have applied the same, and all must be in the same state.
+    fn compare_states(&mut self) {
+        let state = self.truth.ledger.state_hash();
+        let other = (0..self.hosts.len())
+            .find(|host| self.node(*host).is_some_and(|node| node.ledger().state_hash() != state));
+        if let Some(host) = other {
+            self.fail("C4", format!("host {host} ends in another state"));
         }
     }
 

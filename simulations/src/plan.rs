@@ -7,6 +7,7 @@ use std::{fmt, time::Duration};
 
 use groundswell_protocol::{
     consensus::VoterPolicy,
+    limits::ORDERS_KEPT_PER_GROUP,
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones},
 };
 
@@ -578,8 +579,31 @@ fn draw_chores(
         }
     }
     draw_chores_of_hosts(dice, hosts, voters, heal_at, habits, &mut chores);
+    draw_haste(&mut dice.fork(1), groups.len(), &mut chores);
     chores.sort_by_key(|chore| chore.at);
     chores
+}
+
+/// Here and there somebody gives a group more orders in a minute than are kept.
+fn draw_haste(dice: &mut Dice, groups: usize, chores: &mut Vec<Chore>) {
+    if !dice.permille(60) {
+        return;
+    }
+    let (group, mut at) = (dice.index(groups), dice.between(12, 20) * SECOND);
+    for _ in 0..2 * ORDERS_KEPT_PER_GROUP {
+        let deploy = ChoreKind::Deploy {
+            group,
+            bad: Bad::Nowhere,
+            fallback: false,
+            configuration: None,
+            queue: false,
+            only_outdated: false,
+        };
+        chores.push(Chore { at, kind: deploy });
+        at += dice.between(SECOND / 2, SECOND);
+        chores.push(Chore { at, kind: ChoreKind::Stop { group, rollback: false } });
+        at += dice.between(SECOND / 2, SECOND);
+    }
 }
 
 fn draw_chores_of_hosts(
