@@ -65,6 +65,8 @@ pub(crate) struct Host {
     pub(crate) wall_offset: i64,
     /// The last index that was compared with the truth.
     pub(crate) checked: u64,
+    /// The last index that it had applied when it began with what it answers now.
+    pub(crate) knew: u64,
     /// The last generation and term in which it led.
     pub(crate) led: (u64, u64),
     /// The newest version of each record that its view has had in this life.
@@ -181,6 +183,7 @@ impl Host {
             executor_doomed: None,
             wall_offset: 0,
             checked: 0,
+            knew: 0,
             led: (0, 0),
             seen: BTreeMap::new(),
         }

@@ -474,7 +474,7 @@ impl Truth {
         std::mem::take(&mut self.met)
     }
 
-    /// A voter that has applied so much sends a receipt for a slot.
+    /// A voter that had applied so much gives a receipt for a slot.
     pub fn vouches(&mut self, receipt: &Receipt, applied: u64) -> Checked {
         let Receipt { voter, index, entry, generation, .. } = *receipt;
         self.vouched.insert((index, generation, voter));

@@ -319,6 +319,7 @@ impl World {
             return;
         }
         let inputs = std::mem::take(&mut target.waiting);
+        target.knew = node.ledger().applied_index();
         let outputs = catch_unwind(AssertUnwindSafe(|| node.handle_all(mono, wall, inputs)));
         match outputs {
             Ok(outputs) => self.perform(host, outputs),
@@ -512,8 +513,8 @@ impl World {
             && let Subject::Slot { .. } = receipt.content().subject
         {
             let content = receipt.content().clone();
-            let applied = self.node(host).map_or(0, |node| node.ledger().applied_index());
-            let checked = self.truth.vouches(&content, applied);
+            // It may have been given before what came together with its request.
+            let checked = self.truth.vouches(&content, self.hosts[host].knew);
             self.hold(checked);
         }
         if self.plan.parrot == Some(host) {
