@@ -96,6 +96,8 @@ impl State {
     /// Makes steps of the consensus durable, as [`Restored::write`] says: all of them or, if there is no
     /// snapshot among them, perhaps none.
     pub fn persist(&mut self, writes: Vec<Write>) -> Result<(), StateError> {
+        self.epoch =
+            writes.iter().filter_map(|write| write.epoch).next_back().unwrap_or(self.epoch);
         if writes.iter().any(|write| write.snapshot.is_some()) {
             return self.begin_anew(writes);
         }
@@ -114,8 +116,9 @@ impl State {
         for write in writes {
             restored.write(write);
         }
-        let Restored { hard_state, snapshot, entries } = restored;
-        let write = Write { hard_state: Some(hard_state), snapshot, anew: true, entries };
+        let Restored { hard_state, snapshot, entries, assured } = restored;
+        let (hard_state, epoch) = (Some(hard_state), None);
+        let write = Write { hard_state, snapshot, anew: true, entries, assured, epoch };
         let body = cbor::encode(&Step { epoch: Some(self.epoch), writes: vec![write] });
         self.frames =
             Frames::create(&path, &body).map_err(|source| StateError::Io { path, source })?;
@@ -130,6 +133,7 @@ impl Remembered {
         let step: Step = cbor::decode(body, usize::MAX).map_err(|error| error.to_string())?;
         self.epoch = step.epoch.unwrap_or(self.epoch);
         for write in step.writes {
+            self.epoch = write.epoch.unwrap_or(self.epoch);
             self.restored.write(write);
         }
         Ok(())
@@ -153,7 +157,7 @@ mod tests {
 
     fn write(entries: &[LogEntry], snapshot: Option<&Snapshot>, anew: bool) -> Vec<Write> {
         let (entries, snapshot) = (entries.to_vec(), snapshot.cloned());
-        vec![Write { hard_state: None, snapshot, anew, entries }]
+        vec![Write { snapshot, anew, entries, ..Write::default() }]
     }
 
     fn entry(index: u64, term: u64) -> LogEntry {

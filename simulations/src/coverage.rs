@@ -95,6 +95,9 @@ situations! {
     AllRestarted => "all daemons were started again at once",
     HoldersDiedTogether => "two holders or more lost power together",
     DiskFailed => "a daemon ended because its disk took nothing",
+    VoterPutBack => "a voter came back with an older disk that lacks entries which it had",
+    VoterAssured => "a voter with an older disk heard from the others what it may have forgotten",
+    OwnRecordMet => "a host with an older disk met a record of its own",
     EntryReplaced => "an uncommitted entry was replaced on a disk",
 }
 

@@ -4,7 +4,7 @@ use groundswell_protocol::ids::HostId;
 
 use crate::{
     coverage::Situation,
-    host::Doom,
+    host::{Disk, Doom},
     plan::{FaultKind, Micros, SECOND},
     world::{Event, World},
 };
@@ -75,6 +75,15 @@ impl World {
                     self.queue.plan(until, Event::Boot { host });
                 }
             }
+            FaultKind::PutBack(host) => {
+                // Careful people stop a daemon before they take an image of its disk.
+                if self.dice.permille(500) {
+                    self.kill_daemon(host, false);
+                    self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+                }
+                self.hosts[host].image = Some(Box::new(self.hosts[host].disk.clone()));
+                self.queue.plan(until, Event::Mend(index));
+            }
             FaultKind::DiskFails(host) => {
                 self.hosts[host].disk_fails = true;
                 self.queue.plan(until, Event::Mend(index));
@@ -111,8 +120,10 @@ impl World {
         let fault = self.plan.faults[index].clone();
         let kind = fault.kind;
         self.trace.say(self.now, || format!("fault {index} is over"));
-        if let FaultKind::DiskFails(host) = kind {
-            self.hosts[host].disk_fails = false;
+        match kind {
+            FaultKind::DiskFails(host) => self.hosts[host].disk_fails = false,
+            FaultKind::PutBack(host) => self.put_back(host),
+            _ => {}
         }
         if fault.lasts > 40 * SECOND && matches!(kind, FaultKind::Split(_) | FaultKind::ZoneCut(_))
         {
@@ -124,6 +135,30 @@ impl World {
         for (from, to) in self.ways(&kind) {
             self.mend_way(from, to);
         }
+    }
+
+    /// A machine is switched off, and comes back with the image of its daemon's disk that was taken
+    /// before. The executor's disk is another one.
+    fn put_back(&mut self, host: usize) {
+        let Some(image) = self.hosts[host].image.take() else { return };
+        if self.hosts[host].gone || !self.hosts[host].powered {
+            return;
+        }
+        self.lose_power(host);
+        let target = &mut self.hosts[host];
+        let forgotten = std::mem::replace(&mut target.disk, *image);
+        let end = |disk: &Disk| disk.log.keys().next_back().copied();
+        let (votes, lacks) = {
+            let voters = self.truth.ledger.electorate().newest();
+            (voters.is_voter(target.id), end(&forgotten) > end(&target.disk))
+        };
+        if votes && lacks {
+            self.coverage.met(Situation::VoterPutBack);
+        }
+        self.truth.forgets(target.id, forgotten.epoch);
+        target.forgotten = Some(Box::new(forgotten));
+        let again = self.now + self.dice.between(SECOND, 10 * SECOND);
+        self.queue.plan(again, Event::Boot { host });
     }
 
     /// Cuts and mends a link, over and over.

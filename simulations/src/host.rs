@@ -6,7 +6,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    consensus::{HardState, Restored, Snapshot, VoterPolicy, Write},
+    consensus::{Assured, HardState, Restored, Snapshot, VoterPolicy, Write},
     ids::HostId,
     node::{Input, LogRecord, Node, Setup},
     time::{Mono, UnixSeconds},
@@ -41,6 +41,14 @@ pub(crate) struct Host {
     pub(crate) report_due: bool,
     /// What survives.
     pub(crate) disk: Disk,
+    /// The disk as it was when somebody took an image of it.
+    pub(crate) image: Option<Box<Disk>>,
+    /// The disk that an image was put in place of.
+    pub(crate) forgotten: Option<Box<Disk>>,
+    /// Since when its daemon takes no part in consensus, as far as people have looked.
+    pub(crate) doubtful_since: Option<Micros>,
+    /// Counts the starts of the machine.
+    pub(crate) boots: u64,
     /// True once it was switched on for the first time.
     pub(crate) has_joined: bool,
     /// It belongs to the fleet no more, or not yet: it is not switched on.
@@ -85,10 +93,12 @@ pub(crate) struct Doom {
 }
 
 /// What survives the daemon.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Disk {
     /// The starts that were counted.
     pub(crate) epoch: u64,
+    /// What the voter knows of this disk.
+    pub(crate) assured: Option<Assured>,
     /// Consensus.
     pub(crate) hard_state: HardState,
     /// The ledger's snapshot.
@@ -120,7 +130,9 @@ impl Disk {
         write: Write,
         is_so: impl Fn(&LogRecord) -> bool,
     ) -> Overwritten {
-        let Write { hard_state, snapshot, anew, entries } = write;
+        let Write { hard_state, snapshot, anew, entries, assured, epoch } = write;
+        self.assured = assured.or(self.assured);
+        self.epoch = epoch.unwrap_or(self.epoch);
         if let Some(hard_state) = hard_state {
             self.hard_state = hard_state;
         }
@@ -149,6 +161,11 @@ impl Disk {
         self.log.get(&index).or_else(|| self.pruned.get(&index))
     }
 
+    /// True if this very entry is or was here.
+    pub(crate) fn had(&self, index: u64, data: &[u8]) -> bool {
+        self.has(index, data) || self.pruned.get(&index).is_some_and(|own| own.data == data)
+    }
+
     /// True if what was committed at an index is here, as an entry or in the snapshot.
     pub(crate) fn has(&self, index: u64, data: &[u8]) -> bool {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.index >= index)
@@ -171,6 +188,10 @@ impl Host {
             executor: Executor::default(),
             report_due: false,
             disk: Disk { cert: Some(cert), ..Disk::default() },
+            image: None,
+            forgotten: None,
+            doubtful_since: None,
+            boots: 0,
             has_joined: false,
             gone: is_new,
             incarnation: u64::from(is_new),
@@ -223,6 +244,7 @@ impl Host {
             trust: trust.clone(),
             cert: self.disk.cert.clone().expect("a host has a certificate from the start"),
             epoch: self.disk.epoch,
+            boot: self.boots,
             addresses: vec![address],
             seeds,
             known: self.disk.known.clone(),
@@ -230,6 +252,7 @@ impl Host {
                 hard_state: self.disk.hard_state.clone(),
                 snapshot: self.disk.snapshot.clone(),
                 entries,
+                assured: self.disk.assured,
             },
             snapshot_every_entries: every,
             voter_policy,

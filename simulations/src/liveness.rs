@@ -4,7 +4,7 @@ use groundswell_protocol::{
     consensus::Consensus,
     fleet::Standing,
     ids::HostId,
-    node::Node,
+    node::{Input, Node},
     rollout::{Deployment, DeploymentStatus, Entry, Grant, MinimumHealthy, TargetStatus},
     time::UnixSeconds,
 };
@@ -51,6 +51,7 @@ impl World {
                 self.scrap(host);
             }
             self.judge_whole_view(host);
+            self.end_doubt(host);
         }
         if self.mending.by.is_none() {
             let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
@@ -73,6 +74,19 @@ impl World {
                     self.fail(promise, what);
                 }
             }
+        }
+    }
+
+    /// Where too few voters are left to be asked, somebody looks at the machine. Of one whose disk was put
+    /// back nobody says that it was not.
+    fn end_doubt(&mut self, host: usize) {
+        let is_doubtful = self.node(host).is_some_and(|node| node.in_doubt().is_some());
+        let since = match is_doubtful {
+            true => *self.hosts[host].doubtful_since.get_or_insert(self.now),
+            false => return self.hosts[host].doubtful_since = None,
+        };
+        if self.now >= since + 10 * SECOND && self.hosts[host].forgotten.is_none() {
+            self.feed(host, Input::TrustDisk);
         }
     }
 
@@ -100,6 +114,9 @@ impl World {
         if let Some(missing) = self.unequal() {
             return Some(missing);
         }
+        if let Some(missing) = self.lost_voters() {
+            return Some(missing);
+        }
         self.unblock();
         let slots = self.truth.ledger.slots().count();
         if slots > 0 {
@@ -112,6 +129,17 @@ impl World {
             return Some(("L5", format!("deployment {} is not over: {why}", deployment.id)));
         }
         None
+    }
+
+    /// Voters that are gone for good are replaced, if there are other hosts. Of three zones none may have a
+    /// majority, which may be in the way.
+    fn lost_voters(&self) -> Option<(&'static str, String)> {
+        let voters = self.truth.ledger.electorate().newest();
+        let is_gone = |voter: &HostId| self.hosts[self.by_id[voter]].gone;
+        let gone = voters.hosts().filter(is_gone).count();
+        let others = self.truth.ledger.members().filter(|member| !voters.is_voter(member.host));
+        let is_needed = gone > 0 && !self.plan.zoned && others.count() >= gone;
+        is_needed.then(|| ("L7", format!("{gone} voters are gone and nobody votes for them")))
     }
 
     /// A group that is as full as it may be of hosts that a release broke keeps all its other hosts
@@ -250,6 +278,9 @@ impl World {
             let here = node.ledger().applied_index();
             if here != applied {
                 return Some(("L9", format!("host {host} has applied {here} of {applied}")));
+            }
+            if !node.is_heard() {
+                return Some(("L1", format!("host {host} has forgotten what it said itself")));
             }
             if !node.ledger().is_member(self.hosts[host].id) {
                 return Some(("L9", format!("host {host} is no member")));

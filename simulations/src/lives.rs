@@ -17,6 +17,7 @@ impl World {
         }
         self.trace.mix(&[9, host as u64]);
         self.hosts[host].powered = true;
+        self.hosts[host].boots += 1;
         if !std::mem::replace(&mut self.hosts[host].has_joined, true) && self.people.has_deployed()
         {
             self.coverage.met(Situation::LateHostJoined);

@@ -284,6 +284,8 @@ pub enum FaultKind {
     RestartAll,
     /// Whoever holds a slot loses power.
     HoldersDie,
+    /// The machine comes back with the disk that its daemon had when this began.
+    PutBack(usize),
     /// Nothing can be written down on a host: its daemon ends, as often as it is started.
     DiskFails(usize),
     /// The connection between these two breaks, and can be made again.
@@ -340,7 +342,8 @@ impl Plan {
         let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at, &habits);
         let groups = draw_groups(&mut dice.fork(2), &habits);
         let chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
-        let faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
+        let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
+        faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         Self {
             seed,
@@ -706,6 +709,20 @@ fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micr
         at += dice.between(1_000, 2 * pace);
     }
     faults
+}
+
+/// One machine of some fleets is restored from an image: what several forget at once nobody knows, nor
+/// what the only voter of a fleet does.
+fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Option<Fault> {
+    (dice.permille(200) && size > voters).then(|| {
+        let host = match dice.permille(700) {
+            true if voters > 1 => dice.index(voters),
+            _ => voters + dice.index(size - voters),
+        };
+        let (at, lasts) =
+            (dice.between(3 * SECOND, heal_at / 2), dice.between(SECOND, heal_at / 2));
+        Fault { at, lasts, kind: FaultKind::PutBack(host) }
+    })
 }
 
 fn draw_fault(dice: &mut Dice, kind: u64, hosts: &[HostPlan], voters: usize) -> FaultKind {

@@ -23,14 +23,15 @@
 //! | C2, C4, C6 | what one host applied at an index all do; equal prefixes are equal states |
 //! | C5 | what is committed is on the disks of a majority of those who vote then |
 //! | C7 | term, vote and applied index never go back in a generation |
+//! | C8 | snapshot, applied and committed index stand in this order on a voter |
 //! | C9 | voters change one at a time, and never become fewer |
+//! | C11 | a voter whose disk was put back takes no part before others have told it what it may have forgotten |
 //! | F1 | records never go back; one version of a record has one content |
 //! | F3, F7 | queues and views are bounded; nothing panics |
-//! | L1, L3 to L6, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, deployments over, slots given back, and a last deployment that reaches all |
+//! | L1, L3 to L7, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, no voter that is gone, deployments over, slots given back, and a last deployment that reaches all |
 //!
-//! Pending, since the protocol does not have the thing yet: S8 (census), S10 beyond what the executor
-//! model does, S12 (spanning groups), C8 to C11 (changing voters, generations, lost disks), F2, F5,
-//! F6 (unit-tested elsewhere), L2 (overlay), L7, L8.
+//! Pending: S8 and L8 (census), C10 (recovered generations), S12 (the protocol has no spanning groups). S10
+//! is in S4 and S5, L2 in L1 and L9. F2, F5 and F6 have unit tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,6 +95,8 @@ pub struct Truth {
     /// By generation and term.
     leaders: BTreeMap<(u64, u64), HostId>,
     records: BTreeMap<(HostId, u64, u64), Digest>,
+    /// Hosts that have forgotten what they said up to an epoch.
+    forgetful: BTreeMap<HostId, u64>,
     met: Vec<Situation>,
     /// True time.
     pub now: Micros,
@@ -117,6 +120,7 @@ impl Truth {
             planned: BTreeMap::new(),
             leaders: BTreeMap::new(),
             records: BTreeMap::new(),
+            forgetful: BTreeMap::new(),
             met: Vec::new(),
             now: 0,
         }
@@ -523,9 +527,19 @@ impl Truth {
         }
     }
 
+    /// A host has forgotten what it said, in this epoch and before.
+    pub fn forgets(&mut self, host: HostId, epoch: u64) {
+        self.forgetful.insert(host, epoch);
+    }
+
     /// A record was seen on the wire.
     pub fn says(&mut self, host: HostId, version: (u64, u64), id: Digest) -> Checked {
         let known = *self.records.entry((host, version.0, version.1)).or_insert(id);
-        unless(known == id, "F1", || format!("{} says two things as {version:?}", host.short()))
+        // Until it has met a newer one, a host whose disk was put back may say what it has forgotten
+        // otherwise.
+        let may_repeat = self.forgetful.get(&host).is_some_and(|epoch| version.0 <= *epoch);
+        unless(known == id || may_repeat, "F1", || {
+            format!("{} says two things as {version:?}", host.short())
+        })
     }
 }

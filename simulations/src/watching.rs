@@ -24,6 +24,19 @@ impl World {
         let Some(node) = &self.hosts[host].node else { return };
         let Some(consensus) = node.consensus() else { return };
         let (leads, term) = (consensus.is_leading(), (consensus.generation(), consensus.term()));
+        let target = &self.hosts[host];
+        let begins_at = target.disk.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        let (applied, committed) = (node.ledger().applied_index(), consensus.committed());
+        if !(begins_at <= applied && applied <= committed) {
+            let what = format!("snapshot {begins_at}, applied {applied}, committed {committed}");
+            self.fail("C8", format!("host {host}: {what}"));
+            return;
+        }
+        let is_assured = target.disk.assured.is_some_and(|assured| assured.boot == target.boots);
+        if target.forgotten.is_some() && !is_assured && consensus.in_doubt().is_none() {
+            self.fail("C11", format!("host {host} votes by a disk that was put back"));
+            return;
+        }
         // Whoever heard of a vote relies on it that the voter remembers.
         let (mind, disk) = (consensus.hard_state(), &self.hosts[host].disk.hard_state);
         if (mind.term, mind.vote) != (disk.term, disk.vote) {
@@ -80,9 +93,10 @@ impl World {
             let voters = self.truth.ledger.electorate().newest();
             let need = voters.list().len() / 2 + 1;
             let hosts = voters.hosts().map(|voter| &self.hosts[self.by_id[&voter]]);
+            // Whoever has forgotten an entry has had it.
             let copies = hosts.filter(|host| {
-                host.disk.has(index, &entry.data)
-                    || host.disk.pruned.get(&index).is_some_and(|own| own.data == entry.data)
+                let disks = [Some(&host.disk), host.forgotten.as_deref()];
+                disks.into_iter().flatten().any(|disk| disk.had(index, &entry.data))
             });
             let copies = copies.count();
             let fresh = index > self.truth.applied();

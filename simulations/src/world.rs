@@ -442,7 +442,13 @@ impl World {
     }
 
     fn persist(&mut self, host: usize, write: Write) {
-        let Write { hard_state, snapshot, anew, entries } = &write;
+        let Write { hard_state, snapshot, anew, entries, assured, epoch } = &write;
+        if epoch.is_some() {
+            self.coverage.met(Situation::OwnRecordMet);
+        }
+        if assured.is_some_and(|assured| assured.term > 0) && self.hosts[host].forgotten.is_some() {
+            self.coverage.met(Situation::VoterAssured);
+        }
         let disk = &self.hosts[host].disk;
         let generation = |snapshot: &Option<Snapshot>| {
             let ledger = snapshot.as_ref().map(|s| Ledger::restore(self.trust.clone(), &s.state));

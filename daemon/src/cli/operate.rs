@@ -107,6 +107,13 @@ pub(super) enum VotersCommand {
         #[command(flatten)]
         operator: OperatorKey,
     },
+    /// Say that the disk of this host was not put back to an older state.
+    ///
+    /// A voter whose machine was started asks others what it may have forgotten, and votes when enough of
+    /// them have answered. Where they are gone for long, and nobody has restored this machine from an
+    /// image or a backup, it need not wait. Of a disk that was put back never say it: what this voter
+    /// has forgotten may be what keeps too many hosts from being down.
+    TrustDisk,
 }
 
 #[derive(Subcommand)]
@@ -316,7 +323,29 @@ pub(super) async fn voters(
     command: VotersCommand,
     out: Output,
 ) -> Result<(), Failed> {
-    let VotersCommand::Recover { voters, seats, out: file, operator } = command;
+    match command {
+        VotersCommand::Recover { voters, seats, out: file, operator } => {
+            recover(client, voters, seats, file, &operator, out).await
+        }
+        VotersCommand::TrustDisk => {
+            let trusted = client.trust_disk().await?;
+            let said = match trusted.was_in_doubt {
+                true => "this host votes again",
+                false => "nothing was in doubt: this host votes, or is no voter",
+            };
+            if out.json { out.json(&trusted) } else { out.line(said) }
+        }
+    }
+}
+
+async fn recover(
+    client: &Client,
+    voters: Vec<String>,
+    seats: Option<u8>,
+    file: Option<PathBuf>,
+    operator: &OperatorKey,
+    out: Output,
+) -> Result<(), Failed> {
     let fleet = client.fleet().await?;
     let ids: Result<Vec<_>, Failed> = voters.iter().map(|name| host_id(&fleet, name)).collect();
     let voters = ids?.iter().map(ToString::to_string).collect();

@@ -10,7 +10,7 @@ use super::{
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
-    api::{Fleet, HostGroup, Release, Released, Report, Summary, WriteOff},
+    api::{Doubt, Fleet, HostGroup, Release, Released, Report, Summary, WriteOff},
     client::Client,
 };
 
@@ -427,7 +427,17 @@ pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
         let role = if voter.leader { "leader" } else { "follower" };
         table.row([voter.name.clone(), voter.standing.clone(), role.into()]);
     }
-    out.line(format!("{table}last entry applied here: {}", fleet.applied))
+    let mut text = format!("{table}last entry applied here: {}", fleet.applied);
+    if let Some(Doubt { heard, needed }) = &fleet.doubt {
+        text.push_str(&format!(
+            "\n{} does not vote yet: its machine was started, and {needed} other voters have to say what \
+             it may have forgotten; {} did\nif nobody has put its disk back to an older state: \
+             swell voters trust-disk",
+            fleet.me,
+            if heard.is_empty() { "none".into() } else { heard.join(", ") },
+        ));
+    }
+    out.line(text)
 }
 
 fn time(seconds: u64) -> String {

@@ -44,6 +44,9 @@ pub struct Fleet {
     pub written_off: Vec<WriteOff>,
     /// Sorted by key.
     pub voters: Vec<Voter>,
+    /// Whom this host waits for, if it is a voter that may have forgotten something.
+    #[serde(default)]
+    pub doubt: Option<Doubt>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,
     /// Where this host looks for the fleet while it is connected to nobody.
@@ -240,6 +243,22 @@ pub struct Voter {
     pub leader: bool,
     /// Like a host's.
     pub standing: String,
+}
+
+/// A voter whose machine was started: its disk may have been put back to an older state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Doubt {
+    /// The voters that have answered what it may have forgotten.
+    pub heard: Vec<String>,
+    /// How many have to.
+    pub needed: usize,
+}
+
+/// The answer to somebody who says that the disk was not put back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskTrusted {
+    /// True if this host votes from now on.
+    pub was_in_doubt: bool,
 }
 
 /// A deployment in one line.

@@ -122,6 +122,11 @@ impl Client {
         self.post("/v1/voters", whole(signed)).await
     }
 
+    /// Says that the disk of this host was not put back.
+    pub async fn trust_disk(&self) -> Result<api::DiskTrusted, ClientError> {
+        self.post("/v1/voters/disk", whole(Vec::new())).await
+    }
+
     /// Pushes a bundle, read as a stream.
     pub async fn push(
         &self,

@@ -53,6 +53,8 @@ pub enum Command {
     PlanRecovery(Vec<HostId>, u8, oneshot::Sender<Result<Signed<VoterList>, String>>),
     /// Go on with this host's ledger.
     Recover(Signed<VoterList>, oneshot::Sender<Result<u64, NotTaken>>),
+    /// The disk of this host was not put back. The answer is whether that was in doubt.
+    TrustDisk(oneshot::Sender<bool>),
     /// Put this into the ledger.
     Submit(Box<Entry>, oneshot::Sender<Result<u64, NotTaken>>),
 }
@@ -142,6 +144,7 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/removals", post(removal))
         .route("/v1/voters", post(recover))
         .route("/v1/voters/recovery", post(plan_recovery))
+        .route("/v1/voters/disk", post(trust_disk))
         .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
         .with_state(engine);
     if let Err(error) = axum::serve(listener, router).await {
@@ -290,6 +293,10 @@ async fn plan_recovery(
 async fn recover(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
     let signed = Signed::from_bytes(&body).map_err(bad)?;
     taken(ask(&engine, |reply| Command::Recover(signed, reply)).await?)
+}
+
+async fn trust_disk(State(engine): Engine) -> Result<Json<api::DiskTrusted>, Failed> {
+    Ok(Json(api::DiskTrusted { was_in_doubt: ask(&engine, Command::TrustDisk).await? }))
 }
 
 fn bad(error: groundswell_protocol::trust::Untrusted) -> Failed {

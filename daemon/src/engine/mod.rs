@@ -193,6 +193,7 @@ async fn start(
         trust: trust.clone(),
         cert,
         epoch: remembered.epoch,
+        boot: machine_start(),
         addresses: advertised(settings, listening),
         seeds: seeds.names(),
         known: known.clone(),
@@ -459,11 +460,26 @@ impl Engine {
         self.feed(Input::Recover(list))
     }
 
+    fn trust_disk(&mut self, reply: tokio::sync::oneshot::Sender<bool>) -> Result<(), EngineError> {
+        let was_in_doubt = self.node.in_doubt().is_some();
+        self.feed(Input::TrustDisk)?;
+        // Whoever asked may have gone away.
+        reply.send(was_in_doubt).ok();
+        Ok(())
+    }
+
     fn answer(&mut self, id: Digest, outcome: &Result<u64, NotTaken>) {
         for reply in self.waiting.remove(&id).into_iter().flatten() {
             reply.send(outcome);
         }
     }
+}
+
+/// Names the start of this machine. Where the kernel does not, each start of the daemon counts as one.
+fn machine_start() -> u64 {
+    let Ok(id) = std::fs::read("/proc/sys/kernel/random/boot_id") else { return random_seed() };
+    let digest = Digest::of_content(&id);
+    digest.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Where others reach this host: what the settings say, else where it listens. Loopback addresses are

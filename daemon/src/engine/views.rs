@@ -53,6 +53,7 @@ impl Engine {
                 let plan = self.node.ledger().recovery(&voters, seats);
                 drop(reply.send(plan.map_err(|refusal| refusal.to_string())));
             }
+            Command::TrustDisk(reply) => return self.trust_disk(reply),
             Command::Recover(list, reply) => return self.recover(list, SubmitReply(reply)),
             Command::Submit(entry, reply) => return self.submit(*entry, SubmitReply(reply)),
         }
@@ -99,6 +100,11 @@ impl Engine {
             leader: node.leader() == Some(voter.host),
             standing: standing(node.standing(voter.host)),
         });
+        let name = |host| ledger.name_of(host).map_or_else(|| host.short(), ToString::to_string);
+        let doubt = node.in_doubt().map(|(heard, needed)| {
+            let heard = heard.into_iter().map(name).collect();
+            api::Doubt { heard, needed }
+        });
         let deployments = ledger.deployments();
         let shown = (0..).zip(&deployments).filter(|(i, d)| *i == 0 || !d.status.is_over());
         let root = &trust.root().roles.root;
@@ -121,6 +127,7 @@ impl Engine {
             slots,
             written_off: written_off.collect(),
             voters: voters.collect(),
+            doubt,
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }

@@ -14,7 +14,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn new(restored: Restored, voters: Vec<u64>) -> Self {
-        let Restored { hard_state, snapshot, entries } = restored;
+        let Restored { hard_state, snapshot, entries, .. } = restored;
         let mut log = Self { hard_state, voters, snapshot, entries: Vec::new() };
         let first = log.first();
         let entries: Vec<_> = entries.into_iter().filter(|entry| entry.index >= first).collect();

@@ -10,6 +10,7 @@
 //! same inputs give the same outputs.
 
 mod autopilot;
+mod doubt;
 mod log;
 mod wire;
 
@@ -19,9 +20,14 @@ use thiserror::Error;
 
 pub use self::{
     autopilot::{Prospect, Seat, VoterPolicy, next_list},
+    doubt::{Assured, LogEnd},
     wire::WireError,
 };
-use self::{log::Log, wire::Frame};
+use self::{
+    doubt::{Doubt, Heard, Word},
+    log::Log,
+    wire::{Frame, Packet},
+};
 use crate::{
     ids::{Digest, HashDomain, HostId},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
@@ -73,6 +79,8 @@ pub struct Restored {
     pub snapshot: Option<Snapshot>,
     /// The entries after it, without a gap.
     pub entries: Vec<LogEntry>,
+    /// What is known of the disk that all this was on.
+    pub assured: Option<Assured>,
 }
 
 /// A step that is durable as a whole or not at all.
@@ -87,6 +95,10 @@ pub struct Write {
     pub anew: bool,
     /// The first one replaces everything from its index on.
     pub entries: Vec<LogEntry>,
+    /// Replaces what is known of the disk.
+    pub assured: Option<Assured>,
+    /// The host's records count their starts from here: it has met one of its own that it had forgotten.
+    pub epoch: Option<u64>,
 }
 
 impl Restored {
@@ -95,12 +107,13 @@ impl Restored {
     pub fn called(index: u64, state: Vec<u8>) -> Self {
         let snapshot = Snapshot { index, term: FIRST_TERM, state };
         let hard_state = HardState { term: FIRST_TERM, vote: 0, commit: index };
-        Self { hard_state, snapshot: Some(snapshot), entries: Vec::new() }
+        Self { hard_state, snapshot: Some(snapshot), ..Self::default() }
     }
 
     /// What is there after a write.
     pub fn write(&mut self, write: Write) {
-        let Write { hard_state, snapshot, anew, entries } = write;
+        let Write { hard_state, snapshot, anew, entries, assured, epoch: _ } = write;
+        self.assured = assured.or(self.assured);
         self.hard_state = hard_state.unwrap_or_else(|| self.hard_state.clone());
         if let Some(snapshot) = snapshot {
             self.entries.retain(|entry| !anew && entry.index > snapshot.index);
@@ -174,14 +187,30 @@ pub struct Consensus {
     awaiting: Option<(HostId, Frame)>,
     /// When this voter stands for leader of its own accord.
     stands_in_ticks: Option<u32>,
+    /// The start of its machine.
+    boot: u64,
+    /// Until enough others have answered, it takes no part.
+    doubt: Option<Doubt>,
+    /// What they have answered.
+    assured: Assured,
+    /// An entry of the term that is assured, or of a later one, was applied: all that was ever applied
+    /// here is before it.
+    knows_all: bool,
+    /// The generation is about to end.
+    ends: bool,
 }
 
 impl Consensus {
-    /// Starts the voter `me` of a generation. Panics if it is none: the caller asks the list first.
-    pub fn new(me: HostId, list: &Voters, restored: Restored, seed: u64) -> Self {
+    /// Starts the voter `me` of a generation, on a machine that was started as `boot`. Panics if it is
+    /// none: the caller asks the list first.
+    pub fn new(me: HostId, list: &Voters, restored: Restored, seed: u64, boot: u64) -> Self {
         let voters: Vec<_> = list.hosts().collect();
         let id = id_of(&voters, me).expect("the caller starts consensus on voters only");
         let applied = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        let snapshot_term = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
+        let assured = restored.assured.filter(|assured| assured.boot == boot);
+        let is_doubtful = assured.is_none() && !planted(Defect::DiskTrusted);
+        let assured = assured.unwrap_or_else(|| Assured::knows_all(boot));
         let config = Config {
             id,
             applied,
@@ -207,6 +236,11 @@ impl Consensus {
             restored_to: 0,
             awaiting: None,
             stands_in_ticks: None,
+            boot,
+            doubt: if is_doubtful { Doubt::among(list.list().len()) } else { None },
+            knows_all: snapshot_term >= assured.term,
+            assured,
+            ends: false,
         };
         consensus.restored_to = consensus.node.raft.raft_log.last_index();
         consensus.time_election();
@@ -221,11 +255,21 @@ impl Consensus {
 
     /// One tick has passed.
     pub fn tick(&mut self) -> Vec<Output> {
+        if self.doubt.is_some() {
+            return self.tick_in_doubt();
+        }
+        if self.is_short() {
+            // It stands for leader only with the log that it stands for.
+            let elapsed = &mut self.node.raft.election_elapsed;
+            *elapsed = (*elapsed).min(ELECTION_TICKS_MAX - 3);
+        }
         self.node.tick();
         self.stands_in_ticks = match self.stands_in_ticks {
             Some(0) => {
                 // It is refused where it is of no use, as on a leader.
-                drop(self.node.campaign());
+                if !self.is_short() {
+                    drop(self.node.campaign());
+                }
                 None
             }
             waits => waits.map(|ticks| ticks - 1),
@@ -236,7 +280,13 @@ impl Consensus {
     /// Takes in a frame of another voter. A bad one changes nothing.
     pub fn receive(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
         let sender = id_of(&self.voters, from).ok_or(WireError::NotAVoter)?;
-        let frame = wire::decode(bytes, self.generation)?;
+        let frame = match wire::decode(bytes, self.generation)? {
+            Packet::Word(word) => return self.hear_word(sender, from, word),
+            Packet::Frame(frame) => frame,
+        };
+        if self.doubt.is_some() || self.is_asked_for_too_much(&frame) {
+            return Ok(Vec::new());
+        }
         if let Some((index, term)) = frame.snapshot() {
             wire::admit(frame.clone(), sender, &self.node)?;
             self.awaiting = Some((from, frame));
@@ -249,6 +299,102 @@ impl Consensus {
         // What the library refuses, such as a frame of an old term, is simply lost.
         drop(self.node.step(message));
         Ok(self.outputs())
+    }
+
+    /// Asks those who have not answered yet what this voter may have promised.
+    fn tick_in_doubt(&mut self) -> Vec<Output> {
+        let mut out = self.outputs();
+        let own = self.node.raft.id;
+        let Some(doubt) = &mut self.doubt else { return out };
+        if doubt.tick() {
+            let word = doubt.ask(self.node.raft.term);
+            let open = (1..).zip(&self.voters).filter(|(id, _)| *id != own && doubt.is_open(*id));
+            let ask = |(_, to): (u64, &HostId)| {
+                let message = wire::encode_word(word, self.generation);
+                Output::Send { to: *to, message }
+            };
+            out.extend(open.map(ask));
+        }
+        out
+    }
+
+    /// Another voter may have forgotten something, or says what this one may have.
+    fn hear_word(&mut self, id: u64, from: HostId, word: Word) -> Result<Vec<Output>, WireError> {
+        let (Word::Ask { term } | Word::Know { term, .. }) = word;
+        wire::check_term(term, &self.node)?;
+        match word {
+            // Whoever moves on to the next generation meanwhile has more to ask there.
+            Word::Ask { .. } if self.ends => return Ok(Vec::new()),
+            Word::Ask { term } => {
+                if term > self.node.raft.term {
+                    self.node.raft.become_follower(term, 0);
+                }
+                // What is answered is written down first.
+                let mut out = self.outputs();
+                let know = Word::Know { term: term.max(self.node.raft.term), end: self.end() };
+                let message = wire::encode_word(know, self.generation);
+                out.push(Output::Send { to: from, message });
+                return Ok(out);
+            }
+            Word::Know { term, end } => {
+                let own = self.node.raft.term;
+                let heard = self.doubt.as_mut().and_then(|doubt| doubt.hear(id, own, term, end));
+                match heard {
+                    Some(Heard::Enough { term, end }) => return Ok(self.assure(term, end)),
+                    Some(Heard::Terms) => return Ok(self.tick_in_doubt()),
+                    None => {}
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// From now on this voter takes part, in a term in which it has promised nothing.
+    fn assure(&mut self, term: u64, end: LogEnd) -> Vec<Output> {
+        let end = if planted(Defect::StandsForNoLog) { LogEnd::default() } else { end };
+        self.doubt = None;
+        self.assured = Assured { boot: self.boot, term, end };
+        self.knows_all = term == 0;
+        if term > self.node.raft.term {
+            self.node.raft.become_follower(term, 0);
+        }
+        let write = Write { assured: Some(self.assured), ..Write::default() };
+        let mut out = vec![Output::Persist(write)];
+        out.extend(self.outputs());
+        out
+    }
+
+    /// Somebody who knows says that the disk of this machine was not put back: nothing is forgotten.
+    pub fn trust_disk(&mut self) -> Vec<Output> {
+        self.assure(0, LogEnd::default())
+    }
+
+    /// Which others have answered what this voter may have promised, and how many have to; none once
+    /// they have.
+    pub fn in_doubt(&self) -> Option<(Vec<HostId>, usize)> {
+        let (heard, needed) = self.doubt.as_ref()?.progress();
+        Some((heard.filter_map(|id| host_of(&self.voters, id)).collect(), needed))
+    }
+
+    /// The generation of voters is about to end, or not.
+    pub fn generation_ends(&mut self, ends: bool) {
+        self.ends = ends;
+    }
+
+    /// Where the log ends.
+    fn end(&self) -> LogEnd {
+        let log = &self.node.raft.raft_log;
+        LogEnd { term: log.last_term(), index: log.last_index() }
+    }
+
+    /// The log is shorter than the one that this voter stands for.
+    fn is_short(&self) -> bool {
+        self.end() < self.assured.end
+    }
+
+    /// A candidate asks for a vote with less than this voter stands for.
+    fn is_asked_for_too_much(&self, frame: &Frame) -> bool {
+        frame.candidate().is_some_and(|end| end < self.assured.end)
     }
 
     /// The state that [`Output::Pull`] asked for. The caller has read it as what it should be.
@@ -333,9 +479,11 @@ impl Consensus {
     }
 
     /// How far this voter must apply before it knows again all that it knew before its restart. How far
-    /// it had applied is not written down; what it had applied is in the log that it came back with.
+    /// it had applied is not written down; what it had applied is in the log that it came back with, or,
+    /// if that is in doubt, before the first entry of the term that is assured.
     pub fn restored_to(&self) -> u64 {
-        self.restored_to
+        let is_sure = self.doubt.is_none() && self.knows_all;
+        if is_sure { self.restored_to } else { u64::MAX }
     }
 
     /// The last index that is known to be committed.
@@ -354,14 +502,14 @@ impl Consensus {
                 self.send(ready.take_persisted_messages(), &mut out);
             }
             self.persist(&mut ready, &mut out);
-            apply(ready.take_committed_entries(), &mut out);
+            self.apply(ready.take_committed_entries(), &mut out);
             self.send(ready.take_persisted_messages(), &mut out);
             let mut light = self.node.advance(ready);
             if let Some(commit) = light.commit_index() {
                 self.node.mut_store().hard_state.commit = commit;
             }
             self.send(light.take_messages(), &mut out);
-            apply(light.take_committed_entries(), &mut out);
+            self.apply(light.take_committed_entries(), &mut out);
             self.node.advance_apply();
         }
         self.time_election();
@@ -404,11 +552,20 @@ impl Consensus {
             }
             let hard_state = Some(kept);
             let (snapshot, anew) = (snapshot.clone(), snapshot.is_some());
-            out.push(Output::Persist(Write { hard_state, snapshot, anew, entries }));
+            let write = Write { hard_state, snapshot, anew, entries, ..Write::default() };
+            out.push(Output::Persist(write));
         }
         if let Some(snapshot) = snapshot {
+            self.knows_all |= snapshot.term >= self.assured.term;
             out.push(Output::Restore(snapshot));
         }
+    }
+
+    fn apply(&mut self, entries: Vec<eraftpb::Entry>, out: &mut Vec<Output>) {
+        let Some(last) = entries.last() else { return };
+        self.knows_all |= last.term >= self.assured.term;
+        let entries = entries.into_iter().map(wire::from_entry).collect();
+        out.push(Output::Apply { entries });
     }
 
     fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Output>) {
@@ -425,9 +582,11 @@ impl Consensus {
         let id = self.node.raft.id;
         let parts = [&self.seed.to_be_bytes()[..], &id.to_be_bytes(), &self.term().to_be_bytes()];
         let draw = Digest::of(HashDomain::Entry, &parts).0[0];
-        self.node
-            .raft
-            .set_randomized_election_timeout(ELECTION_TICKS + usize::from(draw) % ELECTION_TICKS);
+        let ticks = match self.is_short() {
+            true => ELECTION_TICKS_MAX - 1,
+            false => ELECTION_TICKS + usize::from(draw) % ELECTION_TICKS,
+        };
+        self.node.raft.set_randomized_election_timeout(ticks);
     }
 
     fn note_role(&mut self, out: &mut Vec<Output>) {
@@ -436,13 +595,6 @@ impl Consensus {
             let (leader, leading) = (self.leader(), self.is_leading());
             out.push(Output::Role { leader, term: self.term(), leading });
         }
-    }
-}
-
-fn apply(entries: Vec<eraftpb::Entry>, out: &mut Vec<Output>) {
-    if !entries.is_empty() {
-        let entries = entries.into_iter().map(wire::from_entry).collect();
-        out.push(Output::Apply { entries });
     }
 }
 
@@ -461,6 +613,8 @@ const FIRST_TERM: u64 = 1;
 const STANDS_AFTER_TICKS: u32 = 2;
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 10;
+/// The library's: election timeouts are below it.
+const ELECTION_TICKS_MAX: usize = 2 * ELECTION_TICKS;
 
 #[cfg(test)]
 mod tests;

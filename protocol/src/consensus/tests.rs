@@ -23,16 +23,28 @@ impl Draw {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone)]
 struct Disk {
     restored: Restored,
+}
+
+impl Disk {
+    /// One on which nothing is forgotten.
+    fn new(boot: u64) -> Self {
+        let assured = Some(Assured::knows_all(boot));
+        Self { restored: Restored { assured, ..Restored::default() } }
+    }
 }
 
 struct Cluster {
     voters: Voters,
     nodes: Vec<Option<Consensus>>,
     disks: Vec<Disk>,
+    /// Counts the starts of each machine.
+    boots: Vec<u64>,
     applied: Vec<Vec<LogEntry>>,
+    /// What was ever applied by anybody.
+    agreed: Vec<LogEntry>,
     wire: Vec<(u64, usize, HostId, Vec<u8>)>,
     leaders: BTreeMap<u64, usize>,
     now: u64,
@@ -49,8 +61,10 @@ impl Cluster {
         let mut cluster = Self {
             voters: Voters::first(voters),
             nodes: (0..size).map(|_| None).collect(),
-            disks: (0..size).map(|_| Disk::default()).collect(),
+            disks: (0..size).map(|_| Disk::new(1)).collect(),
+            boots: vec![1; size.into()],
             applied: vec![Vec::new(); size.into()],
+            agreed: Vec::new(),
             wire: Vec::new(),
             leaders: BTreeMap::new(),
             now: 0,
@@ -68,7 +82,8 @@ impl Cluster {
         let restored = self.disks[place].restored.clone();
         // What was applied before a crash is applied again.
         self.applied[place].clear();
-        self.nodes[place] = Some(Consensus::new(me, &self.voters, restored, self.draw.0));
+        self.nodes[place] =
+            Some(Consensus::new(me, &self.voters, restored, self.draw.0, self.boots[place]));
     }
 
     fn perform(&mut self, place: usize, outputs: Vec<Output>) {
@@ -122,11 +137,20 @@ impl Cluster {
         self.check_prefixes();
     }
 
-    fn check_prefixes(&self) {
-        for pair in self.applied.windows(2) {
-            let common = pair[0].len().min(pair[1].len());
-            assert_eq!(pair[0][..common], pair[1][..common], "the same entries everywhere");
+    fn check_prefixes(&mut self) {
+        for applied in &self.applied {
+            let common = applied.len().min(self.agreed.len());
+            assert_eq!(applied[..common], self.agreed[..common], "the same entries everywhere");
+            self.agreed.extend_from_slice(&applied[common..]);
         }
+    }
+
+    /// A machine goes off and comes back with an older disk.
+    fn put_back(&mut self, place: usize, image: Disk) {
+        self.nodes[place] = None;
+        self.disks[place] = image;
+        self.boots[place] += 1;
+        self.start(place);
     }
 
     fn leader(&self) -> Option<usize> {
@@ -194,6 +218,50 @@ fn voters_agree_through_loss_and_crashes_and_go_on_afterwards() {
             cluster.heal();
         }
     }
+}
+
+#[test]
+fn a_voter_that_was_put_back_undoes_nothing() {
+    let mut forgotten = 0;
+    for seed in 0..100 {
+        for size in [3, 5] {
+            let mut cluster = Cluster::new(size, seed);
+            for _ in 0..4 {
+                let image = cluster.disks[0].clone();
+                cluster.chaos(120);
+                let entries = |disk: &Disk| disk.restored.entries.len();
+                forgotten += usize::from(entries(&image) < entries(&cluster.disks[0]));
+                cluster.put_back(0, image);
+                cluster.chaos(120);
+            }
+            cluster.heal();
+        }
+    }
+    assert!(forgotten > 100, "{forgotten} disks lacked something");
+}
+
+#[test]
+fn a_machine_that_was_started_votes_when_enough_others_have_answered() {
+    let mut cluster = Cluster::new(5, 4);
+    (0..40).for_each(|_| cluster.tick());
+    let image = cluster.disks[0].clone();
+    for gone in [1, 2] {
+        cluster.nodes[gone] = None;
+    }
+    cluster.put_back(0, image);
+    (0..100).for_each(|_| cluster.tick());
+    let doubt = |cluster: &Cluster| cluster.nodes[0].as_ref().unwrap().in_doubt();
+    let (heard, needed) = doubt(&cluster).unwrap();
+    assert_eq!((heard.len(), needed), (2, 3));
+    assert_eq!(cluster.nodes[0].as_ref().unwrap().restored_to(), u64::MAX, "it knows nothing");
+    cluster.start(1);
+    (0..100).for_each(|_| cluster.tick());
+    assert_eq!(doubt(&cluster), None);
+    assert!(cluster.nodes[0].as_ref().unwrap().restored_to() < 1000, "it has caught up");
+    // While the machine runs its daemon may be started as often as it likes.
+    cluster.nodes[0] = None;
+    cluster.start(0);
+    assert_eq!(doubt(&cluster), None);
 }
 
 #[test]

@@ -4,7 +4,11 @@ use raft::{RawNode, Storage, eraftpb, eraftpb::MessageType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{LogEntry, Snapshot, log::Log};
+use super::{
+    LogEntry, Snapshot,
+    doubt::{LogEnd, Word},
+    log::Log,
+};
 use crate::{
     cbor::{self, DecodeError},
     limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
@@ -58,10 +62,22 @@ const KINDS: [(Kind, MessageType); 9] = [
     (Kind::RequestPreVoteResponse, MessageType::MsgRequestPreVoteResponse),
 ];
 
+/// What one voter sends to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Packet {
+    /// A message of the library.
+    Frame(Frame),
+    /// Something about what one of them may have forgotten.
+    Word(Word),
+}
+
+/// Each in its generation.
+#[derive(Serialize, Deserialize)]
+struct Envelope(u64, Packet);
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Frame {
-    generation: u64,
     kind: Kind,
     term: u64,
     log_term: u64,
@@ -85,8 +101,7 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
         term: snapshot.get_metadata().term,
         state: Vec::new(),
     });
-    cbor::encode(&Frame {
-        generation,
+    let frame = Frame {
         kind: *kind,
         term: message.term,
         log_term: message.log_term,
@@ -98,10 +113,21 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
         request_snapshot: message.request_snapshot,
         reject: message.reject,
         reject_hint: message.reject_hint,
-    })
+    };
+    cbor::encode(&Envelope(generation, Packet::Frame(frame)))
+}
+
+pub(super) fn encode_word(word: Word, generation: u64) -> Vec<u8> {
+    cbor::encode(&Envelope(generation, Packet::Word(word)))
 }
 
 impl Frame {
+    /// Where the log of a candidate ends that asks for a vote.
+    pub(super) fn candidate(&self) -> Option<LogEnd> {
+        let asks = matches!(self.kind, Kind::RequestVote | Kind::RequestPreVote);
+        asks.then_some(LogEnd { term: self.log_term, index: self.index })
+    }
+
     /// Index and term of the snapshot that it tells of.
     pub(super) fn snapshot(&self) -> Option<(u64, u64)> {
         self.snapshot.as_ref().map(|snapshot| (snapshot.index, snapshot.term))
@@ -116,12 +142,17 @@ impl Frame {
     }
 }
 
-pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Frame, WireError> {
-    let frame: Frame = cbor::decode(bytes, MESSAGE_BYTES_MAX)?;
-    if frame.generation != generation {
-        return Err(WireError::OtherGeneration { expected: generation, got: frame.generation });
+pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Packet, WireError> {
+    let Envelope(got, packet) = cbor::decode(bytes, MESSAGE_BYTES_MAX)?;
+    if got != generation {
+        return Err(WireError::OtherGeneration { expected: generation, got });
     }
-    Ok(frame)
+    Ok(packet)
+}
+
+/// A term that a voter may have come to.
+pub(super) fn check_term(term: u64, node: &RawNode<Log>) -> Result<(), WireError> {
+    check(term <= node.raft.term.saturating_add(TERM_LEAP_MAX), "a term far in the future")
 }
 
 /// Turns a frame into a message of the library, unless it holds numbers on which the library would
@@ -133,7 +164,7 @@ pub(super) fn admit(
 ) -> Result<eraftpb::Message, WireError> {
     let raft = &node.raft;
     let (committed, last) = (raft.raft_log.committed, raft.raft_log.last_index());
-    check(frame.term <= raft.term.saturating_add(TERM_LEAP_MAX), "a term far in the future")?;
+    check_term(frame.term, node)?;
     check(frame.term > 0, "term zero")?;
     let horizon = last.saturating_add(INDEX_LEAP_MAX);
     check(frame.index <= horizon && frame.commit <= horizon, "an index far in the future")?;
@@ -247,8 +278,7 @@ pub(super) fn hostile(
     snapshot: Option<(u64, u64)>,
 ) -> Vec<u8> {
     let entry = |(index, term)| LogEntry { index, term, data: vec![1] };
-    cbor::encode(&Frame {
-        generation: 0,
+    let frame = Frame {
         kind: KINDS[kind].0,
         term,
         log_term,
@@ -260,5 +290,6 @@ pub(super) fn hostile(
         request_snapshot,
         reject,
         reject_hint,
-    })
+    };
+    cbor::encode(&Envelope(0, Packet::Frame(frame)))
 }

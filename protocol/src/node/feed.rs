@@ -283,6 +283,7 @@ impl Node {
 
     pub(super) fn consensus_message(&mut self, from: HostId, bytes: &[u8]) {
         let Some(consensus) = &mut self.consensus else { return };
+        consensus.generation_ends(self.ledger.next_voters().is_some());
         match consensus.receive(from, bytes) {
             Ok(outputs) => self.consensus_outputs(outputs),
             // One of us has not heard who votes now.
@@ -309,7 +310,11 @@ impl Node {
                     }
                 }
                 _ if is_over => {}
-                consensus::Output::Persist(write) => self.out.push(Output::Persist(write)),
+                consensus::Output::Persist(write) => {
+                    let assured = write.assured;
+                    self.out.push(Output::Persist(write));
+                    assured.into_iter().for_each(|assured| self.is_assured(assured));
+                }
                 consensus::Output::Apply { entries } => self.apply_all(entries),
                 consensus::Output::Pull { from, index, term } => {
                     self.pull_snapshot(from, index, term);
@@ -569,8 +574,8 @@ impl Node {
         self.out.push(Output::Roster);
         let (term, commit) = (snapshot.term, snapshot.index);
         let hard_state = HardState { term, vote: 0, commit };
-        let (snapshot, entries) = (Some(snapshot), Vec::new());
-        self.take_up(Restored { hard_state, snapshot, entries }, false);
+        let snapshot = Some(snapshot);
+        self.take_up(Restored { hard_state, snapshot, ..Restored::default() }, false);
         if begins {
             self.tell_generation();
         }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::{Node, Output};
 use crate::{
+    consensus::Write,
     fleet::{
         Accusation, Ears, Held, HostState, Inserted, Number, Record, RecordRefused, Say, Spread,
         Standing, Statement, TreeNode, Verdicts, Version,
     },
     ids::HostId,
     limits::RECORD_REFRESH_EVERY,
+    sabotage::{Defect, planted},
     time::Mono,
     trust::Signed,
     wire::{Message, RecordBucket, RecordVersion, TreeHash},
@@ -156,6 +158,9 @@ impl Node {
     /// Signs a new record if anything that it says has changed, and spreads it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
+        if !self.is_above_own_record() {
+            return;
+        }
         let accused = self.accused();
         let gossip = &self.gossip;
         let refute = self.now >= gossip.next_refutation_at
@@ -193,6 +198,32 @@ impl Node {
             Err(error) => self.out.push(Output::Note(format!("own record refused: {error}"))),
         }
         self.post(letters);
+    }
+
+    /// Where a record of this host is about that is newer than its last one, its disk was put back, and
+    /// it has forgotten. It goes on above. Two hosts with one key do so in turn, and not too often.
+    fn is_above_own_record(&mut self) -> bool {
+        let Some(known) = self.view.records.version(self.view.me()) else { return true };
+        if self.is_heard() || planted(Defect::OwnRecordNotMet) {
+            return true;
+        }
+        if self.now < self.gossip.next_refutation_at {
+            return false;
+        }
+        self.gossip.next_refutation_at = self.now + REFUTE_EVERY;
+        self.epoch = known.epoch.saturating_add(1);
+        self.record = None;
+        let write = Write { epoch: Some(self.epoch), ..Write::default() };
+        self.out.push(Output::Persist(write));
+        let note = "a record of this host is newer than what it remembers: its disk was put back";
+        self.out.push(Output::Note(note.into()));
+        true
+    }
+
+    /// True if nothing newer is known of this host than what it says itself.
+    pub fn is_heard(&self) -> bool {
+        let known = self.view.get(self.me).map(|record| (record.epoch, record.sequence));
+        known == self.record.as_ref().map(|record| (record.epoch, record.sequence))
     }
 
     /// The silent hosts, as the own record names them. One of which nothing was ever heard cannot be

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     cbor::{self, DecodeError},
-    consensus::{self, Consensus, Restored, VoterPolicy},
+    consensus::{Assured, Consensus, Restored, VoterPolicy, Write},
     execute,
     fleet::{Record, View},
     ids::{Digest, HashDomain, HostId},
@@ -50,6 +50,8 @@ pub struct Setup {
     pub cert: MemberCert,
     /// Counts the daemon's starts, this one included.
     pub epoch: u64,
+    /// Names the start of the machine: the same as long as it runs, and another one each time.
+    pub boot: u64,
     /// Where others reach it.
     pub addresses: Vec<String>,
     /// Where to look for others before any record is known.
@@ -86,6 +88,8 @@ pub enum Input {
     /// Operators let the fleet go on with this host's ledger. The answer is [`Output::Submitted`], by
     /// the id of the document.
     Recover(Signed<VoterList>),
+    /// Somebody on this host says that its disk was not put back to an older state.
+    TrustDisk,
     /// The executor's state; none when it cannot be reached.
     Executor(Option<execute::Report>),
     /// The executor answered a request; the error is for when it could not be asked.
@@ -156,7 +160,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub enum Output {
     /// Make this durable before anything that follows.
-    Persist(consensus::Write),
+    Persist(Write),
     /// Send over the peer's link.
     Send(HostId, Message),
     /// Connect to this address.
@@ -207,6 +211,9 @@ pub struct Node {
     now: Mono,
     ledger: Ledger,
     consensus: Option<Consensus>,
+    boot: u64,
+    /// What is known of the disk, if it is known for this start of the machine.
+    assured: Option<Assured>,
     view: View,
     gossip: Gossip,
     links: Links,
@@ -242,7 +249,17 @@ impl Node {
     ) -> Result<(Self, Vec<Output>), DecodeError> {
         let me = HostId::from(crate::trust::Signer::public_key(&setup.key));
         let fleet = setup.trust.fleet();
-        let Restored { snapshot, entries, .. } = setup.restored.clone();
+        let boot = setup.boot;
+        let mut restored = setup.restored;
+        let mut out = Vec::new();
+        if setup.epoch == 1 {
+            // Nothing was ever promised.
+            restored.assured = Some(Assured::knows_all(boot));
+            let write = Write { assured: restored.assured, ..Write::default() };
+            out.push(Output::Persist(write));
+        }
+        let assured = restored.assured.filter(|assured| assured.boot == boot);
+        let Restored { snapshot, entries, .. } = restored.clone();
         let ledger = match &snapshot {
             Some(snapshot) => Ledger::restore(setup.trust.clone(), &snapshot.state)?,
             None => Ledger::new(setup.trust.clone()),
@@ -251,7 +268,7 @@ impl Node {
         // A generation begins with a snapshot: whoever voted when the log was written does so now.
         let voters = electorate.newest();
         let consensus =
-            voters.is_voter(me).then(|| Consensus::new(me, voters, setup.restored, setup.seed));
+            voters.is_voter(me).then(|| Consensus::new(me, voters, restored, setup.seed, boot));
         let followed = if consensus.is_some() { Vec::new() } else { entries };
         let cert_is_whole = setup.cert.verify_though_expired(&setup.trust, &electorate).is_ok();
         let mut node = Self {
@@ -268,6 +285,8 @@ impl Node {
             now,
             ledger,
             consensus,
+            boot,
+            assured,
             view: View::new(me, fleet),
             gossip: Gossip::new(now, setup.seed),
             links: Links::new(now, setup.seeds, setup.known, setup.seed),
@@ -279,7 +298,7 @@ impl Node {
             record: None,
             admissions: BTreeMap::new(),
             stopped: BTreeMap::new(),
-            out: Vec::new(),
+            out,
             trust: setup.trust,
             seed: setup.seed,
             next_admission_at: now,
@@ -287,6 +306,7 @@ impl Node {
             next_vouch_at: now,
             next_count_at: now,
         };
+        node.tell_doubt();
         node.apply_followed(followed, false);
         node.sync_roster();
         node.publish_record();
@@ -346,6 +366,7 @@ impl Node {
                 self.hand_in(entry);
             }
             Input::Recover(list) => self.recover(&list),
+            Input::TrustDisk => self.trust_disk(),
             Input::Executor(report) => self.rollouts.reported(report),
             Input::Executed(asked, answer) => self.executed(asked, answer),
             Input::Revision(manifest, progress) => {
@@ -689,6 +710,7 @@ fn may_move_rollouts(input: &Input) -> bool {
         | Input::LinkUp(_)
         | Input::Submit(_)
         | Input::Recover(_)
+        | Input::TrustDisk
         | Input::Executor(_)
         | Input::Executed(..)
         | Input::Revision(..) => true,

@@ -57,10 +57,12 @@ struct Host {
     id: HostId,
     node: Option<Node>,
     disk: Disk,
+    /// The start of its machine.
+    boot: u64,
     executor: FakeExecutor,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Disk {
     epoch: u64,
     restored: Restored,
@@ -126,7 +128,8 @@ impl World {
         };
         for n in 1..=hosts {
             let (id, executor) = (host_id(n), FakeExecutor::default());
-            world.hosts.push(Host { seed: n, id, node: None, disk: Disk::default(), executor });
+            let (node, disk, boot) = (None, Disk::default(), 1);
+            world.hosts.push(Host { seed: n, id, node, disk, boot, executor });
             world.start(usize::from(n) - 1, &enrolment);
         }
         world
@@ -176,6 +179,7 @@ impl World {
             trust: self.trust.clone(),
             cert,
             epoch: host.disk.epoch,
+            boot: host.boot,
             addresses: vec![format!("at {}", host.seed)],
             seeds: if self.dials { vec!["at 1".into()] } else { Vec::new() },
             known: BTreeMap::new(),
@@ -217,7 +221,11 @@ impl World {
     fn perform(&mut self, index: usize, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Persist(write) => self.hosts[index].disk.restored.write(write),
+                Output::Persist(write) => {
+                    let disk = &mut self.hosts[index].disk;
+                    disk.epoch = write.epoch.unwrap_or(disk.epoch);
+                    disk.restored.write(write);
+                }
                 Output::Send(to, mut message) => {
                     if let (Message::Receipt(receipt), true) =
                         (&mut message, self.liar == Some(index))
@@ -898,3 +906,49 @@ fn a_stop_that_another_order_overtook_ends_the_deployment() {
 }
 
 mod voters;
+
+#[test]
+fn a_voter_with_too_few_others_to_ask_votes_when_somebody_vouches_for_its_disk() {
+    let mut world = fleet(4, 3);
+    world.run_for(2);
+    let (gone, back) = (0, 1);
+    world.kill(gone);
+    world.kill(back);
+    world.hosts[back].boot += 1;
+    world.restart(back);
+    world.run_for(30);
+    assert_eq!(
+        world.node(back).in_doubt().map(|(heard, needed)| (heard.len(), needed)),
+        Some((1, 2))
+    );
+    assert_eq!(world.leader(), None, "one of three decides nothing");
+    world.feed(back, Input::TrustDisk);
+    assert_eq!(world.node(back).in_doubt(), None);
+    world.run_until("a leader", |world| world.leader().is_some());
+    // It is remembered: as long as the machine runs nobody has to say it again.
+    world.kill(back);
+    world.restart(back);
+    assert_eq!(world.node(back).in_doubt(), None);
+}
+
+#[test]
+fn a_host_that_was_put_back_goes_on_above_the_records_that_it_has_forgotten() {
+    let mut world = fleet(4, 3);
+    let image = world.hosts[3].disk.clone();
+    for _ in 0..3 {
+        world.kill(3);
+        world.restart(3);
+        world.run_for(2);
+    }
+    let id = world.hosts[3].id;
+    let before = world.node(0).view().get(id).unwrap().epoch;
+    world.kill(3);
+    world.hosts[3].disk = image;
+    world.hosts[3].boot += 1;
+    world.restart(3);
+    world.run_until("its records count again", |world| {
+        let epoch = world.node(0).view().get(id).map(|record| record.epoch);
+        epoch > Some(before) && world.node(3).view().get(id).map(|record| record.epoch) == epoch
+    });
+    assert_eq!(world.hosts[3].disk.epoch, before + 1, "and what it counts from is on its disk");
+}

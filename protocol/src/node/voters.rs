@@ -2,7 +2,7 @@
 
 use super::{Node, NotTaken, Output};
 use crate::{
-    consensus::{Consensus, Restored, Write},
+    consensus::{Assured, Consensus, Restored, Write},
     ids::HostId,
     limits::VOTER_LISTS_PER_MESSAGE_MAX,
     rollout::Entry,
@@ -61,11 +61,15 @@ impl Node {
     }
 
     /// Goes on from a snapshot of another generation, or of the same on a host that follows.
-    pub(super) fn take_up(&mut self, restored: Restored, led: bool) {
-        let Restored { hard_state, snapshot, .. } = restored.clone();
+    pub(super) fn take_up(&mut self, mut restored: Restored, led: bool) {
+        // What the last log had to have does not matter to this one.
+        self.assured = self.assured.map(|assured| Assured::knows_all(assured.boot));
+        restored.assured = self.assured;
+        let Restored { hard_state, snapshot, assured, .. } = restored.clone();
         self.feed.begin_anew(snapshot.clone());
         let anew = !planted(Defect::OldTailKept);
-        let write = Write { hard_state: Some(hard_state), snapshot, anew, entries: vec![] };
+        let hard_state = Some(hard_state);
+        let write = Write { hard_state, snapshot, anew, assured, ..Write::default() };
         self.out.push(Output::Persist(write));
         let voters = self.ledger.electorate().newest();
         self.leadership.leading = false;
@@ -73,14 +77,45 @@ impl Node {
         self.incoming = None;
         self.outgoing.clear();
         self.consensus = voters.is_voter(self.me).then(|| {
-            let mut consensus = Consensus::new(self.me, voters, restored, self.seed);
+            let mut consensus = Consensus::new(self.me, voters, restored, self.seed, self.boot);
             if led {
                 consensus.stand_soon();
             }
             consensus
         });
+        self.tell_doubt();
         let lists = self.ledger.electorate().clone();
         self.learn_electorate(lists);
+    }
+
+    /// Which other voters have told this one what it may have promised before its machine was started,
+    /// and how many have to; none where nothing is in doubt.
+    pub fn in_doubt(&self) -> Option<(Vec<HostId>, usize)> {
+        self.consensus.as_ref()?.in_doubt()
+    }
+
+    /// Says that this voter waits for others.
+    pub(super) fn tell_doubt(&mut self) {
+        let Some((_, needed)) = self.in_doubt() else { return };
+        let note = format!(
+            "voters: this machine was started anew, and its disk may have been put back: this host votes \
+             when {needed} other voters have answered"
+        );
+        self.out.push(Output::Note(note));
+    }
+
+    /// What others have answered, or somebody who knows has said, is written down and holds.
+    pub(super) fn is_assured(&mut self, assured: Assured) {
+        self.assured = Some(assured);
+        self.out.push(Output::Note("voters: this host votes again".into()));
+    }
+
+    /// Somebody on this host vouches for its disk.
+    pub(super) fn trust_disk(&mut self) {
+        if let Some(consensus) = self.consensus.as_mut().filter(|own| own.in_doubt().is_some()) {
+            let outputs = consensus.trust_disk();
+            self.consensus_outputs(outputs);
+        }
     }
 
     /// Takes over lists of voters that were verified, if they are newer, and tells those around.
