@@ -1,6 +1,6 @@
 //! Names and numbers with one meaning each. No bare string or integer crosses a module border.
 
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -28,8 +28,22 @@ impl Malformed {
 macro_rules! byte_id {
     ($(#[$doc:meta])* $name:ident, $size:literal, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $name(pub [u8; $size]);
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                let head = |id: &Self| id.0.first_chunk().map(|head| u64::from_be_bytes(*head));
+                // These are hashes and keys: as a rule the first bytes differ, and maps are full of them.
+                head(self).cmp(&head(other)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The first eight hex digits, for logs and tables.
