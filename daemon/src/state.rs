@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn entry(index: u64, term: u64) -> LogEntry {
-        LogEntry { index, term, data: vec![u8::try_from(index).unwrap()] }
+        LogEntry { index, term, data: vec![u8::try_from(index).unwrap()].into() }
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         state.persist(vec![voted]).unwrap();
         state.persist(write(&[entry(1, 1), entry(2, 1), entry(3, 1)], None, false)).unwrap();
         let before = std::fs::metadata(&path).unwrap().len();
-        let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000] };
+        let snapshot = Snapshot { index: 2, term: 1, state: vec![7; 1000].into() };
         state.persist(write(&[], Some(&snapshot), false)).unwrap();
         state.persist(write(&[entry(4, 1)], None, false)).unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() <= before + 2000);

@@ -12,6 +12,8 @@
 pub mod cbor;
 pub mod ids;
 pub mod limits;
+#[cfg(feature = "simulation")]
+mod places;
 pub mod time;
 
 pub mod trust;

@@ -4,6 +4,7 @@
 //! the link breaks: whoever needs an answer asks again. [`Call`]s are asked and answered once; bulk
 //! data goes that way. [`Hello`] is exchanged before either, inside the transport.
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
@@ -142,7 +143,7 @@ pub enum Message {
 
 /// An entry of the log: the term in which it was proposed, and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FedEntry(pub u64, #[serde(with = "serde_bytes")] pub Vec<u8>);
+pub struct FedEntry(pub u64, pub Bytes);
 
 /// A part of a ledger's snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,8 +155,7 @@ pub struct SnapshotPart {
     /// Where this part begins.
     pub offset: u64,
     /// The part.
-    #[serde(with = "serde_bytes")]
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// How new a host's record is: the host, its epoch and its sequence. Fifteen bytes, as a rule.

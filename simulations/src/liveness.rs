@@ -2,7 +2,7 @@
 
 use groundswell_protocol::{
     consensus::Consensus,
-    fleet::Standing,
+    fleet::{Record, Standing},
     ids::HostId,
     node::{Input, Node},
     rollout::{Deployment, DeploymentStatus, Entry, Grant, MinimumHealthy, TargetStatus},
@@ -34,7 +34,12 @@ pub(crate) struct Mending {
     is_last: bool,
     /// When somebody may try again.
     again_at: Micros,
+    /// Whose whole view is looked at next.
+    next_view: usize,
 }
+
+/// Hosts whose whole view is looked at in a second.
+const VIEWS_PER_LOOK: usize = 64;
 
 impl World {
     /// From now on the weather is fine.
@@ -50,8 +55,12 @@ impl World {
             if self.truth.ledger.is_removed(self.hosts[host].id) {
                 self.scrap(host);
             }
-            self.judge_whole_view(host);
             self.end_doubt(host);
+        }
+        // What came is judged when it comes. In a large fleet the whole of a view has its turn now and then.
+        for _ in 0..self.hosts.len().min(VIEWS_PER_LOOK) {
+            self.mending.next_view = (self.mending.next_view + 1) % self.hosts.len();
+            self.judge_whole_view(self.mending.next_view);
         }
         if self.mending.by.is_none() {
             let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
@@ -92,9 +101,8 @@ impl World {
 
     /// In the end all have applied the same, and all must be in the same state.
     fn compare_states(&mut self) {
-        let state = self.truth.ledger.state_hash();
-        let other = (0..self.hosts.len())
-            .find(|host| self.node(*host).is_some_and(|node| node.ledger().state_hash() != state));
+        let is_other = |node: &Node| !node.ledger().is_same(&self.truth.ledger);
+        let other = (0..self.hosts.len()).find(|host| self.node(*host).is_some_and(is_other));
         if let Some(host) = other {
             self.fail("C4", format!("host {host} ends in another state"));
         }
@@ -111,7 +119,7 @@ impl World {
 
     /// What keeps the fleet from rest.
     fn rest_missing(&mut self) -> Option<(&'static str, String)> {
-        if let Some(missing) = self.unequal() {
+        if let Some(missing) = self.unequal_ledgers() {
             return Some(missing);
         }
         if let Some(missing) = self.lost_voters() {
@@ -128,7 +136,7 @@ impl World {
             let why = self.stuck(deployment);
             return Some(("L5", format!("deployment {} is not over: {why}", deployment.id)));
         }
-        None
+        self.unequal_views()
     }
 
     /// Voters that are gone for good are replaced, if there are other hosts. Of three zones none may have a
@@ -184,7 +192,7 @@ impl World {
                 first.get_or_insert(missing);
             }
         }
-        first.or_else(|| self.unequal())
+        first.or_else(|| self.unequal_ledgers()).or_else(|| self.unequal_views())
     }
 
     fn last_missing_in(&mut self, group: usize) -> Option<(&'static str, String)> {
@@ -260,8 +268,8 @@ impl World {
         text
     }
 
-    /// What differs from host to host that must not.
-    fn unequal(&self) -> Option<(&'static str, String)> {
+    /// What differs from ledger to ledger.
+    fn unequal_ledgers(&self) -> Option<(&'static str, String)> {
         let there = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone);
         let there: Vec<_> = there.collect();
         let nodes: Vec<_> = there.iter().filter_map(|host| self.node(*host)).collect();
@@ -286,24 +294,35 @@ impl World {
                 return Some(("L9", format!("host {host} is no member")));
             }
         }
-        if self.truth.ledger.members().count() != there.len() {
+        if self.truth.ledger.member_count() != there.len() {
             return Some(("L9", "whoever is gone is still a member".into()));
         }
-        for (host, node) in there.iter().copied().zip(&nodes) {
-            for (other, its) in there.iter().copied().zip(&nodes) {
-                let id = self.hosts[other].id;
-                let (here, own) = (node.view().get(id), its.view().get(id));
-                let version =
-                    |record: &groundswell_protocol::fleet::Record| (record.epoch, record.sequence);
-                if here.map(version) != own.map(version) {
+        None
+    }
+
+    /// What differs from view to view. Each is held against every host that it is about, so this is asked
+    /// last, when all else is as it should be.
+    fn unequal_views(&self) -> Option<(&'static str, String)> {
+        let version = |record: &Record| (record.epoch, record.sequence);
+        let there = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone);
+        let there: Vec<_> = there.filter_map(|host| Some((host, self.node(host)?))).collect();
+        let own = |(host, node): &(usize, &Node)| {
+            let id = self.hosts[*host].id;
+            (*host, id, node.view().get(id).map(version))
+        };
+        let own: Vec<_> = there.iter().map(own).collect();
+        if let Some((other, ..)) = own.iter().find(|(_, id, _)| !self.truth.ledger.is_healthy(*id))
+        {
+            return Some(("L6", format!("host {other} counts as unhealthy")));
+        }
+        for (host, node) in there {
+            for (other, id, newest) in &own {
+                if node.view().get(*id).map(version) != *newest {
                     return Some(("L1", format!("host {host} has an old record of {other}")));
                 }
-                if !matches!(node.standing(id), Standing::Reachable) {
-                    let standing = node.standing(id);
+                let standing = node.standing(*id);
+                if !matches!(standing, Standing::Reachable) {
                     return Some(("L6", format!("host {host} calls {other} {standing:?}")));
-                }
-                if !self.truth.ledger.is_healthy(id) {
-                    return Some(("L6", format!("host {other} counts as unhealthy")));
                 }
             }
         }

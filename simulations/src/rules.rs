@@ -4,7 +4,10 @@
 //! against that. The ledger's own state is looked at for two things only: to be compared, and for whom
 //! a canary that goes by number was drawn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use groundswell_protocol::{
     ids::{DeploymentId, Digest, GroupName, HostId, Labels, ZoneName},
@@ -38,6 +41,8 @@ pub(crate) struct Rules {
     broken: BTreeSet<(GroupName, HostId)>,
     /// Every slot that was ever granted.
     pub(crate) grants: BTreeMap<u64, Granted>,
+    /// The hosts of each bound at the last grant.
+    bounded: BTreeMap<Bound, Arc<BTreeSet<HostId>>>,
     last_token: u64,
     deployments: BTreeMap<DeploymentId, Tally>,
     /// What a stop keeps from beginning, though it has not begun: with true, even the way back.
@@ -120,7 +125,7 @@ pub(crate) struct Granted {
     pub(crate) deployment: DeploymentId,
     pub(crate) group: GroupName,
     /// The host's groups then, and its zone in each where zones count: how many may be down of whom.
-    pub(crate) bounds: Vec<(Bound, usize, BTreeSet<HostId>)>,
+    pub(crate) bounds: Vec<(Bound, usize, Arc<BTreeSet<HostId>>)>,
     /// Groups in which it was down for certain, so that nobody asked for room.
     pub(crate) excused: BTreeSet<GroupName>,
 }
@@ -486,16 +491,16 @@ impl Rules {
     /// How many may be down in the groups of a host that was just granted a slot.
     #[expect(clippy::type_complexity, reason = "two parts of a `Granted`")]
     fn bounds(
-        &self,
+        &mut self,
         token: u64,
         host: HostId,
-    ) -> Result<(Vec<(Bound, usize, BTreeSet<HostId>)>, BTreeSet<GroupName>), Violation> {
+    ) -> Result<(Vec<(Bound, usize, Arc<BTreeSet<HostId>>)>, BTreeSet<GroupName>), Violation> {
         let (mut bounds, mut excused) = (Vec::new(), BTreeSet::new());
         for (name, group) in &self.groups {
-            let members = self.hosts_of(name);
             if !self.matches(name, host) {
                 continue;
             }
+            let members = self.hosts_of(name);
             let is_excused = self.broken.contains(&(name.clone(), host));
             if is_excused {
                 excused.insert(name.clone());
@@ -503,13 +508,20 @@ impl Rules {
             let running = group.running.map(|id| &self.deployments[&id].configuration);
             let configuration = running.unwrap_or(&group.group.configuration);
             let quota = quota(configuration.minimum_healthy, members.len());
-            bounds.push(((name.clone(), None), quota, members.clone()));
+            bounds.push(((name.clone(), None), quota, Arc::new(members.clone())));
             if let Some(zones) = &configuration.zones {
                 let zone = self.members[&host].zone.clone();
                 let here = members.into_iter().filter(|other| self.members[other].zone == zone);
                 let here: BTreeSet<_> = here.collect();
                 let quota = quota_of(zones.minimum_healthy, &here);
-                bounds.push(((name.clone(), Some(zone)), quota, here));
+                bounds.push(((name.clone(), Some(zone)), quota, Arc::new(here)));
+            }
+        }
+        // Groups stay as they are for long: what is kept of one grant is kept of the last one as well.
+        for (bound, _, members) in &mut bounds {
+            match self.bounded.get(bound).filter(|known| *known == members) {
+                Some(known) => *members = known.clone(),
+                None => drop(self.bounded.insert(bound.clone(), members.clone())),
             }
         }
         for ((name, zone), quota, members) in &bounds {
@@ -591,7 +603,7 @@ impl Rules {
         unless(slots == self.slots, "S5", || {
             format!("after entry {index} the slots are {slots:?}, not {:?}", self.slots)
         })?;
-        let members = ledger.members().count();
+        let members = ledger.member_count();
         unless(members == self.members.len(), "R7", || {
             format!("after entry {index} the fleet has {members} hosts")
         })?;

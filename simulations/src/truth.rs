@@ -41,6 +41,7 @@ use std::{
 
 use groundswell_protocol::{
     consensus::LogEntry,
+    fleet::Record,
     ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped},
     trust::{Action, KeySet, Outcome, Receipt, Trust, Voters},
@@ -77,7 +78,8 @@ pub struct Truth {
     /// For each entry of the log, generation and term of the newest leader when it was known to be
     /// committed.
     committed_in: Vec<(u64, u64)>,
-    hashes: BTreeMap<u64, Digest>,
+    /// The newest states, by index.
+    states: BTreeMap<u64, Ledger>,
     /// A second reading of the ledger.
     rules: Rules,
     /// Who is being disturbed, and by which slot.
@@ -94,7 +96,7 @@ pub struct Truth {
     planned: BTreeMap<u64, u64>,
     /// By generation and term.
     leaders: BTreeMap<(u64, u64), HostId>,
-    records: BTreeMap<(HostId, u64, u64), Digest>,
+    records: BTreeMap<(HostId, u64, u64), Record>,
     /// Hosts that have forgotten what they said up to an epoch.
     forgetful: BTreeMap<HostId, u64>,
     met: Vec<Situation>,
@@ -110,7 +112,7 @@ impl Truth {
             trust,
             log: Vec::new(),
             committed_in: Vec::new(),
-            hashes: BTreeMap::new(),
+            states: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -136,17 +138,15 @@ impl Truth {
         self.log.get(usize::try_from(index.checked_sub(1)?).ok()?)
     }
 
-    /// The state's name at an index, where it was taken.
-    pub fn hash_at(&self, index: u64) -> Option<Digest> {
-        self.hashes.get(&index).copied()
+    /// The true ledger at an index, if that was not long ago.
+    pub fn ledger_at(&self, index: u64) -> Option<&Ledger> {
+        self.states.get(&index)
     }
 
     /// A host applied an entry. The first to do so makes it true.
-    pub fn applied_by(
-        &mut self,
-        entry: &LogEntry,
-        copies: impl FnOnce() -> (usize, usize),
-    ) -> Checked {
+    ///
+    /// `copies` says on how many voters' disks the first one found it, and how many it takes.
+    pub fn applied_by(&mut self, entry: &LogEntry, copies: (usize, usize)) -> Checked {
         if let Some(known) = self.entry(entry.index) {
             return unless(known.data == entry.data, "C2", || {
                 format!("two different entries were applied at index {}", entry.index)
@@ -155,14 +155,17 @@ impl Truth {
         unless(entry.index == self.applied() + 1, "C2", || {
             format!("index {} is applied after {}", entry.index, self.applied())
         })?;
-        let (have, need) = copies();
+        let (have, need) = copies;
         unless(have >= need, "C5", || {
             format!("index {} is applied and on {have} of {need} voters' disks", entry.index)
         })?;
         self.log.push(entry.clone());
         self.committed_in.push(self.leaders.keys().next_back().copied().unwrap_or_default());
         self.commit(entry)?;
-        self.hashes.insert(entry.index, self.ledger.state_hash());
+        self.states.insert(entry.index, self.ledger.clone());
+        if self.states.len() > STATES_MAX {
+            self.states.pop_first();
+        }
         Ok(())
     }
 
@@ -405,7 +408,12 @@ impl Truth {
     fn quota_holds(&self, bound: &Bound, members: &BTreeSet<HostId>) -> Checked {
         let group = &bound.0;
         // The last one that was granted was granted with all the others down.
-        let of_broken = |other: &HostId| self.broken.get(&(group.clone(), *other));
+        let broken: BTreeMap<_, _> = self
+            .broken
+            .iter()
+            .filter_map(|((of, host), token)| (of == group).then_some((*host, token)))
+            .collect();
+        let of_broken = |other: &HostId| broken.get(other).copied();
         let tokens = members
             .iter()
             .flat_map(|other| [self.disturbed.get(other), of_broken(other)].into_iter().flatten());
@@ -419,7 +427,7 @@ impl Truth {
         // deployment that runs now has no floor for zones.
         let is_down = |other: &&HostId| {
             let down = self.disturbed.get(other).is_some_and(|token| *token <= last)
-                || self.broken.contains_key(&(group.clone(), **other));
+                || broken.contains_key(other);
             down && !self.lost.contains(other)
         };
         let down: Vec<_> = members.iter().filter(is_down).collect();
@@ -533,13 +541,17 @@ impl Truth {
     }
 
     /// A record was seen on the wire.
-    pub fn says(&mut self, host: HostId, version: (u64, u64), id: Digest) -> Checked {
-        let known = *self.records.entry((host, version.0, version.1)).or_insert(id);
+    pub fn says(&mut self, record: &Record) -> Checked {
+        let Record { host, epoch, sequence, .. } = *record;
+        let known = self.records.entry((host, epoch, sequence)).or_insert_with(|| record.clone());
         // Until it has met a newer one, a host whose disk was put back may say what it has forgotten
         // otherwise.
-        let may_repeat = self.forgetful.get(&host).is_some_and(|epoch| version.0 <= *epoch);
-        unless(known == id || may_repeat, "F1", || {
-            format!("{} says two things as {version:?}", host.short())
+        let may_repeat = self.forgetful.get(&host).is_some_and(|until| epoch <= *until);
+        unless(known == record || may_repeat, "F1", || {
+            format!("{} says two things as {:?}", host.short(), (epoch, sequence))
         })
     }
 }
+
+/// States that are remembered, for hosts that are behind.
+const STATES_MAX: usize = 1024;

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use groundswell_protocol::{
-    consensus::Consensus,
-    ids::{Digest, HostId},
+    consensus::{Consensus, LogEntry},
+    ids::HostId,
     node::Node,
     rollout::Entry,
 };
@@ -46,9 +46,7 @@ impl World {
         if leads && self.hosts[host].led != term {
             self.hosts[host].led = term;
             let disk = &self.hosts[host].disk;
-            let has = |entry: &groundswell_protocol::consensus::LogEntry| {
-                disk.has(entry.index, &entry.data)
-            };
+            let has = |entry: &LogEntry| disk.has(entry.index, &entry.data);
             let led = self.truth.leads(self.hosts[host].id, term, has);
             if led == Ok(true) {
                 self.trace.say(self.now, || format!("host {host} leads in term {term:?}"));
@@ -90,17 +88,9 @@ impl World {
         }
         for index in checked + 1..=applied {
             let Some(entry) = self.hosts[host].disk.entry(index).cloned() else { continue };
-            let voters = self.truth.ledger.electorate().newest();
-            let need = voters.list().len() / 2 + 1;
-            let hosts = voters.hosts().map(|voter| &self.hosts[self.by_id[&voter]]);
-            // Whoever has forgotten an entry has had it.
-            let copies = hosts.filter(|host| {
-                let disks = [Some(&host.disk), host.forgotten.as_deref()];
-                disks.into_iter().flatten().any(|disk| disk.had(index, &entry.data))
-            });
-            let copies = copies.count();
             let fresh = index > self.truth.applied();
-            let checked = self.truth.applied_by(&entry, || (copies, need));
+            let copies = if fresh { self.copies(&entry) } else { (0, 0) };
+            let checked = self.truth.applied_by(&entry, copies);
             if fresh {
                 self.stop_at_grant(&entry.data);
                 self.trace.say(self.now, || {
@@ -112,16 +102,14 @@ impl World {
         self.hosts[host].checked = applied;
         self.hosts[host].disk.pruned.clear();
         let Some(node) = &self.hosts[host].node else { return };
-        // Naming a state takes as long as writing it down. A state that went astray stays so, and each
-        // host is looked at once in so many entries: never all of them at the same one.
-        let round = |index: u64| (index + host as u64) / STATES_NAMED_EVERY;
-        let sampled = round(applied) != round(checked);
-        let is_same = match self.truth.hash_at(applied) {
-            Some(hash) if sampled => node.ledger().state_hash() == hash,
-            Some(_) => true,
-            None => false,
+        let is_same = match self.truth.ledger_at(applied) {
+            Some(ledger) => node.ledger().is_same(ledger),
+            // Long ago, as far as anybody knows of it.
+            None => applied < self.truth.applied(),
         };
-        if sampled {
+        // Each host is looked at once in so many entries: never all of them at the same one.
+        let round = |index: u64| (index + host as u64) / CHECKED_EVERY;
+        if round(applied) != round(checked) {
             let sound = catch_unwind(AssertUnwindSafe(|| node.check_invariants()));
             if let Err(panic) = sound {
                 self.panicked(host, &*panic);
@@ -133,6 +121,19 @@ impl World {
         for situation in self.truth.met() {
             self.coverage.met(situation);
         }
+    }
+
+    /// On how many voters' disks an entry is, and how many it takes.
+    fn copies(&self, entry: &LogEntry) -> (usize, usize) {
+        let LogEntry { index, data, .. } = entry;
+        let voters = self.truth.ledger.electorate().newest();
+        let hosts = voters.hosts().map(|voter| &self.hosts[self.by_id[&voter]]);
+        // Whoever has forgotten an entry has had it.
+        let has = |host: &&Host| {
+            let disks = [Some(&host.disk), host.forgotten.as_deref()];
+            disks.into_iter().flatten().any(|disk| disk.had(*index, data))
+        };
+        (hosts.filter(has).count(), voters.list().len() / 2 + 1)
     }
 
     /// People who wait for the worst moment to stop a deployment.
@@ -148,25 +149,18 @@ impl World {
 
     /// A host's view after records of these hosts came.
     pub(crate) fn judge_view(&mut self, host: usize, about: &[HostId]) {
-        let Some(node) = &self.hosts[host].node else { return };
-        let mut news = Vec::new();
+        let Host { node: Some(node), seen, .. } = &mut self.hosts[host] else { return };
         let mut checked = Ok(());
         for record in about.iter().filter_map(|about| node.view().get(*about)) {
             let version = (record.epoch, record.sequence);
-            let seen = self.hosts[host].seen.get(&record.host).copied().unwrap_or_default();
-            if version < seen {
-                let what = format!("host {host} went back to {version:?} from {seen:?}");
+            let newest = seen.entry(record.host).or_default();
+            if version < *newest {
+                let what = format!("host {host} went back to {version:?} from {newest:?}");
                 checked = Err(Violation { promise: "F1", what });
             }
-            if version > seen {
-                let said = groundswell_protocol::cbor::encode(record);
-                news.push((record.host, version, Digest::of_content(&said)));
-            }
-        }
-        for (other, version, id) in news {
-            self.hosts[host].seen.insert(other, version);
-            if checked.is_ok() {
-                checked = self.truth.says(other, version, id);
+            if version > *newest {
+                *newest = version;
+                checked = checked.and_then(|()| self.truth.says(record));
             }
         }
         self.hold(checked);
@@ -184,5 +178,5 @@ impl World {
     }
 }
 
-/// Entries in which every host's state is compared with the others' once.
-const STATES_NAMED_EVERY: u64 = 16;
+/// Entries in which every host is checked from within once.
+const CHECKED_EVERY: u64 = 16;

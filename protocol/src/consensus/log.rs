@@ -1,5 +1,6 @@
 //! The log in memory, as the library wants to read it.
 
+use bytes::Bytes;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError, eraftpb};
 
 use super::{HardState, LogEntry, Restored, Snapshot, wire};
@@ -52,7 +53,7 @@ impl Log {
     }
 
     /// Replaces the entries up to `index` by the state there.
-    pub(super) fn compact(&mut self, index: u64, state: Vec<u8>) -> Snapshot {
+    pub(super) fn compact(&mut self, index: u64, state: Bytes) -> Snapshot {
         let index = index.min(self.last());
         let term = self.term(index).unwrap_or(0);
         let gone = usize::try_from((index + 1).saturating_sub(self.first())).unwrap_or(0);

@@ -14,6 +14,7 @@ mod doubt;
 mod log;
 mod wire;
 
+use bytes::Bytes;
 use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -54,8 +55,7 @@ pub struct LogEntry {
     /// The term of the leader that proposed it.
     pub term: u64,
     /// What was proposed; empty where a new leader marks its term.
-    #[serde(with = "serde_bytes")]
-    pub data: Vec<u8>,
+    pub data: Bytes,
 }
 
 /// The applied state up to an index.
@@ -66,8 +66,7 @@ pub struct Snapshot {
     /// The term of that entry.
     pub term: u64,
     /// The state.
-    #[serde(with = "serde_bytes")]
-    pub state: Vec<u8>,
+    pub state: Bytes,
 }
 
 /// What was persisted before a restart; the default is a first start.
@@ -104,7 +103,7 @@ pub struct Write {
 impl Restored {
     /// How each voter of a new generation begins: with the ledger at the entry that called them. Terms
     /// begin anew, since frames of other generations are not heard.
-    pub fn called(index: u64, state: Vec<u8>) -> Self {
+    pub fn called(index: u64, state: Bytes) -> Self {
         let snapshot = Snapshot { index, term: FIRST_TERM, state };
         let hard_state = HardState { term: FIRST_TERM, vote: 0, commit: index };
         Self { hard_state, snapshot: Some(snapshot), ..Self::default() }
@@ -198,6 +197,8 @@ pub struct Consensus {
     knows_all: bool,
     /// The generation is about to end.
     ends: bool,
+    /// The term for which the time to an election was drawn last, and the draw.
+    drawn: Option<(u64, usize)>,
 }
 
 impl Consensus {
@@ -241,6 +242,7 @@ impl Consensus {
             knows_all: snapshot_term >= assured.term,
             assured,
             ends: false,
+            drawn: None,
         };
         consensus.restored_to = consensus.node.raft.raft_log.last_index();
         consensus.time_election();
@@ -398,7 +400,7 @@ impl Consensus {
     }
 
     /// The state that [`Output::Pull`] asked for. The caller has read it as what it should be.
-    pub fn snapshot_came(&mut self, from: HostId, index: u64, state: Vec<u8>) -> Vec<Output> {
+    pub fn snapshot_came(&mut self, from: HostId, index: u64, state: Bytes) -> Vec<Output> {
         let awaited = self.awaiting.take().filter(|(sender, frame)| {
             *sender == from && frame.snapshot().is_some_and(|(at, _)| at == index)
         });
@@ -446,7 +448,7 @@ impl Consensus {
     }
 
     /// Replaces the log up to the applied `index` by the state there.
-    pub fn compact(&mut self, index: u64, state: Vec<u8>) -> (Snapshot, Vec<Output>) {
+    pub fn compact(&mut self, index: u64, state: Bytes) -> (Snapshot, Vec<Output>) {
         let snapshot = self.node.mut_store().compact(index, state);
         let write = Write { snapshot: Some(snapshot.clone()), ..Write::default() };
         (snapshot, vec![Output::Persist(write)])
@@ -521,7 +523,7 @@ impl Consensus {
         let snapshot = (ready.snapshot().get_metadata().index > 0).then(|| {
             let metadata = ready.snapshot().get_metadata();
             let (index, term) = (metadata.index, metadata.term);
-            Snapshot { index, term, state: ready.snapshot().data.to_vec() }
+            Snapshot { index, term, state: ready.snapshot().data.clone() }
         });
         let entries: Vec<_> = ready.take_entries().into_iter().map(wire::from_entry).collect();
         let hard_state =
@@ -577,14 +579,21 @@ impl Consensus {
         }
     }
 
-    /// Replaces the library's draw, which differs from run to run, by one that does not.
+    /// Replaces the library's draw, which differs from run to run, by one that does not. The library may
+    /// have drawn anew in any step.
     fn time_election(&mut self) {
-        let id = self.node.raft.id;
-        let parts = [&self.seed.to_be_bytes()[..], &id.to_be_bytes(), &self.term().to_be_bytes()];
-        let draw = Digest::of(HashDomain::Entry, &parts).0[0];
+        let (id, term) = (self.node.raft.id, self.term());
+        let draw = match self.drawn {
+            Some((drawn, draw)) if drawn == term => draw,
+            _ => {
+                let parts = [&self.seed.to_be_bytes()[..], &id.to_be_bytes(), &term.to_be_bytes()];
+                usize::from(Digest::of(HashDomain::Entry, &parts).0[0])
+            }
+        };
+        self.drawn = Some((term, draw));
         let ticks = match self.is_short() {
             true => ELECTION_TICKS_MAX - 1,
-            false => ELECTION_TICKS + usize::from(draw) % ELECTION_TICKS,
+            false => ELECTION_TICKS + draw % ELECTION_TICKS,
         };
         self.node.raft.set_randomized_election_timeout(ticks);
     }

@@ -206,7 +206,7 @@ fn a_single_voter_elects_itself() {
     let mut cluster = Cluster::new(1, 1);
     (0..30).for_each(|_| cluster.tick());
     cluster.propose(9);
-    assert_eq!(cluster.applied[0].last().unwrap().data, [9]);
+    assert_eq!(*cluster.applied[0].last().unwrap().data, [9]);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_snapshot_brings_a_voter_up_to_date() {
     (0..5).for_each(|_| cluster.tick());
     let index = cluster.applied[leader].last().unwrap().index;
     let node = cluster.nodes[leader].as_mut().unwrap();
-    let (snapshot, outputs) = node.compact(index, b"state".to_vec());
+    let (snapshot, outputs) = node.compact(index, b"state".to_vec().into());
     cluster.perform(leader, outputs);
     cluster.start(late);
     for _ in 0..60 {
@@ -360,7 +360,7 @@ proptest! {
         if let Ok(outputs) = node.receive(from, &frame)
             && let Some(Output::Pull { from, index, .. }) = outputs.first()
         {
-            drop(node.snapshot_came(*from, *index, Vec::new()));
+            drop(node.snapshot_came(*from, *index, Bytes::new()));
         }
         for _ in 0..30 {
             let Some(node) = &mut cluster.nodes[to] else { break };

@@ -1,5 +1,6 @@
 //! Frames between voters: our own mirror of the library's messages, and what is checked in them.
 
+use bytes::Bytes;
 use raft::{RawNode, Storage, eraftpb, eraftpb::MessageType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -99,7 +100,7 @@ pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> 
     let snapshot = message.snapshot.take().map(|snapshot| Snapshot {
         index: snapshot.get_metadata().index,
         term: snapshot.get_metadata().term,
-        state: Vec::new(),
+        state: Bytes::new(),
     });
     let frame = Frame {
         kind: *kind,
@@ -134,7 +135,7 @@ impl Frame {
     }
 
     /// Puts in what was pulled.
-    pub(super) fn with_state(mut self, state: Vec<u8>) -> Self {
+    pub(super) fn with_state(mut self, state: Bytes) -> Self {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.state = state;
         }
@@ -240,7 +241,7 @@ fn to_message(frame: Frame, from: u64, node: &RawNode<Log>) -> eraftpb::Message 
 
 pub(super) fn to_snapshot(snapshot: Snapshot, conf_state: eraftpb::ConfState) -> eraftpb::Snapshot {
     let mut library = eraftpb::Snapshot::default();
-    library.set_data(snapshot.state.into());
+    library.set_data(snapshot.state);
     let metadata = library.mut_metadata();
     metadata.index = snapshot.index;
     metadata.term = snapshot.term;
@@ -249,12 +250,12 @@ pub(super) fn to_snapshot(snapshot: Snapshot, conf_state: eraftpb::ConfState) ->
 }
 
 pub(super) fn from_entry(entry: eraftpb::Entry) -> LogEntry {
-    LogEntry { index: entry.index, term: entry.term, data: entry.data.to_vec() }
+    LogEntry { index: entry.index, term: entry.term, data: entry.data }
 }
 
 pub(super) fn to_entry(entry: LogEntry) -> eraftpb::Entry {
     let LogEntry { index, term, data } = entry;
-    eraftpb::Entry { index, term, data: data.into(), ..Default::default() }
+    eraftpb::Entry { index, term, data, ..Default::default() }
 }
 
 /// Terms rise by elections; nobody has seen this many more of them than we have.
@@ -277,7 +278,7 @@ pub(super) fn hostile(
     request_snapshot: u64,
     snapshot: Option<(u64, u64)>,
 ) -> Vec<u8> {
-    let entry = |(index, term)| LogEntry { index, term, data: vec![1] };
+    let entry = |(index, term)| LogEntry { index, term, data: vec![1].into() };
     let frame = Frame {
         kind: KINDS[kind].0,
         term,
@@ -286,7 +287,7 @@ pub(super) fn hostile(
         entries: entries.into_iter().map(entry).collect(),
         commit,
         commit_term: log_term,
-        snapshot: snapshot.map(|(index, term)| Snapshot { index, term, state: Vec::new() }),
+        snapshot: snapshot.map(|(index, term)| Snapshot { index, term, state: Bytes::new() }),
         request_snapshot,
         reject,
         reject_hint,

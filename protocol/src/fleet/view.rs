@@ -100,7 +100,7 @@ impl View {
         if self.records.get(number).is_none() && self.records.len() >= HOSTS_MAX {
             return Err(RecordRefused::Full);
         }
-        let bytes = signed.to_bytes().len();
+        let bytes = record.bytes();
         Ok((number, Held { record, came_at: now, bytes }))
     }
 

@@ -13,7 +13,7 @@ use crate::{
         ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
         SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX,
     },
-    rollout::{Effect, Entry, Ledger, Refusal, Stamped},
+    rollout::{Effect, Entry, Ledger, Read, Refusal, Stamped},
     sabotage::{Defect, planted},
     time::Mono,
     wire::{FedEntry, Message},
@@ -351,37 +351,36 @@ impl Node {
         if index <= self.ledger.applied_index() {
             return;
         }
-        let stamped = Stamped::from_bytes(&data);
-        match stamped {
-            Ok(stamped) => self.apply_stamped(index, &data, &stamped),
-            Err(_) => self.ledger.skip(index),
+        match Read::of(&data) {
+            Some(read) => self.apply_read(index, &read),
+            None => self.ledger.skip(index),
         }
         self.feed.log_bytes += data.len();
         self.feed.log.insert(index, FedEntry(term, data));
     }
 
-    fn apply_stamped(&mut self, index: u64, data: &[u8], stamped: &Stamped) {
-        let id = submission_id(&stamped.entry);
-        let outcome = self.ledger.apply(index, Stamped::hash(data), stamped);
-        self.feed.proposed.remove(&id);
-        self.feed.open_grants.remove(&id);
-        self.feed.forwarded.remove(&id);
+    fn apply_read(&mut self, index: u64, read: &Read) {
+        let Read { stamped, hash, id, admits } = read;
+        let outcome = self.ledger.apply(index, *hash, stamped);
+        self.feed.proposed.remove(id);
+        self.feed.open_grants.remove(id);
+        self.feed.forwarded.remove(id);
         if let Err(refusal) = &outcome {
             self.note_refused(&stamped.entry, refusal);
         }
+        self.newcomers.extend(admits);
         if matches!(stamped.entry, Entry::Admit(_) | Entry::Remove(_)) {
             self.out.push(Output::Roster);
         }
         let refused = |refusal: Refusal| NotTaken::Refused(refusal.to_string());
-        self.settle(id, outcome.map(|_| index).map_err(refused));
+        self.settle(*id, outcome.map(|_| index).map_err(refused));
     }
 
     pub(super) fn restore(&mut self, snapshot: &Snapshot) {
         match Ledger::restore(self.trust.clone(), &snapshot.state) {
             Ok(ledger) if ledger.applied_index() >= self.ledger.applied_index() => {
-                self.ledger = ledger;
+                self.replace_ledger(ledger);
                 self.feed.begin_anew(Some(snapshot.clone()));
-                self.out.push(Output::Roster);
             }
             Ok(_) => {}
             Err(error) => {
@@ -389,6 +388,13 @@ impl Node {
                     .push(Output::Note(format!("a snapshot of the ledger is refused: {error}")));
             }
         }
+    }
+
+    /// Goes on with another ledger, whose members may be others.
+    fn replace_ledger(&mut self, ledger: Ledger) {
+        self.ledger = ledger;
+        self.is_roster_stale = true;
+        self.out.push(Output::Roster);
     }
 
     /// Replaces a long log by a snapshot, on disk and in memory.
@@ -570,8 +576,7 @@ impl Node {
             return;
         }
         let begins = generation > self.generation();
-        self.ledger = ledger;
-        self.out.push(Output::Roster);
+        self.replace_ledger(ledger);
         let (term, commit) = (snapshot.term, snapshot.index);
         let hard_state = HardState { term, vote: 0, commit };
         let snapshot = Some(snapshot);

@@ -62,6 +62,16 @@ impl Node {
     pub(super) fn sync_roster(&mut self) {
         let roster = &mut self.view.roster;
         let ledger = &self.ledger;
+        for host in std::mem::take(&mut self.newcomers) {
+            if let Some(member) = ledger.member(host) {
+                roster.seat(member.host, member.zone);
+            }
+        }
+        // Whoever went is found by looking at everybody, which takes a while in a large fleet.
+        let is_full = roster.members() == ledger.member_count();
+        if !std::mem::take(&mut self.is_roster_stale) && is_full {
+            return self.note_roster();
+        }
         let gone: Vec<_> = roster
             .iter()
             .map(|number| roster.host(number))
@@ -71,6 +81,10 @@ impl Node {
         for member in ledger.members() {
             roster.seat(member.host, member.zone);
         }
+        self.note_roster();
+    }
+
+    fn note_roster(&mut self) {
         self.gossip.verdicts.roster_changed();
         // Records that were refused for want of a roster are here at the next comparison.
         self.gossip.spread.compare_soon(self.now);

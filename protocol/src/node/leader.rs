@@ -111,7 +111,7 @@ impl Node {
         if planted(Defect::GrantedOnce) && self.ledger.slots().count() > 0 {
             self.leadership.granted_at = u64::MAX;
         }
-        for grant in self.ledger.suggest_grants() {
+        for grant in self.ledger.next_grants() {
             let entry = Entry::Grant(grant);
             let id = submission_id(&entry);
             self.propose_checked(id, entry, None);

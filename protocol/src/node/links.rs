@@ -30,6 +30,10 @@ pub(super) struct Links {
     known: BTreeMap<HostId, Addresses>,
     /// When something was last sent to each peer.
     spoke: BTreeMap<HostId, Mono>,
+    /// When a heartbeat is due at the earliest.
+    next_beat_at: Mono,
+    /// The other voters of a generation, in the order in which this host follows them.
+    voters: Option<(u64, Vec<HostId>)>,
 }
 
 /// Where a host may be reached.
@@ -68,7 +72,16 @@ impl Links {
         let seed_of = |address| Seed { address, next_at: now, backoff: DIAL_BACKOFF_MIN };
         let seeds = seeds.into_iter().map(seed_of).collect();
         let (up, overlay) = (BTreeSet::new(), Overlay::new(now, seed));
-        Self { up, overlay, seeds, next_seed: 0, known, spoke: BTreeMap::new() }
+        Self {
+            up,
+            overlay,
+            seeds,
+            next_seed: 0,
+            known,
+            spoke: BTreeMap::new(),
+            next_beat_at: now,
+            voters: None,
+        }
     }
 
     pub(super) fn up(&self) -> impl Iterator<Item = HostId> {
@@ -124,11 +137,15 @@ impl Node {
 
     /// Heartbeats to whoever listens and heard nothing else, and seeds where there is nobody else.
     pub(super) fn tend_links(&mut self) {
-        for number in self.links.overlay.gossips().collect::<Vec<_>>() {
-            let peer = self.view.roster.host(number);
-            let spoke = self.links.spoke.get(&peer);
-            if spoke.is_none_or(|at| self.now.since(*at) >= HEARTBEAT_EVERY) {
-                self.send(peer, Message::Heartbeat);
+        if self.now >= self.links.next_beat_at {
+            self.links.next_beat_at = self.now + HEARTBEAT_EVERY;
+            for number in self.links.overlay.gossips().collect::<Vec<_>>() {
+                let peer = self.view.roster.host(number);
+                let due = self.links.spoke.get(&peer).map(|at| *at + HEARTBEAT_EVERY);
+                match due.filter(|due| *due > self.now) {
+                    Some(due) => self.links.next_beat_at = self.links.next_beat_at.min(due),
+                    None => self.send(peer, Message::Heartbeat),
+                }
             }
         }
         self.tend_seeds();
@@ -167,29 +184,43 @@ impl Node {
                 let peer = roster.host(number);
                 self.send(peer, Message::Neighbour(is_neighbour));
             }
-            Turn::Gossip(number, gossips) => self.gossip.spread.set_gossips(number, gossips),
+            Turn::Gossip(number, gossips) => {
+                self.links.next_beat_at = self.now;
+                self.gossip.spread.set_gossips(number, gossips);
+            }
         }
     }
 
     /// The voters to be connected to, sorted.
     fn wanted_voters(&mut self) -> Vec<Number> {
         let all = self.consensus.is_some() || self.needs_receipts();
-        let mut voters: Vec<_> =
-            self.voters().into_iter().filter(|voter| *voter != self.me).collect();
-        let me = self.me;
-        voters.sort_by_key(|voter| Digest::of(HashDomain::Ring, &[b"voter", &voter.0, &me.0]).0);
+        let generation = self.electorate.newest().generation();
+        if self.links.voters.as_ref().is_none_or(|(known, _)| *known != generation) {
+            self.links.voters = Some((generation, self.voters_in_order()));
+        }
+        let voters = self.links.voters.iter().flat_map(|(_, voters)| voters);
         let (mut wanted, mut counted) = (Vec::new(), 0);
         for voter in voters {
             if !all && counted >= VOTERS_FOLLOWED {
                 break;
             }
-            let Some(number) = self.view.roster.know(voter) else { continue };
+            let Some(number) = self.view.roster.know(*voter) else { continue };
             wanted.push(number);
             // One that does not answer is tried on, and the next one as well.
             counted += usize::from(!self.links.overlay.is_failing(number));
         }
         wanted.sort_unstable();
         wanted
+    }
+
+    /// The other voters, in an order of this host's own.
+    fn voters_in_order(&self) -> Vec<HostId> {
+        let me = self.me;
+        let mut voters: Vec<_> = self.voters().into_iter().filter(|voter| *voter != me).collect();
+        voters.sort_by_cached_key(|voter| {
+            Digest::of(HashDomain::Ring, &[b"voter", &voter.0, &me.0]).0
+        });
+        voters
     }
 
     /// True while this host has to ask a majority of the voters for something.

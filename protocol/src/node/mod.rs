@@ -28,11 +28,11 @@ use self::{
     snapshot::Incoming,
 };
 use crate::{
-    cbor::{self, DecodeError},
+    cbor::DecodeError,
     consensus::{Assured, Consensus, Restored, VoterPolicy, Write},
     execute,
     fleet::{Record, View},
-    ids::{Digest, HashDomain, HostId},
+    ids::{Digest, HostId},
     rollout::{Entry, Ledger},
     sabotage::{Defect, planted},
     time::{Mono, UnixSeconds},
@@ -215,6 +215,10 @@ pub struct Node {
     /// What is known of the disk, if it is known for this start of the machine.
     assured: Option<Assured>,
     view: View,
+    /// Hosts that were admitted since the roster was last brought up to the ledger.
+    newcomers: Vec<HostId>,
+    /// The ledger was replaced since.
+    is_roster_stale: bool,
     gossip: Gossip,
     links: Links,
     feed: Feed,
@@ -288,6 +292,8 @@ impl Node {
             boot,
             assured,
             view: View::new(me, fleet),
+            newcomers: Vec::new(),
+            is_roster_stale: true,
             gossip: Gossip::new(now, setup.seed),
             links: Links::new(now, setup.seeds, setup.known, setup.seed),
             feed: Feed::new(setup.snapshot_every_entries, snapshot),
@@ -719,7 +725,7 @@ fn may_move_rollouts(input: &Input) -> bool {
 
 /// Names a submission, so that its answer finds back.
 pub fn submission_id(entry: &Entry) -> Digest {
-    Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(entry)])
+    entry.submission_id()
 }
 
 const LEDGER_AGAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(2);

@@ -4,7 +4,7 @@
 //! executor's report and the store each time; the little that is kept paces questions and collects
 //! answers. So a daemon that dies at any moment goes on when it is back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Asked, AskedKind, Node, Output, Progress};
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Rollouts {
     /// The executor's newest report.
-    executor: Option<Report>,
+    executor: Option<Arc<Report>>,
     /// Revisions that the store was asked for.
     pub(super) revisions: BTreeMap<Digest, Progress>,
     groups: BTreeMap<GroupName, Rollout>,
@@ -112,7 +112,7 @@ impl Rollouts {
     /// Notes the executor's state; none when it cannot be reached. What this host does in its groups is
     /// the executor's to say: without it, the fleet is told nothing of them, and reads that.
     pub(super) fn reported(&mut self, report: Option<Report>) {
-        self.executor = report;
+        self.executor = report.map(Arc::new);
         if self.executor.is_none() {
             self.groups.values_mut().for_each(|rollout| rollout.status = None);
         }
@@ -189,10 +189,6 @@ impl Rollouts {
             claim.receipts.insert(content.voter, (content.entry, receipt.signed().clone()));
         }
     }
-
-    fn report(&self, group: &GroupName) -> Option<&GroupReport> {
-        self.executor.as_ref()?.groups.iter().find(|report| report.group == *group)
-    }
 }
 
 impl Node {
@@ -203,13 +199,15 @@ impl Node {
 
     /// Takes the next step in each group of this host.
     pub(super) fn roll_out(&mut self) {
-        if self.rollouts.executor.is_none() || self.is_catching_up() {
+        let executor = self.rollouts.executor.clone().filter(|_| !self.is_catching_up());
+        let Some(executor) = executor else {
             self.rollouts.is_at_rest = true;
             return;
-        }
+        };
+        let report = |group: &GroupName| executor.groups.iter().find(|one| one.group == *group);
         let assignments = self.ledger.assignments(self.me);
         let is_at_rest = |assignment: &Assignment| {
-            let report = self.rollouts.report(&assignment.group);
+            let report = report(&assignment.group);
             let acts = report.is_some_and(|report| report.activation.is_some());
             assignment.slot.is_none() && assignment.deployment.is_none() && !acts
         };
@@ -221,14 +219,14 @@ impl Node {
             }
         }
         for assignment in assignments {
-            let report = self.rollouts.report(&assignment.group).cloned();
-            let state = self.step(&assignment, report.as_ref());
+            let report = report(&assignment.group);
+            let state = self.step(&assignment, report);
             let status = GroupStatus {
                 group: assignment.group.clone(),
                 order: assignment.deployment.as_ref().map(|deployment| deployment.order),
                 state,
                 token: self.ledger.slot_of(self.me).map(|slot| slot.token),
-                release: report.and_then(|report| report.current),
+                release: report.and_then(|report| report.current.clone()),
             };
             self.rollouts.groups.entry(assignment.group).or_default().status = Some(status);
         }

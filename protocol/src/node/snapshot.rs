@@ -103,7 +103,7 @@ impl Node {
         let total = snapshot.state.len();
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(total);
         let until = from.saturating_add(SNAPSHOT_PART_BYTES).min(total);
-        let bytes = snapshot.state[from..until].to_vec();
+        let bytes = snapshot.state.slice(from..until);
         let total = u64::try_from(total).unwrap_or(u64::MAX);
         self.send(to, Message::Snapshot(SnapshotPart { index, total, offset, bytes }));
     }
@@ -139,7 +139,7 @@ impl Node {
             return self.ask_for_part();
         }
         let Some(Incoming { term, state, .. }) = self.incoming.take() else { return };
-        self.snapshot_came(from, Snapshot { index, term, state });
+        self.snapshot_came(from, Snapshot { index, term, state: state.into() });
     }
 
     /// A whole snapshot is here. Nothing is replaced by one that is no ledger at that index.

@@ -1,10 +1,11 @@
 //! Carrying out what was judged good. Nothing here says no.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     deployment::{Deployment, DeploymentStatus, TargetStatus},
     entry::{Grant, Passed},
+    kept::Kept,
     ledger::{GroupState, Judged, Ledger, Membership, Ordered, Slot, WriteOff},
 };
 use crate::{
@@ -47,7 +48,9 @@ impl Ledger {
             Judged::Done { host, outcome } => self.free(at, host, outcome),
             Judged::Health { host, healthy: true } => {
                 self.state.unhealthy.remove(&host);
-                self.state.written_off.remove(&host);
+                if self.state.written_off.remove(&host).is_some() {
+                    self.count_in(host);
+                }
             }
             Judged::Health { host, healthy: false } => {
                 self.state.unhealthy.insert(host);
@@ -89,7 +92,9 @@ impl Ledger {
             self.state.uncounted.insert(host);
         }
         let membership = Membership { cert, member: content, id: member.id(), index, entry };
-        self.state.members.insert(host, membership);
+        self.count_out(host);
+        self.state.members.insert(host, membership.into());
+        self.count_in(host);
         self.leave_groups(at, host);
     }
 
@@ -110,6 +115,7 @@ impl Ledger {
 
     /// Takes a host out of the fleet. Its slot is free, since nothing of it is in a group any more.
     fn remove(&mut self, at: UnixSeconds, host: HostId) {
+        self.count_out(host);
         self.state.members.remove(&host);
         self.state.slots.remove(&host);
         self.state.unhealthy.remove(&host);
@@ -133,6 +139,7 @@ impl Ledger {
     fn set_group(&mut self, group: &Verified<Group>) {
         let content = group.content().clone();
         let signed = group.signed().clone();
+        let name = content.name.clone();
         match self.state.groups.get_mut(&content.name) {
             Some(known) => (known.group, known.signed) = (content, signed),
             None => {
@@ -145,14 +152,15 @@ impl Ledger {
                     running: None,
                     queue: Vec::new(),
                     last_good: None,
-                    current: BTreeMap::new(),
-                    met: BTreeSet::new(),
-                    left: BTreeSet::new(),
+                    current: Kept::default(),
+                    met: Kept::default(),
+                    left: Kept::default(),
                     stopped_out_of_turn: Vec::new(),
                 };
-                self.state.groups.insert(content.name, fresh);
+                self.state.groups.insert(content.name, fresh.into());
             }
         }
+        self.count_anew(&name);
     }
 
     fn chain(&mut self, order: &Verified<Order>) {
@@ -207,7 +215,7 @@ impl Ledger {
         let (running, id) = (group.running, deployment.id);
         let overtaken = if instead { std::mem::take(&mut group.queue) } else { Vec::new() };
         group.queue.push(id);
-        self.state.deployments.insert(id, deployment);
+        self.state.deployments.insert(id, deployment.into());
         for other in running.filter(|_| instead).into_iter().chain(overtaken) {
             self.stop(at, other, false);
         }
@@ -334,6 +342,7 @@ impl Ledger {
             target.status = TargetStatus::WrittenOff;
             target.ended_at = Some(at);
         }
+        self.count_out(host);
         self.state.written_off.insert(host, WriteOff { token, deployment, at });
         self.state.unhealthy.insert(host);
         let Some(name) = self.deployment(deployment).map(|d| d.group.clone()) else { return };

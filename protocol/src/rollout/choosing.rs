@@ -18,13 +18,6 @@ use crate::{
 impl Ledger {
     /// Slots that may all be granted now, in the order in which they should be.
     pub fn next_grants(&self) -> Vec<Grant> {
-        let electorate = self.electorate.clone();
-        Self { trust: self.trust.clone(), state: self.state.clone(), electorate }.suggest_grants()
-    }
-
-    /// The same without a copy of the whole state, which a busy leader has no time for. The ledger is as
-    /// it was afterwards.
-    pub(crate) fn suggest_grants(&mut self) -> Vec<Grant> {
         let mut waiting = self.waiting_hosts();
         // Stage by stage; then hosts that are down already, which cost nothing; then voters, of which
         // fewest go at a time, so that the others never wait for the last of them; then an order that is
@@ -36,7 +29,8 @@ impl Ledger {
             (*stage, well, !votes, stages::draw(*deployment, *host))
         });
         let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
-        let mut before = Vec::new();
+        // Each is judged with those before it granted. Whether they are is for the log to say.
+        let mut granted = self.clone();
         for (deployment, host, _, grant) in waiting {
             let group = self.deployment(deployment).map(|deployment| &deployment.group);
             // Grants only take room: where a group has none for one well host of it, it has none for
@@ -45,12 +39,10 @@ impl Ledger {
             if is_well && full.contains(&deployment) {
                 continue;
             }
-            match self.judge_grant(&grant) {
+            match granted.judge_grant(&grant) {
                 Ok(_) => {
-                    let target = self.target_mut(deployment, host).map(|target| target.clone());
-                    before.push((deployment, host, target, self.state.slots.get(&host).cloned()));
                     let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
-                    self.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
+                    granted.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
                     grants.push(grant);
                 }
                 Err(Refusal::QuotaFull { group: refuses, .. })
@@ -61,28 +53,24 @@ impl Ledger {
                 Err(_) => {}
             }
         }
-        // Each was judged with those before it granted. Whether they are is for the log to say.
-        for (deployment, host, target, slot) in before.into_iter().rev() {
-            self.state.slots.remove(&host);
-            self.state.slots.extend(slot.map(|slot| (host, slot)));
-            if let (Some(now), Some(before)) = (self.target_mut(deployment, host), target) {
-                *now = before;
-            }
-        }
         grants
     }
 
     /// Hosts that are ready and can be reached: a slot for one that is away would be held by nobody.
     fn waiting_hosts(&self) -> Vec<(DeploymentId, HostId, u32, Grant)> {
         let running = self.state.groups.values().filter_map(|group| group.running);
-        let running = running.filter_map(|id| self.state.deployments.get(&id));
+        let running = running.filter_map(|id| self.deployment(id));
         let mut waiting = Vec::new();
         for deployment in running.filter(|deployment| deployment.is_granting()) {
             // Most of the time a large group is full: its hosts need not be put in order for nothing.
             if deployment.capacity() == 0 {
                 continue;
             }
+            let full_of = self.full_of(&deployment.group);
             for (host, target) in &deployment.targets {
+                if full_of.as_ref().is_some_and(|down| !down.contains(host)) {
+                    continue;
+                }
                 let away = self.state.unhealthy.contains(host) || self.is_uncounted(*host);
                 if target.status == TargetStatus::Waiting
                     && (target.stage <= deployment.stage || planted(Defect::StageNotAwaited))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{configuration::DeploymentConfiguration, stages::Stage};
+use super::{configuration::DeploymentConfiguration, kept::Kept, stages::Stage};
 use crate::{
     execute::LifecycleEvent,
     ids::{ApplicationName, DeploymentId, Digest, GroupName, HostId, ReleaseLabel},
@@ -69,7 +69,7 @@ pub struct Deployment {
     /// The index of the entry that started it; later ones have higher numbers.
     pub index: u64,
     /// Its hosts.
-    pub targets: BTreeMap<HostId, Target>,
+    pub targets: Kept<BTreeMap<HostId, Kept<Target>>>,
 }
 
 /// Who started a deployment.
@@ -302,11 +302,11 @@ impl Deployment {
             let seconds = self.configuration.deployment_deadline_seconds.unwrap_or(0);
             return Some(format!("DEADLINE: it was not done within {seconds} seconds"));
         }
-        let in_canary = |target: &&Target| {
+        let in_canary = |target: &Target| {
             let stage = self.stages.get(usize::try_from(target.stage).unwrap_or(usize::MAX));
             stage.is_some_and(|stage| stage.is_canary) && target.status.is_failed()
         };
-        if self.targets.values().any(|target| in_canary(&target)) && !planted(Defect::CanaryIgnored)
+        if self.targets.values().any(|target| in_canary(target)) && !planted(Defect::CanaryIgnored)
         {
             return Some(
                 "CANARY_FAILED: a host of the canary failed, the others were spared".into(),

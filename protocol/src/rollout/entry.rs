@@ -51,6 +51,11 @@ impl Entry {
     pub fn is_the_leaders(&self) -> bool {
         matches!(self, Self::Grant(_) | Self::Health { .. } | Self::Passed(_) | Self::NextVoters(_))
     }
+
+    /// Names it where it is handed in, so that its answer finds back.
+    pub fn submission_id(&self) -> Digest {
+        Digest::of(HashDomain::Entry, &[b"submission", &cbor::encode(self)])
+    }
 }
 
 /// Time that was waited for, by the leader's clock.

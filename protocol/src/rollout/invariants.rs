@@ -5,11 +5,17 @@ use std::collections::BTreeSet;
 use super::{
     deployment::{DeploymentStatus, TargetStatus},
     ledger::Ledger,
+    quotas::Sizes,
 };
 
 impl Ledger {
     /// Panics if a promise of the ledger is broken.
     pub fn check_invariants(&self) {
+        #[cfg(feature = "simulation")]
+        if !super::sharing::is_to_be_checked(self) {
+            return;
+        }
+        assert_eq!(*self.sizes, Sizes::of(&self.state), "the hosts of groups are counted right");
         self.check_slots();
         self.check_turns();
         for host in &self.state.removed {

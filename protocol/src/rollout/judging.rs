@@ -3,6 +3,7 @@
 use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Entry, Grant, Passed},
+    kept::Kept,
     ledger::{Judged, Ledger, Membership, Slot},
     refusal::Refusal,
 };
@@ -71,7 +72,7 @@ impl Ledger {
         if groups > GROUPS_PER_HOST_MAX {
             return Err(Refusal::TooManyGroups { host: content.name.clone() });
         }
-        let same_name = |other: &&Membership| {
+        let same_name = |other: &&Kept<Membership>| {
             other.member.name == content.name && other.member.host != content.host
         };
         if let Some(other) = self.state.members.values().find(same_name)

@@ -13,11 +13,14 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     deployment::{Deployment, Target},
     entry::{Entry, Grant, Passed, Stamped},
+    kept::Kept,
+    quotas::Sizes,
     refusal::Refusal,
 };
 use crate::{
@@ -32,39 +35,43 @@ use crate::{
     },
 };
 
-/// The replicated state. Every host that has applied the same entries has the same one.
+/// The replicated state. Every host that has applied the same entries has the same one. A copy costs
+/// next to nothing.
+#[derive(Clone)]
 pub struct Ledger {
     pub(super) trust: Arc<Trust>,
-    pub(super) state: State,
+    pub(super) state: Kept<State>,
     /// The lists of the state, as they were believed.
-    pub(super) electorate: Electorate,
+    pub(super) electorate: Kept<Electorate>,
+    /// The hosts of the state, counted.
+    pub(super) sizes: Kept<Sizes>,
 }
 
 /// All of it, in a form that can be written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) applied: u64,
-    pub(super) members: BTreeMap<HostId, Membership>,
+    pub(super) members: Kept<BTreeMap<HostId, Kept<Membership>>>,
     /// Keys that were removed from the fleet. They never come back.
-    pub(super) removed: BTreeSet<HostId>,
+    pub(super) removed: Kept<BTreeSet<HostId>>,
     /// Hosts that a token which counts its uses has enrolled.
-    pub(super) token_uses: BTreeMap<Digest, BTreeSet<HostId>>,
-    pub(super) groups: BTreeMap<GroupName, GroupState>,
-    pub(super) releases: BTreeMap<Digest, Signed<Release>>,
-    pub(super) deployments: BTreeMap<DeploymentId, Deployment>,
-    pub(super) slots: BTreeMap<HostId, Slot>,
+    pub(super) token_uses: Kept<BTreeMap<Digest, BTreeSet<HostId>>>,
+    pub(super) groups: Kept<BTreeMap<GroupName, Kept<GroupState>>>,
+    pub(super) releases: Kept<BTreeMap<Digest, Signed<Release>>>,
+    pub(super) deployments: Kept<BTreeMap<DeploymentId, Kept<Deployment>>>,
+    pub(super) slots: Kept<BTreeMap<HostId, Slot>>,
     /// Hosts that an operator wrote off while they held a slot, until they are heard of again.
-    pub(super) written_off: BTreeMap<HostId, WriteOff>,
+    pub(super) written_off: Kept<BTreeMap<HostId, WriteOff>>,
     /// Hosts that the fleet's records call unhealthy.
-    pub(super) unhealthy: BTreeSet<HostId>,
+    pub(super) unhealthy: Kept<BTreeSet<HostId>>,
     /// Hosts that their group's last deployment left without a working revision.
-    pub(super) broken: BTreeSet<(GroupName, HostId)>,
+    pub(super) broken: Kept<BTreeSet<(GroupName, HostId)>>,
     /// The lists of voters that have followed the genesis.
-    pub(super) voter_lists: Vec<Signed<VoterList>>,
+    pub(super) voter_lists: Kept<Vec<Signed<VoterList>>>,
     /// The next one, with the signatures that have come.
     pub(super) next_voters: Option<Signed<VoterList>>,
     /// Hosts that may hold a slot which was lost with the voters who granted it. They count as down.
-    pub(super) uncounted: BTreeSet<HostId>,
+    pub(super) uncounted: Kept<BTreeSet<HostId>>,
 }
 
 /// A host of the fleet.
@@ -91,11 +98,11 @@ pub(super) struct GroupState {
     pub(super) queue: Vec<DeploymentId>,
     pub(super) last_good: Option<Digest>,
     /// What hosts run, by what they said when they gave their slots back.
-    pub(super) current: BTreeMap<HostId, Digest>,
+    pub(super) current: Kept<BTreeMap<HostId, Digest>>,
     /// Hosts that were there when a deployment began; others are new.
-    pub(super) met: BTreeSet<HostId>,
+    pub(super) met: Kept<BTreeSet<HostId>>,
     /// Hosts that did not catch up when they had their chance. The next order gives them another.
-    pub(super) left: BTreeSet<HostId>,
+    pub(super) left: Kept<BTreeSet<HostId>>,
     /// Stops since the newest order to deploy or to go back that have no place in the chain.
     pub(super) stopped_out_of_turn: Vec<Stopped>,
 }
@@ -175,31 +182,53 @@ pub(super) enum Ordered {
 impl Ledger {
     /// The empty ledger of a fleet.
     pub fn new(trust: Arc<Trust>) -> Self {
-        Self { electorate: Electorate::of(&trust), trust, state: State::default() }
+        let electorate = Electorate::of(&trust).into();
+        Self { electorate, trust, state: Kept::default(), sizes: Kept::default() }
     }
 
     /// Reads a snapshot. It comes from this host's own disk or from a voter.
     pub fn restore(trust: Arc<Trust>, snapshot: &[u8]) -> Result<Self, DecodeError> {
+        #[cfg(feature = "simulation")]
+        return super::sharing::restore(trust, snapshot);
+        #[cfg(not(feature = "simulation"))]
+        Self::restore_anew(trust, snapshot)
+    }
+
+    pub(super) fn restore_anew(trust: Arc<Trust>, snapshot: &[u8]) -> Result<Self, DecodeError> {
         let mut state: State = cbor::decode(snapshot, usize::MAX)?;
         if planted(Defect::SnapshotWithoutSlots) {
             state.slots.clear();
         }
         let mut electorate = Electorate::of(&trust);
-        for list in &state.voter_lists {
+        for list in state.voter_lists.iter() {
             let believed = electorate.extend(&trust, list);
             believed.map_err(|error| DecodeError::Malformed(error.to_string()))?;
         }
-        Ok(Self { trust, state, electorate })
+        let sizes = Kept::from(Sizes::of(&state));
+        Ok(Self { trust, state: state.into(), electorate: electorate.into(), sizes })
     }
 
     /// The whole state, for [`Ledger::restore`].
-    pub fn snapshot(&self) -> Vec<u8> {
-        cbor::encode(&self.state)
+    pub fn snapshot(&self) -> Bytes {
+        #[cfg(feature = "simulation")]
+        return super::sharing::snapshot(self);
+        #[cfg(not(feature = "simulation"))]
+        self.snapshot_anew()
+    }
+
+    pub(super) fn snapshot_anew(&self) -> Bytes {
+        cbor::encode(&self.state).into()
     }
 
     /// Names the state: hosts that agree on it agree on everything.
     pub fn state_hash(&self) -> Digest {
         Digest::of(HashDomain::Ledger, &[&self.snapshot()])
+    }
+
+    /// True if both are in the same state. That is quick where one was copied from the other, or both
+    /// share most of it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.state == other.state
     }
 
     /// Whose signatures count.
@@ -228,6 +257,18 @@ impl Ledger {
     /// Applies the entry at `index`; `hash` is that of its bytes. A refused entry changes nothing
     /// but the index. True if the state has changed.
     pub fn apply(&mut self, index: u64, hash: Digest, stamped: &Stamped) -> Result<bool, Refusal> {
+        #[cfg(feature = "simulation")]
+        return super::sharing::apply(self, index, hash, stamped);
+        #[cfg(not(feature = "simulation"))]
+        self.apply_anew(index, hash, stamped)
+    }
+
+    pub(super) fn apply_anew(
+        &mut self,
+        index: u64,
+        hash: Digest,
+        stamped: &Stamped,
+    ) -> Result<bool, Refusal> {
         assert!(index > self.state.applied, "entries are applied in order, each once");
         self.state.applied = index;
         let at = stamped.at;
@@ -254,18 +295,18 @@ impl Ledger {
     }
 
     pub(super) fn deployment_mut(&mut self, id: DeploymentId) -> Option<&mut Deployment> {
-        self.state.deployments.get_mut(&id)
+        self.state.deployments.get_mut(&id).map(|deployment| &mut **deployment)
     }
 
     pub(super) fn target_mut(&mut self, id: DeploymentId, host: HostId) -> Option<&mut Target> {
-        self.deployment_mut(id)?.targets.get_mut(&host)
+        self.deployment_mut(id)?.targets.get_mut(&host).map(|target| &mut **target)
     }
 
     /// The running deployment of an order and a release.
     pub(super) fn running(&self, order: Digest, release: Digest) -> Option<&Deployment> {
         self.state.groups.values().find_map(|group| {
             let running = self.state.deployments.get(&group.running?)?;
-            (running.order == order && running.release == release).then_some(running)
+            (running.order == order && running.release == release).then_some(&**running)
         })
     }
 }

@@ -10,11 +10,16 @@ mod deployment;
 mod entry;
 mod invariants;
 mod judging;
+mod kept;
 mod ledger;
 mod ordering;
 mod quotas;
+#[cfg(feature = "consensus")]
+mod read;
 mod refusal;
 mod settling;
+#[cfg(feature = "simulation")]
+pub mod sharing;
 mod stages;
 mod views;
 mod voters;
@@ -22,7 +27,10 @@ mod voters;
 pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones};
 pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target, TargetStatus};
 pub use entry::{Entry, Grant, Passed, Stamped};
+pub use kept::Kept;
 pub use ledger::{Effect, Ledger};
+#[cfg(feature = "consensus")]
+pub(crate) use read::Read;
 pub use refusal::Refusal;
 pub use stages::Stage;
 pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting, WriteOffView};

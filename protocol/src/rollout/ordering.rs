@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     configuration::DeploymentConfiguration,
     deployment::{Creator, Deployment, DeploymentStatus, Scope, Target},
+    kept::Kept,
     ledger::{GroupState, Judged, Ledger, Ordered},
     refusal::Refusal,
     stages::{self, Candidate},
@@ -147,7 +148,7 @@ impl Ledger {
     /// The deployment of an order that runs or waits for its turn.
     fn unfinished(&self, group: &GroupState, order: Digest) -> Result<&Deployment, Refusal> {
         let ids = group.running.iter().chain(&group.queue);
-        ids.filter_map(|id| self.state.deployments.get(id))
+        ids.filter_map(|id| self.deployment(*id))
             .find(|deployment| deployment.order == order)
             .ok_or_else(|| Refusal::NotRunning(order.short()))
     }
@@ -219,7 +220,7 @@ impl Ledger {
             self.release_of(group, fallback)?;
         }
         let configuration = deploy.configuration.as_ref().unwrap_or(&group.group.configuration);
-        let hosts = self.hosts_of(&group.group.filter).count();
+        let hosts = self.size(group);
         let minimum = configuration.minimum_healthy.minimum(hosts);
         if hosts > 0 && minimum >= hosts {
             return Err(Refusal::NothingMayBeDown { minimum, hosts });
@@ -251,7 +252,7 @@ impl Ledger {
             created_at: at,
             ended_at: None,
             index: 0,
-            targets: BTreeMap::new(),
+            targets: Kept::default(),
         };
         self.choose_targets(group, &mut deployment);
         Ok(deployment)
@@ -295,8 +296,10 @@ impl Ledger {
         let configuration = if new { &deployment.configuration } else { &plain };
         let (stages, numbers) = stages::plan(configuration, deployment.id, &candidates);
         deployment.stages = stages;
-        deployment.targets =
-            numbers.into_iter().map(|(host, stage)| (host, Target::pending(stage))).collect();
+        let numbered = numbers.into_iter();
+        let targets: BTreeMap<_, _> =
+            numbered.map(|(host, stage)| (host, Target::pending(stage).into())).collect();
+        deployment.targets = targets.into();
     }
 
     /// The label of a release that the group may run.

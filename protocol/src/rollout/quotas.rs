@@ -1,10 +1,10 @@
 //! How many hosts are down, and how many may be: the rule that everything is for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     deployment::Deployment,
-    ledger::{GroupState, Ledger},
+    ledger::{GroupState, Ledger, State},
     refusal::Refusal,
 };
 use crate::{
@@ -12,7 +12,95 @@ use crate::{
     sabotage::{Defect, planted},
 };
 
+/// How many hosts each group has. It follows from the rest of the ledger, and is kept because it is asked
+/// for with every slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sizes(BTreeMap<GroupName, Size>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Size {
+    hosts: usize,
+    /// The same by zone.
+    zones: BTreeMap<Option<ZoneName>, usize>,
+}
+
+impl Sizes {
+    /// Counts everybody.
+    pub(super) fn of(state: &State) -> Self {
+        let sizes = state
+            .groups
+            .values()
+            .map(|group| (group.group.name.clone(), Size::of(state, &group.group.filter)));
+        Self(sizes.collect())
+    }
+}
+
+impl Size {
+    fn of(state: &State, filter: &Labels) -> Self {
+        let mut size = Self::default();
+        for known in state.members.values() {
+            if state.counts_in(filter, known.member.host) {
+                size.come(known.member.zone.as_ref());
+            }
+        }
+        size
+    }
+
+    fn come(&mut self, zone: Option<&ZoneName>) {
+        self.hosts += 1;
+        *self.zones.entry(zone.cloned()).or_default() += 1;
+    }
+
+    fn go(&mut self, zone: Option<&ZoneName>) {
+        self.hosts -= 1;
+        let zone = zone.cloned();
+        let left = self.zones.get(&zone).map_or(0, |here| here - 1);
+        match left {
+            0 => drop(self.zones.remove(&zone)),
+            left => drop(self.zones.insert(zone, left)),
+        }
+    }
+}
+
+impl State {
+    /// True for a member that a filter selects and that nobody has written off.
+    fn counts_in(&self, filter: &Labels, host: HostId) -> bool {
+        let known = self.members.get(&host);
+        known.is_some_and(|known| filter.matches(&known.member.labels))
+            && !self.written_off.contains_key(&host)
+    }
+}
+
 impl Ledger {
+    /// A host has come, or is counted again.
+    pub(super) fn count_in(&mut self, host: HostId) {
+        self.count(host, Size::come);
+    }
+
+    /// A host is about to go, or to be counted no more. If it was not counted nothing changes.
+    pub(super) fn count_out(&mut self, host: HostId) {
+        self.count(host, Size::go);
+    }
+
+    fn count(&mut self, host: HostId, moves: fn(&mut Size, Option<&ZoneName>)) {
+        let state = &self.state;
+        let zone = state.members.get(&host).and_then(|known| known.member.zone.as_ref());
+        for group in state.groups.values() {
+            if state.counts_in(&group.group.filter, host)
+                && let Some(size) = self.sizes.0.get_mut(&group.group.name)
+            {
+                moves(size, zone);
+            }
+        }
+    }
+
+    /// A group has other hosts.
+    pub(super) fn count_anew(&mut self, group: &GroupName) {
+        let Some(known) = self.state.groups.get(group) else { return };
+        let size = Size::of(&self.state, &known.group.filter);
+        self.sizes.0.insert(group.clone(), size);
+    }
+
     /// With `host` down, no group of it has more hosts down than its configuration allows, and no zone
     /// of a group either where the configuration has a floor for zones. A group for which the host has
     /// no working revision is not asked: the host is down there for certain, and a slot is the only way
@@ -27,14 +115,26 @@ impl Ledger {
             }
             let down = self.down(group);
             let others = down.iter().filter(|down| **down != host).count();
-            let quota = self.quota(group);
-            if others + 1 > quota + usize::from(planted(Defect::QuotaOffByOne)) {
-                let group = group.group.name.clone();
+            if !self.has_room(group, others) {
+                let (group, quota) = (group.group.name.clone(), self.quota(group));
                 return Err(Refusal::QuotaFull { group, down: others, quota });
             }
             self.check_zone(group, host, &down)?;
         }
         Ok(())
+    }
+
+    /// True if one more host may be down beside so many others.
+    fn has_room(&self, group: &GroupState, others: usize) -> bool {
+        others < self.quota(group) + usize::from(planted(Defect::QuotaOffByOne))
+    }
+
+    /// The hosts of a group that are down, if no other may be as well.
+    pub(super) fn full_of(&self, group: &GroupName) -> Option<BTreeSet<HostId>> {
+        let group = self.state.groups.get(group)?;
+        let down = self.down(group);
+        let is_asked = !planted(Defect::QuotaNotChecked) && !planted(Defect::OneGroupAsked);
+        (is_asked && !self.has_room(group, down.len())).then_some(down)
     }
 
     fn check_zone(
@@ -78,8 +178,9 @@ impl Ledger {
     /// How many hosts of a group in one zone may be down; none where the configuration does not say.
     pub(super) fn zone_quota(&self, group: &GroupState, zone: Option<&ZoneName>) -> Option<usize> {
         let zones = self.configuration_of(group).zones.as_ref()?;
-        let here = self.hosts_of(&group.group.filter).filter(|host| self.zone_of(*host) == zone);
-        Some(zones.minimum_healthy.quota(here.count()))
+        let size = self.sizes.0.get(&group.group.name)?;
+        let here = size.zones.get(&zone.cloned()).copied().unwrap_or(0);
+        Some(zones.minimum_healthy.quota(here))
     }
 
     /// Members that a filter selects and that nobody has written off.
@@ -96,6 +197,7 @@ impl Ledger {
         self.state
             .groups
             .values()
+            .map(|group| &**group)
             .filter(move |group| labels.is_some_and(|labels| group.group.filter.matches(labels)))
     }
 
@@ -103,13 +205,17 @@ impl Ledger {
         self.state.members.get(&host)?.member.zone.as_ref()
     }
 
-    /// Hosts of a group that are down: they hold a slot, whatever for, or are not well.
+    /// Hosts of a group that are down: they hold a slot, whatever for, or are not well. All others, which
+    /// are nearly all, are not looked at.
     pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
-        self.hosts_of(&group.group.filter)
-            .filter(|host| {
-                self.is_holder(&group.group.name, *host)
-                    || !self.is_well_in(&group.group.name, *host)
-            })
+        let State { slots, unhealthy, broken, uncounted, .. } = &*self.state;
+        let (name, filter) = (&group.group.name, &group.group.filter);
+        let broken = broken.iter().filter(|(of, _)| of == name).map(|(_, host)| host);
+        let maybe = slots.keys().chain(&**unhealthy).chain(broken).chain(&**uncounted);
+        let is_down = |host: &HostId| self.is_holder(name, *host) || !self.is_well_in(name, *host);
+        maybe
+            .filter(|host| self.state.counts_in(filter, **host) && is_down(host))
+            .copied()
             .collect()
     }
 
@@ -129,18 +235,23 @@ impl Ledger {
 
     /// True if the group's last deployment left the host without a working revision.
     pub fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {
-        self.state.broken.iter().any(|(g, h)| (g, *h) == (group, host))
+        let broken = &self.state.broken;
+        !broken.is_empty() && broken.contains(&(group.clone(), host))
     }
 
     /// How many hosts of a group may be down: by the running deployment's configuration, if any.
     pub(super) fn quota(&self, group: &GroupState) -> usize {
         let minimum = self.configuration_of(group).minimum_healthy;
-        minimum.quota(self.hosts_of(&group.group.filter).count())
+        minimum.quota(self.size(group))
+    }
+
+    /// How many hosts a group has.
+    pub(super) fn size(&self, group: &GroupState) -> usize {
+        self.sizes.0.get(&group.group.name).map_or(0, |size| size.hosts)
     }
 
     fn configuration_of<'a>(&'a self, group: &'a GroupState) -> &'a super::DeploymentConfiguration {
-        let running: Option<&Deployment> =
-            group.running.and_then(|id| self.state.deployments.get(&id));
+        let running: Option<&Deployment> = group.running.and_then(|id| self.deployment(id));
         let running = running.filter(|_| !planted(Defect::QuotaOfTheGroup));
         running.map_or(&group.group.configuration, |deployment| &deployment.configuration)
     }

@@ -1,10 +1,11 @@
 //! What follows from an entry that was carried out: stages that are done, deployments that are over,
 //! rollbacks, and whose turn it is next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, TargetStatus},
+    kept::Kept,
     ledger::{GroupState, Ledger},
 };
 use crate::{
@@ -49,8 +50,12 @@ impl Ledger {
     /// Lets the next stage begin where the present one is done and nothing is waited for.
     fn advance(&mut self, at: UnixSeconds) {
         let unhealthy = self.state.unhealthy.clone();
-        for deployment in self.state.deployments.values_mut() {
-            while deployment.is_granting() && deployment.stage_is_done(|h| unhealthy.contains(&h)) {
+        let is_done =
+            |d: &Deployment| d.is_granting() && d.stage_is_done(|h| unhealthy.contains(&h));
+        let done = self.state.deployments.values().filter(|deployment| is_done(deployment));
+        for id in done.map(|deployment| deployment.id).collect::<Vec<_>>() {
+            let Some(deployment) = self.deployment_mut(id) else { continue };
+            while is_done(deployment) {
                 let Some(stage) = deployment.present_stage() else { break };
                 let bake = UnixSeconds(at.0.saturating_add(stage.bake_seconds.into()));
                 match (stage.pause, stage.bake_seconds) {
@@ -153,7 +158,7 @@ impl Ledger {
         if deployment.targets.is_empty() {
             deployment.status = DeploymentStatus::Succeeded;
             deployment.ended_at = Some(at);
-            self.state.deployments.insert(id, deployment);
+            self.state.deployments.insert(id, deployment.into());
             return true;
         }
         self.begin(at, deployment);
@@ -214,7 +219,7 @@ impl Ledger {
             created_at: at,
             ended_at: None,
             index,
-            targets: BTreeMap::new(),
+            targets: Kept::default(),
         };
         deployment.configuration.deployment_deadline_seconds = None;
         self.place(&mut deployment, &hosts);
@@ -266,7 +271,7 @@ impl Ledger {
             group.running = Some(id);
             group.met.extend(met);
         }
-        self.state.deployments.insert(id, deployment);
+        self.state.deployments.insert(id, deployment.into());
         self.forget_reports(&name);
         self.forget_orders(&name);
     }

@@ -201,12 +201,17 @@ fn join(names: &[HostName]) -> String {
 impl Ledger {
     /// The members, sorted by key.
     pub fn members(&self) -> impl Iterator<Item = HostView<'_>> {
-        self.state.members.values().map(host_view)
+        self.state.members.values().map(|known| host_view(known))
+    }
+
+    /// How many there are.
+    pub fn member_count(&self) -> usize {
+        self.state.members.len()
     }
 
     /// One of them.
     pub fn member(&self, host: HostId) -> Option<HostView<'_>> {
-        self.state.members.get(&host).map(host_view)
+        self.state.members.get(&host).map(|known| host_view(known))
     }
 
     /// True if `host` belongs to the fleet.
@@ -300,7 +305,7 @@ impl Ledger {
 
     /// The deployments, newest first.
     pub fn deployments(&self) -> Vec<&Deployment> {
-        let mut all: Vec<_> = self.state.deployments.values().collect();
+        let mut all: Vec<_> = self.state.deployments.values().map(|one| &**one).collect();
         all.sort_by_key(|deployment| {
             std::cmp::Reverse((deployment.index, deployment.creator as u8))
         });
@@ -318,7 +323,7 @@ impl Ledger {
 
     /// One deployment.
     pub fn deployment(&self, id: DeploymentId) -> Option<&Deployment> {
-        self.state.deployments.get(&id)
+        self.state.deployments.get(&id).map(|deployment| &**deployment)
     }
 
     /// The slots that are held.
@@ -350,7 +355,7 @@ impl Ledger {
     /// deployment it still has a part in.
     pub fn assignments(&self, host: HostId) -> Vec<Assignment> {
         let is_in: Vec<_> = self.groups_of(host).map(|group| &group.group.name).collect();
-        let has_part = |group: &&GroupState| {
+        let has_part = |group: &GroupState| {
             let running = group.running.and_then(|id| self.deployment(id));
             running.is_some_and(|deployment| deployment.targets.contains_key(&host))
         };

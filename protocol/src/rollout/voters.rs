@@ -5,6 +5,8 @@
 //! signature that was needed is applied, a majority of the old voters has stopped to vouch for slots
 //! for good, and what the new ones decide cannot be undone by hosts that have not heard of them.
 
+use std::collections::BTreeSet;
+
 use super::{
     ledger::{Judged, Ledger},
     refusal::Refusal,
@@ -143,7 +145,7 @@ impl Ledger {
         self.electorate.extend(&self.trust, signed)?;
         self.state.voter_lists.push(signed.clone());
         self.state.next_voters = None;
-        self.state.uncounted = self.state.members.keys().copied().collect();
+        self.state.uncounted = self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
         self.state.applied += INDICES_PER_LOSS;
         Ok(())
     }

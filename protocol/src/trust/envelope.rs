@@ -225,8 +225,9 @@ impl<T: Document> Signed<T> {
         signers: Vec<PublicKey>,
     ) -> Result<Verified<T>, Untrusted> {
         content.check()?;
-        let signed = self.clone();
-        Ok(Verified { id: self.id(fleet), content: Arc::new(content), signed, signers })
+        let (signed, bytes) = (self.clone(), self.to_bytes().len());
+        let signers = signers.into();
+        Ok(Verified { id: self.id(fleet), content: Arc::new(content), signed, bytes, signers })
     }
 
     fn decode(&self) -> Result<T, Untrusted> {
@@ -292,11 +293,20 @@ impl<T: HostSigned + 'static> Signed<T> {
     /// Believes a host's statement about itself. In the simulator the same envelope comes to many
     /// hosts of one thread; what it was found to be is remembered.
     pub fn verify_host(&self, fleet: FleetId) -> Result<Verified<T>, Untrusted> {
-        super::keys::memo::of_envelope(
-            Arc::as_ptr(&self.envelope) as usize,
-            || self.verify_host_anew(fleet),
-            |verified| verified.clone(),
-        )
+        self.remembered(|| self.verify_host_anew(fleet))
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl<T: Document + 'static> Signed<T> {
+    /// What the envelope was found to be. Each kind of document is believed on one authority here, which
+    /// stays the same in a run.
+    pub(super) fn remembered(
+        &self,
+        check: impl FnOnce() -> Result<Verified<T>, Untrusted>,
+    ) -> Result<Verified<T>, Untrusted> {
+        let place = Arc::as_ptr(&self.envelope) as usize;
+        super::keys::memo::of_envelope(place, check, Verified::clone)
     }
 }
 
@@ -347,7 +357,8 @@ pub struct Verified<T> {
     content: Arc<T>,
     id: Digest,
     signed: Signed<T>,
-    signers: Vec<PublicKey>,
+    bytes: usize,
+    signers: Arc<[PublicKey]>,
 }
 
 impl<T> Clone for Verified<T> {
@@ -356,6 +367,7 @@ impl<T> Clone for Verified<T> {
             content: self.content.clone(),
             id: self.id,
             signed: self.signed.clone(),
+            bytes: self.bytes,
             signers: self.signers.clone(),
         }
     }
@@ -375,6 +387,11 @@ impl<T> Verified<T> {
     /// The signed form, to store and pass on.
     pub fn signed(&self) -> &Signed<T> {
         &self.signed
+    }
+
+    /// The length of the signed form, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The keys that vouched for it.

@@ -215,7 +215,7 @@ fn a_term_that_cannot_be_is_taken_from_nobody() {
         let from = world.hosts[voter].id;
         let message = Message::HaveSnapshot { index: applied + 9, term };
         world.feed(follower, Input::Message(from, message));
-        let entries = vec![crate::wire::FedEntry(term, vec![1])];
+        let entries = vec![crate::wire::FedEntry(term, vec![1].into())];
         let (first, leader) = (applied + 1, None);
         let message = Message::Ledger { first, entries, applied: applied + 1, leader };
         world.feed(follower, Input::Message(from, message));

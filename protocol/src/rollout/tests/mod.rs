@@ -20,6 +20,8 @@ use crate::{
 };
 
 mod operating;
+#[cfg(feature = "simulation")]
+mod sharing;
 mod staging;
 mod verdicts;
 

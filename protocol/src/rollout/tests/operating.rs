@@ -475,7 +475,7 @@ fn voters_leave_the_last_lists_of_the_chain_to_operators() {
     let signed = desk.sign(&list, 1);
     let entry = Entry::NextVoters(list);
     let theirs = VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS;
-    desk.ledger.state.voter_lists = vec![signed; theirs - 1];
+    desk.ledger.state.voter_lists = vec![signed; theirs - 1].into();
     assert!(desk.ledger.check(NOW, &entry).is_ok());
     let one_more = desk.ledger.state.voter_lists[0].clone();
     desk.ledger.state.voter_lists.push(one_more);

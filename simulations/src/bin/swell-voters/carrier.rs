@@ -277,7 +277,7 @@ impl Carrier {
             if let Ok(stamped) = Stamped::from_bytes(&data) {
                 self.unread.push_back((index, stamped));
             }
-            self.log.push((now, data));
+            self.log.push((now, data.to_vec()));
         }
         if applied >= self.next_index() {
             self.mesh.send(self.leader, &Message::WantLedger { first: self.next_index() });
