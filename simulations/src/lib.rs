@@ -15,6 +15,7 @@ pub mod executor;
 mod faults;
 mod founding;
 mod host;
+mod large;
 mod links;
 mod liveness;
 mod lives;

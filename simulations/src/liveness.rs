@@ -11,7 +11,7 @@ use groundswell_protocol::{
 
 use crate::{
     people::Manner,
-    plan::{Bad, DelayLaw, Micros, SECOND, Terms},
+    plan::{Bad, DRAWN_MAX, DelayLaw, Micros, SECOND, Terms},
     world::{Event, World},
 };
 
@@ -108,10 +108,14 @@ impl World {
         }
     }
 
-    /// Time for what is under way: each host once, one after the other, and once more for a rollback.
+    /// Time for what is under way: each host once, one after the other, and once more for a rollback. In a
+    /// large fleet as many at a time as may be.
     fn work_left(&self) -> Micros {
+        let is_large = self.hosts.len() > DRAWN_MAX;
+        let at_a_time = |quota: usize| if is_large { quota.max(1) } else { 1 };
         let groups = self.truth.ledger.groups();
-        let hosts: usize = groups.map(|group| group.hosts.len()).sum();
+        let hosts: usize =
+            groups.map(|group| group.hosts.len().div_ceil(at_a_time(group.quota))).sum();
         let queued = self.truth.ledger.groups().map(|group| group.queue.len()).sum::<usize>();
         let (hosts, turns) = (hosts as u64, 1 + queued as u64);
         turns * hosts * (8 * SECOND + 8 * self.plan.step_max)

@@ -11,7 +11,7 @@ use groundswell_protocol::{
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones},
 };
 
-use crate::{dice::Dice, founding::labels_of};
+use crate::{dice::Dice, founding::labels_of, large};
 
 /// Microseconds of true time.
 pub type Micros = u64;
@@ -345,7 +345,7 @@ impl Plan {
         let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
-        Self {
+        let mut plan = Self {
             seed,
             voters,
             zoned: habits.knows(Habit::Zones),
@@ -370,7 +370,11 @@ impl Plan {
             faults,
             heal_at,
             heal_restarts: dice.permille(400),
+        };
+        if size > DRAWN_MAX {
+            large::fit(&mut plan);
         }
+        plan
     }
 }
 
@@ -440,7 +444,7 @@ impl Habits {
 }
 
 /// Hosts of the largest fleet that a seed draws.
-const DRAWN_MAX: usize = 60;
+pub(crate) const DRAWN_MAX: usize = 60;
 
 fn draw_hosts(
     dice: &mut Dice,
