@@ -97,6 +97,10 @@ defects! {
     OneVouchIsEnough => "a list of voters is in force when one of them has signed",
     OldTailKept => "the log of one generation stays behind the snapshot of the next",
     LeftBehindForEver => "a voter that slept through a change of voters goes on in its generation",
+    CensusDropped => "nobody has to say what it holds after voters were lost",
+    CensusIgnored => "hosts that have not said what they hold do not count as down",
+    CountedTooSoon => "a host says that it holds nothing while its executor heeds the voters that were lost",
+    IndicesDoNotLeap => "after voters were lost indices go on where they were",
     NobodyFed => "a voter gives the ledger to nobody who asks for it",
 }
 

@@ -95,24 +95,36 @@ pub(crate) struct Judged {
 /// before the first. With `skips` that is passed over, and true comes back: a chain is taken up so when
 /// voters vouch for a slot of an order in it, and not before. Else whoever had one signature of an operator
 /// could end the chain of a host for good, by an order with the highest of all numbers.
+///
+/// In the same way a chain is taken up that another one came in the place of, once operators have let the
+/// fleet go on after its voters were lost, and orders with them. What was begun is ended all the same.
 pub(crate) fn extend(
     belief: &Belief,
     state: &mut GroupState,
     orders: &[Signed<Order>],
     skips: bool,
 ) -> Result<bool, String> {
-    let (mut next, mut skipped) = (state.clone(), false);
+    let mut next = state.clone();
+    let mut skipped = belief.electorate.was_recovered() && is_lost(belief, state, orders);
+    if skipped && !skips {
+        return Ok(false);
+    }
+    if skipped {
+        (next.sequence, next.head) = (0, Digest::ZERO);
+        next.deploys.clear();
+    }
+    let before = next.sequence;
     for signed in orders {
         let order = belief.trust.order(signed).map_err(|error| format!("the order {error}"))?;
         let content = order.content();
         if content.group != state.group {
             return Err(format!("an order is for group {}, not {}", content.group, state.group));
         }
-        if content.sequence <= state.sequence {
+        if content.sequence <= before {
             // Known already: the daemon's view of this journal was old.
             continue;
         }
-        let is_first = next.sequence == state.sequence;
+        let is_first = next.sequence == before;
         if skips && is_first && content.sequence > next.sequence.saturating_add(1) {
             next.deploys.clear();
             skipped = true;
@@ -131,6 +143,18 @@ pub(crate) fn extend(
     next.stopped.drain(..surplus);
     *state = next;
     Ok(skipped)
+}
+
+/// True if these orders, the group's newest, do not lead on from the last one that was accepted.
+fn is_lost(belief: &Belief, state: &GroupState, orders: &[Signed<Order>]) -> bool {
+    let verified = orders.iter().filter_map(|order| belief.trust.order(order).ok());
+    let verified: Vec<_> = verified.collect();
+    let same = verified.iter().find(|order| order.content().sequence == state.sequence);
+    let (Some(first), Some(last)) = (verified.first(), verified.last()) else { return false };
+    let (first, last) = (first.content(), last.content().sequence);
+    let is_next = first.sequence == state.sequence.saturating_add(1);
+    let forks = is_next && first.parent != state.head;
+    forks || last < state.sequence || same.is_some_and(|order| order.id() != state.head)
 }
 
 /// What an order changes, beside the chain.

@@ -27,9 +27,9 @@ use groundswell_protocol::{
     rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Document, Genesis, Group, Member, MemberCert, Order, Outcome, Receipt,
-        Release, Role, Roles, Root, SecretKey, Signed, Signer, Subject, Trust, TrustBundle, Voter,
-        VoterList,
+        Action, Base, Deploy, Document, Genesis, Group, Member, MemberCert, Order, Outcome,
+        Receipt, Release, Role, Roles, Root, SecretKey, Signed, Signer, Subject, Trust,
+        TrustBundle, Voter, VoterList,
     },
 };
 use tempfile::TempDir;
@@ -170,17 +170,19 @@ impl Bench {
 
     /// The list of voters after the first one.
     fn voter_list(&self, voters: &[u8], by: &[u8]) -> Signed<VoterList> {
+        let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
+        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
+        Signed::new(&self.next_voters(voters), self.fleet, &signers).unwrap()
+    }
+
+    fn next_voters(&self, voters: &[u8]) -> VoterList {
         let bundle = fs::read(self.path("state/fleet.trust")).unwrap();
         let trust = Trust::new(TrustBundle::from_bytes(&bundle).unwrap(), None).unwrap();
         let name = |n| HostName::new(format!("v{n}")).unwrap();
         let mut voters: Vec<_> =
             voters.iter().map(|n| Voter { host: host(*n), name: name(n) }).collect();
         voters.sort();
-        let list =
-            VoterList { base: None, seats: 3, parent: trust.genesis_id(), voters, generation: 1 };
-        let keys: Vec<_> = by.iter().map(|n| key(*n)).collect();
-        let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
-        Signed::new(&list, self.fleet, &signers).unwrap()
+        VoterList { base: None, seats: 3, parent: trust.genesis_id(), voters, generation: 1 }
     }
 
     /// Ends the process without a warning, and starts it again.
@@ -847,6 +849,48 @@ fn a_host_that_was_away_for_long_takes_up_the_chain_when_voters_vouch_for_it() {
     // What came before is over.
     let replaced = refusal(bench.ask(&Request::Stage(Box::new(first))));
     assert!(replaced.contains("a newer order has replaced this one"), "{replaced}");
+}
+
+#[test]
+fn an_order_that_was_lost_with_its_voters_makes_way_for_what_came_instead() {
+    let mut bench = Bench::new();
+    let first = bench.evidence();
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    let lost = bench.publish(&[], &first);
+    assert_eq!(bench.ask(&Request::Stage(Box::new(lost.clone()))), Response::Accepted);
+    // The fleet goes on without it, and with another order in its place.
+    bench.release = write_store(&bench.path("store"), "3", &[]);
+    let order = Order { sequence: 2, parent: first.order, ..bench.deploy() };
+    let order = bench.sign(&order, OPERATOR);
+    let orders = vec![first.orders[0].clone(), order.clone()];
+    let instead = Evidence { order: order.id(bench.fleet), orders, ..bench.evidence() };
+    let replaced = refusal(bench.ask(&Request::Stage(Box::new(instead.clone()))));
+    assert!(replaced.contains("a newer order has replaced this one"), "{replaced}");
+    let base = Some(Base { index: 1, state: Digest([1; 32]) });
+    let generation = 1 << 32;
+    let recovery = VoterList { base, generation, ..bench.next_voters(&[20, 21, 22]) };
+    let voter_lists = vec![bench.sign(&recovery, OPERATOR)];
+    let instead = Evidence { voter_lists, ..instead };
+    // It may be laid out; it is followed when the voters vouch for it.
+    assert_eq!(bench.ask(&Request::Stage(Box::new(instead.clone()))), Response::Accepted);
+    assert_eq!(bench.report().groups[0].head, lost.order);
+    let nonce = bench.prepare(&instead);
+    let receipt = |voter: u8| {
+        let receipt = bench.receipt(&instead, voter, nonce);
+        bench.sign(&Receipt { generation, ..receipt }, voter)
+    };
+    let few = refusal(bench.activate(&instead, vec![receipt(20)]));
+    assert!(few.contains("1 of 2 voters vouch"), "{few}");
+    assert_eq!(bench.report().groups[0].head, lost.order);
+    let nonce = bench.prepare(&instead);
+    let receipt = |voter: u8| {
+        let receipt = bench.receipt(&instead, voter, nonce);
+        bench.sign(&Receipt { generation, ..receipt }, voter)
+    };
+    let enough = vec![receipt(20), receipt(21)];
+    assert_eq!(bench.activate(&instead, enough), Response::Accepted);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+    assert_eq!(bench.report().groups[0].head, instead.order);
 }
 
 #[test]

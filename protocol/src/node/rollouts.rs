@@ -123,11 +123,9 @@ impl Rollouts {
         self.executor.is_some()
     }
 
-    /// The newest generation of voters that the executor knows, and the slots that it has begun to use.
-    pub(super) fn executor_holds(&self) -> Option<(u64, Vec<u64>)> {
-        let report = self.executor.as_ref()?;
-        let begun = report.groups.iter().filter_map(|group| group.activation.as_ref());
-        Some((report.generation, begun.map(|activation| activation.token).collect()))
+    /// What the executor said of itself last.
+    pub(super) fn executor(&self) -> Option<&Report> {
+        self.executor.as_deref()
     }
 
     /// Receipts that were collected are worth nothing any more.
@@ -593,7 +591,7 @@ impl Node {
         if !self.cert_is_whole {
             return None;
         }
-        let after = report.map_or(0, |report| report.sequence);
+        let after = report.map_or((0, Digest::ZERO), |report| (report.sequence, report.head));
         let mut evidence = self.ledger.evidence(self.me, group, order, release, after)?;
         // The ledger's copy has no receipts; this one has.
         evidence.cert = self.cert.clone();

@@ -1,11 +1,14 @@
 //! This host and the voters: which generation is in force, what it signs, when it is one of them.
 
+use std::collections::BTreeSet;
+
 use super::{Node, NotTaken, Output};
 use crate::{
     consensus::{Assured, Consensus, Restored, Write},
-    ids::HostId,
-    limits::VOTER_LISTS_PER_MESSAGE_MAX,
-    rollout::Entry,
+    execute::Report,
+    ids::{GroupName, HostId},
+    limits::{GROUPS_PER_HOST_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
+    rollout::{Entry, Refusal},
     sabotage::{Defect, planted},
     trust::{Counted, Electorate, Signed, VoterList},
     wire::Message,
@@ -198,7 +201,12 @@ impl Node {
     /// Operators say that the fleet goes on with the ledger of this host.
     pub(super) fn recover(&mut self, list: &Signed<VoterList>) {
         let id = list.id(self.trust.fleet());
-        let outcome = self.ledger.recover(list).map(|()| self.ledger.applied_index());
+        // The others are to take the ledger from here.
+        let votes = |list: VoterList| list.voters.iter().any(|voter| voter.host == self.me);
+        let outcome = match list.claim().is_ok_and(votes) {
+            true => self.ledger.recover(list).map(|()| self.ledger.applied_index()),
+            false => Err(Refusal::VoterChange("the host whose ledger it is must be a voter")),
+        };
         if outcome.is_ok() {
             self.out.push(Output::Roster);
             self.begin_generation();
@@ -209,26 +217,39 @@ impl Node {
 
     /// After voters were lost: says that no slot is held here which was lost with them. First the
     /// executor must know the new voters, so that it begins nothing by receipts of the old ones; what it
-    /// has begun already it ends.
+    /// has begun already it ends. Where that has left the host without a working revision is said too.
     pub(super) fn tend_counting(&mut self) {
         let is_asked = self.ledger.is_uncounted(self.me) && !self.is_left_behind();
         if !is_asked || self.is_catching_up() || self.now < self.next_count_at {
             return;
         }
-        let Some((knows, begun)) = self.rollouts.executor_holds() else { return };
+        let Some(report) = self.rollouts.executor() else { return };
         self.next_count_at = self.now + SAY_AGAIN_AFTER;
         let generation = self.generation();
-        if knows < generation {
-            let lists = self.electorate.after(knows).iter().take(VOTER_LISTS_PER_MESSAGE_MAX);
-            self.out.push(Output::TellVoters(lists.cloned().collect()));
+        if report.generation < generation && !planted(Defect::CountedTooSoon) {
+            let lists = self.electorate.after(report.generation).iter();
+            let lists = lists.take(VOTER_LISTS_PER_MESSAGE_MAX).cloned().collect();
+            self.out.push(Output::TellVoters(lists));
             return;
         }
         let held = self.ledger.slot_of(self.me).map(|slot| slot.token);
-        if begun.iter().all(|token| Some(*token) == held)
-            && let Some(counted) = self.sign(&Counted { host: self.me, generation })
-        {
+        let mut begun = report.groups.iter().filter_map(|group| group.activation.as_ref());
+        if begun.any(|activation| Some(activation.token) != held) {
+            return;
+        }
+        let broken = self.groups_without_a_revision(report);
+        if let Some(counted) = self.sign(&Counted { host: self.me, broken, generation }) {
             self.submit(Entry::Counted(counted), false);
         }
+    }
+
+    /// Groups of which this host runs nothing any more, though the ledger has it that it does: what came
+    /// between was lost with the voters.
+    fn groups_without_a_revision(&self, report: &Report) -> BTreeSet<GroupName> {
+        let groups = report.groups.iter();
+        let broken = groups.filter(|group| group.current.is_none() && group.activation.is_none());
+        let known = broken.filter(|group| self.ledger.has_run(&group.group, self.me));
+        known.map(|group| group.group.clone()).take(GROUPS_PER_HOST_MAX).collect()
     }
 
     /// Until when this voter gives no receipts: from the plan of a new list on, it is none of the old.

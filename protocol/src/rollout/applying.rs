@@ -61,7 +61,7 @@ impl Ledger {
             Judged::Passed(passed) => self.pass(at, passed),
             Judged::NextVoters(list) => self.state.next_voters = Some(list),
             Judged::Vouch(vouched) => self.vouch(&vouched),
-            Judged::Counted(host) => drop(self.state.uncounted.remove(&host)),
+            Judged::Counted(counted) => self.recount(counted),
         }
     }
 

@@ -30,8 +30,8 @@ use crate::{
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{
-        Electorate, Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust, Verified,
-        VoterList,
+        Counted, Electorate, Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust,
+        Verified, VoterList,
     },
 };
 
@@ -152,7 +152,7 @@ pub(super) enum Judged {
     Passed(Passed),
     NextVoters(Signed<VoterList>),
     Vouch(Verified<VoterList>),
-    Counted(HostId),
+    Counted(Counted),
 }
 
 /// What an order does, beside taking its place in the chain.

@@ -230,7 +230,7 @@ impl Ledger {
         let is_broken = self.is_broken_in(group, host);
         (!is_dead || planted(Defect::DeadCountsAsHealthy))
             && (!is_broken || planted(Defect::BrokenCountsAsHealthy))
-            && !self.is_uncounted(host)
+            && (!self.is_uncounted(host) || planted(Defect::CensusIgnored))
     }
 
     /// True if the group's last deployment left the host without a working revision.

@@ -436,12 +436,16 @@ impl Ledger {
         group: &GroupName,
         order: Digest,
         release: Digest,
-        after: u64,
+        (after, head): (u64, Digest),
     ) -> Option<Evidence> {
         let state = self.state.groups.get(group)?;
         let deployment = self.state.deployments.values().find(|d| d.order == order)?;
         let dropped = state.sequence.saturating_sub(state.orders.len() as u64);
         let known = usize::try_from(after.saturating_sub(dropped)).ok()?;
+        // What the executor follows may have been lost with the voters who took it.
+        let last = known.checked_sub(1).map(|last| state.orders.get(last));
+        let is_it = |order: &Signed<Order>| order.id(self.trust.fleet()) == head;
+        let known = if last.is_none_or(|last| last.is_some_and(is_it)) { known } else { 0 };
         Some(Evidence {
             cert: self.state.members.get(&host)?.cert.clone(),
             group: deployment.group_document.clone(),
@@ -459,6 +463,9 @@ impl Ledger {
         let vouched = |slot: &Slot| slot.released.is_none() || planted(Defect::ReleasedVouchedFor);
         let held = |slot: &Slot| slot.token == token && vouched(slot);
         let (host, slot) = self.state.slots.iter().find(|(_, slot)| held(slot))?;
+        if !self.has_room_in_census(*host) {
+            return None;
+        }
         let (order, release) = (slot.grant.order, slot.grant.release);
         Some((*host, Subject::Slot { host: *host, nonce, order, release }, slot.entry))
     }

@@ -12,8 +12,9 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    ids::HostId,
+    ids::{GroupName, HostId},
     limits::VOTER_LISTS_MAX,
+    sabotage::{Defect, planted},
     trust::{Base, Counted, Document, Electorate, Signed, Verified, Voter, VoterList},
 };
 
@@ -145,8 +146,13 @@ impl Ledger {
         self.electorate.extend(&self.trust, signed)?;
         self.state.voter_lists.push(signed.clone());
         self.state.next_voters = None;
-        self.state.uncounted = self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
-        self.state.applied += INDICES_PER_LOSS;
+        if !planted(Defect::CensusDropped) {
+            self.state.uncounted =
+                self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
+        }
+        if !planted(Defect::IndicesDoNotLeap) {
+            self.state.applied += INDICES_PER_LOSS;
+        }
         Ok(())
     }
 
@@ -158,13 +164,49 @@ impl Ledger {
     pub(super) fn judge_counted(&self, signed: &Signed<Counted>) -> Result<Judged, Refusal> {
         let counted = signed.verify_host(self.trust.fleet());
         let counted = counted.map_err(Refusal::untrusted("statement about slots"))?;
-        let Counted { host, generation } = *counted.content();
+        let counted = counted.content();
         // A statement from before the voters were lost says nothing.
-        let counts = generation >= self.electorate.recovered_at();
-        match counts && self.is_uncounted(host) {
-            true => Ok(Judged::Counted(host)),
+        let counts = counted.generation >= self.electorate.recovered_at();
+        match counts && self.is_uncounted(counted.host) {
+            true => Ok(Judged::Counted(counted.clone())),
             false => Ok(Judged::Nothing),
         }
+    }
+
+    /// A host counts as what it is again.
+    pub(super) fn recount(&mut self, counted: Counted) {
+        let Counted { host, broken, .. } = counted;
+        self.state.uncounted.remove(&host);
+        for name in broken {
+            if let Some(group) = self.state.groups.get_mut(&name) {
+                group.current.remove(&host);
+                self.state.broken.insert((name, host));
+            }
+        }
+    }
+
+    /// True if a host has said that it runs a release in a group, and nothing else since.
+    pub(crate) fn has_run(&self, group: &GroupName, host: HostId) -> bool {
+        self.state.groups.get(group).is_some_and(|group| group.current.contains_key(&host))
+    }
+
+    /// False while a slot from before the voters were lost may have been given back since then, and its
+    /// room to others: until enough hosts of each group have said what they hold.
+    pub(super) fn has_room_in_census(&self, host: HostId) -> bool {
+        if self.state.uncounted.is_empty() {
+            return true;
+        }
+        self.groups_of(host).all(|group| {
+            let others = self.hosts_of(&group.group.filter).filter(|other| *other != host);
+            let (silent, others): (Vec<_>, Vec<_>) =
+                others.partition(|other| self.is_uncounted(*other));
+            let holders = others.into_iter().filter(|other| self.state.slots.contains_key(other));
+            let down: Vec<_> = silent.iter().copied().chain(holders).collect();
+            let zone = self.zone_of(host);
+            let here = down.iter().filter(|other| self.zone_of(**other) == zone).count();
+            let in_zone = self.zone_quota(group, zone).is_none_or(|quota| here < quota);
+            silent.is_empty() || down.len() < self.quota(group) && in_zone
+        })
     }
 
     /// Adds signatures. With those of a majority the list is in force.

@@ -3,15 +3,18 @@
 //! Fields are declared by length, then alphabet, so that their CBOR is in the order of RFC 8949.
 //! A change to any of these types is a new context with a new number, never an edit.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::{
     execute::LifecycleEvent,
-    ids::{ApplicationName, Digest, HostId, HostName, LabelText, Nonce, ReleaseLabel},
+    ids::{ApplicationName, Digest, GroupName, HostId, HostName, LabelText, Nonce, ReleaseLabel},
     limits::{
-        DOCUMENT_BYTES_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX, MANIFEST_BYTES_MAX, REVISION_BYTES_MAX,
-        SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX, VOTERS_MAX,
+        DOCUMENT_BYTES_MAX, GROUPS_PER_HOST_MAX, LABELS_MAX, LOG_TAIL_BYTES_MAX,
+        MANIFEST_BYTES_MAX, REVISION_BYTES_MAX, SLOT_DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX,
+        VOTERS_MAX,
     },
     time::UnixSeconds,
 };
@@ -240,17 +243,21 @@ impl HostSigned for Done {
 pub struct Counted {
     /// The host.
     pub host: HostId,
+    /// The groups of which nothing runs on it any more, though that ledger has it that something does.
+    pub broken: BTreeSet<GroupName>,
     /// The generation of voters whose receipts its executor heeds, and no older one's.
     pub generation: u64,
 }
 
 impl Document for Counted {
-    const CONTEXT: &'static str = "counted/1";
+    const CONTEXT: &'static str = "counted/2";
     const NAME: &'static str = "statement about slots";
     const BYTES_MAX: usize = SLOT_DOCUMENT_BYTES_MAX;
 
     fn check(&self) -> Result<(), Invalid> {
-        Ok(())
+        Invalid::unless(self.broken.len() <= GROUPS_PER_HOST_MAX, || {
+            format!("a host is in at most {GROUPS_PER_HOST_MAX} groups")
+        })
     }
 }
 

@@ -369,3 +369,13 @@ fn what_operators_did_not_sign_or_signed_for_another_ledger_recovers_nothing() {
     assert!(refused.to_string().contains("has another one"), "{refused}");
     assert!(world.is_settled(0));
 }
+
+#[test]
+fn the_host_whose_ledger_the_fleet_goes_on_with_is_a_voter() {
+    let mut world = impatient(5, 3);
+    let from = world.leader().unwrap();
+    let others: Vec<_> = (0..5).filter(|host| *host != from).take(3).collect();
+    let refused = world.recover(from, &others).unwrap_err();
+    assert!(refused.to_string().contains("must be a voter"), "{refused}");
+    assert!(world.is_settled(0), "else nobody could take it from there");
+}

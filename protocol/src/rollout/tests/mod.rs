@@ -368,15 +368,25 @@ fn a_group_keeps_the_orders_that_hosts_may_follow_and_a_few_more() {
     let web = group_name("web");
     let (sequence, head) = desk.ledger.head(&web);
     let (fleet, after) = (desk.ledger.trust().fleet(), 2 * ORDERS_KEPT_PER_GROUP + 1);
-    let evidence = |known| desk.ledger.evidence(host(0), &web, running, release, known).unwrap();
-    let ids = |known| -> Vec<_> { evidence(known).orders.iter().map(|o| o.id(fleet)).collect() };
-    let all = ids(0);
+    let after_head = |known, head| -> Vec<_> {
+        let known = desk.ledger.evidence(host(0), &web, running, release, (known, head)).unwrap();
+        known.orders.iter().map(|order| order.id(fleet)).collect()
+    };
+    let all = after_head(0, Digest::ZERO);
+    let dropped = sequence - all.len() as u64;
+    let ids = |known: u64| {
+        let last = known.checked_sub(dropped + 1).and_then(|last| usize::try_from(last).ok());
+        after_head(known, last.map_or(Digest::ZERO, |last| all[last]))
+    };
     assert_eq!(all.len(), ORDERS_KEPT_PER_GROUP + 1 + after);
     assert_eq!((all[ORDERS_KEPT_PER_GROUP], *all.last().unwrap()), (running, head));
     assert_eq!(waiting, head);
     assert_eq!(ids(sequence - 1), [head]);
     assert!(ids(sequence).is_empty());
-    assert_eq!(ids(sequence - all.len() as u64), all);
+    assert_eq!(ids(dropped), all);
+    // Whoever follows an order that was lost hears of all that came in its place.
+    assert_eq!(after_head(sequence, Digest([7; 32])), all);
+    assert_eq!(after_head(sequence + 1, head), all);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What operators do while deployments run, and what happens of itself afterwards.
 
 use super::{voters::VOTER_LISTS_FOR_OPERATORS, *};
-use crate::{limits::VOTER_LISTS_MAX, trust::VoterList};
+use crate::{
+    limits::VOTER_LISTS_MAX,
+    trust::{Counted, VoterList},
+};
 
 #[test]
 fn what_is_paused_gives_no_slots_until_it_is_resumed() {
@@ -503,4 +506,55 @@ fn who_leaves_a_group_has_no_part_in_what_it_deploys() {
     desk.done(took, Outcome::Succeeded);
     assert_eq!(status(&desk, took), TargetStatus::Succeeded);
     assert_eq!(desk.ledger.deployment(id).unwrap().status, DeploymentStatus::Succeeded);
+}
+
+/// Operators let the fleet go on with this ledger, and one voter.
+fn recover(desk: &mut Desk) -> u64 {
+    let list = desk.ledger.recovery(&[host(0)], 1).unwrap().claim().unwrap();
+    desk.ledger.recover(&desk.sign(&list, 3)).unwrap();
+    list.generation
+}
+
+fn count(desk: &mut Desk, number: u8, broken: &[&str], generation: u64) {
+    let broken = broken.iter().map(|group| group_name(group)).collect();
+    let counted = desk.sign(&Counted { host: host(number), broken, generation }, 100 + number);
+    desk.apply(Entry::Counted(counted)).unwrap();
+}
+
+#[test]
+fn a_slot_from_before_a_loss_waits_for_those_who_may_hold_a_lost_one() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let holder = desk.grant_next();
+    let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    let is_vouched_for =
+        |desk: &Desk| desk.ledger.receipt_subject(token, crate::ids::Nonce([0; 16])).is_some();
+    assert!(is_vouched_for(&desk));
+    let generation = recover(&mut desk);
+    // It may have been given back since then, and another host may have been granted the next one.
+    for number in (0..3).filter(|number| *number != holder) {
+        assert!(!is_vouched_for(&desk), "the quota is one");
+        count(&mut desk, number, &[], generation);
+    }
+    assert!(is_vouched_for(&desk));
+}
+
+#[test]
+fn a_host_that_a_lost_slot_left_broken_counts_as_broken() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    desk.roll();
+    assert!(desk.ledger.has_run(&group_name("web"), host(1)));
+    let generation = recover(&mut desk);
+    assert_eq!(desk.down("web").0, 3, "nobody has said yet what it holds");
+    for number in 0..3 {
+        let broken: &[&str] = if number == 1 { &["web", "nothing"] } else { &[] };
+        count(&mut desk, number, broken, generation);
+    }
+    assert_eq!(desk.down("web").0, 1);
+    assert!(desk.ledger.is_broken_in(&group_name("web"), host(1)));
+    assert!(!desk.ledger.has_run(&group_name("web"), host(1)));
 }
