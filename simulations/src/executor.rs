@@ -401,7 +401,16 @@ impl Executor {
         skips: bool,
     ) -> Result<(GroupState, bool), String> {
         let mut next = self.journal.get(group).cloned().unwrap_or_default();
-        let (before, mut skipped) = (next.sequence, false);
+        let mut skipped = self.has_lost_voters() && next.is_lost(asker.trust, orders);
+        if skipped && !skips {
+            return Ok((next, false));
+        }
+        if skipped {
+            // The orders before were lost, and voters say what came in their place.
+            (next.sequence, next.head) = (0, Digest::ZERO);
+            next.deploys.clear();
+        }
+        let before = next.sequence;
         for signed in orders {
             let order = asker.trust.order(signed).map_err(|error| error.to_string())?;
             let content = order.content();
@@ -437,10 +446,16 @@ impl Executor {
         Ok((next, skipped))
     }
 
+    /// True if operators have let the fleet go on after its voters were lost.
+    fn has_lost_voters(&self) -> bool {
+        self.electorate.as_ref().is_some_and(Electorate::was_recovered)
+    }
+
     /// Writes a group's state down, if it is news.
     fn keep(&mut self, group: &GroupName, next: GroupState) {
         let known = self.journal.get(group);
-        if known.is_some_and(|known| known.sequence == next.sequence) {
+        let same = |known: &GroupState| (known.sequence, known.head) == (next.sequence, next.head);
+        if known.is_some_and(same) {
             return;
         }
         let mut next = next;
@@ -588,6 +603,18 @@ impl Executor {
             generation: self.electorate.as_ref().map_or(0, |known| known.newest().generation()),
             groups: groups.collect(),
         }
+    }
+}
+
+impl GroupState {
+    /// True if these orders, the group's newest, do not lead on from the last one that was accepted.
+    fn is_lost(&self, trust: &Trust, orders: &[Signed<Order>]) -> bool {
+        let verified: Vec<_> = orders.iter().filter_map(|order| trust.order(order).ok()).collect();
+        let same = verified.iter().find(|order| order.content().sequence == self.sequence);
+        let (Some(first), Some(last)) = (verified.first(), verified.last()) else { return false };
+        let (first, last) = (first.content(), last.content().sequence);
+        let gap = first.sequence == self.sequence + 1 && first.parent != self.head;
+        gap || last < self.sequence || same.is_some_and(|order| order.id() != self.head)
     }
 }
 

@@ -88,6 +88,10 @@ impl World {
                 self.hosts[host].disk_fails = true;
                 self.queue.plan(until, Event::Mend(index));
             }
+            FaultKind::MajorityLost { .. } => {
+                self.await_loss(index);
+                self.queue.plan(until, Event::Return);
+            }
             FaultKind::Flap { one, other, times } => {
                 self.flap(index, one, other, times);
             }
@@ -220,14 +224,14 @@ impl World {
         }
     }
 
-    fn cut(&mut self, from: usize, to: usize) {
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
         for stream in self.network.cut(from, to) {
             let at = self.now + self.dice.between(3 * SECOND, 18 * SECOND);
             self.queue.plan(at, Event::Fray { stream });
         }
     }
 
-    fn mend_way(&mut self, from: usize, to: usize) {
+    pub(crate) fn mend_way(&mut self, from: usize, to: usize) {
         let law = self.plan.delay.clone();
         for (stream, towards, message) in self.network.mend(from, to) {
             let at = self.network.arrival(self.now, stream, towards, &law, &mut self.dice);
@@ -243,7 +247,7 @@ impl World {
         }
     }
 
-    fn lose_power(&mut self, host: usize) {
+    pub(crate) fn lose_power(&mut self, host: usize) {
         self.kill_daemon(host, true);
         self.kill_executor(host);
         self.hosts[host].powered = false;
@@ -294,6 +298,7 @@ impl World {
     /// Everything is mended: no more faults, a quiet network, every host up.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
+        self.recovering.end();
         self.trace.mix(&[32]);
         self.trace.say(self.now, || "everything is mended".into());
         self.quiet();

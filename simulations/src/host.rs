@@ -156,9 +156,12 @@ impl Disk {
         overwritten
     }
 
-    /// The entry at an index, if it is here.
-    pub(crate) fn entry(&self, index: u64) -> Option<&LogRecord> {
-        self.log.get(&index).or_else(|| self.pruned.get(&index))
+    /// The entries from one index to another that are here.
+    pub(crate) fn between(&self, first: u64, last: u64) -> Vec<LogRecord> {
+        let here = self.pruned.range(first..=last.max(first));
+        let mut here: BTreeMap<_, _> = here.collect();
+        here.extend(self.log.range(first..=last.max(first)));
+        here.into_values().cloned().collect()
     }
 
     /// True if this very entry is or was here.

@@ -25,6 +25,7 @@ mod parrot;
 mod people;
 pub mod plan;
 mod queue;
+mod recovering;
 mod rules;
 pub mod run;
 pub mod sabotaged;

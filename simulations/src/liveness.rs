@@ -129,6 +129,9 @@ impl World {
         if let Some(missing) = self.lost_voters() {
             return Some(missing);
         }
+        if let Some(missing) = self.census_missing() {
+            return Some(missing);
+        }
         self.unblock();
         let slots = self.truth.ledger.slots().count();
         if slots > 0 {

@@ -12,7 +12,8 @@ use crate::{
 
 impl World {
     pub(crate) fn boot(&mut self, host: usize) {
-        if self.hosts[host].powered || self.hosts[host].gone {
+        let away = self.hosts[host].gone || self.recovering.is_away(host);
+        if self.hosts[host].powered || away {
             return;
         }
         self.trace.mix(&[9, host as u64]);

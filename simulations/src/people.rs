@@ -31,6 +31,8 @@ pub(crate) struct People {
     waiting: Vec<ChoreKind>,
     /// Orders that were given.
     orders: Vec<Signed<Order>>,
+    /// Hosts that were removed.
+    removals: Vec<Signed<Removal>>,
     /// The last deployment of each group: its release, and when the next attempt may be made.
     last: BTreeMap<usize, (Digest, Micros)>,
 }
@@ -68,6 +70,7 @@ impl People {
             named: 0,
             waiting: Vec::new(),
             orders: Vec::new(),
+            removals: Vec::new(),
             last: BTreeMap::new(),
         }
     }
@@ -80,6 +83,11 @@ impl People {
     /// What was to be done when a slot was granted.
     pub(crate) fn grant_came(&mut self) -> Vec<ChoreKind> {
         std::mem::take(&mut self.waiting)
+    }
+
+    /// Hosts that were removed, as it was signed.
+    pub(crate) fn removals(&self) -> Vec<Signed<Removal>> {
+        self.removals.clone()
     }
 
     /// The release of a group's last deployment, once it was tried.
@@ -289,6 +297,7 @@ impl World {
             issued_at: self.hosts[desk].wall(self.now),
         };
         if let Some(signed) = self.sign(&removal, 2) {
+            self.people.removals.push(signed.clone());
             self.feed(desk, Input::Submit(Entry::Remove(signed)));
         }
     }
@@ -296,7 +305,10 @@ impl World {
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
-        if self.hosts[old].gone || !self.hosts[host].gone {
+        // Whoever votes since others were lost is needed.
+        let voters = self.truth.ledger.electorate().newest();
+        let votes = self.truth.abandoned.is_some() && voters.is_voter(self.hosts[old].id);
+        if self.hosts[old].gone || !self.hosts[host].gone || votes {
             return;
         }
         self.coverage.met(Situation::HostInstalledAnew);

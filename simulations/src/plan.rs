@@ -292,6 +292,18 @@ pub enum FaultKind {
     Break(usize, usize),
     /// The wall clock jumps by so many seconds.
     WallJump(usize, i64),
+    /// A majority of the voters is lost, with or without other hosts, and operators let the fleet go on
+    /// without it.
+    MajorityLost {
+        /// They are only cut off, and go on among themselves.
+        cut: bool,
+        /// The fleet goes on with the newest ledger that is left, and not with any.
+        newest: bool,
+        /// How long it takes until operators are sure.
+        recovers_after: Micros,
+        /// Who is lost, and who votes then.
+        draw: u64,
+    },
 }
 
 /// The border of an output.
@@ -344,6 +356,10 @@ impl Plan {
         let chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
         let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
+        let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
+        if !faults.iter().any(forgets) {
+            faults.extend(draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at));
+        }
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         let mut plan = Self {
             seed,
@@ -727,6 +743,21 @@ fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -
             (dice.between(3 * SECOND, heal_at / 2), dice.between(SECOND, heal_at / 2));
         Fault { at, lasts, kind: FaultKind::PutBack(host) }
     })
+}
+
+/// In a few runs a majority of the voters is lost.
+fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
+    if !dice.permille(120) {
+        return None;
+    }
+    let recovers_after = dice.between(2 * SECOND, 10 * SECOND);
+    let lasts = match dice.permille(600) {
+        true => 8 * SECOND + recovers_after + dice.between(SECOND, 20 * SECOND),
+        false => heal_at,
+    };
+    let (cut, newest, draw) = (dice.permille(500), dice.permille(750), dice.number());
+    let kind = FaultKind::MajorityLost { cut, newest, recovers_after, draw };
+    Some(Fault { at: dice.between(10 * SECOND, heal_at - 22 * SECOND), lasts, kind })
 }
 
 fn draw_fault(dice: &mut Dice, kind: u64, hosts: &[HostPlan], voters: usize) -> FaultKind {

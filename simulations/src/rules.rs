@@ -17,7 +17,7 @@ use groundswell_protocol::{
         MinimumHealthy, Passed, TargetStatus,
     },
     time::UnixSeconds,
-    trust::{Action, Deploy, Done, Group, Order, Outcome, Trust},
+    trust::{Action, Counted, Deploy, Done, Group, Order, Outcome, Trust},
 };
 
 use crate::{
@@ -39,6 +39,10 @@ pub(crate) struct Rules {
     written_off: BTreeSet<HostId>,
     unhealthy: BTreeSet<HostId>,
     broken: BTreeSet<(GroupName, HostId)>,
+    /// Who may hold a slot that was lost with the voters who granted it.
+    uncounted: BTreeSet<HostId>,
+    /// The generation with which operators went on after the voters were lost; 0 if they never did.
+    recovered_at: u64,
     /// Every slot that was ever granted.
     pub(crate) grants: BTreeMap<u64, Granted>,
     /// The hosts of each bound at the last grant.
@@ -196,6 +200,9 @@ impl Rules {
                 }
                 let (labels, zone) = (member.labels.clone(), member.zone.clone());
                 let host = member.host;
+                if self.recovered_at > 0 && !self.members.contains_key(&host) {
+                    self.uncounted.insert(host);
+                }
                 // Who has left a group has no part in what it deploys, once nothing is under way there.
                 for tally in self.deployments.values_mut() {
                     let stays = self.groups[&tally.group].group.filter.matches(&labels);
@@ -242,7 +249,21 @@ impl Rules {
             }
             Entry::Release(_) | Entry::Want(_) => {}
             // Who votes says nothing about who may be down.
-            Entry::NextVoters(_) | Entry::Vouch(_) | Entry::Counted(_) => {}
+            Entry::NextVoters(_) | Entry::Vouch(_) => {}
+            Entry::Counted(counted) => {
+                let counted = counted.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
+                let Counted { host, broken, generation } = counted.content();
+                for name in broken {
+                    if let Some(group) = self.groups.get_mut(name) {
+                        group.current.remove(host);
+                        self.broken.insert((name.clone(), *host));
+                    }
+                }
+                let asked = self.uncounted.remove(host) && *generation >= self.recovered_at;
+                unless(asked, "S8", || {
+                    format!("{} is counted, by a word of generation {generation}", host.short())
+                })?;
+            }
             Entry::Order(order) => {
                 let order = trust.order(order).map_err(|e| forged(&e))?;
                 self.order(moment, order.id(), order.content())?;
@@ -276,6 +297,7 @@ impl Rules {
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
         self.written_off.remove(&host);
+        self.uncounted.remove(&host);
         self.broken.retain(|(_, broken)| *broken != host);
         for group in self.groups.values_mut() {
             group.current.remove(&host);
@@ -449,6 +471,9 @@ impl Rules {
         unless(self.members.contains_key(&host), "R7", || {
             format!("slot {token} is for {}, who is nobody", host.short())
         })?;
+        unless(!self.uncounted.contains(&host), "S8", || {
+            format!("slot {token} is for {}, which has not said what it holds", host.short())
+        })?;
         let all = self.groups.values().filter_map(|group| group.running);
         let is_it = |id: &DeploymentId| {
             let tally = &self.deployments[id];
@@ -551,12 +576,53 @@ impl Rules {
     pub(crate) fn is_down(&self, group: &GroupName, host: HostId) -> bool {
         self.slots.contains_key(&host)
             || self.unhealthy.contains(&host)
+            || self.uncounted.contains(&host)
             || self.broken.contains(&(group.clone(), host))
     }
 
     /// True if a host is in the fleet and in reach, and holds no slot.
     pub(crate) fn is_left_alone(&self, host: HostId) -> bool {
-        self.is_member(host) && !self.slots.contains_key(&host) && !self.unhealthy.contains(&host)
+        let is_down = self.slots.contains_key(&host) || self.unhealthy.contains(&host);
+        self.is_member(host) && !is_down && !self.is_uncounted(host)
+    }
+
+    /// Operators have gone on with what is known here. Whoever is in the fleet may hold a slot that is
+    /// not.
+    pub(crate) fn recover(&mut self, generation: u64) {
+        self.recovered_at = generation;
+        self.uncounted = self.members.keys().copied().collect();
+    }
+
+    /// True if a host has not said since that it holds no slot which was lost.
+    pub(crate) fn is_uncounted(&self, host: HostId) -> bool {
+        self.uncounted.contains(&host)
+    }
+
+    /// True if a host was removed from the fleet for good.
+    pub(crate) fn was_removed(&self, host: HostId) -> bool {
+        self.removed.contains(&host)
+    }
+
+    /// True if a host has said that it runs something in a group, or that nothing runs there any more.
+    pub(crate) fn runs_or_broke(&self, group: &GroupName, host: HostId) -> bool {
+        self.groups.get(group).is_some_and(|known| known.current.contains_key(&host))
+            || self.broken.contains(&(group.clone(), host))
+    }
+
+    /// The groups that a host is in.
+    pub(crate) fn groups_of(&self, host: HostId) -> Vec<GroupName> {
+        self.groups.keys().filter(|group| self.matches(group, host)).cloned().collect()
+    }
+
+    /// True if a host waits for a slot in a group that is full, of hosts that have not said what they
+    /// hold among others.
+    pub(crate) fn waits_for_census(&self, group: &GroupName) -> bool {
+        let Some(running) = self.groups[group].running else { return false };
+        let hosts = self.hosts_of(group);
+        let quota = quota_of(self.deployments[&running].configuration.minimum_healthy, &hosts);
+        let down = hosts.iter().filter(|host| self.is_down(group, **host)).count();
+        let waits = hosts.iter().any(|host| !self.is_down(group, *host));
+        waits && quota > 0 && down >= quota
     }
 
     /// True if an operator has released a slot, by an entry up to this one.
@@ -611,6 +677,9 @@ impl Rules {
             let healthy = !self.unhealthy.contains(host);
             unless(ledger.is_healthy(*host) == healthy, "S2", || {
                 format!("after entry {index} the health of {} is wrong", host.short())
+            })?;
+            unless(ledger.is_uncounted(*host) == self.is_uncounted(*host), "S8", || {
+                format!("after entry {index} {} is counted, or is not", host.short())
             })?;
         }
         let written_off: BTreeSet<_> = ledger.written_off().map(|host| host.host).collect();

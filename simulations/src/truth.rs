@@ -13,6 +13,7 @@
 //! | S4 | tokens rise; a host holds one slot at most |
 //! | S5, S7 | slots change by a grant, by the holder's return of that very token, by replacement, and by nothing else; a host whose slot is freed is not being disturbed |
 //! | S6 | no voter vouches for two entries at one index |
+//! | S8 | after voters were lost, hosts that have not said what they hold count as down and get no slot; whoever is counted is not disturbed under a lost slot, and its executor heeds the lost voters no more |
 //! | S9 | orders of a group form one chain |
 //! | S11 | an entry that was applied is old news when it comes again |
 //! | R1 to R3 | the failure budget; nothing begins after a stop; no rollback of a rollback |
@@ -24,13 +25,14 @@
 //! | C5 | what is committed is on the disks of a majority of those who vote then |
 //! | C7 | term, vote and applied index never go back in a generation |
 //! | C8 | snapshot, applied and committed index stand in this order on a voter |
-//! | C9 | voters change one at a time, and never become fewer |
+//! | C9 | voters change one at a time, and never become fewer, but by the word of operators |
+//! | C10 | what operators begin is newer than all that the lost voters come to |
 //! | C11 | a voter whose disk was put back takes no part before others have told it what it may have forgotten |
 //! | F1 | records never go back; one version of a record has one content |
 //! | F3, F7 | queues and views are bounded; nothing panics |
 //! | L1, L3 to L7, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, no voter that is gone, deployments over, slots given back, and a last deployment that reaches all |
 //!
-//! Pending: S8 and L8 (census), C10 (recovered generations), S12 (the protocol has no spanning groups). S10
+//! Pending: C10 for frames (unit-tested), S12 (the protocol has no spanning groups). S10
 //! is in S4 and S5, L2 in L1 and L9. F2, F5 and F6 have unit tests.
 
 use std::{
@@ -50,6 +52,7 @@ use groundswell_protocol::{
 use crate::{
     coverage::Situation,
     plan::Micros,
+    recovering::{Leap, Line},
     rules::{Bound, Moment, Rules},
 };
 
@@ -70,22 +73,26 @@ pub(crate) fn unless(good: bool, promise: &'static str, what: impl FnOnce() -> S
 
 /// The truth of a fleet.
 pub struct Truth {
-    trust: Arc<Trust>,
+    pub(crate) trust: Arc<Trust>,
     /// The ledger as the first host applied it.
     pub ledger: Ledger,
     /// Its entries; empty where a leader marked its term.
     pub log: Vec<LogEntry>,
     /// For each entry of the log, generation and term of the newest leader when it was known to be
     /// committed.
-    committed_in: Vec<(u64, u64)>,
+    pub(crate) committed_in: Vec<(u64, u64)>,
+    /// And the true time.
+    pub(crate) committed_at: Vec<Micros>,
+    /// Where indices leap, if operators have let the fleet go on without voters that were lost.
+    pub(crate) leap: Leap,
     /// The newest states, by index.
-    states: BTreeMap<u64, Ledger>,
+    pub(crate) states: BTreeMap<u64, Ledger>,
     /// A second reading of the ledger.
-    rules: Rules,
+    pub(crate) rules: Rules,
     /// Who is being disturbed, and by which slot.
-    disturbed: BTreeMap<HostId, u64>,
+    pub(crate) disturbed: BTreeMap<HostId, u64>,
     /// Who was left without a working revision, and by which slot.
-    broken: BTreeMap<(GroupName, HostId), u64>,
+    pub(crate) broken: BTreeMap<(GroupName, HostId), u64>,
     /// Who was written off in the middle: an operator has said that it is not there.
     lost: BTreeSet<HostId>,
     /// What voters vouched for.
@@ -93,13 +100,17 @@ pub struct Truth {
     /// The same, by slot and generation.
     vouched: BTreeSet<(u64, u64, HostId)>,
     /// Where the end of each generation was planned.
-    planned: BTreeMap<u64, u64>,
+    pub(crate) planned: BTreeMap<u64, u64>,
     /// By generation and term.
-    leaders: BTreeMap<(u64, u64), HostId>,
+    pub(crate) leaders: BTreeMap<(u64, u64), HostId>,
+    /// What the voters that were lost have agreed on, and may go on to agree on.
+    pub(crate) abandoned: Option<Box<Line>>,
+    /// True while that is looked at, and what the fleet goes on with stands in its place.
+    pub(crate) turned: bool,
     records: BTreeMap<(HostId, u64, u64), Record>,
     /// Hosts that have forgotten what they said up to an epoch.
     forgetful: BTreeMap<HostId, u64>,
-    met: Vec<Situation>,
+    pub(crate) met: Vec<Situation>,
     /// True time.
     pub now: Micros,
 }
@@ -112,6 +123,8 @@ impl Truth {
             trust,
             log: Vec::new(),
             committed_in: Vec::new(),
+            committed_at: Vec::new(),
+            leap: Leap::default(),
             states: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
@@ -121,6 +134,8 @@ impl Truth {
             vouched: BTreeSet::new(),
             planned: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            abandoned: None,
+            turned: false,
             records: BTreeMap::new(),
             forgetful: BTreeMap::new(),
             met: Vec::new(),
@@ -130,12 +145,12 @@ impl Truth {
 
     /// The last index that anybody has applied.
     pub fn applied(&self) -> u64 {
-        self.log.len() as u64
+        self.leap.index(self.log.len())
     }
 
     /// The entry at an index, if it is committed.
     pub fn entry(&self, index: u64) -> Option<&LogEntry> {
-        self.log.get(usize::try_from(index.checked_sub(1)?).ok()?)
+        self.log.get(self.leap.place(index)?)
     }
 
     /// The true ledger at an index, if that was not long ago.
@@ -161,6 +176,7 @@ impl Truth {
         })?;
         self.log.push(entry.clone());
         self.committed_in.push(self.leaders.keys().next_back().copied().unwrap_or_default());
+        self.committed_at.push(self.now);
         self.commit(entry)?;
         self.states.insert(entry.index, self.ledger.clone());
         if self.states.len() > STATES_MAX {
@@ -201,6 +217,11 @@ impl Truth {
             self.planned.insert(before.generation(), entry.index);
         }
         self.part_with(&stamped.entry);
+        if let (true, Entry::Counted(counted)) = (changed, &stamped.entry)
+            && let Ok(counted) = counted.verify_host(self.trust.fleet())
+        {
+            self.counts_again(counted.content().host);
+        }
         if changed {
             self.note(&stamped.entry);
         }
@@ -261,6 +282,9 @@ impl Truth {
         let met = &mut self.met;
         match entry {
             Entry::Grant(grant) => {
+                if self.turned {
+                    met.push(Situation::GrantLost);
+                }
                 let token = self.rules.slots.get(&grant.host).copied().unwrap_or(0);
                 let Some(granted) = self.rules.grants.get(&token) else { return };
                 if granted.bounds.iter().filter(|((_, zone), ..)| zone.is_none()).count() > 1 {
@@ -300,6 +324,14 @@ impl Truth {
                 })
             })),
             Entry::Remove(_) => met.push(Situation::HostRemoved),
+            Entry::Counted(counted) => {
+                let counted = counted.verify_host(self.trust.fleet());
+                let host = counted.ok().map(|counted| counted.content().host);
+                let groups = host.map_or_else(Vec::new, |host| self.rules.groups_of(host));
+                if groups.iter().any(|group| self.rules.waits_for_census(group)) {
+                    met.push(Situation::CensusWaited);
+                }
+            }
             Entry::Passed(Passed::HoldOff { .. }) => met.push(Situation::WrittenOff),
             Entry::Health { healthy: false, .. } => met.push(Situation::UnreachableCalled),
             Entry::Health { healthy: true, .. } => met.push(Situation::UnreachableCleared),
@@ -351,7 +383,7 @@ impl Truth {
     /// Whoever is disturbed holds the slot for it.
     fn slots_are_theirs(&self) -> Checked {
         for (host, token) in &self.disturbed {
-            unless(self.rules.slots.get(host) == Some(token), "S5", || {
+            unless(self.is_theirs(*host, *token)?, "S5", || {
                 format!("slot {token} of {} is free while the host is disturbed", host.short())
             })?;
         }
@@ -369,8 +401,24 @@ impl Truth {
         release: Digest,
         is_late: bool,
     ) -> Checked {
-        if !self.rules.is_member(host) || (is_late && self.rules.slots.get(&host) != Some(&token)) {
+        if !self.may_begin(host, token, release, is_late)? {
             return Ok(());
+        }
+        self.disturbed.insert(host, token);
+        self.lost.remove(&host);
+        self.on_both(|truth| truth.quotas_hold(host, token))
+    }
+
+    /// True if a host begins with a slot that is its own; false if it is nobody's host any more.
+    pub(crate) fn begins(
+        &self,
+        host: HostId,
+        token: u64,
+        release: Digest,
+        is_late: bool,
+    ) -> Result<bool, Violation> {
+        if !self.rules.is_member(host) || (is_late && self.rules.slots.get(&host) != Some(&token)) {
+            return Ok(false);
         }
         let granted = self.rules.grants.get(&token);
         let own = granted.is_some_and(|g| g.host == host && g.release == release);
@@ -389,13 +437,16 @@ impl Truth {
                 (others.count() + own) * 2 > voters.list().len()
             })
         };
-        let newest = self.ledger.electorate().newest().generation();
-        unless((0..=newest).any(is_vouched_in), "S3", || {
+        unless(self.generations().any(is_vouched_in), "S3", || {
             format!("{} acts on slot {token} without a majority of voters", host.short())
         })?;
-        self.disturbed.insert(host, token);
-        self.lost.remove(&host);
-        let Some(granted) = granted.cloned() else { return Ok(()) };
+        Ok(true)
+    }
+
+    /// No group of a host that was just disturbed has more hosts down than it may.
+    fn quotas_hold(&mut self, host: HostId, token: u64) -> Checked {
+        let granted = self.rules.grants.get(&token).filter(|granted| granted.host == host);
+        let Some(granted) = granted.cloned() else { return self.lost_slot_fits(host) };
         for (bound, _, members) in &granted.bounds {
             // It was down there before, for certain: nothing is lost.
             if !granted.excused.contains(&bound.0) {
@@ -405,7 +456,7 @@ impl Truth {
         Ok(())
     }
 
-    fn quota_holds(&self, bound: &Bound, members: &BTreeSet<HostId>) -> Checked {
+    pub(crate) fn quota_holds(&self, bound: &Bound, members: &BTreeSet<HostId>) -> Checked {
         let group = &bound.0;
         // The last one that was granted was granted with all the others down.
         let broken: BTreeMap<_, _> = self
@@ -427,7 +478,7 @@ impl Truth {
         // deployment that runs now has no floor for zones.
         let is_down = |other: &&HostId| {
             let down = self.disturbed.get(other).is_some_and(|token| *token <= last)
-                || broken.contains_key(other);
+                || of_broken(other).is_some_and(|token| self.is_known(*token));
             down && !self.lost.contains(other)
         };
         let down: Vec<_> = members.iter().filter(is_down).collect();
@@ -447,20 +498,20 @@ impl Truth {
             self.lost.insert(*host);
             self.met.push(Situation::WrittenOffAlive);
         }
-        let (rules, met) = (&self.rules, &mut self.met);
-        let is_member = |host: &HostId| rules.is_member(*host);
+        let hosts = self.disturbed.keys().chain(self.broken.keys().map(|(_, host)| host));
+        let gone: BTreeSet<_> = hosts.filter(|host| !self.is_somebody(**host)).copied().collect();
         let before = self.disturbed.len();
-        self.disturbed.retain(|host, _| is_member(host));
+        self.disturbed.retain(|host, _| !gone.contains(host));
         if self.disturbed.len() < before {
-            met.push(Situation::RemovedHolder);
+            self.met.push(Situation::RemovedHolder);
         }
-        self.broken.retain(|(_, host), _| is_member(host));
+        self.broken.retain(|(_, host), _| !gone.contains(host));
     }
 
     /// An executor has ended a lifecycle.
     pub fn rests(&mut self, host: HostId, group: &GroupName, works: bool) {
         let token = self.disturbed.remove(&host).unwrap_or(0);
-        if !self.rules.is_member(host) {
+        if !self.is_somebody(host) {
             return;
         }
         let entry = (group.clone(), host);

@@ -20,6 +20,18 @@ use crate::{
 impl World {
     /// Holds the promises against a host that has just done something.
     pub(crate) fn judge(&mut self, host: usize) {
+        let left = self.is_left(host);
+        if left {
+            self.truth.turn();
+        }
+        self.judge_here(host);
+        if left {
+            self.truth.turn();
+        }
+    }
+
+    /// The same, on the line that the host's ledger is of.
+    fn judge_here(&mut self, host: usize) {
         self.judge_applied(host);
         let Some(node) = &self.hosts[host].node else { return };
         let Some(consensus) = node.consensus() else { return };
@@ -76,7 +88,7 @@ impl World {
     }
 
     /// What a host has applied since it was last looked at is what everybody applies.
-    pub(crate) fn judge_applied(&mut self, host: usize) {
+    fn judge_applied(&mut self, host: usize) {
         let Some(node) = &self.hosts[host].node else { return };
         let (applied, checked) = (node.ledger().applied_index(), self.hosts[host].checked);
         if applied == checked {
@@ -86,12 +98,14 @@ impl World {
             self.fail("C7", format!("host {host} had applied {checked}, and now {applied}"));
             return;
         }
-        for index in checked + 1..=applied {
-            let Some(entry) = self.hosts[host].disk.entry(index).cloned() else { continue };
+        let checked = self.compared_from(host);
+        for entry in self.hosts[host].disk.between(checked + 1, applied) {
+            let index = entry.index;
             let fresh = index > self.truth.applied();
             let copies = if fresh { self.copies(&entry) } else { (0, 0) };
             let checked = self.truth.applied_by(&entry, copies);
             if fresh {
+                self.judge_counted(&entry.data);
                 self.stop_at_grant(&entry.data);
                 self.trace.say(self.now, || {
                     format!("committed {index}: {}", committed_text(&entry.data))
@@ -138,6 +152,9 @@ impl World {
 
     /// People who wait for the worst moment to stop a deployment.
     pub(crate) fn stop_at_grant(&mut self, data: &[u8]) {
+        if is_slot(data) {
+            self.slot_moved();
+        }
         if !committed_text(data).starts_with("grant") {
             return;
         }
@@ -176,6 +193,12 @@ impl World {
         }
         self.judge_view(host, &known);
     }
+}
+
+/// True of an entry that grants a slot or gives one back.
+fn is_slot(data: &[u8]) -> bool {
+    let stamped = groundswell_protocol::rollout::Stamped::from_bytes(data);
+    stamped.is_ok_and(|stamped| matches!(stamped.entry, Entry::Grant(_) | Entry::Done(_)))
 }
 
 /// Entries in which every host is checked from within once.

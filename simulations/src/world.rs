@@ -31,6 +31,7 @@ use crate::{
     people::People,
     plan::{Border, ChoreKind, DelayLaw, Micros, Plan, SECOND},
     queue::Queue,
+    recovering::Recovering,
     trace::Trace,
     truth::{Truth, Violation},
 };
@@ -86,6 +87,16 @@ pub(crate) enum Event {
     Enrol { host: usize, member: Digest },
     /// The second half of something that a person does.
     Order(Box<crate::people::Intent>),
+    /// Operators let the fleet go on without voters that are lost.
+    Recover,
+    /// Voters are lost.
+    Lose,
+    /// Voters that are out of reach die.
+    Die,
+    /// Voters that are lost come back.
+    Return,
+    /// What the fleet may have lost is handed in again.
+    HandInAgain,
     /// The parrot says something again.
     Parrot,
     /// Everything is mended.
@@ -121,6 +132,7 @@ pub struct World {
     /// What the parrot has heard.
     pub(crate) memory: Vec<(Message, bool)>,
     pub(crate) delay: DelayLaw,
+    pub(crate) recovering: Recovering,
 }
 
 /// How a run ended.
@@ -166,6 +178,7 @@ impl World {
             is_over: false,
             mending: Mending::default(),
             memory: Vec::new(),
+            recovering: Recovering::default(),
             plan,
         };
         world.plan_all();
@@ -271,6 +284,11 @@ impl World {
             Event::Order(intent) => self.intend(&intent),
             Event::Later(kind) => self.do_chore(&kind),
             Event::Enrol { host, member } => self.enrol_again(host, member),
+            Event::Recover => self.recover(),
+            Event::Lose => self.lose_majority(),
+            Event::Die => self.kill_majority(),
+            Event::Return => self.give_back_majority(),
+            Event::HandInAgain => self.hand_in_again(),
             Event::Parrot => self.parrot(),
             Event::Heal => self.heal(),
             Event::Look => self.look(),
@@ -447,7 +465,7 @@ impl World {
     }
 
     fn persist(&mut self, host: usize, write: Write) {
-        let Write { hard_state, snapshot, anew, entries, assured, epoch } = &write;
+        let Write { hard_state, snapshot, anew, assured, epoch, .. } = &write;
         if epoch.is_some() {
             self.coverage.met(Situation::OwnRecordMet);
         }
@@ -477,6 +495,23 @@ impl World {
             self.fail("C7", format!("host {host} writes snapshot {new} over {old}"));
             return;
         }
+        if let Some(snapshot) = snapshot.as_ref().filter(|_| begins) {
+            self.note_recovery(snapshot);
+        }
+        let left = self.is_left(host);
+        if left {
+            self.truth.turn();
+        }
+        self.persist_on(host, write, begins);
+        if left {
+            self.truth.turn();
+        }
+    }
+
+    /// What a host writes down, beside what is agreed on.
+    fn persist_on(&mut self, host: usize, write: Write, begins: bool) {
+        let Write { snapshot, entries, .. } = &write;
+        let disk = &self.hosts[host].disk;
         for entry in entries {
             let Some(committed) = self.truth.entry(entry.index) else { continue };
             let had = disk.log.get(&entry.index).is_some_and(|old| old.data == committed.data);
@@ -525,7 +560,8 @@ impl World {
         {
             let content = receipt.content().clone();
             // It may have been given before what came together with its request.
-            let checked = self.truth.vouches(&content, self.hosts[host].knew);
+            let (left, knew) = (self.truth.is_left(content.generation), self.hosts[host].knew);
+            let checked = self.truth.on(left, |truth| truth.vouches(&content, knew));
             self.hold(checked);
         }
         if self.plan.parrot == Some(host) {
