@@ -461,7 +461,9 @@ impl Engine {
     }
 
     fn trust_disk(&mut self, reply: tokio::sync::oneshot::Sender<bool>) -> Result<(), EngineError> {
-        let was_in_doubt = self.node.in_doubt().is_some();
+        let own = self.node.consensus();
+        let was_in_doubt =
+            own.is_some_and(groundswell_protocol::consensus::Consensus::is_held_back);
         self.feed(Input::TrustDisk)?;
         // Whoever asked may have gone away.
         reply.send(was_in_doubt).ok();

@@ -6,15 +6,20 @@
 //! takes no part until others have told it what it may have promised; a disk goes back only while the
 //! machine is off.
 //!
-//! It asks twice. First, what terms there are. Then it asks everybody to come to a new term, far above:
-//! who has answered hears no leader of an older one, so what old acknowledgements of this voter still
-//! count for is in the answers or will never be agreed on. It goes on in the new term, in which it has
+//! It asks twice. First, what terms there are. Then it asks everybody to come to a new term: who has
+//! answered hears no leader of an older one, so what old acknowledgements of this voter still count for
+//! is in the answers or will never be agreed on. It goes on in a term far above, in which it has
 //! promised nothing, and stands for the longest log among the answers as if it were its own: it votes
 //! for nobody whose log is shorter, and for itself only when it has as much. With the answers of so many
 //! that every majority which it may have been part of has one of them, that is all it can have forgotten.
 //!
+//! That holds for the generation in which it has asked. If nobody there knew of a next one, it has no
+//! part in one yet; else it asks there again.
+//!
 //! Not covered: several voters that are put back at the same time, a machine that is put back with its
-//! memory, and a disk that is put back under a running machine. A fleet of one voter has nobody to ask.
+//! memory or to before its daemon's first start, a disk that is put back under a running machine, and one
+//! that is put back to before operators recovered the fleet while it hears only those who were lost. A
+//! fleet of one voter has nobody to ask.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +34,8 @@ pub struct Assured {
     pub term: u64,
     /// The log that it stands for while its own ends before.
     pub end: LogEnd,
+    /// The generation was about to end when others were asked: in the next one they are asked again.
+    pub ends: bool,
 }
 
 impl Assured {
@@ -50,10 +57,10 @@ pub struct LogEnd {
 /// What voters say about what one of them may have forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Word {
-    /// "Come to this term, and say where your log ends."
-    Ask { term: u64 },
-    /// "I am in this term, and here my log ends."
-    Know { term: u64, end: LogEnd },
+    /// "My machine was started: come to this term, and say where your log ends."
+    Ask { boot: u64, term: u64 },
+    /// "After that start I am in this term, and here my log ends."
+    Know { boot: u64, term: u64, end: LogEnd, ends: bool },
 }
 
 /// A voter that has not heard enough yet.
@@ -64,6 +71,8 @@ pub(super) struct Doubt {
     /// The term to which it asks everybody to come, once it knows one that is high enough.
     target: Option<u64>,
     answers: BTreeMap<u64, (u64, LogEnd)>,
+    /// Somebody knew of a next generation.
+    ends: bool,
     asks_in_ticks: u32,
 }
 
@@ -76,6 +85,7 @@ impl Doubt {
             needed,
             target: None,
             answers: BTreeMap::new(),
+            ends: false,
             asks_in_ticks: 0,
         })
     }
@@ -96,17 +106,23 @@ impl Doubt {
         !self.answers.contains_key(&voter)
     }
 
-    /// The question, from a voter in term `own`.
-    pub(super) fn ask(&self, own: u64) -> Word {
-        Word::Ask { term: self.target.unwrap_or(own) }
+    /// The term to which others are to come; that of this voter is `own`.
+    pub(super) fn term(&self, own: u64) -> u64 {
+        self.target.unwrap_or(own)
     }
 
     /// Takes in an answer. With the last one that was needed it says how to go on: first in which term
     /// to ask again, then what is so.
-    pub(super) fn hear(&mut self, from: u64, own: u64, term: u64, end: LogEnd) -> Option<Heard> {
+    pub(super) fn hear(
+        &mut self,
+        from: u64,
+        own: u64,
+        (term, end, ends): (u64, LogEnd, bool),
+    ) -> Option<Heard> {
         if self.target.is_some_and(|target| term < target) {
             return None;
         }
+        self.ends |= ends;
         self.answers.insert(from, (term, end));
         if self.answers.len() < self.needed {
             return None;
@@ -114,9 +130,9 @@ impl Doubt {
         let highest = self.answers.values().map(|(term, _)| *term).chain([own]).max()?;
         if self.target.is_some() {
             let end = self.answers.values().map(|(_, end)| *end).max()?;
-            return Some(Heard::Enough { term: highest, end });
+            return Some(Heard::Enough { term: highest + TERMS_LEFT_OUT, end, ends: self.ends });
         }
-        self.target = Some(highest + TERMS_LEFT_OUT);
+        self.target = Some(highest + 1);
         self.answers.clear();
         self.asks_in_ticks = 0;
         Some(Heard::Terms)
@@ -129,11 +145,11 @@ pub(super) enum Heard {
     /// The terms are known: all are asked again.
     Terms,
     /// This is all that can have been forgotten.
-    Enough { term: u64, end: LogEnd },
+    Enough { term: u64, end: LogEnd, ends: bool },
 }
 
 /// A vote that was given and is still on its way was given in one of these terms above those that the
-/// others know. Without a majority terms do not rise, so two or three would do.
+/// others know. Only candidates raise terms, and voters that ask, each by one: a few would do.
 const TERMS_LEFT_OUT: u64 = 1024;
 /// Answers may be lost.
 const ASK_EVERY_TICKS: u32 = 10;
@@ -159,17 +175,17 @@ mod tests {
     #[test]
     fn the_second_answers_count_and_only_in_the_new_term() {
         let mut doubt = Doubt::among(5).unwrap();
-        assert_eq!(doubt.ask(7), Word::Ask { term: 7 });
-        assert_eq!(doubt.hear(2, 7, 9, end(9, 4)), None);
-        assert_eq!(doubt.hear(2, 7, 9, end(9, 4)), None, "one is one");
-        assert_eq!(doubt.hear(3, 7, 8, end(8, 9)), None);
-        assert_eq!(doubt.hear(4, 7, 3, end(3, 3)), Some(Heard::Terms));
-        let term = 9 + TERMS_LEFT_OUT;
-        assert_eq!(doubt.ask(7), Word::Ask { term });
-        assert_eq!(doubt.hear(2, 7, 9, end(9, 4)), None, "an old answer");
-        assert_eq!(doubt.hear(2, 7, term, end(9, 4)), None);
-        assert_eq!(doubt.hear(3, 7, term, end(8, 9)), None);
-        let heard = Heard::Enough { term: term + 1, end: end(9, 4) };
-        assert_eq!(doubt.hear(5, 7, term + 1, end(3, 3)), Some(heard));
+        assert_eq!(doubt.term(7), 7);
+        assert_eq!(doubt.hear(2, 7, (9, end(9, 4), false)), None);
+        assert_eq!(doubt.hear(2, 7, (9, end(9, 4), false)), None, "one is one");
+        assert_eq!(doubt.hear(3, 7, (8, end(8, 9), false)), None);
+        assert_eq!(doubt.hear(4, 7, (3, end(3, 3), false)), Some(Heard::Terms));
+        let term = 10;
+        assert_eq!(doubt.term(7), term);
+        assert_eq!(doubt.hear(2, 7, (9, end(9, 4), false)), None, "an old answer");
+        assert_eq!(doubt.hear(2, 7, (term, end(9, 4), false)), None);
+        assert_eq!(doubt.hear(3, 7, (term, end(8, 9), false)), None);
+        let heard = Heard::Enough { term: 11 + TERMS_LEFT_OUT, end: end(9, 4), ends: true };
+        assert_eq!(doubt.hear(5, 7, (term + 1, end(3, 3), true)), Some(heard));
     }
 }

@@ -209,9 +209,11 @@ impl Consensus {
         let id = id_of(&voters, me).expect("the caller starts consensus on voters only");
         let applied = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let snapshot_term = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
-        let assured = restored.assured.filter(|assured| assured.boot == boot);
-        let is_doubtful = assured.is_none() && !planted(Defect::DiskTrusted);
-        let assured = assured.unwrap_or_else(|| Assured::knows_all(boot));
+        let known = restored.assured.unwrap_or_default();
+        let is_doubtful = known.boot != boot && !planted(Defect::DiskTrusted);
+        // Until it has as much, it stands for what it stood for before.
+        let before = Assured { end: known.end, ..Assured::knows_all(boot) };
+        let assured = if known.boot == boot { known } else { before };
         let config = Config {
             id,
             applied,
@@ -309,7 +311,7 @@ impl Consensus {
         let own = self.node.raft.id;
         let Some(doubt) = &mut self.doubt else { return out };
         if doubt.tick() {
-            let word = doubt.ask(self.node.raft.term);
+            let word = Word::Ask { boot: self.boot, term: doubt.term(self.node.raft.term) };
             let open = (1..).zip(&self.voters).filter(|(id, _)| *id != own && doubt.is_open(*id));
             let ask = |(_, to): (u64, &HostId)| {
                 let message = wire::encode_word(word, self.generation);
@@ -322,40 +324,42 @@ impl Consensus {
 
     /// Another voter may have forgotten something, or says what this one may have.
     fn hear_word(&mut self, id: u64, from: HostId, word: Word) -> Result<Vec<Output>, WireError> {
-        let (Word::Ask { term } | Word::Know { term, .. }) = word;
-        wire::check_term(term, &self.node)?;
+        wire::check_word(word, &self.node)?;
         match word {
-            // Whoever moves on to the next generation meanwhile has more to ask there.
-            Word::Ask { .. } if self.ends => return Ok(Vec::new()),
-            Word::Ask { term } => {
+            Word::Ask { boot, term } => {
                 if term > self.node.raft.term {
                     self.node.raft.become_follower(term, 0);
                 }
                 // What is answered is written down first.
                 let mut out = self.outputs();
-                let know = Word::Know { term: term.max(self.node.raft.term), end: self.end() };
+                let (term, ends) = (self.node.raft.term, self.ends);
+                let know = Word::Know { boot, term, end: self.stands_for(), ends };
                 let message = wire::encode_word(know, self.generation);
                 out.push(Output::Send { to: from, message });
-                return Ok(out);
+                Ok(out)
             }
-            Word::Know { term, end } => {
-                let own = self.node.raft.term;
-                let heard = self.doubt.as_mut().and_then(|doubt| doubt.hear(id, own, term, end));
-                match heard {
-                    Some(Heard::Enough { term, end }) => return Ok(self.assure(term, end)),
-                    Some(Heard::Terms) => return Ok(self.tick_in_doubt()),
-                    None => {}
+            Word::Know { boot, term, end, ends } => {
+                let (own, is_ours) = (self.node.raft.term, boot == self.boot);
+                let doubt = self.doubt.as_mut().filter(|_| is_ours);
+                match doubt.and_then(|doubt| doubt.hear(id, own, (term, end, ends))) {
+                    Some(Heard::Enough { term, end, ends }) => {
+                        let no_log = planted(Defect::StandsForNoLog);
+                        let end =
+                            if no_log { LogEnd::default() } else { end.max(self.stands_for()) };
+                        Ok(self.assure(Assured { boot, term, end, ends }))
+                    }
+                    Some(Heard::Terms) => Ok(self.tick_in_doubt()),
+                    None => Ok(Vec::new()),
                 }
             }
         }
-        Ok(Vec::new())
     }
 
     /// From now on this voter takes part, in a term in which it has promised nothing.
-    fn assure(&mut self, term: u64, end: LogEnd) -> Vec<Output> {
-        let end = if planted(Defect::StandsForNoLog) { LogEnd::default() } else { end };
+    fn assure(&mut self, assured: Assured) -> Vec<Output> {
+        let term = assured.term;
         self.doubt = None;
-        self.assured = Assured { boot: self.boot, term, end };
+        self.assured = assured;
         self.knows_all = term == 0;
         if term > self.node.raft.term {
             self.node.raft.become_follower(term, 0);
@@ -368,7 +372,12 @@ impl Consensus {
 
     /// Somebody who knows says that the disk of this machine was not put back: nothing is forgotten.
     pub fn trust_disk(&mut self) -> Vec<Output> {
-        self.assure(0, LogEnd::default())
+        self.assure(Assured::knows_all(self.boot))
+    }
+
+    /// True if this voter takes no part, or not the whole part, because its disk may have been put back.
+    pub fn is_held_back(&self) -> bool {
+        self.doubt.is_some() || self.is_short()
     }
 
     /// Which others have answered what this voter may have promised, and how many have to; none once
@@ -387,6 +396,11 @@ impl Consensus {
     fn end(&self) -> LogEnd {
         let log = &self.node.raft.raft_log;
         LogEnd { term: log.last_term(), index: log.last_index() }
+    }
+
+    /// Where the log ends that this voter has, or stands for.
+    fn stands_for(&self) -> LogEnd {
+        self.end().max(self.assured.end)
     }
 
     /// The log is shorter than the one that this voter stands for.

@@ -151,8 +151,19 @@ pub(super) fn decode(bytes: &[u8], generation: u64) -> Result<Packet, WireError>
     Ok(packet)
 }
 
-/// A term that a voter may have come to.
-pub(super) fn check_term(term: u64, node: &RawNode<Log>) -> Result<(), WireError> {
+/// What a correct voter says of itself.
+pub(super) fn check_word(word: Word, node: &RawNode<Log>) -> Result<(), WireError> {
+    let (Word::Ask { term, .. } | Word::Know { term, .. }) = word;
+    // What follows from it must be in reach of the others as well.
+    check_term(term.saturating_add(TERM_LEAP_MAX / 2), node)?;
+    if let Word::Know { end, .. } = word {
+        let horizon = node.raft.raft_log.last_index().saturating_add(INDEX_LEAP_MAX);
+        check(end.term <= term && end.index <= horizon, "a log of the future")?;
+    }
+    Ok(())
+}
+
+fn check_term(term: u64, node: &RawNode<Log>) -> Result<(), WireError> {
     check(term <= node.raft.term.saturating_add(TERM_LEAP_MAX), "a term far in the future")
 }
 

@@ -282,8 +282,11 @@ impl Node {
     }
 
     pub(super) fn consensus_message(&mut self, from: HostId, bytes: &[u8]) {
+        // Whoever has not applied all of its log may have the plan in it.
+        let ends = self.ledger.next_voters().is_some() || self.is_catching_up();
+        let ends = ends || self.is_left_behind();
         let Some(consensus) = &mut self.consensus else { return };
-        consensus.generation_ends(self.ledger.next_voters().is_some());
+        consensus.generation_ends(ends);
         match consensus.receive(from, bytes) {
             Ok(outputs) => self.consensus_outputs(outputs),
             // One of us has not heard who votes now.

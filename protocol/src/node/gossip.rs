@@ -225,7 +225,7 @@ impl Node {
             return false;
         }
         self.gossip.next_refutation_at = self.now + REFUTE_EVERY;
-        self.epoch = known.epoch.saturating_add(1);
+        self.epoch = known.epoch.max(self.epoch).saturating_add(1);
         self.record = None;
         let write = Write { epoch: Some(self.epoch), ..Write::default() };
         self.out.push(Output::Persist(write));

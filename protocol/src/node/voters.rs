@@ -66,8 +66,9 @@ impl Node {
     /// Goes on from a snapshot of another generation, or of the same on a host that follows.
     pub(super) fn take_up(&mut self, mut restored: Restored, led: bool) {
         // What the last log had to have does not matter to this one.
-        self.assured = self.assured.map(|assured| Assured::knows_all(assured.boot));
-        restored.assured = self.assured;
+        let holds = self.assured.filter(|assured| !assured.ends);
+        self.assured = holds.map(|assured| Assured::knows_all(assured.boot));
+        restored.assured = Some(self.assured.unwrap_or_default());
         let Restored { hard_state, snapshot, assured, .. } = restored.clone();
         self.feed.begin_anew(snapshot.clone());
         let anew = !planted(Defect::OldTailKept);
@@ -115,7 +116,7 @@ impl Node {
 
     /// Somebody on this host vouches for its disk.
     pub(super) fn trust_disk(&mut self) {
-        if let Some(consensus) = self.consensus.as_mut().filter(|own| own.in_doubt().is_some()) {
+        if let Some(consensus) = self.consensus.as_mut().filter(|own| own.is_held_back()) {
             let outputs = consensus.trust_disk();
             self.consensus_outputs(outputs);
         }
