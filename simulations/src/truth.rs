@@ -476,9 +476,14 @@ impl Truth {
         let Some((last, quota, members)) = tokens.filter_map(of).max() else { return Ok(()) };
         // Whoever was granted a slot since, without this bound, is no part of the group any more, or the
         // deployment that runs now has no floor for zones.
+        let is_excused = |token: &u64| {
+            let granted = self.rules.grants.get(token);
+            granted.is_some_and(|granted| granted.excused.contains(group))
+        };
         let is_down = |other: &&HostId| {
+            let counts = |token: &u64| *token <= last || is_excused(token);
             let down = self.disturbed.get(other).is_some_and(|token| *token <= last)
-                || of_broken(other).is_some_and(|token| self.is_known(*token));
+                || of_broken(other).is_some_and(|token| counts(token) && self.is_known(*token));
             down && !self.lost.contains(other)
         };
         let down: Vec<_> = members.iter().filter(is_down).collect();
