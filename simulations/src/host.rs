@@ -158,9 +158,9 @@ impl Disk {
 
     /// The entries from one index to another that are here.
     pub(crate) fn between(&self, first: u64, last: u64) -> Vec<LogRecord> {
-        let here = self.pruned.range(first..=last.max(first));
-        let mut here: BTreeMap<_, _> = here.collect();
-        here.extend(self.log.range(first..=last.max(first)));
+        let indices = first..(last + 1).max(first);
+        let mut here: BTreeMap<_, _> = self.pruned.range(indices.clone()).collect();
+        here.extend(self.log.range(indices));
         here.into_values().cloned().collect()
     }
 
