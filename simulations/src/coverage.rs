@@ -59,6 +59,7 @@ situations! {
     OrdersMissed => "a host took up a chain of orders whose beginning nobody keeps",
     ReplayedOrder => "an old order came once more",
     WallJumped => "a wall clock jumped by a year",
+    DeclinedLate => "a daemon was started again while its word was on the way that it will not use a slot",
     PausedHolder => "a host stood still while it held a slot",
     GroupChangedInRollout => "a group was changed while it deployed",
     ZoneLostPower => "three hosts or more lost power at once",

@@ -61,12 +61,14 @@ impl World {
         self.report_soon(host);
     }
 
-    /// True if the executor of this host will not begin with this release, whoever vouches for it.
+    /// True if the executor of this host will not begin with this release, whoever vouches for it, until
+    /// the daemon is started again.
     pub(crate) fn is_stubborn(&self, host: usize, asked: &Asked, request: &Request) -> bool {
         let begins = matches!(request, Request::Activate { .. })
             && self.hosts[host].executor.working(&asked.group).is_none()
             && !self.hosts[host].executor.has_begun(&asked.group);
-        let throw = u64::from(asked.release.0[1]) << 32 | host as u64;
+        let life = u64::from(self.hosts[host].life);
+        let throw = u64::from(asked.release.0[1]) << 32 | life << 16 | host as u64;
         begins && !self.healed && Dice::new(throw).permille(self.plan.stubborn_permille)
     }
 

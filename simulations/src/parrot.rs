@@ -1,9 +1,12 @@
-//! A member that says again what it has heard, to whom it was not said.
+//! What hosts have signed goes other ways: a member says again what it has heard, to whom it was not
+//! said, and another brings what was lost with the daemon that said it.
 
-use groundswell_protocol::{rollout::Entry, wire::Message};
+use groundswell_protocol::{rollout::Entry, trust::Outcome, wire::Message};
 
 use crate::{
     coverage::Situation,
+    host::Doom,
+    plan::{Border, SECOND},
     world::{Event, World},
 };
 
@@ -54,4 +57,33 @@ impl World {
             self.post(parrot, to, message);
         }
     }
+
+    /// True if the word that a host will not use its slot is on its way for long, and the daemon that
+    /// has said it is started again meanwhile, and remembers nothing of it.
+    pub(crate) fn takes_another_way(&mut self, host: usize, message: &Message) -> bool {
+        let Message::Submit(entry) = message else { return false };
+        let Entry::Done(done) = &**entry else { return false };
+        let done = done.verify_host(self.trust.fleet());
+        let declines =
+            done.is_ok_and(|done| matches!(done.content().outcome, Outcome::Declined { .. }));
+        if !declines || self.healed || !self.dice.permille(CARRIED_PERMILLE) {
+            return false;
+        }
+        let (at, down_for) = (self.dice.between(2, 10), self.dice.between(200_000, SECOND));
+        self.queue.plan(self.now + at * SECOND, Event::Carry(entry.clone()));
+        self.hosts[host].doomed = Some(Doom { border: Border::AfterSend, skip: 0, down_for });
+        self.coverage.met(Situation::DeclinedLate);
+        true
+    }
+
+    /// Any member may hand in what another one has signed.
+    pub(crate) fn carry(&mut self, entry: Entry) {
+        let (from, to) = (self.dice.index(self.hosts.len()), self.dice.index(self.plan.voters));
+        if from != to && self.hosts[from].node.is_some() {
+            self.post(from, to, Message::Submit(Box::new(entry)));
+        }
+    }
 }
+
+/// Of a thousand slots that are given back unused.
+const CARRIED_PERMILLE: u64 = 200;

@@ -13,7 +13,7 @@ use groundswell_protocol::{
     ids::{Digest, GroupName, HostId},
     limits::TICK,
     node::{Asked, Input, LogRecord, Output, Progress},
-    rollout::{Ledger, sharing},
+    rollout::{Entry, Ledger, sharing},
     trust::{
         Subject, Trust,
         memo::{self, Signatures},
@@ -99,6 +99,8 @@ pub(crate) enum Event {
     HandInAgain,
     /// The parrot says something again.
     Parrot,
+    /// A member hands in what another one has signed.
+    Carry(Box<Entry>),
     /// Everything is mended.
     Heal,
     /// Is everything well by now?
@@ -290,6 +292,7 @@ impl World {
             Event::Return => self.give_back_majority(),
             Event::HandInAgain => self.hand_in_again(),
             Event::Parrot => self.parrot(),
+            Event::Carry(entry) => self.carry(*entry),
             Event::Heal => self.heal(),
             Event::Look => self.look(),
         }
@@ -567,7 +570,9 @@ impl World {
         if self.plan.parrot == Some(host) {
             self.learn(&message);
         }
-        self.post(host, to, message);
+        if !self.takes_another_way(host, &message) {
+            self.post(host, to, message);
+        }
     }
 
     /// Puts a message on the way.
