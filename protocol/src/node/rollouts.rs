@@ -209,7 +209,14 @@ impl Node {
             let acts = report.is_some_and(|report| report.activation.is_some());
             assignment.slot.is_none() && assignment.deployment.is_none() && !acts
         };
-        self.rollouts.is_at_rest = assignments.iter().all(is_at_rest);
+        let is_here =
+            |report: &&GroupReport| assignments.iter().any(|one| one.group == report.group);
+        let strays: Vec<_> = executor.groups.iter().filter(|report| !is_here(report)).collect();
+        self.rollouts.is_at_rest = assignments.iter().all(is_at_rest)
+            && strays.iter().all(|report| report.activation.is_none());
+        for stray in strays {
+            self.close_stray(stray);
+        }
         // A group that the host has left is nothing that others should hear of.
         for (group, rollout) in &mut self.rollouts.groups {
             if !assignments.iter().any(|assignment| assignment.group == *group) {
@@ -227,6 +234,16 @@ impl Node {
                 release: report.and_then(|report| report.current.clone()),
             };
             self.rollouts.groups.entry(assignment.group).or_default().status = Some(status);
+        }
+    }
+
+    /// Closes what was begun for a group in which this host has no part any more, and no slot: the group,
+    /// or the host's labels, may have been lost with the voters who knew of them.
+    fn close_stray(&mut self, report: &GroupReport) {
+        let Some(activation) = &report.activation else { return };
+        let ActivationReport { token, order, release, phase } = activation;
+        if !matches!(phase, Phase::Running { .. }) && self.is_not_held(*token) {
+            self.close_activation(&report.group, *token, *order, *release);
         }
     }
 

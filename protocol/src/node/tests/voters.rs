@@ -379,3 +379,27 @@ fn the_host_whose_ledger_the_fleet_goes_on_with_is_a_voter() {
     assert!(refused.to_string().contains("must be a voter"), "{refused}");
     assert!(world.is_settled(0), "else nobody could take it from there");
 }
+
+#[test]
+fn what_was_begun_for_a_group_that_was_lost_is_closed() {
+    let mut world = impatient(4, 3);
+    let ended = Phase::Ended(Outcome::Succeeded);
+    let (order, release) = (Digest([1; 32]), Digest([2; 32]));
+    let activation = ActivationReport { token: 1, order, release, phase: ended };
+    let lost = GroupReport {
+        group: GroupName::new("lost").unwrap(),
+        sequence: 1,
+        head: order,
+        current: None,
+        staged: Vec::new(),
+        stopped: Vec::new(),
+        released: Vec::new(),
+        activation: Some(activation),
+    };
+    let executor = &mut world.hosts[3].executor;
+    executor.report.groups.push(lost);
+    executor.dirty = true;
+    world.run_until("it is closed", |world| {
+        world.hosts[3].executor.report.groups.iter().all(|group| group.activation.is_none())
+    });
+}
