@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
-    trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed, VoterList},
+    trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed, Trust, VoterList},
 };
 
 /// A step of a deployment on one host, by CodeDeploy's names and in its order.
@@ -264,4 +264,15 @@ pub enum Phase {
     },
     /// It is over; `Returned` closes it.
     Ended(Outcome),
+}
+
+/// True if `orders`, the newest of a group, do not lead on from the order with this number and this id,
+/// the last one that an executor has accepted: it was lost with the voters who had taken it.
+pub fn was_lost(trust: &Trust, (sequence, head): (u64, Digest), orders: &[Signed<Order>]) -> bool {
+    let verified: Vec<_> = orders.iter().filter_map(|order| trust.order(order).ok()).collect();
+    let same = verified.iter().find(|order| order.content().sequence == sequence);
+    let (Some(first), Some(last)) = (verified.first(), verified.last()) else { return false };
+    let (first, last) = (first.content(), last.content().sequence);
+    let forks = first.sequence == sequence.saturating_add(1) && first.parent != head;
+    forks || last < sequence || same.is_some_and(|order| order.id() != head)
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use groundswell_protocol::{
     execute::{
         ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Request, Response,
-        Stopped,
+        Stopped, was_lost,
     },
     ids::{Digest, GroupName, HostId, Nonce, ReleaseLabel},
     limits::{RECEIPT_AGE_MAX, VOTERS_MAX},
@@ -401,7 +401,8 @@ impl Executor {
         skips: bool,
     ) -> Result<(GroupState, bool), String> {
         let mut next = self.journal.get(group).cloned().unwrap_or_default();
-        let mut skipped = self.has_lost_voters() && next.is_lost(asker.trust, orders);
+        let mut skipped =
+            self.has_lost_voters() && was_lost(asker.trust, (next.sequence, next.head), orders);
         if skipped && !skips {
             return Ok((next, false));
         }
@@ -603,18 +604,6 @@ impl Executor {
             generation: self.electorate.as_ref().map_or(0, |known| known.newest().generation()),
             groups: groups.collect(),
         }
-    }
-}
-
-impl GroupState {
-    /// True if these orders, the group's newest, do not lead on from the last one that was accepted.
-    fn is_lost(&self, trust: &Trust, orders: &[Signed<Order>]) -> bool {
-        let verified: Vec<_> = orders.iter().filter_map(|order| trust.order(order).ok()).collect();
-        let same = verified.iter().find(|order| order.content().sequence == self.sequence);
-        let (Some(first), Some(last)) = (verified.first(), verified.last()) else { return false };
-        let (first, last) = (first.content(), last.content().sequence);
-        let gap = first.sequence == self.sequence + 1 && first.parent != self.head;
-        gap || last < self.sequence || same.is_some_and(|order| order.id() != self.head)
     }
 }
 

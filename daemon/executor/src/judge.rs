@@ -12,7 +12,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{Evidence, Stopped},
+    execute::{self, Evidence, Stopped},
     ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
     limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
     revision::Manifest,
@@ -105,7 +105,8 @@ pub(crate) fn extend(
     skips: bool,
 ) -> Result<bool, String> {
     let mut next = state.clone();
-    let mut skipped = belief.electorate.was_recovered() && is_lost(belief, state, orders);
+    let mut skipped = belief.electorate.was_recovered()
+        && execute::was_lost(&belief.trust, (state.sequence, state.head), orders);
     if skipped && !skips {
         return Ok(false);
     }
@@ -143,18 +144,6 @@ pub(crate) fn extend(
     next.stopped.drain(..surplus);
     *state = next;
     Ok(skipped)
-}
-
-/// True if these orders, the group's newest, do not lead on from the last one that was accepted.
-fn is_lost(belief: &Belief, state: &GroupState, orders: &[Signed<Order>]) -> bool {
-    let verified = orders.iter().filter_map(|order| belief.trust.order(order).ok());
-    let verified: Vec<_> = verified.collect();
-    let same = verified.iter().find(|order| order.content().sequence == state.sequence);
-    let (Some(first), Some(last)) = (verified.first(), verified.last()) else { return false };
-    let (first, last) = (first.content(), last.content().sequence);
-    let is_next = first.sequence == state.sequence.saturating_add(1);
-    let forks = is_next && first.parent != state.head;
-    forks || last < state.sequence || same.is_some_and(|order| order.id() != state.head)
 }
 
 /// What an order changes, beside the chain.
