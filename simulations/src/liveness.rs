@@ -94,7 +94,11 @@ impl World {
             true => *self.hosts[host].doubtful_since.get_or_insert(self.now),
             false => return self.hosts[host].doubtful_since = None,
         };
-        if self.now >= since + 10 * SECOND && self.hosts[host].forgotten.is_none() {
+        let voters = self.truth.ledger.electorate().newest();
+        let left = voters.hosts().filter(|voter| !self.hosts[self.by_id[voter]].gone).count();
+        let needed = self.node(host).and_then(Node::in_doubt).map_or(0, |(_, needed)| needed);
+        let is_intact = self.hosts[host].forgotten.is_none();
+        if self.now >= since + 10 * SECOND && is_intact && left <= needed {
             self.feed(host, Input::TrustDisk);
         }
     }
