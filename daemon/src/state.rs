@@ -151,7 +151,7 @@ fn read_error(path: &Path, error: ReadError) -> StateError {
 
 #[cfg(test)]
 mod tests {
-    use groundswell_protocol::consensus::{HardState, LogEntry, Snapshot};
+    use groundswell_protocol::consensus::{Assured, HardState, LogEntry, Snapshot};
 
     use super::*;
 
@@ -196,6 +196,25 @@ mod tests {
         // One that is empty is as bad.
         std::fs::write(&path, "").unwrap();
         assert!(matches!(State::start(&path, false), Err(StateError::Damaged { .. })));
+    }
+
+    #[test]
+    fn starts_are_counted_from_what_was_met_and_the_disk_stays_assured() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (mut state, _) = State::start(&path, true).unwrap();
+        let assured = Some(Assured { term: 7, ..Assured::knows_all(3) });
+        state.persist(vec![Write { assured, epoch: Some(9), ..Write::default() }]).unwrap();
+        drop(state);
+        let (mut state, remembered) = State::start(&path, false).unwrap();
+        assert_eq!((remembered.epoch, remembered.restored.assured), (10, assured));
+        state.persist(vec![Write { epoch: Some(20), ..Write::default() }]).unwrap();
+        // A file that begins with a snapshot has both as well.
+        let snapshot = Snapshot { index: 2, term: 1, state: vec![7].into() };
+        state.persist(write(&[], Some(&snapshot), false)).unwrap();
+        drop(state);
+        let (_, remembered) = State::start(&path, false).unwrap();
+        assert_eq!((remembered.epoch, remembered.restored.assured), (21, assured));
     }
 
     #[test]

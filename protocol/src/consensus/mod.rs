@@ -186,8 +186,6 @@ pub struct Consensus {
     awaiting: Option<(HostId, Frame)>,
     /// When this voter stands for leader of its own accord.
     stands_in_ticks: Option<u32>,
-    /// The start of its machine.
-    boot: u64,
     /// Until enough others have answered, it takes no part.
     doubt: Option<Doubt>,
     /// What they have answered.
@@ -239,7 +237,6 @@ impl Consensus {
             restored_to: 0,
             awaiting: None,
             stands_in_ticks: None,
-            boot,
             doubt: if is_doubtful { Doubt::among(list.list().len()) } else { None },
             knows_all: snapshot_term >= assured.term,
             assured,
@@ -311,7 +308,7 @@ impl Consensus {
         let own = self.node.raft.id;
         let Some(doubt) = &mut self.doubt else { return out };
         if doubt.tick() {
-            let word = Word::Ask { boot: self.boot, term: doubt.term(self.node.raft.term) };
+            let word = Word::Ask { boot: self.assured.boot, term: doubt.term(self.node.raft.term) };
             let open = (1..).zip(&self.voters).filter(|(id, _)| *id != own && doubt.is_open(*id));
             let ask = |(_, to): (u64, &HostId)| {
                 let message = wire::encode_word(word, self.generation);
@@ -339,7 +336,7 @@ impl Consensus {
                 Ok(out)
             }
             Word::Know { boot, term, end, ends } => {
-                let (own, is_ours) = (self.node.raft.term, boot == self.boot);
+                let (own, is_ours) = (self.node.raft.term, boot == self.assured.boot);
                 let doubt = self.doubt.as_mut().filter(|_| is_ours);
                 match doubt.and_then(|doubt| doubt.hear(id, own, (term, end, ends))) {
                     Some(Heard::Enough { term, end, ends }) => {
@@ -372,7 +369,7 @@ impl Consensus {
 
     /// Somebody who knows says that the disk of this machine was not put back: nothing is forgotten.
     pub fn trust_disk(&mut self) -> Vec<Output> {
-        self.assure(Assured::knows_all(self.boot))
+        self.assure(Assured::knows_all(self.assured.boot))
     }
 
     /// True if this voter takes no part, or not the whole part, because its disk may have been put back.

@@ -326,8 +326,62 @@ fn warm() -> Cluster {
     cluster
 }
 
+#[test]
+fn what_no_correct_voter_says_of_its_log_holds_nobody_back() {
+    let mut cluster = warm();
+    let image = cluster.disks[0].clone();
+    cluster.put_back(0, image);
+    let boot = cluster.boots[0];
+    let from = cluster.voters.list()[1].host;
+    let node = cluster.nodes[0].as_mut().unwrap();
+    let term = node.term();
+    let know = |term, end, index| {
+        let end = LogEnd { term: end, index };
+        wire::encode_word(Word::Know { boot, term, end, ends: false }, 0)
+    };
+    let lies = [know(term + (1 << 32), 1, 1), know(term, term + 1, 1), know(term, 1, u64::MAX)];
+    for lie in lies {
+        assert!(matches!(node.receive(from, &lie), Err(WireError::Impossible(_))));
+    }
+    let stale = Word::Know { boot: boot - 1, term, end: LogEnd::default(), ends: false };
+    assert!(node.receive(from, &wire::encode_word(stale, 0)).unwrap().is_empty());
+    assert_eq!(node.in_doubt(), Some((vec![], 2)), "nobody has answered");
+    node.receive(from, &know(term, 1, 1)).unwrap();
+    assert_eq!(node.in_doubt(), Some((vec![from], 2)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_words_of_a_voter_cause_a_panic(
+        asks in any::<bool>(),
+        own in any::<bool>(),
+        term in prop_oneof![0u64..6, any::<u64>()],
+        end in prop_oneof![0u64..6, any::<u64>()],
+        index in prop_oneof![0u64..12, any::<u64>()],
+        ends in any::<bool>(),
+    ) {
+        let mut cluster = warm();
+        let image = cluster.disks[0].clone();
+        cluster.put_back(0, image);
+        let boot = cluster.boots[0] + u64::from(!own);
+        let word = match asks {
+            true => Word::Ask { boot, term },
+            false => Word::Know { boot, term, end: LogEnd { term: end, index }, ends },
+        };
+        for (to, from) in [(0, 1), (0, 2), (0, 1), (0, 2), (1, 0)] {
+            let from = cluster.voters.list()[from].host;
+            let node = cluster.nodes[to].as_mut().unwrap();
+            if let Ok(outputs) = node.receive(from, &wire::encode_word(word, 0)) {
+                cluster.perform_without_wire(to, outputs);
+            }
+        }
+        for _ in 0..30 {
+            let outputs = cluster.nodes[0].as_mut().unwrap().tick();
+            cluster.perform_without_wire(0, outputs);
+        }
+    }
 
     #[test]
     fn no_bytes_of_a_voter_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
