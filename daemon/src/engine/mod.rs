@@ -18,7 +18,7 @@ use groundswell_protocol::{
     execute::{Report, Request},
     ids::{Digest, HostId},
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
-    node::{Asked, Input, Node, NotTaken, Output, Progress, Setup, submission_id},
+    node::{Asked, Input, Node, NotTaken, Output, Progress, Setup},
     trust::{MemberCert, Signed, Trust, VoterList},
     wire::Message,
 };
@@ -447,7 +447,7 @@ impl Engine {
         entry: groundswell_protocol::rollout::Entry,
         reply: views::SubmitReply,
     ) -> Result<(), EngineError> {
-        self.waiting.entry(submission_id(&entry)).or_default().push(reply);
+        self.waiting.entry(entry.submission_id()).or_default().push(reply);
         self.feed(Input::Submit(entry))
     }
 

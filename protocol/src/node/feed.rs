@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Node, NotTaken, Output, submission_id};
+use super::{Node, NotTaken, Output};
 use crate::{
     consensus::{self, HardState, LogEntry, Restored, Snapshot, WireError, Write},
     ids::{Digest, HostId},
@@ -93,7 +93,7 @@ impl Node {
             // They follow from the entry, and differ from host to host.
             cert.receipts.clear();
         }
-        let id = submission_id(&entry);
+        let id = entry.submission_id();
         let answer_by = answer.then(|| self.now + ANSWER_WITHIN);
         if let Some(pending) = self.feed.pending.get_mut(&id) {
             pending.answer_by = pending.answer_by.max(answer_by);
@@ -168,7 +168,7 @@ impl Node {
     /// A peer hands in an entry: the leader judges it, another voter passes it on once.
     pub(super) fn submitted_by(&mut self, from: HostId, entry: Entry) {
         // Computed here: under another's name it would stand in that one's way.
-        let id = submission_id(&entry);
+        let id = entry.submission_id();
         if self.is_leading() {
             self.propose_checked(id, entry, Some(from));
         } else if self.consensus.is_some()

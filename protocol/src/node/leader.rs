@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Node, Output, submission_id};
+use super::{Node, Output};
 use crate::{
     consensus::{Prospect, Seat, VoterPolicy, next_list},
     fleet::Standing,
@@ -113,7 +113,7 @@ impl Node {
         }
         for grant in self.ledger.next_grants() {
             let entry = Entry::Grant(grant);
-            let id = submission_id(&entry);
+            let id = entry.submission_id();
             self.propose_checked(id, entry, None);
             if self.feed.proposed.contains_key(&id) {
                 self.feed.open_grants.insert(id);
@@ -146,7 +146,7 @@ impl Node {
             let settled = well_since.is_none_or(|since| self.now.since(*since) >= WELL_FOR);
             if looks_well != counts_as_well && settled {
                 let entry = Entry::Health { host, healthy: looks_well };
-                self.propose_checked(submission_id(&entry), entry, None);
+                self.propose_checked(entry.submission_id(), entry, None);
             }
         }
     }
@@ -168,7 +168,7 @@ impl Node {
         }
         for passed in passed {
             let entry = Entry::Passed(passed);
-            self.propose_checked(submission_id(&entry), entry, None);
+            self.propose_checked(entry.submission_id(), entry, None);
         }
     }
 
@@ -192,7 +192,7 @@ impl Node {
         let gone = seats.iter().find(|seat| !stays(seat));
         let zone = gone.map(|gone| gone.zone.clone());
         let entry = Entry::NextVoters(list);
-        let id = submission_id(&entry);
+        let id = entry.submission_id();
         self.propose_checked(id, entry, None);
         if self.feed.proposed.contains_key(&id) {
             self.leadership.replaced_at = Some(now);

@@ -486,14 +486,14 @@ impl Node {
         if let Entry::Order(order) = &entry {
             if self.ledger.knows_order(order) {
                 let replayed = "this order was given before and is a replay: sign a new one".into();
-                let id = submission_id(&entry);
+                let id = entry.submission_id();
                 self.out.push(Output::Submitted(id, Err(NotTaken::Refused(replayed))));
                 return;
             }
             if let Ok(verified) = self.trust.order(order)
                 && let Err(refusal) = self.ledger.check_way_back(verified.content())
             {
-                let id = submission_id(&entry);
+                let id = entry.submission_id();
                 let refused = NotTaken::Refused(refusal.to_string());
                 self.out.push(Output::Submitted(id, Err(refused)));
                 return;
@@ -721,11 +721,6 @@ fn may_move_rollouts(input: &Input) -> bool {
         | Input::Executed(..)
         | Input::Revision(..) => true,
     }
-}
-
-/// Names a submission, so that its answer finds back.
-pub fn submission_id(entry: &Entry) -> Digest {
-    entry.submission_id()
 }
 
 const LEDGER_AGAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(2);

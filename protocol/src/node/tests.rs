@@ -335,7 +335,7 @@ impl World {
     }
 
     fn submit(&mut self, index: usize, entry: Entry) -> u64 {
-        let id = submission_id(&entry);
+        let id = entry.submission_id();
         self.feed(index, Input::Submit(entry));
         self.run_until("an answer to a submission", |world| world.answers.contains_key(&id));
         self.answers.remove(&id).unwrap().unwrap()

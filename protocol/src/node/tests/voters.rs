@@ -167,7 +167,7 @@ fn a_voter_is_not_removed_while_another_is_dead() {
     world.run_for(20);
     let other = world.other_voter();
     let entry = removal(&world, other);
-    let (id, from) = (submission_id(&entry), world.leader().unwrap());
+    let (id, from) = (entry.submission_id(), world.leader().unwrap());
     world.feed(from, Input::Submit(entry));
     world.run_until("an answer", |world| world.answers.contains_key(&id));
     let refused = world.answers.remove(&id).unwrap().unwrap_err().to_string();
