@@ -332,7 +332,7 @@ async fn the_signer_may_be_elsewhere() {
     std::fs::write(&state, fleet.swell(0, &["--json", "status"]).unwrap()).unwrap();
     let bundle = fleet.dir().join("shop-1.1.0.swell").display().to_string();
     let (keys, out) = (fleet.keys().display().to_string(), format!("{state}.order"));
-    let sign = |out: &str| {
+    let sign = |out: &str, reason: &str| {
         fleet.run(
             &fleet.programs().swell_sign,
             &[
@@ -348,17 +348,20 @@ async fn the_signer_may_be_elsewhere() {
                 &state,
                 "--out",
                 out,
+                "--reason",
+                reason,
             ],
         )
     };
-    sign(&out).unwrap();
+    sign(&out, "first").unwrap();
     fleet.swell(1, &["deploy", "--order", &out]).unwrap();
     assert_eq!(versions(&fleet), vec!["1.1.0"; 3]);
     // The same order again is a replay; another one for the same place is a fork.
     let replayed = fleet.swell(1, &["deploy", "--order", &out]).unwrap_err().to_string();
     assert!(replayed.contains("was given before and is a replay"), "{replayed}");
     let fork = format!("{state}.fork");
-    sign(&fork).unwrap();
+    // Orders tell seconds only: in the same one, the same words are the same order.
+    sign(&fork, "second").unwrap();
     let forked = fleet.swell(1, &["deploy", "--order", &fork]).unwrap_err().to_string();
     assert!(forked.contains("does not follow"), "{forked}");
 }
