@@ -190,6 +190,11 @@ impl Executor {
             now if now != claim => return Err("the slot was given back meanwhile".into()),
             _ => {}
         }
+        // Whoever reads in the report that the old voters are heeded no more relies on it likewise.
+        let newest = |belief: &Belief| belief.electorate.newest().generation();
+        if inner.belief.as_deref().map(newest) != Some(newest(&belief)) {
+            return Err("the voters have changed meanwhile: prepare again".into());
+        }
         let known = inner.groups.get(&group).cloned();
         let mut state = known.unwrap_or_else(|| GroupState::new(group.clone()));
         if claim == Claim::Begins {

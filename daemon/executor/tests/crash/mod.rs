@@ -63,11 +63,15 @@ enum Fault {
     Kill(usize),
     /// This one of its syncs fails.
     SyncFails(usize),
+    /// The first thread that makes this system call stands still in it until the process is let go.
+    Stalls(i64),
 }
 
 /// Traces a process until it ends, or until it is told to let it go.
 struct Tracer {
     stop: mpsc::Sender<()>,
+    /// Tells of a thread that stands still.
+    stalls: mpsc::Receiver<()>,
     thread: JoinHandle<Traced>,
     pid: Pid,
 }
@@ -88,7 +92,12 @@ impl Tracer {
         let (ready_in, ready) = mpsc::channel();
         let thread = thread::spawn(move || trace(pid, fault, &ready_in, &stopped));
         ready.recv().unwrap();
-        Self { stop, thread, pid }
+        Self { stop, stalls: ready, thread, pid }
+    }
+
+    /// Lets go whoever stands still. Whatever the process does next brings it about.
+    fn let_go(&self) {
+        self.stop.send(()).unwrap();
     }
 
     /// Ends the process if it does not end by itself. It is no child afterwards: who traces it has reaped it.
@@ -116,9 +125,15 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
     let (mut count, mut came, mut failing) = (0, false, Vec::new());
     let mut code = None;
     let mut is_ready = false;
+    let (mut is_let_go, mut stalled) = (false, None);
     loop {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
-        let (thread, signal) = match waitpid(None, Some(flags)) {
+        let event = waitpid(None, Some(flags));
+        if stopped.try_recv().is_ok() {
+            is_let_go = true;
+            stalled.take().map(|thread| ptrace::syscall(thread, None).ok());
+        }
+        let (thread, signal) = match event {
             Err(Errno::ECHILD) => return Traced { came, code },
             Err(Errno::EINTR) => continue,
             Err(error) => panic!("{error}"),
@@ -135,11 +150,13 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                         failing.swap_remove(at);
                         registers.rax = (Errno::EIO as u64).wrapping_neg();
                         ptrace::setregs(thread, registers).ok();
-                    } else if is_entry && stopped.try_recv().is_err() {
+                    } else if is_entry && !is_let_go {
                         let is_step = counts(thread, &registers, fault);
-                        let is_it = is_step
-                            && !came
-                            && matches!(fault, Fault::Kill(n) | Fault::SyncFails(n) if n == count);
+                        let at = match fault {
+                            Fault::Kill(at) | Fault::SyncFails(at) => at,
+                            Fault::Stalls(_) => 0,
+                        };
+                        let is_it = is_step && !came && at == count;
                         count += usize::from(is_step);
                         match fault {
                             Fault::Kill(_) if is_it => {
@@ -152,6 +169,12 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                                 registers.orig_rax = u64::MAX;
                                 ptrace::setregs(thread, registers).unwrap();
                                 failing.push(thread);
+                            }
+                            Fault::Stalls(_) if is_it => {
+                                came = true;
+                                stalled = Some(thread);
+                                ready.send(()).unwrap();
+                                continue;
                             }
                             _ => {}
                         }
@@ -174,8 +197,10 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
 
 fn counts(thread: Pid, registers: &libc::user_regs_struct, fault: Fault) -> bool {
     let call = i64::try_from(registers.orig_rax).unwrap_or(-1);
-    if matches!(fault, Fault::SyncFails(_)) {
-        return SYNCS.contains(&call);
+    match fault {
+        Fault::SyncFails(_) => return SYNCS.contains(&call),
+        Fault::Stalls(in_call) => return call == in_call,
+        Fault::Kill(_) => {}
     }
     let flags = i32::try_from(match call {
         libc::SYS_open => registers.rsi,
@@ -366,4 +391,28 @@ fn a_disk_that_makes_nothing_durable_ends_the_process() {
         eprintln!("{count} syncs failed");
         assert!(count > 5, "only {count} syncs");
     }
+}
+
+#[test]
+fn voters_that_were_replaced_while_a_revision_is_laid_out_vouch_for_nothing_any_more() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 21]);
+    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_syncfs));
+    thread::scope(|scope| {
+        let begun = scope.spawn(|| bench.activate(&evidence, receipts));
+        tracer.stalls.recv().unwrap();
+        // Who reads this report says that nothing begins here by the word of the old voters.
+        let list = bench.voter_list(&[20, 21, 30], &[20, 21]);
+        assert_eq!(bench.ask(&Request::Learn(vec![list])), Response::Accepted);
+        assert_eq!(bench.report().generation, 1);
+        bench.assert_untouched();
+        tracer.let_go();
+        bench.report();
+        let refused = refusal(begun.join().unwrap());
+        assert!(refused.contains("the voters have changed meanwhile"), "{refused}");
+        bench.assert_untouched();
+    });
+    tracer.end(false);
 }
