@@ -181,7 +181,8 @@ impl Executor {
         stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment)?;
         // Last, since laying out may take longer than receipts are good for.
         let prepared = self.lock().prepared.clone();
-        judge::check_receipts(&belief, prepared.as_ref(), &judged, token, receipts)?;
+        let prepared = prepared.ok_or("no number was drawn for these receipts: prepare first")?;
+        judge::check_receipts(&belief, &prepared, &judged, token, receipts)?;
         let mut inner = self.lock();
         // The number is good for one beginning.
         inner.prepared = None;
@@ -233,7 +234,7 @@ impl Executor {
         drop(inner);
         self.announce();
         let executor = self.clone();
-        let thread = thread::Builder::new().spawn(move || executor.work(judged));
+        let thread = thread::Builder::new().spawn(move || executor.work(judged, &prepared));
         thread.map(drop).map_err(|error| {
             self.lock().running.remove(&group);
             self.announce();
@@ -242,7 +243,7 @@ impl Executor {
     }
 
     /// The thread of one activation.
-    fn work(self: Arc<Self>, judged: Judged) {
+    fn work(self: Arc<Self>, judged: Judged, prepared: &Prepared) {
         let group = judged.group.content().name.clone();
         let places = self.config.script_log(&group, judged.deployment);
         // Without room for it deployments go on, and the log only grows.
@@ -254,7 +255,14 @@ impl Executor {
         if let Err(error) = hooks::end_left_over(&work.hook_record(), &work.log) {
             give_up(&format!("the record of the last script: {error}"));
         }
-        while let Some(activation) = work.activation() {
+        // The journal may have taken longer to be written than receipts are good for. Nothing is disturbed
+        // yet: whoever reads that this was interrupted brings new ones.
+        let is_fresh = prepared.check_age().inspect_err(|reason| {
+            eprintln!("swell-exec: group {group}: not begun: {reason}");
+        });
+        while is_fresh.is_ok()
+            && let Some(activation) = work.activation()
+        {
             let next = lifecycle::take(&mut work, &activation.step);
             let ends = matches!(next, Step::Ended(_));
             if let Step::Ended(outcome) = &next {

@@ -321,25 +321,32 @@ pub(crate) struct Prepared {
     pub(crate) drawn_at: Instant,
 }
 
+impl Prepared {
+    /// Refuses what voters said too long ago: they may have thought better of it.
+    pub(crate) fn check_age(&self) -> Result<(), String> {
+        if self.drawn_at.elapsed() <= RECEIPT_AGE_MAX {
+            return Ok(());
+        }
+        let seconds = RECEIPT_AGE_MAX.as_secs();
+        Err(format!("the receipts are older than {seconds} s: prepare again"))
+    }
+}
+
 /// Believes that a majority of voters lets this host be disrupted, now.
 pub(crate) fn check_receipts(
     belief: &Belief,
-    prepared: Option<&Prepared>,
+    prepared: &Prepared,
     judged: &Judged,
     token: u64,
     receipts: &[Signed<Receipt>],
 ) -> Result<(), String> {
-    let prepared = prepared.ok_or("no number was drawn for these receipts: prepare first")?;
     let release = judged.release.id();
     if (&prepared.group, prepared.order, prepared.release)
         != (&judged.group.content().name, judged.order, release)
     {
         return Err("the receipts were prepared for something else: prepare again".into());
     }
-    if prepared.drawn_at.elapsed() > RECEIPT_AGE_MAX {
-        let seconds = RECEIPT_AGE_MAX.as_secs();
-        return Err(format!("the receipts are older than {seconds} s: prepare again"));
-    }
+    prepared.check_age()?;
     let (all, fleet) = (belief.electorate.newest(), belief.trust.fleet());
     let subject =
         Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };

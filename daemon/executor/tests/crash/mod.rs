@@ -11,6 +11,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use groundswell_protocol::limits::RECEIPT_AGE_MAX;
 use nix::{
     errno::Errno,
     libc,
@@ -414,5 +415,35 @@ fn voters_that_were_replaced_while_a_revision_is_laid_out_vouch_for_nothing_any_
         assert!(refused.contains("the voters have changed meanwhile"), "{refused}");
         bench.assert_untouched();
     });
+    tracer.end(false);
+}
+
+#[test]
+fn receipts_that_grow_old_while_the_journal_is_written_begin_nothing() {
+    let mut bench = Bench::new();
+    let first = bench.evidence();
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    let scripts = &[(LifecycleEvent::BeforeInstall, "#!/bin/sh\n")];
+    let evidence = bench.publish(scripts, &first);
+    assert_eq!(bench.ask(&Request::Stage(Box::new(evidence.clone()))), Response::Accepted);
+    let before = bench.live();
+    let nonce = bench.prepare(&evidence);
+    let receipts = bench.receipts(&evidence, nonce, &[20, 21]);
+    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_fsync));
+    thread::scope(|scope| {
+        let begun = scope.spawn(|| bench.activate(&evidence, receipts));
+        tracer.stalls.recv().unwrap();
+        thread::sleep(RECEIPT_AGE_MAX);
+        tracer.let_go();
+        bench.report();
+        assert_eq!(begun.join().unwrap(), Response::Accepted);
+    });
+    let until = Instant::now() + Duration::from_secs(20);
+    while !matches!(bench.phase(), Phase::Interrupted { .. }) {
+        assert!(Instant::now() < until, "{:?}", bench.phase());
+    }
+    assert_eq!(bench.live(), before);
+    // With new ones it goes on.
+    assert_eq!(bench.try_run(&evidence), Some(Outcome::Succeeded));
     tracer.end(false);
 }
