@@ -18,6 +18,7 @@ use groundswell_protocol::{
 };
 
 use crate::{
+    clock::BootTime,
     config::{Config, Runner},
     give_up, hooks, install,
     journal::{self, Activation, GroupState, Installed, Step},
@@ -121,7 +122,7 @@ impl Executor {
         if let Err(error) = getrandom::fill(&mut bytes) {
             return refused(format!("the system has no randomness: {error}"));
         }
-        let (nonce, drawn_at) = (Nonce(bytes), Instant::now());
+        let (nonce, drawn_at) = (Nonce(bytes), BootTime::now());
         self.lock().prepared = Some(Prepared { group, order, release, nonce, drawn_at });
         Response::Prepared { nonce }
     }

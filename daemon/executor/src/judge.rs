@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use groundswell_protocol::{
@@ -24,6 +24,7 @@ use groundswell_protocol::{
 };
 
 use crate::{
+    clock::BootTime,
     config::Config,
     journal::{self, GroupState},
     regular,
@@ -318,7 +319,7 @@ pub(crate) struct Prepared {
     pub(crate) order: Digest,
     pub(crate) release: Digest,
     pub(crate) nonce: Nonce,
-    pub(crate) drawn_at: Instant,
+    pub(crate) drawn_at: BootTime,
 }
 
 impl Prepared {

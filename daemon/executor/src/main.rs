@@ -5,6 +5,7 @@
 //! [`judge`] for what is believed, [`lifecycle`] for what is done, [`install`] for how files change.
 
 mod activation;
+mod clock;
 mod config;
 mod frame;
 mod hooks;
