@@ -369,11 +369,16 @@ impl Rules {
                     return unless(false, "R5", || "nothing was resumed".into());
                 };
                 if !std::mem::take(&mut tally.paused) {
-                    // A canary that says nothing may be passed over as well; one at work may not.
-                    let at_work = tally.busy.iter().any(|host| tally.stage_of[host] == tally.stage);
-                    let waits = tally.held.take().is_some() || !at_work;
+                    // A canary goes before all others. Who does not wait between two stages may pass over
+                    // one that will not speak, since none of its hosts is at work or in reach.
+                    let may_speak = tally.stage_of.iter().any(|(host, stage)| {
+                        let in_reach = tally.busy.contains(host) || !self.unhealthy.contains(host);
+                        *stage == tally.stage && !tally.is_over(*host) && in_reach
+                    });
+                    let silent = tally.is_canary(tally.stage) && !may_speak;
+                    let waits = tally.held.take().is_some() || silent;
                     tally.stage += 1;
-                    return unless(waits, "R4", || "hosts at work were passed over".into());
+                    return unless(waits, "R4", || "a stage was passed over".into());
                 }
             }
             Action::ReleaseSlot { host, token } => {

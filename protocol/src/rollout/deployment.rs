@@ -207,6 +207,11 @@ impl Target {
     pub(super) fn pending(stage: u32) -> Self {
         Self { status: TargetStatus::Pending, stage, started_at: None, ended_at: None }
     }
+
+    /// True if it has not had its turn, or is at work. A host that is away is not waited for.
+    fn is_awaited(&self, is_away: bool) -> bool {
+        !self.status.is_over() && (self.status.is_busy() || !is_away)
+    }
 }
 
 impl Deployment {
@@ -263,26 +268,37 @@ impl Deployment {
     /// True if the next stage may follow: there is one, and nobody is left in those up to here who can
     /// be reached. A canary of which nothing is heard says nothing.
     pub(super) fn stage_is_done(&self, is_away: impl Fn(HostId) -> bool) -> bool {
-        let last = usize::try_from(self.stage).unwrap_or(usize::MAX) + 1 >= self.stages.len();
-        let begun = self.targets.iter().filter(|(_, target)| target.stage <= self.stage);
-        let done = begun.clone().all(|(host, target)| {
-            target.status.is_over() || (!target.status.is_busy() && is_away(*host))
-        });
-        let mut present = begun.filter(|(_, target)| target.stage == self.stage);
+        let mut begun = self.targets.iter().filter(|(_, target)| target.stage <= self.stage);
+        let done = begun.all(|(host, target)| !target.is_awaited(is_away(*host)));
         let canary = self.present_stage().is_some_and(|stage| stage.is_canary);
-        let spoken = !canary || present.any(|(_, t)| t.status == TargetStatus::Succeeded);
-        !last && done && spoken
+        let spoken = || self.present().any(|(_, t)| t.status == TargetStatus::Succeeded);
+        !self.is_in_last_stage() && done && (!canary || spoken())
     }
 
     /// True if an operator can let it go on: it is paused, it waits between two stages, or its canary
-    /// keeps silent.
-    pub(super) fn waits_for_operator(&self) -> bool {
+    /// keeps silent. One that has not had its turn may speak yet.
+    pub(super) fn waits_for_operator(&self, is_away: impl Fn(HostId) -> bool) -> bool {
         let running = self.status == DeploymentStatus::InProgress;
-        let last = usize::try_from(self.stage).unwrap_or(usize::MAX) + 1 >= self.stages.len();
-        let canary = self.present_stage().is_some_and(|stage| stage.is_canary);
-        let present = self.targets.values().filter(|target| target.stage == self.stage);
-        let silent = canary && !last && present.clone().all(|target| !target.status.is_busy());
+        let silent = self.canary_is_to_come() && {
+            let mut present = self.present();
+            present.all(|(host, target)| !target.is_awaited(is_away(*host)))
+        };
         self.paused || (running && (self.hold.is_some() || silent))
+    }
+
+    /// True if the others wait for what the canary comes to.
+    pub(super) fn canary_is_to_come(&self) -> bool {
+        let canary = self.present_stage().is_some_and(|stage| stage.is_canary);
+        canary && self.hold.is_none() && !self.is_in_last_stage()
+    }
+
+    fn is_in_last_stage(&self) -> bool {
+        usize::try_from(self.stage).unwrap_or(usize::MAX) + 1 >= self.stages.len()
+    }
+
+    /// The hosts that have their turn.
+    fn present(&self) -> impl Iterator<Item = (&HostId, &Kept<Target>)> {
+        self.targets.iter().filter(|(_, target)| target.stage == self.stage)
     }
 
     /// True if hosts of the present stage may get slots.

@@ -101,8 +101,12 @@ impl Ledger {
             }
             Action::Resume { order: target } => {
                 let deployment = self.unfinished(group, *target)?;
-                if !deployment.waits_for_operator() {
-                    return Err(Refusal::NothingToResume(deployment.id));
+                let away = |host| self.state.unhealthy.contains(&host);
+                if !deployment.waits_for_operator(away) {
+                    return Err(match deployment.canary_is_to_come() {
+                        true => Refusal::CanaryToCome(deployment.id),
+                        false => Refusal::NothingToResume(deployment.id),
+                    });
                 }
                 Ok(Ordered::Resume { deployment: deployment.id })
             }

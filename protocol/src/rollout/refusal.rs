@@ -176,6 +176,12 @@ pub enum Refusal {
     /// It is not waiting for anybody.
     #[error("deployment {0} is neither paused nor waiting between two stages")]
     NothingToResume(DeploymentId),
+    /// Nobody knows yet how its canary fares.
+    #[error(
+        "the canary of deployment {0} has not run yet: wait for it (see `swell show`), or go without \
+         it by `swell stop` and a new order"
+    )]
+    CanaryToCome(DeploymentId),
     /// The slot has been given back, or was never granted.
     #[error("slot {0} is not held in this group: see `swell slots`")]
     NoSuchSlot(u64),

@@ -59,6 +59,27 @@ fn a_canary_that_is_silent_is_passed_over_by_an_operator_alone() {
 }
 
 #[test]
+fn a_canary_that_has_not_run_yet_is_not_passed_over() {
+    let mut desk = Desk::new(5);
+    desk.group_with("web", |group| group.configuration = canary(1, true, 0)).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    let early = desk.act("web", Action::Resume { order });
+    assert!(matches!(early, Err(Refusal::CanaryToCome(_))), "it is fetching: {early:?}");
+    desk.want_all();
+    let early = desk.act("web", Action::Resume { order });
+    assert!(matches!(early, Err(Refusal::CanaryToCome(_))), "it waits for a slot: {early:?}");
+    // Whoever resumes twice what was paused meanwhile ends the pause, and no more.
+    desk.act("web", Action::Pause { order }).unwrap();
+    desk.act("web", Action::Resume { order }).unwrap();
+    let twice = desk.act("web", Action::Resume { order });
+    assert!(matches!(twice, Err(Refusal::CanaryToCome(_))), "{twice:?}");
+    assert_eq!(desk.roll().len(), 1, "the canary");
+    desk.act("web", Action::Resume { order }).unwrap();
+    assert_eq!(desk.roll().len(), 4);
+}
+
+#[test]
 fn zones_go_one_after_the_other_and_bake_between() {
     let mut desk = Desk::in_zones(5, &["b", "a", "b", "a", "a"]);
     desk.group_with("web", |group| {
