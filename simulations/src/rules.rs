@@ -349,6 +349,10 @@ impl Rules {
                 }
                 let reach = if deploy.only_outdated { Reach::Outdated } else { Reach::All };
                 self.enqueue(id, order, deploy, reach);
+                let deployment = DeploymentId::of(id, false);
+                unless(self.has_canary(&self.deployments[&deployment]), "R4", || {
+                    format!("{deployment} is taken, and nobody is its canary")
+                })?;
             }
             Action::Rollback(deploy) => {
                 for other in running.into_iter().chain(queue) {
@@ -756,6 +760,9 @@ impl Rules {
 
     fn sync_end(&mut self, moment: &Moment<'_>, id: DeploymentId) -> Checked {
         let Some(deployment) = moment.ledger.deployment(id) else { return Ok(()) };
+        let waits = |tally: &&Tally| tally.began.is_none() && tally.end.is_none();
+        let waiting = self.deployments.get(&id).filter(waits);
+        let lacks_canary = waiting.is_some_and(|tally| !self.has_canary(tally));
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         for (host, target) in &deployment.targets {
             let counts = target.status == TargetStatus::Succeeded;
@@ -775,10 +782,11 @@ impl Rules {
             // It was over before it began: stopped, out of time, or for nobody.
             let expired = tally.not_after.is_some_and(|until| until < moment.at);
             let changed = tally.group_version != group.group.version;
+            let may_not = expired || changed || lacks_canary;
             let good = match &deployment.status {
                 DeploymentStatus::Stopped => tally.stopped,
-                DeploymentStatus::Failed { .. } => expired || changed,
-                _ => !expired && !changed && deployment.targets.is_empty(),
+                DeploymentStatus::Failed { .. } => may_not,
+                _ => !may_not && deployment.targets.is_empty(),
             };
             if good {
                 tally.end = Some(deployment.status.clone());
@@ -876,11 +884,22 @@ impl Rules {
             format!("{id} is for other hosts than it must be")
         })?;
         tally.targets = targets;
+        unless(self.has_canary(&tally), "R4", || format!("{id} begins and has no canary"))?;
         tally.began = Some(moment.at);
         tally.paused &= tally.by_operator;
         self.place(&mut tally, deployment)?;
         self.deployments.insert(id, tally);
         Ok(())
+    }
+
+    /// False if a canary is asked for by labels that no host of the group has.
+    fn has_canary(&self, tally: &Tally) -> bool {
+        let canary = tally.configuration.canary.as_ref().filter(|_| tally.by_operator);
+        let Some(CanaryHosts::Labels(labels)) = canary.map(|canary| &canary.hosts) else {
+            return true;
+        };
+        let hosts = self.hosts_of(&tally.group);
+        hosts.iter().any(|host| labels.matches(&self.members[host].labels))
     }
 
     /// Whom a deployment must be for, where that follows from its order.

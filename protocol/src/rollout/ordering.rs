@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    configuration::DeploymentConfiguration,
+    configuration::{CanaryHosts, DeploymentConfiguration},
     deployment::{Creator, Deployment, DeploymentStatus, Scope, Target},
     kept::Kept,
     ledger::{GroupState, Judged, Ledger, Ordered},
@@ -229,6 +229,9 @@ impl Ledger {
         if hosts > 0 && minimum >= hosts {
             return Err(Refusal::NothingMayBeDown { minimum, hosts });
         }
+        if scope != Scope::Strayed {
+            self.check_canary(group, configuration)?;
+        }
         let mut deployment = Deployment {
             id: DeploymentId::of(order.id(), false),
             order: order.id(),
@@ -260,6 +263,25 @@ impl Ledger {
         };
         self.choose_targets(group, &mut deployment);
         Ok(deployment)
+    }
+
+    /// A canary by labels that no host of the group has is none: everything would go at once.
+    pub(super) fn check_canary(
+        &self,
+        group: &GroupState,
+        configuration: &DeploymentConfiguration,
+    ) -> Result<(), Refusal> {
+        let canary = configuration.canary.as_ref().map(|canary| &canary.hosts);
+        let Some(CanaryHosts::Labels(labels)) = canary else { return Ok(()) };
+        let is_canary = |host: HostId| {
+            let known = self.state.members.get(&host);
+            known.is_some_and(|known| labels.matches(&known.member.labels))
+        };
+        if self.hosts_of(&group.group.filter).any(is_canary) {
+            return Ok(());
+        }
+        let (group, labels) = (group.group.name.clone(), labels.to_string());
+        Err(Refusal::NoCanary { group, labels })
     }
 
     /// Fills in the hosts that a deployment is for now, and the stages in which they go.

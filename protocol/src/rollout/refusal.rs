@@ -130,6 +130,17 @@ pub enum Refusal {
     /// No member matches the group's filter.
     #[error("no host matches the filter of group {0}")]
     NoHosts(GroupName),
+    /// Nobody would go before all others.
+    #[error(
+        "no host of group {group} has the labels of the canary, {labels}: correct them (see `swell \
+         hosts`), or deploy with `--canary 1`"
+    )]
+    NoCanary {
+        /// The group.
+        group: GroupName,
+        /// The labels.
+        labels: String,
+    },
     /// The floor is as high as the group.
     #[error(
         "HEALTH_CONSTRAINTS_INVALID: {minimum} of {hosts} hosts must stay healthy, \

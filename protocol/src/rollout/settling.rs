@@ -132,7 +132,12 @@ impl Ledger {
         let id = group.queue.remove(next);
         let Some(mut deployment) = self.deployment(id).cloned() else { return true };
         let Some(group) = self.state.groups.get(name) else { return true };
-        if let Err(reason) = may_begin(at, group, &deployment) {
+        let has_canary = match deployment.scope {
+            Scope::Strayed => Ok(()),
+            _ => self.check_canary(group, &deployment.configuration),
+        };
+        let has_canary = has_canary.map_err(|refusal| format!("NO_CANARY: {refusal}"));
+        if let Err(reason) = may_begin(at, group, &deployment).and(has_canary) {
             if let Some(deployment) = self.deployment_mut(id) {
                 deployment.status = DeploymentStatus::Failed { reason };
                 deployment.ended_at = Some(at);

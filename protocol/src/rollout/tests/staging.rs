@@ -80,6 +80,42 @@ fn a_canary_that_has_not_run_yet_is_not_passed_over() {
 }
 
 #[test]
+fn a_canary_that_nobody_is_lets_nothing_go() {
+    let mut desk = Desk::new(3);
+    let labelled = |labels: &str| {
+        let hosts = CanaryHosts::Labels(labels.parse().unwrap());
+        let canary = Some(Canary { hosts, pause: true, bake_seconds: 0 });
+        DeploymentConfiguration { canary, ..MinimumHealthy::AllAtOnce.into() }
+    };
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let refused = desk.deploy_with("web", release, |deploy| {
+        deploy.configuration = Some(labelled("role=dbb"));
+    });
+    assert!(matches!(refused, Err(Refusal::NoCanary { .. })), "{refused:?}");
+    // Whoever was one may be none any more when the turn comes.
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    let second = desk.deploy_with("web", release, |deploy| {
+        (deploy.queue, deploy.configuration) = (true, Some(labelled("role=db")));
+    });
+    desk.admit_with(1, 1, 1, "role=web").unwrap();
+    assert_eq!(desk.roll().len(), 3);
+    let DeploymentStatus::Failed { reason } = desk.status(second.unwrap(), false) else { panic!() };
+    assert!(reason.starts_with("NO_CANARY: no host of group web"), "{reason}");
+    // There is none on the way back.
+    let other = desk.release("web");
+    let back = desk.act(
+        "web",
+        Action::Rollback(Deploy {
+            configuration: Some(labelled("role=db")),
+            ..Deploy::plain(other, 1)
+        }),
+    );
+    back.unwrap();
+    assert_eq!(desk.roll().len(), 3);
+}
+
+#[test]
 fn zones_go_one_after_the_other_and_bake_between() {
     let mut desk = Desk::in_zones(5, &["b", "a", "b", "a", "a"]);
     desk.group_with("web", |group| {
