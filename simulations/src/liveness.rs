@@ -5,7 +5,9 @@ use groundswell_protocol::{
     fleet::{Record, Standing},
     ids::HostId,
     node::{Input, Node},
-    rollout::{Deployment, DeploymentStatus, Entry, Grant, MinimumHealthy, TargetStatus},
+    rollout::{
+        Deployment, DeploymentStatus, Entry, Grant, GroupView, MinimumHealthy, TargetStatus,
+    },
     time::UnixSeconds,
 };
 
@@ -176,9 +178,7 @@ impl World {
             let name = self.group_name(group);
             let Some(desk) = self.desk() else { continue };
             let Some(known) = self.truth.ledger.group(&name) else { continue };
-            let is_broken = |host: &&HostId| self.truth.ledger.is_broken_in(&name, **host);
-            let broken = known.hosts.iter().filter(is_broken).count();
-            let (is_full, runs) = (known.quota <= broken, known.running.is_some());
+            let (is_full, runs) = (self.is_full(&known), known.running.is_some());
             let is_empty = known.hosts.is_empty();
             let waits = known.running.and_then(|id| self.truth.ledger.deployment(id));
             let canary = |d: &Deployment| d.present_stage().is_some_and(|stage| stage.is_canary);
@@ -192,6 +192,22 @@ impl World {
                 self.stop(desk, group, false);
             }
         }
+    }
+
+    /// True if as many hosts of a group, or of a zone of it, may be down as a release has broken there. None
+    /// may be where the floor is as high as the group or the zone.
+    fn is_full(&self, group: &GroupView<'_>) -> bool {
+        let ledger = &self.truth.ledger;
+        let is_broken = |host: &&HostId| ledger.is_broken_in(&group.group.name, **host);
+        if group.quota <= group.hosts.iter().filter(is_broken).count() {
+            return true;
+        }
+        let Some(zones) = &group.group.configuration.zones else { return false };
+        let zone = |host: &HostId| ledger.member(*host).and_then(|member| member.zone);
+        group.hosts.iter().any(|one| {
+            let here = group.hosts.iter().filter(|host| zone(host) == zone(one));
+            zones.minimum_healthy.quota(here.clone().count()) <= here.filter(is_broken).count()
+        })
     }
 
     /// What keeps the last deployments from reaching all hosts.

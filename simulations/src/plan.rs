@@ -548,6 +548,10 @@ fn draw_configuration(dice: &mut Dice, habits: &Habits) -> DeploymentConfigurati
             MinimumHealthy::HalfAtATime,
             MinimumHealthy::OneAtATime,
             MinimumHealthy::OneAtATime,
+            MinimumHealthy::HostCount(1),
+            MinimumHealthy::HostCount(2),
+            MinimumHealthy::FleetPercent(50),
+            MinimumHealthy::FleetPercent(75),
         ];
         drawn.zones = Some(Zones {
             bake_seconds: number(dice.between(0, 2)),

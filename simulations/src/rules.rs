@@ -353,6 +353,7 @@ impl Rules {
                 unless(self.has_canary(&self.deployments[&deployment]), "R4", || {
                     format!("{deployment} is taken, and nobody is its canary")
                 })?;
+                self.can_be_done(deployment)?;
             }
             Action::Rollback(deploy) => {
                 for other in running.into_iter().chain(queue) {
@@ -360,6 +361,7 @@ impl Rules {
                     self.stop(Some(other), order, false);
                 }
                 self.enqueue(id, order, deploy, Reach::Strayed);
+                self.can_be_done(DeploymentId::of(id, false))?;
             }
             Action::Pause { .. } => {
                 let tally = named.and_then(|id| self.deployments.get_mut(&id));
@@ -797,6 +799,9 @@ impl Rules {
             let name = tally.group.clone();
             self.begin(moment, &name, id, deployment)?;
         }
+        let Some(tally) = self.deployments.get(&id) else { return Ok(()) };
+        let rest = tally.targets.iter().filter(|host| !tally.is_over(**host));
+        let shut = rest.copied().any(|host| self.never_goes(tally, host));
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         let group = self.groups.get_mut(&tally.group).expect("groups stay");
         tally.end = Some(deployment.status.clone());
@@ -818,7 +823,7 @@ impl Rules {
                 enough && !ends && !tally.stopped && (done || (away && !waits))
             }
             DeploymentStatus::Failed { .. } => {
-                !tally.stopped && (ends || left <= tally.floor() || (done && !enough))
+                !tally.stopped && (ends || shut || left <= tally.floor() || (done && !enough))
             }
             _ => tally.stopped,
         };
@@ -890,6 +895,27 @@ impl Rules {
         self.place(&mut tally, deployment)?;
         self.deployments.insert(id, tally);
         Ok(())
+    }
+
+    /// CodeDeploy's HEALTH_CONSTRAINTS_INVALID, for each zone by itself: what can never be done is not
+    /// begun.
+    fn can_be_done(&self, id: DeploymentId) -> Checked {
+        let tally = &self.deployments[&id];
+        let targets = self.targets(tally).unwrap_or_default();
+        unless(!targets.iter().any(|host| self.never_goes(tally, *host)), "R1", || {
+            format!("{id} is taken, and of a zone of it none may be down")
+        })
+    }
+
+    /// True if all hosts of a host's zone must stay well, which keeps it as it is. One that a release has
+    /// broken is not well.
+    fn never_goes(&self, tally: &Tally, host: HostId) -> bool {
+        let Some(zones) = &tally.configuration.zones else { return false };
+        let zone = |host: &HostId| self.members.get(host).map(|known| &known.zone);
+        let mut here = self.hosts_of(&tally.group);
+        here.retain(|other| zone(other) == zone(&host));
+        let is_broken = self.broken.contains(&(tally.group.clone(), host));
+        !is_broken && quota_of(zones.minimum_healthy, &here) == 0
     }
 
     /// False if a canary is asked for by labels that no host of the group has.

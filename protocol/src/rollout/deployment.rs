@@ -228,6 +228,21 @@ impl Deployment {
         if self.scope != Scope::All && minimum >= hosts { 0 } else { minimum }
     }
 
+    /// True if it is the turn of hosts alone that may never be down. A zone is smaller than it was when
+    /// some of its hosts have left the fleet, and its floor may be as high as the zone then.
+    fn is_at_shut_zones(
+        &self,
+        is_away: impl Fn(HostId) -> bool,
+        is_shut: impl Fn(HostId) -> bool,
+    ) -> bool {
+        let is_next = |host: HostId, target: &Target| {
+            target.stage <= self.stage && !target.status.is_over() && !is_away(host)
+        };
+        let next = self.targets.iter().filter(|(host, target)| is_next(**host, target));
+        let mut next = next.map(|(host, _)| is_shut(*host)).peekable();
+        next.peek().is_some() && next.all(|is_shut| is_shut)
+    }
+
     /// Hosts whose status is `wanted`.
     pub fn count(&self, wanted: impl Fn(&TargetStatus) -> bool) -> usize {
         self.targets.values().filter(|target| wanted(&target.status)).count()
@@ -334,8 +349,13 @@ impl Deployment {
         })
     }
 
-    /// What the targets amount to, if it is over. `is_away` tells hosts that cannot be reached.
-    pub fn verdict(&self, is_away: impl Fn(HostId) -> bool) -> Option<DeploymentStatus> {
+    /// What the targets amount to, if it is over. `is_away` tells hosts that cannot be reached, `is_shut`
+    /// those of zones of which none may be down.
+    pub fn verdict(
+        &self,
+        is_away: impl Fn(HostId) -> bool,
+        is_shut: impl Fn(HostId) -> bool,
+    ) -> Option<DeploymentStatus> {
         let queued = self.status == DeploymentStatus::Queued;
         if self.status.is_over() || queued || self.count(TargetStatus::is_busy) > 0 {
             return None;
@@ -359,12 +379,16 @@ impl Deployment {
             if enough && !waits && remaining.all(|(host, _)| is_away(*host)) {
                 return Some(DeploymentStatus::Succeeded);
             }
-            return (self.capacity() == 0).then(|| DeploymentStatus::Failed {
-                reason: format!(
-                    "HEALTH_CONSTRAINTS: {failed} of {} hosts failed and {} must stay healthy",
-                    self.size(),
-                    self.minimum()
-                ),
+            let none_left = self.capacity() == 0;
+            return (none_left || self.is_at_shut_zones(is_away, is_shut)).then(|| {
+                let (hosts, minimum) = (self.size(), self.minimum());
+                let why = match none_left {
+                    true => {
+                        format!("{failed} of {hosts} hosts failed and {minimum} must stay healthy")
+                    }
+                    false => "of the zones that are left all hosts must stay healthy".into(),
+                };
+                DeploymentStatus::Failed { reason: format!("HEALTH_CONSTRAINTS: {why}") }
             });
         }
         if enough {

@@ -262,7 +262,26 @@ impl Ledger {
             targets: Kept::default(),
         };
         self.choose_targets(group, &mut deployment);
-        Ok(deployment)
+        let mut targets = deployment.targets.keys();
+        match targets.find(|host| self.is_shut(group, configuration, **host)) {
+            Some(host) => Err(self.none_of_zone(group, configuration, *host)),
+            None => Ok(deployment),
+        }
+    }
+
+    /// What is said where the floor of a host's zone is as high as the zone.
+    fn none_of_zone(
+        &self,
+        group: &GroupState,
+        configuration: &DeploymentConfiguration,
+        host: HostId,
+    ) -> Refusal {
+        let zone = self.zone_of(host);
+        let hosts = self.size_of_zone(group, zone);
+        let floor = configuration.zones.as_ref().map(|zones| zones.minimum_healthy);
+        let minimum = floor.map_or(0, |floor| floor.minimum(hosts));
+        let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
+        Refusal::NoneOfZone { zone, minimum, hosts }
     }
 
     /// A canary by labels that no host of the group has is none: everything would go at once.

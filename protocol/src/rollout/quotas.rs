@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    configuration::DeploymentConfiguration,
     deployment::Deployment,
     ledger::{GroupState, Ledger, State},
     refusal::Refusal,
@@ -144,7 +145,8 @@ impl Ledger {
         down: &BTreeSet<HostId>,
     ) -> Result<(), Refusal> {
         let zone = self.zone_of(host);
-        let Some(quota) = self.zone_quota(group, zone) else { return Ok(()) };
+        let configuration = self.configuration_of(group);
+        let Some(quota) = self.zone_quota(group, configuration, zone) else { return Ok(()) };
         let here = |other: &&HostId| **other != host && self.zone_of(**other) == zone;
         let others = down.iter().filter(here).count();
         if others + 1 > quota && !planted(Defect::ZoneNotAsked) {
@@ -176,11 +178,31 @@ impl Ledger {
     }
 
     /// How many hosts of a group in one zone may be down; none where the configuration does not say.
-    pub(super) fn zone_quota(&self, group: &GroupState, zone: Option<&ZoneName>) -> Option<usize> {
-        let zones = self.configuration_of(group).zones.as_ref()?;
-        let size = self.sizes.0.get(&group.group.name)?;
-        let here = size.zones.get(&zone.cloned()).copied().unwrap_or(0);
-        Some(zones.minimum_healthy.quota(here))
+    pub(super) fn zone_quota(
+        &self,
+        group: &GroupState,
+        configuration: &DeploymentConfiguration,
+        zone: Option<&ZoneName>,
+    ) -> Option<usize> {
+        let zones = configuration.zones.as_ref()?;
+        Some(zones.minimum_healthy.quota(self.size_of_zone(group, zone)))
+    }
+
+    /// How many hosts a group has in one zone.
+    pub(super) fn size_of_zone(&self, group: &GroupState, zone: Option<&ZoneName>) -> usize {
+        let size = self.sizes.0.get(&group.group.name);
+        size.and_then(|size| size.zones.get(&zone.cloned())).copied().unwrap_or(0)
+    }
+
+    /// True if the floor of its zone is as high as the zone, so that the host never gets a slot.
+    pub(super) fn is_shut(
+        &self,
+        group: &GroupState,
+        configuration: &DeploymentConfiguration,
+        host: HostId,
+    ) -> bool {
+        let quota = self.zone_quota(group, configuration, self.zone_of(host));
+        quota == Some(0) && !self.is_broken_in(&group.group.name, host)
     }
 
     /// Members that a filter selects and that nobody has written off.
@@ -250,7 +272,10 @@ impl Ledger {
         self.sizes.0.get(&group.group.name).map_or(0, |size| size.hosts)
     }
 
-    fn configuration_of<'a>(&'a self, group: &'a GroupState) -> &'a super::DeploymentConfiguration {
+    pub(super) fn configuration_of<'a>(
+        &'a self,
+        group: &'a GroupState,
+    ) -> &'a DeploymentConfiguration {
         let running: Option<&Deployment> = group.running.and_then(|id| self.deployment(id));
         let running = running.filter(|_| !planted(Defect::QuotaOfTheGroup));
         running.map_or(&group.group.configuration, |deployment| &deployment.configuration)

@@ -152,6 +152,19 @@ pub enum Refusal {
         /// The group's size.
         hosts: usize,
     },
+    /// The floor is as high as a zone.
+    #[error(
+        "HEALTH_CONSTRAINTS_INVALID: {minimum} of {hosts} hosts in zone {zone} must stay healthy, \
+         so none of it may be deployed to: lower the minimum of zones"
+    )]
+    NoneOfZone {
+        /// The zone, or `none`.
+        zone: String,
+        /// The floor.
+        minimum: usize,
+        /// The zone's size.
+        hosts: usize,
+    },
     /// A group deploys one release at a time.
     #[error(
         "deployment {0} of this group is still running: wait for it, stop it, or deploy with --queue"

@@ -21,9 +21,8 @@ impl Ledger {
     pub(super) fn settle(&mut self, at: UnixSeconds) {
         loop {
             self.advance(at);
-            let away = |host| self.state.unhealthy.contains(&host);
             let unfinished = self.state.deployments.values();
-            let ended: Vec<_> = unfinished.filter_map(|d| Some((d.id, d.verdict(away)?))).collect();
+            let ended: Vec<_> = unfinished.filter_map(|d| Some((d.id, self.verdict(d)?))).collect();
             for (id, verdict) in ended {
                 self.end(at, id, verdict);
             }
@@ -42,9 +41,17 @@ impl Ledger {
         let away = |host| self.state.unhealthy.contains(&host);
         let deployment = self.deployment(id);
         let moves = deployment.is_none_or(|d| d.is_granting() && d.stage_is_done(away));
-        if moves || deployment.is_none_or(|d| d.verdict(away).is_some()) {
+        if moves || deployment.is_none_or(|d| self.verdict(d).is_some()) {
             self.settle(at);
         }
+    }
+
+    fn verdict(&self, deployment: &Deployment) -> Option<DeploymentStatus> {
+        let group = self.state.groups.get(&deployment.group);
+        let away = |host| self.state.unhealthy.contains(&host);
+        let shut =
+            |host| group.is_some_and(|group| self.is_shut(group, &deployment.configuration, host));
+        deployment.verdict(away, shut)
     }
 
     /// Lets the next stage begin where the present one is done and nothing is waited for.
@@ -187,7 +194,8 @@ impl Ledger {
             let behind =
                 group.current.get(host) != Some(&release) || self.is_broken_in(name, *host);
             let away = self.state.unhealthy.contains(host);
-            wanted && behind && !away && !group.left.contains(host)
+            let shut = self.is_shut(group, &group.group.configuration, *host);
+            wanted && behind && !away && !shut && !group.left.contains(host)
         });
         let hosts: Vec<_> = hosts.collect();
         if hosts.is_empty() || self.quota(group) == 0 {

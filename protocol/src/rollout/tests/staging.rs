@@ -148,6 +148,53 @@ fn zones_go_one_after_the_other_and_bake_between() {
     assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
 }
 
+fn with_zone_floor(minimum_healthy: MinimumHealthy) -> DeploymentConfiguration {
+    let zones = Some(Zones { bake_seconds: 0, minimum_healthy, first_bake_seconds: 0 });
+    DeploymentConfiguration { zones, ..MinimumHealthy::AllAtOnce.into() }
+}
+
+#[test]
+fn a_floor_that_leaves_nobody_of_a_zone_is_refused() {
+    let mut desk = Desk::in_zones(4, &["a", "a", "a", "b"]);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    for floor in [MinimumHealthy::HostCount(1), MinimumHealthy::FleetPercent(99)] {
+        let refused = desk.deploy_with("web", release, |deploy| {
+            deploy.configuration = Some(with_zone_floor(floor));
+        });
+        let Err(Refusal::NoneOfZone { zone, .. }) = refused else { panic!("{refused:?}") };
+        assert!(zone == "b" || floor == MinimumHealthy::FleetPercent(99), "{zone}");
+    }
+    let one = desk.deploy_with("web", release, |deploy| {
+        deploy.configuration = Some(with_zone_floor(MinimumHealthy::OneAtATime));
+    });
+    assert_eq!(desk.roll().len(), 4);
+    assert_eq!(desk.status(one.unwrap(), false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_zone_that_grows_too_small_for_its_floor_is_not_waited_for() {
+    let mut desk = Desk::in_zones(5, &["a", "a", "b", "b", "b"]);
+    desk.group_with("web", |group| {
+        group.configuration = with_zone_floor(MinimumHealthy::HostCount(1));
+        group.catch_up = true;
+    })
+    .unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.remove(1, 3).unwrap();
+    assert!(desk.roll().is_empty());
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
+    assert!(reason.starts_with("HEALTH_CONSTRAINTS: of the zones"), "{reason}");
+    // A host of such a zone catches up with nothing.
+    let group = |desk: &Desk| desk.ledger.group(&group_name("web")).unwrap().running;
+    desk.admit_with(1, 1, 1, "role=web").unwrap_err();
+    desk.admit_with(6, 6, 1, "role=web").unwrap();
+    desk.health(0, false);
+    desk.health(0, true);
+    assert_eq!(group(&desk), None);
+}
+
 #[test]
 fn a_bake_can_be_cut_short() {
     let mut desk = Desk::new(3);
