@@ -214,6 +214,12 @@ pub const VOTERS_FOLLOWED: usize = 2;
 
 /// Length of one consensus tick; heartbeats take two, elections ten to twenty.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Terms rise by elections: nobody has seen this many more of them than we have.
+pub const TERM_LEAP_MAX: u64 = 1 << 20;
+/// No term is later. One voter that lies can lift the terms of all others by a leap again and again, and
+/// whoever refuses what is agreed on then hears nothing any more: a thousand leaps a second end here after
+/// thirty years.
+pub const TERM_MAX: u64 = 1 << 60;
 /// Age of receipts, by the host's own clock, at which it may still begin.
 pub const RECEIPT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Between an order to release a slot and the slot's being free: twice the age that receipts may have,
@@ -245,6 +251,7 @@ pub const ORDERS_KEPT_PER_GROUP: usize = 8;
 pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
 
 const _: () = {
+    assert!(TERM_LEAP_MAX * 1000 * 86_400 * 365 * 30 < TERM_MAX);
     assert!(RELEASE_HOLD_OFF.as_secs() >= 2 * RECEIPT_AGE_MAX.as_secs());
     assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
     assert!(FETCHES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);

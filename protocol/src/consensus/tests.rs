@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     ids::HostName,
+    limits::{TERM_LEAP_MAX, TERM_MAX},
     trust::{SecretKey, Signer, Voter},
 };
 
@@ -327,6 +328,22 @@ fn warm() -> Cluster {
 }
 
 #[test]
+fn a_voter_that_leaps_to_later_terms_makes_none_that_followers_refuse() {
+    let mut cluster = warm();
+    let from = cluster.voters.list()[1].host;
+    let node = cluster.nodes[0].as_mut().unwrap();
+    let heartbeat = |term| wire::hostile(5, term, 0, 0, 0, vec![], false, 0, 0, None);
+    let too_far = heartbeat(node.term() + TERM_LEAP_MAX + 1);
+    assert!(matches!(node.receive(from, &too_far), Err(WireError::Impossible(_))));
+    for _ in 0..1000 {
+        let leap = node.term() + TERM_LEAP_MAX;
+        node.receive(from, &heartbeat(leap)).unwrap();
+        assert_eq!(node.term(), leap);
+    }
+    assert!(node.term() < TERM_MAX / 1000, "{}", node.term());
+}
+
+#[test]
 fn what_no_correct_voter_says_of_its_log_holds_nobody_back() {
     let mut cluster = warm();
     let image = cluster.disks[0].clone();
@@ -339,7 +356,7 @@ fn what_no_correct_voter_says_of_its_log_holds_nobody_back() {
         let end = LogEnd { term: end, index };
         wire::encode_word(Word::Know { boot, term, end, ends: false }, 0)
     };
-    let lies = [know(term + (1 << 32), 1, 1), know(term, term + 1, 1), know(term, 1, u64::MAX)];
+    let lies = [know(term + TERM_LEAP_MAX, 1, 1), know(term, term + 1, 1), know(term, 1, u64::MAX)];
     for lie in lies {
         assert!(matches!(node.receive(from, &lie), Err(WireError::Impossible(_))));
     }

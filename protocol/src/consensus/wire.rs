@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cbor::{self, DecodeError},
-    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX},
+    limits::{ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX, TERM_LEAP_MAX},
 };
 
 /// Why a frame was not taken in. Nothing was changed by it.
@@ -269,9 +269,7 @@ pub(super) fn to_entry(entry: LogEntry) -> eraftpb::Entry {
     eraftpb::Entry { index, term, data, ..Default::default() }
 }
 
-/// Terms rise by elections; nobody has seen this many more of them than we have.
-const TERM_LEAP_MAX: u64 = 1 << 32;
-/// Likewise for entries.
+/// No correct voter has this many more entries than we have.
 const INDEX_LEAP_MAX: u64 = 1 << 32;
 
 /// A frame of any numbers, as a voter that was taken over could send it.

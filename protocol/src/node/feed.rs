@@ -11,7 +11,7 @@ use crate::{
     ids::{Digest, HostId},
     limits::{
         ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
-        SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX,
+        SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX, TERM_MAX,
     },
     rollout::{Effect, Entry, Ledger, Read, Refusal, Stamped},
     sabotage::{Defect, planted},
@@ -596,8 +596,6 @@ const FED_ENTRY_OVERHEAD_BYTES: usize = 20;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A thousand entries a second for a million years.
 const LEDGER_INDEX_MAX: u64 = 1 << 55;
-/// Terms begin anew with each generation, and rise by elections.
-const TERM_MAX: u64 = 1 << 32;
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 const RETRY_EVERY: Duration = Duration::from_millis(700);
 const PROPOSAL_LOST_AFTER: Duration = Duration::from_secs(3);

@@ -15,7 +15,7 @@ use crate::{
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
-    limits::TICK,
+    limits::{TERM_MAX, TICK},
     rollout::{DeploymentConfiguration, DeploymentStatus, MinimumHealthy},
     trust::{
         Action, Deploy, Genesis, Group, Member, Outcome, Receipt, Release, Role, Roles, Root,

@@ -211,7 +211,7 @@ fn a_term_that_cannot_be_is_taken_from_nobody() {
     let (voter, follower) = (world.other_voter(), 4);
     let follower = if world.votes(follower) { 3 } else { follower };
     let applied = world.node(follower).ledger().applied_index();
-    for term in [0, u64::MAX] {
+    for term in [0, TERM_MAX + 1] {
         let from = world.hosts[voter].id;
         let message = Message::HaveSnapshot { index: applied + 9, term };
         world.feed(follower, Input::Message(from, message));
@@ -222,6 +222,10 @@ fn a_term_that_cannot_be_is_taken_from_nobody() {
     }
     assert_eq!(world.node(follower).ledger().applied_index(), applied);
     assert!(world.node(follower).incoming.is_none());
+    let from = world.hosts[voter].id;
+    let message = Message::HaveSnapshot { index: applied + 9, term: TERM_MAX };
+    world.feed(follower, Input::Message(from, message));
+    assert!(world.node(follower).incoming.is_some(), "the last one that can be");
 }
 
 #[test]
