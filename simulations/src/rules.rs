@@ -1042,13 +1042,17 @@ impl Rules {
             let mut stage = StageRules { is_canary: *wave == 0, ..StageRules::default() };
             if let Some((next, ..)) = places.get(at + 1) {
                 if let Some(zones) = own.zones.as_ref().filter(|_| staged) {
-                    let first = at == 0;
+                    let first = places.iter().position(|(wave, ..)| *wave > 0) == Some(at);
                     stage.bake_seconds =
                         if first { zones.first_bake_seconds } else { zones.bake_seconds };
                 }
                 if let Some(canary) = canary.filter(|_| *wave == 0 && *next > 0) {
+                    // A look or a wait, and never both.
                     stage.pause = canary.pause;
-                    stage.bake_seconds = stage.bake_seconds.max(canary.bake_seconds);
+                    stage.bake_seconds = match canary.pause {
+                        true => 0,
+                        false => stage.bake_seconds.max(canary.bake_seconds),
+                    };
                 }
             }
             tally.stages.push(stage);

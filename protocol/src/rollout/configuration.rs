@@ -62,7 +62,7 @@ pub struct Zones {
     pub bake_seconds: u32,
     /// A floor for each zone by itself, beside that of the group.
     pub minimum_healthy: MinimumHealthy,
-    /// The same wait after the first zone, usually longer.
+    /// The same wait after the first zone that comes behind the canary, if any. Usually it is longer.
     pub first_bake_seconds: u32,
 }
 

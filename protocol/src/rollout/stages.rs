@@ -115,15 +115,18 @@ fn stage(configuration: &DeploymentConfiguration, places: &[Place<'_>], number: 
     // After the last stage nothing is waited for: the deployment is over.
     let Some((next_wave, _)) = next else { return stage };
     if let Some(zones) = &configuration.zones {
-        let first = number == 0;
+        // A canary is a few hosts of a zone, and not yet the first one to take the release.
+        let first = wave > 0 && places[..number].iter().all(|(before, _)| *before == 0);
         stage.bake_seconds = if first { zones.first_bake_seconds } else { zones.bake_seconds };
     }
     if wave == 0
         && *next_wave > 0
         && let Some(canary) = &configuration.canary
     {
+        // Whoever has looked need not wait any more.
         stage.pause = canary.pause;
-        stage.bake_seconds = stage.bake_seconds.max(canary.bake_seconds);
+        let bake_seconds = stage.bake_seconds.max(canary.bake_seconds);
+        stage.bake_seconds = if canary.pause { 0 } else { bake_seconds };
     }
     stage
 }
