@@ -23,6 +23,7 @@ pub mod sharing;
 mod stages;
 mod views;
 mod voters;
+mod waiting;
 
 pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones};
 pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target, TargetStatus};
@@ -33,7 +34,8 @@ pub use ledger::{Effect, Ledger};
 pub(crate) use read::Read;
 pub use refusal::Refusal;
 pub use stages::Stage;
-pub use views::{Assignment, GroupView, HostView, Part, SlotView, Waiting, WriteOffView};
+pub use views::{Assignment, GroupView, HostView, Part, SlotView, WriteOffView};
+pub use waiting::Waiting;
 
 #[cfg(test)]
 mod tests;
