@@ -220,7 +220,9 @@ impl Engine {
         let waiting = self.node.ledger().why_waiting(deployment.id);
         let stalled = match waiting {
             Waiting::No => return None,
-            Waiting::Quota { .. } | Waiting::Voters { .. } => self.stalled(deployment, true),
+            Waiting::Quota(_) | Waiting::Voters { .. } | Waiting::Ending { .. } => {
+                self.stalled(deployment, true)
+            }
             Waiting::Staging { .. } => self.stalled(deployment, false),
             _ => String::new(),
         };

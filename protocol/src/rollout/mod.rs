@@ -35,7 +35,7 @@ pub(crate) use read::Read;
 pub use refusal::Refusal;
 pub use stages::Stage;
 pub use views::{Assignment, GroupView, HostView, Part, SlotView, WriteOffView};
-pub use waiting::Waiting;
+pub use waiting::{Full, Waiting};
 
 #[cfg(test)]
 mod tests;

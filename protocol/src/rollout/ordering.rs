@@ -280,8 +280,7 @@ impl Ledger {
         let hosts = self.size_of_zone(group, zone);
         let floor = configuration.zones.as_ref().map(|zones| zones.minimum_healthy);
         let minimum = floor.map_or(0, |floor| floor.minimum(hosts));
-        let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
-        Refusal::NoneOfZone { zone, minimum, hosts }
+        Refusal::NoneOfZone { zone: self.zone_name(host), minimum, hosts }
     }
 
     /// A canary by labels that no host of the group has is none: everything would go at once.

@@ -151,7 +151,7 @@ impl Ledger {
         let others = down.iter().filter(here).count();
         if others + 1 > quota && !planted(Defect::ZoneNotAsked) {
             let group = group.group.name.clone();
-            let zone = zone.map_or_else(|| "none".into(), ToString::to_string);
+            let zone = self.zone_name(host);
             return Err(Refusal::ZoneFull { group, zone, down: others, quota });
         }
         Ok(())
@@ -225,6 +225,11 @@ impl Ledger {
 
     pub(super) fn zone_of(&self, host: HostId) -> Option<&ZoneName> {
         self.state.members.get(&host)?.member.zone.as_ref()
+    }
+
+    /// What people call the zone of a host.
+    pub(super) fn zone_name(&self, host: HostId) -> String {
+        self.zone_of(host).map_or_else(|| "none".into(), ToString::to_string)
     }
 
     /// Hosts of a group that are down: they hold a slot, whatever for, or are not well. All others, which

@@ -3,12 +3,14 @@
 use std::fmt;
 
 use super::{
-    deployment::{DeploymentStatus, Hold, TargetStatus},
-    ledger::Ledger,
+    deployment::{Deployment, DeploymentStatus, Hold, Target, TargetStatus},
+    entry::Grant,
+    kept::Kept,
+    ledger::{GroupState, Ledger},
     refusal::Refusal,
 };
 use crate::{
-    ids::{DeploymentId, HostName},
+    ids::{DeploymentId, GroupName, HostId, HostName},
     time::UnixSeconds,
 };
 
@@ -38,15 +40,15 @@ pub enum Waiting {
         /// How many.
         hosts: usize,
     },
-    /// As many hosts are down as may be.
-    Quota {
-        /// How many may be.
-        quota: usize,
-        /// Those that hold a slot.
+    /// It takes no more hosts, and is over when those at work are done.
+    Ending {
+        /// Why.
+        reason: String,
+        /// Those at work.
         holders: Vec<HostName>,
-        /// Those that are down without one.
-        unhealthy: Vec<HostName>,
     },
+    /// As many hosts are down as may be.
+    Quota(Full),
     /// Hosts that vote wait for other voters, of which a majority is left as it is.
     Voters {
         /// Those that hold a slot or are not well.
@@ -54,6 +56,25 @@ pub enum Waiting {
         /// How many voters there are.
         all: usize,
     },
+}
+
+/// Why a group or a zone of it takes no more hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Full {
+    /// Whose hosts, where it is another group that hosts of the deployment are in as well.
+    pub group: Option<GroupName>,
+    /// In which zone, where that alone is full.
+    pub zone: Option<String>,
+    /// How many may be down.
+    pub quota: usize,
+    /// Those that hold a slot.
+    pub holders: Vec<HostName>,
+    /// Those that are down without one.
+    pub unhealthy: Vec<HostName>,
+    /// Those that have not said what they hold since the voters were lost.
+    pub uncounted: Vec<HostName>,
+    /// How many more are still fetching.
+    pub staging: usize,
 }
 
 impl fmt::Display for Waiting {
@@ -67,24 +88,50 @@ impl fmt::Display for Waiting {
                 "the canary runs it: go on with `swell resume`, or back with `swell stop --rollback`",
             ),
             Self::Baking { after, until } => write!(f, "bakes after {after} until {until}"),
-            Self::Staging { hosts: 1 } => f.write_str("1 host is fetching the revision"),
-            Self::Staging { hosts } => write!(f, "{hosts} hosts are fetching the revision"),
-            Self::Quota { quota, holders, unhealthy } => {
-                let held = holders.len();
-                write!(f, "{held} of {quota} slots held")?;
-                if held > 0 {
-                    write!(f, " by {}", join(holders))?;
-                }
-                if !unhealthy.is_empty() {
-                    write!(f, "; not healthy: {}", join(unhealthy))?;
-                }
-                Ok(())
+            Self::Staging { hosts } => f.write_str(&fetching(*hosts)),
+            Self::Ending { reason, holders } => {
+                write!(f, "{reason}; over when it has ended on {}", join(holders))
             }
+            Self::Quota(full) => full.fmt(f),
             Self::Voters { down, all } => {
                 let down = join(down);
                 write!(f, "the rest votes and waits for {down}: most of the {all} voters stay up")
             }
         }
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(group) = &self.group {
+            write!(f, "group {group}: ")?;
+        }
+        if let Some(zone) = &self.zone {
+            write!(f, "zone {zone}: ")?;
+        }
+        match (self.quota, self.holders.len()) {
+            (0, 0) => f.write_str("no host may be down: lower the minimum of the group")?,
+            (quota, 0) => write!(f, "0 of {quota} slots held")?,
+            (quota, held) => write!(f, "{held} of {quota} slots held by {}", join(&self.holders))?,
+        }
+        if !self.unhealthy.is_empty() {
+            let names = join(&self.unhealthy);
+            write!(f, "; not healthy: {names} (`swell hosts remove` what is gone for good)")?;
+        }
+        if !self.uncounted.is_empty() {
+            write!(f, "; not counted since voters were lost: {}", join(&self.uncounted))?;
+        }
+        match self.staging {
+            0 => Ok(()),
+            hosts => write!(f, "; {}", fetching(hosts)),
+        }
+    }
+}
+
+fn fetching(hosts: usize) -> String {
+    match hosts {
+        1 => "1 host is fetching the revision".into(),
+        hosts => format!("{hosts} hosts are fetching the revision"),
     }
 }
 
@@ -103,38 +150,90 @@ impl Ledger {
         if deployment.status == DeploymentStatus::Queued {
             return Waiting::Queued { behind: group.running };
         }
+        let names = |host: &HostId| self.name_of(*host).cloned();
+        let busy = deployment.targets.iter().filter(|(_, target)| target.status.is_busy());
+        let holders = busy.filter_map(|(host, _)| names(host)).collect();
+        if deployment.status == DeploymentStatus::Stopping {
+            return Waiting::Ending { reason: "it was stopped".into(), holders };
+        }
+        if let Some(reason) = deployment.why_ending() {
+            return Waiting::Ending { reason, holders };
+        }
         if deployment.paused {
             return Waiting::Paused;
         }
         match deployment.hold {
-            Some(Hold::Canary) => return Waiting::Canary,
+            Some(Hold::Canary) => Waiting::Canary,
             Some(Hold::Bake { until }) => {
                 let after = deployment.present_stage().map(|stage| stage.name.clone());
-                return Waiting::Baking { after: after.unwrap_or_default(), until };
+                Waiting::Baking { after: after.unwrap_or_default(), until }
             }
-            None if !self.next_grants().is_empty() => return Waiting::No,
-            None => {}
+            None => self.why_no_grant(group, deployment),
         }
-        let staging = deployment.count(|status| *status == TargetStatus::Pending);
-        let (mut holders, mut unhealthy) = (Vec::new(), Vec::new());
-        for host in self.down(group) {
-            let Some(name) = self.name_of(host) else { continue };
-            let held = self.state.slots.contains_key(&host);
-            if held { holders.push(name.clone()) } else { unhealthy.push(name.clone()) }
+    }
+
+    /// Why no host of a deployment gets a slot that might have one.
+    fn why_no_grant(&self, group: &GroupState, deployment: &Deployment) -> Waiting {
+        let is_its =
+            |grant: &Grant| (grant.order, grant.release) == (deployment.order, deployment.release);
+        if self.next_grants().iter().any(is_its) {
+            return Waiting::No;
         }
-        if holders.is_empty() && unhealthy.is_empty() && staging > 0 {
-            return Waiting::Staging { hosts: staging };
-        }
-        let (quota, down) = (self.quota(group), holders.len() + unhealthy.len());
-        let ready = deployment.targets.iter().filter(|(_, t)| t.status == TargetStatus::Waiting);
-        match ready.map(|(host, _)| self.check_voters(*host)).find(Result::is_err) {
-            Some(Err(Refusal::VotersNeeded { down: voters, all, .. })) if down < quota => {
+        let full = match self.first_refusal(deployment) {
+            Some(Refusal::VotersNeeded { down: voters, all, .. }) => {
                 let list = self.electorate().newest().list().iter();
                 let down = list.filter(|voter| voters.contains(&voter.host));
-                let down = down.map(|voter| voter.name.clone()).collect();
-                Waiting::Voters { down, all }
+                return Waiting::Voters {
+                    down: down.map(|voter| voter.name.clone()).collect(),
+                    all,
+                };
             }
-            _ => Waiting::Quota { quota, holders, unhealthy },
+            Some(Refusal::QuotaFull { group, quota, .. }) => self.full(&group, None, quota),
+            Some(Refusal::ZoneFull { group, zone, quota, .. }) => {
+                self.full(&group, Some(zone), quota)
+            }
+            _ => self.full(&group.group.name, None, self.quota(group)),
+        };
+        let fetches = |(host, target): &(&HostId, &Kept<Target>)| {
+            target.status == TargetStatus::Pending && !self.state.unhealthy.contains(*host)
+        };
+        let staging = deployment.targets.iter().filter(fetches).count();
+        let nobody = full.holders.is_empty() && full.unhealthy.is_empty();
+        if nobody && full.uncounted.is_empty() && staging > 0 {
+            return Waiting::Staging { hosts: staging };
         }
+        let other = full.group.filter(|of| *of != group.group.name);
+        Waiting::Quota(Full { group: other, staging, ..full })
+    }
+
+    /// What keeps the first host from a slot that is ready for one. One that holds a slot of another group
+    /// says nothing of the rest.
+    fn first_refusal(&self, deployment: &Deployment) -> Option<Refusal> {
+        let (order, release) = (deployment.order, deployment.release);
+        let ready = deployment.targets.iter().filter(|(host, target)| {
+            let is_away = self.state.unhealthy.contains(*host);
+            target.status == TargetStatus::Waiting && target.stage <= deployment.stage && !is_away
+        });
+        let grant = |host: &HostId| Grant { host: *host, order, release };
+        let mut refused = ready.filter_map(|(host, _)| self.judge_grant(&grant(host)).err());
+        refused.find(|refusal| !matches!(refusal, Refusal::HoldsSlot(_)))
+    }
+
+    /// Who is down in a group, or in a zone of it.
+    fn full(&self, name: &GroupName, zone: Option<String>, quota: usize) -> Full {
+        let mut full =
+            Full { group: Some(name.clone()), zone: zone.clone(), quota, ..Full::default() };
+        let Some(group) = self.state.groups.get(name) else { return full };
+        let is_there =
+            |host: &HostId| zone.as_ref().is_none_or(|zone| self.zone_name(*host) == *zone);
+        for host in self.down(group).into_iter().filter(is_there) {
+            let list = match self.state.slots.contains_key(&host) {
+                true => &mut full.holders,
+                false if self.is_uncounted(host) => &mut full.uncounted,
+                false => &mut full.unhealthy,
+            };
+            list.extend(self.name_of(host).cloned());
+        }
+        full
     }
 }

@@ -24,6 +24,7 @@ mod operating;
 mod sharing;
 mod staging;
 mod verdicts;
+mod waiting;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
