@@ -270,7 +270,8 @@ enum OrderCommand {
     Rollback {
         #[command(flatten)]
         place: PlaceArguments,
-        /// The release: its id, or its .swell file. Without it, the group's last good one.
+        /// The release: its id, or its .swell file. Without it, the group's last good one; where every host
+        /// runs that, the one that was good before it.
         #[arg(long)]
         release: Option<String>,
     },
@@ -520,9 +521,8 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
         OrderCommand::Rollback { release, .. } => {
             let release = match release {
                 Some(text) => release_id(text, &trust)?,
-                None => group.last_good_release.ok_or_else(|| {
-                    SignError::refused("the group has no release that was good")
-                        .with_hint("name one with --release")
+                None => group.before().map_err(|reason| {
+                    SignError::refused(reason).with_hint("name one with --release")
                 })?,
             };
             let action = Action::Rollback(Deploy::plain(release, group.version));

@@ -31,6 +31,9 @@ pub struct GroupState {
     pub head: Digest,
     /// The release that the group's last good deployment brought it to.
     pub last_good_release: Option<Digest>,
+    /// The release that `rollback` brings it to.
+    #[serde(default)]
+    pub way_back: Option<Digest>,
     /// Orders name that release as their fallback, unless told otherwise.
     #[serde(default = "yes")]
     pub automatic_rollback: bool,
@@ -44,6 +47,17 @@ impl GroupState {
     /// Where the group's next order goes.
     pub fn place(&self) -> Place {
         Place { group: self.name.clone(), sequence: self.sequence, head: self.head }
+    }
+
+    /// The release to go back to where nobody names one.
+    pub fn before(&self) -> Result<Digest, String> {
+        self.way_back.ok_or_else(|| match self.last_good_release {
+            Some(_) => format!(
+                "every host of group {} runs its last good release, and none is known that was good before",
+                self.name
+            ),
+            None => format!("group {} has no release that was good", self.name),
+        })
     }
 
     /// The plain deploy action: this release, under the group's own configuration.
@@ -154,7 +168,16 @@ mod tests {
     fn group(last_good_release: Option<Digest>) -> GroupState {
         let name = GroupName::new("web").unwrap();
         let (sequence, head, automatic_rollback) = (7, Digest([7; 32]), true);
-        GroupState { name, version: 3, sequence, head, last_good_release, automatic_rollback }
+        let way_back = last_good_release;
+        GroupState {
+            name,
+            version: 3,
+            sequence,
+            head,
+            last_good_release,
+            way_back,
+            automatic_rollback,
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Desk {
         let trust = fleet::load_trust(&self.path("keys/fleet.trust")).unwrap();
         let group = serde_json::json!({
             "name": "web", "version": 1, "sequence": 4, "head": Digest([4; 32]),
-            "last_good_release": last_good, "hosts": ["a"],
+            "last_good_release": last_good, "way_back": last_good, "hosts": ["a"],
         });
         let state = serde_json::json!({"version": 1, "id": trust.fleet(), "groups": [group]});
         fs::write(self.path("state.json"), state.to_string()).unwrap();

@@ -385,12 +385,14 @@ pub(super) fn list(names: &[&str]) -> String {
 
 pub(super) fn state(group: &api::Group) -> Result<GroupState, Failed> {
     let last_good = group.last_good_release.as_ref().map(|id| id.parse());
+    let way_back = group.way_back.as_ref().map(|id| id.parse());
     Ok(GroupState {
         name: group.name.parse().map_err(not_understood)?,
         version: group.version,
         sequence: group.sequence,
         head: group.head.parse().map_err(not_understood)?,
         last_good_release: last_good.transpose().map_err(not_understood)?,
+        way_back: way_back.transpose().map_err(not_understood)?,
         automatic_rollback: group.automatic_rollback,
     })
 }
@@ -431,6 +433,7 @@ mod tests {
             quota: 1,
             last_good: Some("1".into()),
             last_good_release: Some(Digest([1; 32]).to_string()),
+            way_back: Some(Digest([1; 32]).to_string()),
             sequence: 7,
             head: Digest([7; 32]).to_string(),
             running: None,

@@ -57,7 +57,8 @@ pub(super) struct StopArguments {
 pub(super) struct RollbackArguments {
     /// The deployment group.
     group: GroupName,
-    /// The release to go back to: its label, or its id. Without it, the group's last good one.
+    /// The release to go back to: its label, or its id. Without it, the group's last good one; where every
+    /// host runs that, the one that was good before it.
     release: Option<String>,
     #[command(flatten)]
     run: RunArguments,
@@ -254,7 +255,7 @@ pub(super) async fn rollback(
     let group = find_group(&fleet, &arguments.group)?;
     let release = match &arguments.release {
         Some(release) => find_release(&fleet, group, release)?,
-        None => last_good(group)?,
+        None => state(group)?.before().map_err(|reason| Failed::with_hint(reason, NAME_ONE))?,
     };
     let terms = Deploy::plain(release, group.version);
     run(client, &fleet, &arguments.group, Action::Rollback(terms), arguments.run, out).await
@@ -272,10 +273,12 @@ pub(super) async fn redeploy(
     run(client, &fleet, &arguments.group, Action::Deploy(terms), arguments.run, out).await
 }
 
+const NAME_ONE: &str = "name the release: see `swell releases`";
+
 fn last_good(group: &crate::control::api::Group) -> Result<Digest, Failed> {
     let release = group.last_good_release.as_ref().ok_or_else(|| {
         let reason = format!("group {} has no release that was good", group.name);
-        Failed::with_hint(reason, "name one")
+        Failed::with_hint(reason, "deploy one: see `swell releases`")
     })?;
     release.parse().map_err(not_understood)
 }

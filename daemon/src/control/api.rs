@@ -142,6 +142,9 @@ pub struct Group {
     pub last_good: Option<String>,
     /// The id of that release.
     pub last_good_release: Option<String>,
+    /// The id of the release that `swell rollback` brings it to.
+    #[serde(default)]
+    pub way_back: Option<String>,
     /// The sequence of its newest order.
     pub sequence: u64,
     /// The id of its newest order.

@@ -306,6 +306,7 @@ fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
         quota: view.quota,
         last_good: view.last_good.and_then(|id| label_of(ledger, id)),
         last_good_release: view.last_good.map(|id| id.to_string()),
+        way_back: ledger.way_back(&view.group.name).map(|id| id.to_string()),
         sequence: view.head.0,
         head: view.head.1.to_string(),
         running: view.running.map(|id| id.to_string()),

@@ -180,7 +180,10 @@ pub enum Refusal {
         group: GroupName,
     },
     /// Every host runs the release.
-    #[error("no host of group {0} runs another release: there is nothing to do")]
+    #[error(
+        "no host of group {0} runs another release: there is nothing to do. To bring it to an older one, \
+         name that: see `swell releases`"
+    )]
     NothingOutdated(GroupName),
     /// The order's deployment is over, or the order started none.
     #[error("no deployment of order {0} runs or waits in this group: see `swell deployments`")]

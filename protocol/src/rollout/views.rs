@@ -1,7 +1,7 @@
 //! What hosts and people read off the ledger.
 
 use super::{
-    deployment::{Deployment, TargetStatus},
+    deployment::{Creator, Deployment, DeploymentStatus, TargetStatus},
     ledger::{GroupState, Ledger, Membership, Slot},
 };
 use crate::{
@@ -172,6 +172,26 @@ impl Ledger {
             running: group.running,
             queue: group.queue.clone(),
         }
+    }
+
+    /// The release that people mean who want a group back to what was good: that of its last success, and
+    /// where every host runs it and nothing is under way, the one that was good before it.
+    pub fn way_back(&self, name: &GroupName) -> Option<Digest> {
+        let group = self.state.groups.get(name)?;
+        let good = group.last_good?;
+        let has_strayed = |host: HostId| {
+            let runs = group.current.get(&host);
+            self.is_broken_in(name, host) || runs.is_some_and(|release| *release != good)
+        };
+        if group.running.is_some() || self.hosts_of(&group.group.filter).any(has_strayed) {
+            return Some(good);
+        }
+        let forward = self.deployments().into_iter().filter(|deployment| {
+            let by_operator = deployment.creator == Creator::Operator;
+            let succeeded = deployment.status == DeploymentStatus::Succeeded;
+            deployment.group == *name && by_operator && succeeded && deployment.release == good
+        });
+        forward.filter_map(|deployment| deployment.previous).find(|previous| *previous != good)
     }
 
     /// Sequence and id of a group's newest order; the next one names them.

@@ -558,3 +558,31 @@ fn a_host_that_a_lost_slot_left_broken_counts_as_broken() {
     assert!(desk.ledger.is_broken_in(&group_name("web"), host(1)));
     assert!(!desk.ledger.has_run(&group_name("web"), host(1)));
 }
+
+#[test]
+fn the_way_back_from_a_release_that_runs_everywhere_is_to_the_one_before_it() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let web = group_name("web");
+    assert_eq!(desk.ledger.way_back(&web), None);
+    let [first, second, third] = [0; 3].map(|_| desk.release("web"));
+    desk.deploy_with("web", first, |_| {}).unwrap();
+    desk.roll();
+    assert_eq!(desk.ledger.way_back(&web), None, "nothing was good before it");
+    for release in [second, second] {
+        desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.roll();
+        assert_eq!(desk.ledger.way_back(&web), Some(first), "the new one turned out to be bad");
+    }
+    let deploying = desk.deploy_with("web", third, |_| {}).unwrap();
+    assert_eq!(desk.ledger.way_back(&web), Some(second));
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    desk.act("web", Action::Stop { order: deploying, rollback: false }).unwrap();
+    assert_eq!(desk.ledger.way_back(&web), Some(second), "one host has strayed");
+    // Who has gone back does not come forward again by the same words.
+    desk.act("web", Action::Rollback(Deploy::plain(first, 1))).unwrap();
+    desk.roll();
+    assert_eq!(desk.ledger.way_back(&web), None);
+}
