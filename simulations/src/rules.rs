@@ -97,6 +97,8 @@ struct Tally {
     targets: BTreeSet<HostId>,
     busy: BTreeSet<HostId>,
     failed: BTreeSet<HostId>,
+    /// Hosts that were given up while they were at work. The release may have killed them.
+    lost: BTreeSet<HostId>,
     succeeded: BTreeSet<HostId>,
     declined: BTreeSet<HostId>,
     end: Option<DeploymentStatus>,
@@ -161,7 +163,8 @@ impl Tally {
     }
 
     fn canary_failed(&self) -> bool {
-        self.failed.iter().any(|host| self.is_canary(self.stage_of[host]))
+        let mut failed = self.failed.iter().chain(&self.lost);
+        failed.any(|host| self.is_canary(self.stage_of[host]))
     }
 
     fn is_canary(&self, stage: usize) -> bool {
@@ -169,11 +172,14 @@ impl Tally {
     }
 
     fn over_budget(&self) -> bool {
-        self.budget.is_some_and(|budget| self.failed.len() as u64 > u64::from(budget))
+        let failed = self.failed.len() + self.lost.len();
+        self.budget.is_some_and(|budget| failed as u64 > u64::from(budget))
     }
 
     fn leave(&mut self, host: HostId) {
-        self.busy.remove(&host);
+        if self.busy.remove(&host) {
+            self.lost.insert(host);
+        }
         if self.end.is_none() && !self.is_over(host) {
             self.targets.remove(&host);
         }
@@ -1093,6 +1099,7 @@ impl Tally {
             targets: BTreeSet::new(),
             busy: BTreeSet::new(),
             failed: BTreeSet::new(),
+            lost: BTreeSet::new(),
             succeeded: BTreeSet::new(),
             declined: BTreeSet::new(),
             end: None,

@@ -315,8 +315,10 @@ pub(super) async fn slots(
     let seconds = RELEASE_HOLD_OFF.as_secs();
     let said = format!(
         "slot {} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
-         it counts as no host of its groups",
-        slot.token
+         it counts as no host of its groups\n{host} counts as failed then, and deployment {deployment} \
+         goes on where that is allowed: if it was the release, `swell stop {deployment}` before",
+        slot.token,
+        deployment = slot.deployment
     );
     hand_in(client, &signed, &said, out).await
 }

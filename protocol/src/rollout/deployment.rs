@@ -204,6 +204,16 @@ impl TargetStatus {
 }
 
 impl Target {
+    /// True if the host failed, or was given up while it was at work: it may be the release that did it.
+    fn is_casualty(&self) -> bool {
+        let was_at_work = self.started_at.is_some();
+        match self.status {
+            TargetStatus::Failed { .. } | TargetStatus::WrittenOff => true,
+            TargetStatus::Removed => was_at_work,
+            _ => false,
+        }
+    }
+
     pub(super) fn pending(stage: u32) -> Self {
         Self { status: TargetStatus::Pending, stage, started_at: None, ended_at: None }
     }
@@ -328,22 +338,22 @@ impl Deployment {
 
     /// Why no more hosts are taken, though some may be left and the floor would allow it.
     pub fn why_ending(&self) -> Option<String> {
-        let failed = self.count(TargetStatus::is_failed);
         if self.overdue {
             let seconds = self.configuration.deployment_deadline_seconds.unwrap_or(0);
             return Some(format!("DEADLINE: it was not done within {seconds} seconds"));
         }
-        let in_canary = |target: &Target| {
+        let casualties = || self.targets.values().filter(|target| target.is_casualty());
+        let in_canary = |target: &Kept<Target>| {
             let stage = self.stages.get(usize::try_from(target.stage).unwrap_or(usize::MAX));
-            stage.is_some_and(|stage| stage.is_canary) && target.status.is_failed()
+            stage.is_some_and(|stage| stage.is_canary)
         };
-        if self.targets.values().any(|target| in_canary(target)) && !planted(Defect::CanaryIgnored)
-        {
+        if casualties().any(in_canary) && !planted(Defect::CanaryIgnored) {
             return Some(
                 "CANARY_FAILED: a host of the canary failed, the others were spared".into(),
             );
         }
         let budget = self.failure_budget.filter(|_| !planted(Defect::BudgetIgnored))?;
+        let failed = casualties().count();
         (failed > usize::try_from(budget).unwrap_or(usize::MAX)).then(|| {
             format!("FAILURE_BUDGET: {failed} hosts failed, where the group allows {budget}")
         })

@@ -231,6 +231,47 @@ fn a_released_slot_is_free_after_the_hold_off_and_its_holder_is_written_off() {
 }
 
 #[test]
+fn a_host_that_is_given_up_at_work_counts_as_failed() {
+    let write_off = |desk: &mut Desk, number: u8| {
+        let token = desk.ledger.slot_of(host(number)).unwrap().token;
+        desk.act("web", Action::ReleaseSlot { host: host(number), token }).unwrap();
+        desk.apply(Entry::Passed(Passed::HoldOff { host: host(number), token })).unwrap();
+    };
+    let remove = |desk: &mut Desk, number: u8| {
+        desk.remove(number, 3).unwrap();
+    };
+    for (give_up, is_canary) in [
+        (&write_off as &dyn Fn(&mut Desk, u8), false),
+        (&write_off, true),
+        (&remove, false),
+        (&remove, true),
+    ] {
+        let mut desk = Desk::new(6);
+        desk.group_with("web", |group| {
+            group.filter = "role=web".parse().unwrap();
+            let hosts = CanaryHosts::Count(1);
+            let canary = Some(Canary { hosts, pause: false, bake_seconds: 0 });
+            group.configuration.canary = canary.filter(|_| is_canary);
+            group.failure_budget = Some(if is_canary { 9 } else { 0 });
+        })
+        .unwrap();
+        // Not the voter, whose removal is refused.
+        desk.admit_with(0, 0, 1, "role=db").unwrap();
+        desk.admit_with(1, 1, 1, "role=web").unwrap();
+        let release = desk.release("web");
+        let order = desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.want_all();
+        let dead = desk.grant_next();
+        desk.health(dead, false);
+        give_up(&mut desk, dead);
+        let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
+        let expected = if is_canary { "CANARY_FAILED" } else { "FAILURE_BUDGET: 1 hosts" };
+        assert!(reason.starts_with(expected), "{reason}");
+        assert!(desk.roll().is_empty(), "the next host is spared");
+    }
+}
+
+#[test]
 fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
     let mut desk = Desk::new(2);
     desk.group_with("web", |_| {}).unwrap();
