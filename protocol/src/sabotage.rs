@@ -38,6 +38,7 @@ defects! {
     QuotaNotChecked => "the ledger asks for no quota when it grants",
     QuotaOffByOne => "the ledger grants one slot more than the quota",
     QuotaOfTheGroup => "the group's own configuration counts, not the deployment's",
+    LoweredWithoutEffect => "a quota that is lowered while a deployment runs does not bound it",
     OneGroupAsked => "the ledger asks only the first group of a host",
     SlotFreedByHealth => "a slot is freed when its holder is called unreachable",
     DeadCountsAsHealthy => "an unreachable host does not count as down",

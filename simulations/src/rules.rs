@@ -547,15 +547,15 @@ impl Rules {
             if is_excused {
                 excused.insert(name.clone());
             }
-            let running = group.running.map(|id| &self.deployments[&id].configuration);
-            let configuration = running.unwrap_or(&group.group.configuration);
-            let quota = quota(configuration.minimum_healthy, members.len());
+            let in_force = self.in_force(group);
+            let quotas = in_force.iter().map(|one| quota(one.minimum_healthy, members.len()));
+            let quota = quotas.min().expect("there is always one");
             bounds.push(((name.clone(), None), quota, Arc::new(members.clone())));
-            if let Some(zones) = &configuration.zones {
-                let zone = self.members[&host].zone.clone();
-                let here = members.into_iter().filter(|other| self.members[other].zone == zone);
-                let here: BTreeSet<_> = here.collect();
-                let quota = quota_of(zones.minimum_healthy, &here);
+            let zone = self.members[&host].zone.clone();
+            let here = members.into_iter().filter(|other| self.members[other].zone == zone);
+            let here: BTreeSet<_> = here.collect();
+            let zones = in_force.iter().filter_map(|one| one.zones.as_ref());
+            if let Some(quota) = zones.map(|zones| quota_of(zones.minimum_healthy, &here)).min() {
                 bounds.push(((name.clone(), Some(zone)), quota, Arc::new(here)));
             }
         }
@@ -577,6 +577,19 @@ impl Rules {
             })?;
         }
         Ok((bounds, excused))
+    }
+
+    /// The configurations that bound a group now. A quota that is lowered stops new grants, whatever the
+    /// deployment was ordered with; a higher one is for the next order.
+    fn in_force<'a>(&'a self, group: &'a GroupRules) -> Vec<&'a DeploymentConfiguration> {
+        let Some(running) = group.running.map(|id| &self.deployments[&id]) else {
+            return vec![&group.group.configuration];
+        };
+        let mut all = vec![&running.configuration];
+        if running.group_version < group.group.version {
+            all.push(&group.group.configuration);
+        }
+        all
     }
 
     fn matches(&self, group: &GroupName, host: HostId) -> bool {
@@ -634,9 +647,14 @@ impl Rules {
     /// True if a host waits for a slot in a group that is full, of hosts that have not said what they
     /// hold among others.
     pub(crate) fn waits_for_census(&self, group: &GroupName) -> bool {
-        let Some(running) = self.groups[group].running else { return false };
+        let known = &self.groups[group];
+        if known.running.is_none() {
+            return false;
+        }
         let hosts = self.hosts_of(group);
-        let quota = quota_of(self.deployments[&running].configuration.minimum_healthy, &hosts);
+        let quotas =
+            self.in_force(known).into_iter().map(|one| quota_of(one.minimum_healthy, &hosts));
+        let quota = quotas.min().unwrap_or(0);
         let down = hosts.iter().filter(|host| self.is_down(group, **host)).count();
         let waits = hosts.iter().any(|host| !self.is_down(group, *host));
         waits && quota > 0 && down >= quota

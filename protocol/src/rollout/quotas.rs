@@ -145,8 +145,7 @@ impl Ledger {
         down: &BTreeSet<HostId>,
     ) -> Result<(), Refusal> {
         let zone = self.zone_of(host);
-        let configuration = self.configuration_of(group);
-        let Some(quota) = self.zone_quota(group, configuration, zone) else { return Ok(()) };
+        let Some(quota) = self.zone_quota(group, zone) else { return Ok(()) };
         let here = |other: &&HostId| **other != host && self.zone_of(**other) == zone;
         let others = down.iter().filter(here).count();
         if others + 1 > quota && !planted(Defect::ZoneNotAsked) {
@@ -177,15 +176,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// How many hosts of a group in one zone may be down; none where the configuration does not say.
-    pub(super) fn zone_quota(
-        &self,
-        group: &GroupState,
-        configuration: &DeploymentConfiguration,
-        zone: Option<&ZoneName>,
-    ) -> Option<usize> {
-        let zones = configuration.zones.as_ref()?;
-        Some(zones.minimum_healthy.quota(self.size_of_zone(group, zone)))
+    /// How many hosts of a group in one zone may be down; none where no configuration says.
+    pub(super) fn zone_quota(&self, group: &GroupState, zone: Option<&ZoneName>) -> Option<usize> {
+        let here = self.size_of_zone(group, zone);
+        let floors = self.configurations(group).filter_map(|one| one.zones.as_ref());
+        floors.map(|zones| zones.minimum_healthy.quota(here)).min()
     }
 
     /// How many hosts a group has in one zone.
@@ -201,7 +196,8 @@ impl Ledger {
         configuration: &DeploymentConfiguration,
         host: HostId,
     ) -> bool {
-        let quota = self.zone_quota(group, configuration, self.zone_of(host));
+        let here = self.size_of_zone(group, self.zone_of(host));
+        let quota = configuration.zones.as_ref().map(|zones| zones.minimum_healthy.quota(here));
         quota == Some(0) && !self.is_broken_in(&group.group.name, host)
     }
 
@@ -266,10 +262,10 @@ impl Ledger {
         !broken.is_empty() && broken.contains(&(group.clone(), host))
     }
 
-    /// How many hosts of a group may be down: by the running deployment's configuration, if any.
+    /// How many hosts of a group may be down.
     pub(super) fn quota(&self, group: &GroupState) -> usize {
-        let minimum = self.configuration_of(group).minimum_healthy;
-        minimum.quota(self.size(group))
+        let hosts = self.size(group);
+        self.configurations(group).map(|one| one.minimum_healthy.quota(hosts)).min().unwrap_or(0)
     }
 
     /// How many hosts a group has.
@@ -277,12 +273,19 @@ impl Ledger {
         self.sizes.0.get(&group.group.name).map_or(0, |size| size.hosts)
     }
 
-    pub(super) fn configuration_of<'a>(
+    /// What says how many hosts of a group may be down: the running deployment's configuration, if any, and
+    /// beside it what the group was given meanwhile. Whoever lowers the quota of a group means its hosts of
+    /// today; to raise it takes a new order.
+    fn configurations<'a>(
         &'a self,
         group: &'a GroupState,
-    ) -> &'a DeploymentConfiguration {
+    ) -> impl Iterator<Item = &'a DeploymentConfiguration> {
         let running: Option<&Deployment> = group.running.and_then(|id| self.deployment(id));
         let running = running.filter(|_| !planted(Defect::QuotaOfTheGroup));
-        running.map_or(&group.group.configuration, |deployment| &deployment.configuration)
+        let is_newer = running.is_none_or(|deployment| {
+            deployment.group_document != group.signed && !planted(Defect::LoweredWithoutEffect)
+        });
+        let own = is_newer.then_some(&group.group.configuration);
+        running.map(|deployment| &deployment.configuration).into_iter().chain(own)
     }
 }

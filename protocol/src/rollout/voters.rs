@@ -204,8 +204,7 @@ impl Ledger {
             let down: Vec<_> = silent.iter().copied().chain(holders).collect();
             let zone = self.zone_of(host);
             let here = down.iter().filter(|other| self.zone_of(**other) == zone).count();
-            let of_zone = self.zone_quota(group, self.configuration_of(group), zone);
-            let in_zone = of_zone.is_none_or(|quota| here < quota);
+            let in_zone = self.zone_quota(group, zone).is_none_or(|quota| here < quota);
             silent.is_empty() || down.len() < self.quota(group) && in_zone
         })
     }

@@ -272,6 +272,40 @@ fn a_host_that_is_given_up_at_work_counts_as_failed() {
 }
 
 #[test]
+fn a_quota_that_is_lowered_while_a_deployment_runs_stops_new_grants() {
+    let mut desk = Desk::in_zones(8, &["a", "a", "a", "a", "b", "b", "b", "b"]);
+    let floor = |minimum: MinimumHealthy| {
+        move |group: &mut Group| group.configuration.minimum_healthy = minimum
+    };
+    desk.group_with("web", floor(MinimumHealthy::HostCount(5))).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |deploy| {
+        deploy.configuration = Some(MinimumHealthy::HalfAtATime.into());
+    });
+    desk.want_all();
+    let first = [desk.grant_next(), desk.grant_next()];
+    assert_eq!(desk.down("web"), (2, 4), "as the order has it");
+    desk.group_with("web", floor(MinimumHealthy::OneAtATime)).unwrap();
+    assert_eq!(desk.down("web"), (2, 1), "nothing that was granted is taken back");
+    desk.done(first[0], Outcome::Succeeded);
+    assert!(desk.ledger.next_grants().is_empty());
+    desk.done(first[1], Outcome::Succeeded);
+    assert_eq!(desk.ledger.next_grants().len(), 1);
+    desk.group_with("web", floor(MinimumHealthy::AllAtOnce)).unwrap();
+    assert_eq!(desk.ledger.next_grants().len(), 4, "no more than the order has it");
+    desk.group_with("web", |group| {
+        let minimum_healthy = MinimumHealthy::OneAtATime;
+        let zones = Zones { bake_seconds: 0, minimum_healthy, first_bake_seconds: 0 };
+        group.configuration.zones = Some(zones);
+        group.configuration.minimum_healthy = MinimumHealthy::AllAtOnce;
+    })
+    .unwrap();
+    assert_eq!(desk.ledger.next_grants().len(), 2, "one of each zone");
+    desk.roll();
+    assert_eq!(desk.status(order.unwrap(), false), DeploymentStatus::Succeeded);
+}
+
+#[test]
 fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
     let mut desk = Desk::new(2);
     desk.group_with("web", |_| {}).unwrap();
