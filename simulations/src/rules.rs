@@ -986,11 +986,19 @@ impl Rules {
         unless(behind, "R6", || format!("{} is for hosts that need nothing", deployment.id))?;
         let mut configuration = group.group.configuration.clone();
         configuration.deployment_deadline_seconds = None;
+        // Hosts follow the order by the group as it was then.
+        let ordered = self.deployments.get(&DeploymentId::of(deployment.order, false));
+        let Some(group_version) = ordered.map(|tally| tally.group_version) else {
+            return Err(Violation {
+                promise: "R6",
+                what: format!("{} has no order", deployment.id),
+            });
+        };
         Ok(Tally {
             order: deployment.order,
             release: deployment.release,
             group: name.clone(),
-            group_version: group.group.version,
+            group_version,
             configuration,
             catches_up: true,
             ..Tally::new(Reach::Some)

@@ -13,7 +13,7 @@ use crate::{
     limits::{DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP},
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::Action,
+    trust::{Action, Group, Verified},
 };
 
 impl Ledger {
@@ -197,12 +197,20 @@ impl Ledger {
             let shut = self.is_shut(group, &group.group.configuration, *host);
             wanted && behind && !away && !shut && !group.left.contains(host)
         });
-        let hosts: Vec<_> = hosts.collect();
+        let mut hosts: Vec<_> = hosts.collect();
         if hosts.is_empty() || self.quota(group) == 0 {
             return false;
         }
         // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
         let Some(catch_up) = self.newest_allowed(group, release) else { return false };
+        // Executors judge by the group as the order names it.
+        hosts.retain(|host| {
+            let known = self.state.members.get(host);
+            known.is_some_and(|known| catch_up.group.content().filter.matches(&known.member.labels))
+        });
+        if hosts.is_empty() {
+            return false;
+        }
         let Some(release) = self.release(catch_up.release) else { return false };
         let index = self.state.applied;
         let mut deployment = Deployment {
@@ -218,7 +226,7 @@ impl Ledger {
             configuration: group.group.configuration.clone(),
             failure_budget: None,
             fallback: None,
-            group_document: group.signed.clone(),
+            group_document: catch_up.group.signed().clone(),
             not_after: None,
             goes_back: catch_up.goes_back,
             scope: Scope::Some,
@@ -255,15 +263,31 @@ impl Ledger {
                     let stops: Vec<_> = stops.map(|(_, rollback)| *rollback).collect();
                     let forward = deploy.release == release && stops.is_empty();
                     let back = deploy.fallback == Some(release) && stops.iter().all(|back| *back);
-                    let same = deploy.group_version == group.group.version;
                     let (order, goes_back) = (order.id(), !forward);
-                    let catch_up = CatchUp { order, release, goes_back };
-                    return (same && (forward || back)).then_some(catch_up);
+                    let group = self.group_of_order(group, order, deploy.group_version)?;
+                    let late = group.content().catch_up || group.content().deploy_to_new_hosts;
+                    let catch_up = CatchUp { order, release, goes_back, group };
+                    return (late && (forward || back)).then_some(catch_up);
                 }
                 _ => {}
             }
         }
         None
+    }
+
+    /// A group as an order names it, which it may not be any more.
+    fn group_of_order(
+        &self,
+        group: &GroupState,
+        order: Digest,
+        version: u64,
+    ) -> Option<Verified<Group>> {
+        let mut began = self.state.deployments.values().filter(|known| known.order == order);
+        let document = match group.group.version == version {
+            true => &group.signed,
+            false => &began.next()?.group_document,
+        };
+        self.trust.group(document).ok()
     }
 
     /// From here on the deployment is the one of its group.
@@ -324,6 +348,8 @@ struct CatchUp {
     order: Digest,
     release: Digest,
     goes_back: bool,
+    /// As the order names it.
+    group: Verified<Group>,
 }
 
 /// What was good when it was ordered may not be good any more when its turn comes. It is not lost: it

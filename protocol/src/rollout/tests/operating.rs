@@ -427,6 +427,39 @@ fn catching_up_makes_way_for_operators_and_is_not_tried_for_ever() {
 }
 
 #[test]
+fn hosts_catch_up_with_an_order_that_names_an_older_version_of_their_group() {
+    let mut desk = Desk::new(4);
+    let settings = |filter: &str| {
+        let filter: Labels = filter.parse().unwrap();
+        move |group: &mut Group| {
+            (group.catch_up, group.deploy_to_new_hosts, group.filter) = (true, true, filter);
+            group.configuration = MinimumHealthy::AllAtOnce.into();
+        }
+    };
+    desk.group_with("web", settings("role=web")).unwrap();
+    let release = desk.release("web");
+    desk.health(2, false);
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    assert_eq!(desk.roll(), [0]);
+    desk.group_with("web", settings("")).unwrap();
+    desk.health(2, true);
+    assert_eq!(desk.roll(), [2], "executors take nothing in a group that they are not in");
+    let deployment = desk.ledger.deployments()[0];
+    assert_eq!(deployment.creator, Creator::CatchUp);
+    let evidence = desk.ledger.evidence(
+        host(2),
+        &group_name("web"),
+        deployment.order,
+        release,
+        (0, Digest::ZERO),
+    );
+    let group = desk.ledger.trust().group(&evidence.unwrap().group).unwrap();
+    assert_eq!(group.content().version, 1, "as the order names it");
+    desk.deploy_with("web", release, |deploy| deploy.only_outdated = true).unwrap();
+    assert_eq!(desk.roll().len(), 2);
+}
+
+#[test]
 fn nobody_catches_up_with_what_was_stopped() {
     let mut desk = Desk::new(4);
     desk.group_with("web", |group| {
