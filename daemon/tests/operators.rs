@@ -266,6 +266,13 @@ async fn a_fleet_that_lost_its_majority_goes_on_when_operators_say_so() {
     for index in [0, 3, 4] {
         fleet.wait_for(index, "new voters", PATIENCE, recovered).await.unwrap();
     }
+    // Whoever has not said what it holds counts as down, and is shown so.
+    let waits = |status: &api::Fleet| {
+        let is_dead = |host: &api::Host| dead.contains(&host.name.as_str());
+        status.hosts.iter().all(|host| host.counted != is_dead(host))
+    };
+    let status = fleet.wait_for(0, "all others are counted", PATIENCE, waits).await.unwrap();
+    assert!(status.hosts.iter().all(|host| host.counted || !host.healthy));
     // Those that were lost come back and follow.
     for name in dead {
         fleet.start_daemon(fleet.index_of(name).unwrap()).unwrap();
@@ -273,6 +280,8 @@ async fn a_fleet_that_lost_its_majority_goes_on_when_operators_say_so() {
     for index in 0..5 {
         fleet.wait_for(index, "new voters everywhere", PATIENCE, recovered).await.unwrap();
     }
+    let counted = |status: &api::Fleet| status.hosts.iter().all(|host| host.counted);
+    fleet.wait_for(0, "all are counted", PATIENCE, counted).await.unwrap();
     release(&fleet, "2.0.0");
     let id = fleet.deploy(fleet.last(), "2.0.0", &[]).unwrap();
     succeeds(&fleet, &id).await;

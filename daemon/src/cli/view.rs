@@ -57,6 +57,7 @@ fn status_text(fleet: &Fleet) -> String {
         let mark = if host.name == fleet.me { "*" } else { "" };
         let state = match (host.standing.as_str(), host.healthy) {
             ("reachable", true) => "up",
+            ("reachable", false) if !host.counted => "not counted",
             ("reachable", false) => "unhealthy",
             (other, _) => other,
         };
@@ -357,7 +358,11 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
         table.row([
             host.name.clone(),
             host.standing.clone(),
-            if host.healthy { "yes".into() } else { "no".into() },
+            match (host.healthy, host.counted) {
+                (true, _) => "yes".into(),
+                (false, true) => "no".into(),
+                (false, false) => "not counted".into(),
+            },
             host.heard_seconds_ago
                 .map_or_else(|| "never".into(), |s| format!("{} ago", duration(s))),
             or_dash(Some(&host.labels)),
@@ -482,6 +487,20 @@ mod tests {
         assert_eq!(text.lines().count(), before);
         let long = status_text(&fleet(&"x".repeat(64 << 10)));
         assert!(long.len() < 2000, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn a_host_that_has_not_been_counted_is_told_from_one_that_is_not_well() {
+        let mut fleet = fleet("no");
+        for (counted, state) in [(true, "unhealthy"), (false, "not counted")] {
+            let host = serde_json::json!({
+                "id": "", "name": "web-1", "labels": "", "zone": null, "standing": "reachable",
+                "heard_seconds_ago": 1, "healthy": false, "counted": counted, "connected": true,
+                "version": null, "addresses": [], "groups": [],
+            });
+            fleet.hosts = vec![serde_json::from_value(host).unwrap()];
+            assert!(status_text(&fleet).contains(state), "{}", status_text(&fleet));
+        }
     }
 
     #[test]

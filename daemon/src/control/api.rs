@@ -84,6 +84,9 @@ pub struct Host {
     pub heard_seconds_ago: Option<u64>,
     /// False if it counts as down.
     pub healthy: bool,
+    /// False until it has said that it holds no slot which was lost with the voters who granted it.
+    #[serde(default = "yes")]
+    pub counted: bool,
     /// True if this host has a link to it.
     pub connected: bool,
     /// The version of its daemon.

@@ -25,8 +25,9 @@ impl Engine {
         groups: &[GroupView<'_>],
         signed_at: &SignedAt,
     ) -> api::Host {
-        let node = &self.node;
+        let (node, ledger) = (&self.node, self.node.ledger());
         let record = node.view().get(host.host);
+        let counted = !ledger.is_uncounted(host.host);
         let is_in = groups.iter().filter(|group| group.hosts.binary_search(&host.host).is_ok());
         let mut shown: Vec<_> =
             is_in.map(|group| self.host_group(host.host, group, record, signed_at)).collect();
@@ -45,7 +46,8 @@ impl Engine {
             zone: host.zone.map(ToString::to_string),
             standing: standing(node.standing(host.host)),
             heard_seconds_ago: self.silence(host.host),
-            healthy: node.ledger().is_healthy(host.host) && !node.ledger().is_broken(host.host),
+            healthy: ledger.is_healthy(host.host) && !ledger.is_broken(host.host) && counted,
+            counted,
             connected: host.host == node.me() || node.is_connected(host.host),
             version: record.map(|record| record.version.clone()),
             addresses: record.map(|record| record.addresses.clone()).unwrap_or_default(),
