@@ -240,7 +240,7 @@ async fn a_new_host_is_told_of_by_name() {
     fs::write(
         dir.path().join("web.toml"),
         "name = \"web\"\napplication = \"shop\"\nconfiguration = \"AllAtOnce\"\n\
-         deploy_to_new_hosts = false\ncatch_up = false\n",
+         minimum_healthy_seconds = 0\ndeploy_to_new_hosts = false\ncatch_up = false\n",
     )
     .unwrap();
     let path = dir.path().join("web.toml").display().to_string();

@@ -21,7 +21,7 @@ struct GroupFile<C> {
     #[serde(default)]
     filter: LabelTable,
     configuration: C,
-    #[serde(default)]
+    #[serde(default = "watch")]
     minimum_healthy_seconds: u32,
     #[serde(default = "yes")]
     catch_up: bool,
@@ -36,6 +36,11 @@ type LabelTable = BTreeMap<LabelText, LabelText>;
 
 fn yes() -> bool {
     true
+}
+
+/// Seconds for which a host is watched: most of what dies of itself does so right after its start.
+fn watch() -> u32 {
+    10
 }
 
 #[derive(Deserialize)]
@@ -202,7 +207,7 @@ mod tests {
         let group = read(text).unwrap();
         assert_eq!(group.configuration, MinimumHealthy::HalfAtATime.into());
         assert!(group.catch_up && group.deploy_to_new_hosts && group.automatic_rollback);
-        assert_eq!(group.failure_budget, None);
+        assert_eq!((group.failure_budget, group.minimum_healthy_seconds), (None, 10));
     }
 
     #[test]

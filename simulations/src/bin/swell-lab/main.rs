@@ -204,8 +204,8 @@ fn set_up(fleet: &Fleet, group: &Group) -> Result<(), ScratchError> {
     let healthy = group.members().len() - quota;
     let path = fleet.dir().join(format!("{name}.toml"));
     let text = format!(
-        "name = \"{name}\"\napplication = \"{name}\"\nconfiguration = \"count:{healthy}\"\n\n\
-         [filter]\n{name} = \"yes\"\n"
+        "name = \"{name}\"\napplication = \"{name}\"\nconfiguration = \"count:{healthy}\"\n\
+         minimum_healthy_seconds = 0\n\n[filter]\n{name} = \"yes\"\n"
     );
     fs::write(&path, text)?;
     let path = path.display().to_string();
