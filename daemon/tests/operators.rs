@@ -156,7 +156,10 @@ async fn the_slot_of_a_dead_host_is_free_once_an_operator_says_so() {
         hold(&fleet, "BeforeInstall", false);
         let silent = |fleet: &api::Fleet| {
             let waiting = deployment(fleet, &id).and_then(|d| d.waiting.clone());
-            waiting.is_some_and(|text| text.contains(&format!("; {name} silent for ")))
+            let way_out = format!("`swell slots release {name}`");
+            waiting.is_some_and(|text| {
+                text.contains(&format!("; {name} silent for ")) && text.contains(&way_out)
+            })
         };
         fleet.wait_for(0, "a reason why nothing moves", PATIENCE, silent).await.unwrap();
         if round == 0 {

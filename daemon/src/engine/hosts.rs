@@ -134,13 +134,15 @@ impl Engine {
             TargetStatus::Pending => !holders_only,
             _ => false,
         });
-        let mut stalled = Vec::new();
-        for (host, _) in waited_for {
+        let (mut stalled, mut silent_holder) = (Vec::new(), None);
+        for (host, target) in waited_for {
             let name = name_of(self.node.ledger(), *host);
             let seconds = self.doing_seconds(*host, deployment).unwrap_or(0);
             let silent = self.silence(*host).unwrap_or(0);
             if silent >= STALLED_SECONDS {
                 stalled.push(format!("{name} silent for {}", duration(silent)));
+                let holds = matches!(target.status, TargetStatus::InProgress { .. });
+                silent_holder = silent_holder.or_else(|| holds.then_some(name));
             } else if seconds >= STALLED_SECONDS
                 // Who holds a slot is at work, unless it cannot be.
                 && (!holders_only || self.says_nothing(*host, deployment))
@@ -154,6 +156,10 @@ impl Engine {
         let mut text: String = stalled.iter().map(|host| format!("; {host}")).collect();
         if more > 0 {
             text.push_str(&format!("; and {more} more"));
+        }
+        // Nothing else frees a slot: until then the deployment is not over, whatever has become of it.
+        if let Some(name) = silent_holder {
+            text.push_str(&format!("; if it is gone for good, `swell slots release {name}`"));
         }
         text
     }
