@@ -232,6 +232,16 @@ mod tests {
     }
 
     #[test]
+    fn the_files_that_people_are_shown_can_be_read() {
+        let shown = include_str!("../../README.md").split("```toml").skip(1);
+        let files: Vec<_> = shown.filter_map(|block| block.split("```").next()).collect();
+        let groups: Vec<_> = files.iter().map(|file| read(file).unwrap()).collect();
+        let [short, long] = groups.as_slice() else { panic!("{files:?}") };
+        assert_eq!(short.minimum_healthy_seconds, watch());
+        assert!(long.configuration.zones.is_some() && long.configuration.canary.is_some());
+    }
+
+    #[test]
     fn mistakes_are_named_with_line_and_key() {
         let head = "name = \"web\"\napplication = \"shop\"\n";
         let wrong = |rest: &str| read(&format!("{head}{rest}")).unwrap_err();

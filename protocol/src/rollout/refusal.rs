@@ -223,7 +223,8 @@ pub enum Refusal {
     },
     /// Without this voter too few would be left to agree on anything.
     #[error(
-        "{name} is a voter, and too few would be left without it: wait until another host votes in          the place of one that is gone (see `swell voters`), or let more hosts join"
+        "{name} is a voter, and too few would be left without it: wait until another host votes in the \
+         place of one that is gone (see `swell voters`), or let more hosts join"
     )]
     IsVoter {
         /// The host.
