@@ -361,7 +361,9 @@ impl Consensus {
         if term > self.node.raft.term {
             self.node.raft.become_follower(term, 0);
         }
-        let write = Write { assured: Some(self.assured), ..Write::default() };
+        // In one step: a voter that dies here must not come back in a term in which it may have voted.
+        let hard_state = (term > 0).then(|| self.hard_state());
+        let write = Write { hard_state, assured: Some(self.assured), ..Write::default() };
         let mut out = vec![Output::Persist(write)];
         out.extend(self.outputs());
         out

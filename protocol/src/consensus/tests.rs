@@ -90,7 +90,12 @@ impl Cluster {
     fn perform(&mut self, place: usize, outputs: Vec<Output>) {
         for output in outputs {
             match output {
-                Output::Persist(write) => self.disks[place].restored.write(write),
+                Output::Persist(write) => {
+                    let disk = &mut self.disks[place].restored;
+                    disk.write(write);
+                    let assured = disk.assured.map_or(0, |assured| assured.term);
+                    assert!(disk.hard_state.term >= assured, "it may have voted in this term");
+                }
                 Output::Send { to, message } => {
                     let to = self.voters.list().iter().position(|v| v.host == to).unwrap();
                     let lost = self.draw.below(100) < self.loss_percent;
