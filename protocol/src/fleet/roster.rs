@@ -8,10 +8,7 @@
 //! kept per host is an array over them: at ten thousand hosts that is what makes the daemon light.
 //! Numbers never leave this host; on the wire a host is a [`ShortId`].
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound::{Excluded, Included},
-};
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use crate::{
     ids::{Digest, HashDomain, HostId, ShortId, ZoneName},
@@ -50,6 +47,8 @@ pub struct Roster {
     shorts: BTreeMap<ShortId, Number>,
     zones: BTreeMap<Option<ZoneName>, u16>,
     rings: [BTreeMap<Place, Number>; RINGS],
+    /// The same, to go round: worked out when it is needed after a change.
+    rounds: OnceLock<Rounds>,
     /// The numbers in each bucket of the comparison, sorted by host.
     buckets: Vec<Vec<Number>>,
     generation: u64,
@@ -91,6 +90,44 @@ impl Seat {
 /// so that everybody has the same order.
 type Place = (u16, u64, HostId);
 
+/// The rings as lists.
+#[derive(Clone, Debug)]
+struct Rounds {
+    /// All members on each ring, one zone behind the other.
+    order: [Vec<Number>; RINGS],
+    /// By number: where a member stands on each ring.
+    stands: Vec<Option<[Stand; RINGS]>>,
+}
+
+/// Where a member stands on a ring: at `at` in its order, of which the part from `first` to before `end`
+/// is the ring that goes round.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stand {
+    first: usize,
+    at: usize,
+    end: usize,
+}
+
+impl Rounds {
+    fn of(rings: &[BTreeMap<Place, Number>; RINGS], hosts: usize) -> Self {
+        let mut stands: Vec<Option<[Stand; RINGS]>> = vec![None; hosts];
+        for (ring, places) in rings.iter().enumerate() {
+            let zones: Vec<_> = places.keys().map(|(zone, ..)| *zone).collect();
+            let mut first = 0;
+            for zone in zones.chunk_by(|one, next| one == next) {
+                let end = first + zone.len();
+                for (at, number) in (first..end).zip(places.values().skip(first)) {
+                    let stands = stands[number.index()].get_or_insert_with(Default::default);
+                    stands[ring] = Stand { first, at, end };
+                }
+                first = end;
+            }
+        }
+        let order = std::array::from_fn(|ring| rings[ring].values().copied().collect());
+        Self { order, stands }
+    }
+}
+
 impl Default for Roster {
     fn default() -> Self {
         Self {
@@ -99,6 +136,7 @@ impl Default for Roster {
             shorts: BTreeMap::new(),
             zones: BTreeMap::new(),
             rings: std::array::from_fn(|_| BTreeMap::new()),
+            rounds: OnceLock::new(),
             buckets: vec![Vec::new(); BUCKETS],
             generation: 0,
         }
@@ -144,6 +182,7 @@ impl Roster {
             return None;
         }
         self.generation += 1;
+        self.rounds.take();
         self.hosts[number.index()].zone = Some(zone);
         for ring in 0..RINGS {
             self.rings[ring].insert(self.hosts[number.index()].place(ring), number);
@@ -159,6 +198,7 @@ impl Roster {
             return;
         }
         self.generation += 1;
+        self.rounds.take();
         for ring in 0..RINGS {
             self.rings[ring].remove(&seat.place(ring));
         }
@@ -238,23 +278,17 @@ impl Roster {
 
     /// The members round a ring from a host on, until it would be the host itself.
     pub fn walk(&self, ring: usize, from: Number, way: Way) -> impl Iterator<Item = Number> {
-        let at = self.hosts[from.index()].place(ring);
-        let zone = at.0;
-        let first = (zone, 0, HostId([0; 32]));
-        let last = (zone, u64::MAX, HostId([0xff; 32]));
-        let places = &self.rings[ring];
-        let (mut up, mut down) = (None, None);
-        match way {
-            Way::Up => {
-                let ahead = places.range((Excluded(at), Included(last)));
-                up = Some(ahead.chain(places.range((Included(first), Excluded(at)))));
-            }
-            Way::Down => {
-                let behind = places.range((Included(first), Excluded(at))).rev();
-                down = Some(behind.chain(places.range((Excluded(at), Included(last))).rev()));
-            }
-        }
-        up.into_iter().flatten().chain(down.into_iter().flatten()).map(|(_, number)| *number)
+        let rounds = self.rounds.get_or_init(|| Rounds::of(&self.rings, self.hosts.len()));
+        let stand = rounds.stands.get(from.index()).copied().flatten();
+        let (order, Stand { first, at, end }) = match stand {
+            Some(stands) => (&rounds.order[ring], stands[ring]),
+            None => (&rounds.order[ring], Stand::default()),
+        };
+        let round = end - first;
+        (1..round).map(move |steps| match way {
+            Way::Up => order[first + (at - first + steps) % round],
+            Way::Down => order[first + (at - first + round - steps) % round],
+        })
     }
 
     /// A host's neighbours, sorted: on each ring and either way all hosts up to and including the
