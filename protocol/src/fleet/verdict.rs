@@ -7,7 +7,7 @@
 //!
 //! A verdict stops grants and shows on screens. It never frees a slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     records::{Records, Statement, Version},
@@ -55,12 +55,16 @@ pub struct Verdicts {
     /// By accuser: whom.
     accused_by: BTreeMap<Number, Vec<Number>>,
     suspects: BTreeMap<Number, Suspicion>,
-    /// Something has changed since it was counted.
+    /// Hosts that were accused when it was last counted.
+    counted: BTreeSet<Number>,
+    /// Hosts whose record has changed since then, or what is said of it.
+    touched: BTreeSet<Number>,
+    /// Everybody's neighbours may have changed since then.
     is_stale: bool,
 }
 
 /// How long accusations against a host have stood.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Suspicion {
     since: Mono,
     /// Since when the accusers have been enough.
@@ -76,11 +80,14 @@ impl Verdicts {
     /// A new record of a host is here, and accuses these.
     pub fn record(&mut self, by: Number, accused: Vec<(Number, Version)>) {
         if !planted(Defect::NeverCleared) {
-            self.is_stale |= self.suspects.remove(&by).is_some();
+            self.suspects.remove(&by);
         }
-        self.is_stale |= !accused.is_empty();
+        if self.charges.contains_key(&by) {
+            self.touched.insert(by);
+        }
+        self.touched.extend(accused.iter().map(|(host, _)| *host));
         for host in self.accused_by.remove(&by).unwrap_or_default() {
-            self.is_stale = true;
+            self.touched.insert(host);
             if let Some(charges) = self.charges.get_mut(&host) {
                 charges.retain(|(accuser, _)| *accuser != by);
                 if charges.is_empty() {
@@ -101,26 +108,49 @@ impl Verdicts {
         self.is_stale = true;
     }
 
-    /// Counts again if anything has changed. Called every quarter of a second.
+    /// Counts again whom a change concerns. Called every quarter of a second.
     pub fn tick<S: Statement>(&mut self, now: Mono, roster: &Roster, records: &Records<S>) {
-        if !std::mem::take(&mut self.is_stale) {
-            return;
-        }
-        let mut suspects = BTreeMap::new();
-        for host in self.charges.keys() {
-            let Some(Count { accusers, enough }) = self.count(roster, records, *host) else {
+        for host in self.take_touched(roster, records) {
+            let Some(Count { accusers, enough }) = self.count(roster, records, host) else {
+                if !planted(Defect::NeverCleared) {
+                    self.suspects.remove(&host);
+                }
                 continue;
             };
-            let before = self.suspects.get(host);
+            let before = self.suspects.get(&host);
             let since = before.map_or(now, |before| before.since);
             let enough_since = (accusers >= enough)
                 .then(|| before.and_then(|before| before.enough_since).unwrap_or(now));
-            suspects.insert(*host, Suspicion { since, enough_since });
+            self.suspects.insert(host, Suspicion { since, enough_since });
         }
-        if planted(Defect::NeverCleared) {
-            suspects.extend(self.suspects.iter().map(|(host, since)| (*host, *since)));
+    }
+
+    /// Whose accusers have to be counted: of whom something new was said, and whoever looks past a
+    /// host, or no more, since that is accused now, or no more.
+    fn take_touched<S: Statement>(
+        &mut self,
+        roster: &Roster,
+        records: &Records<S>,
+    ) -> BTreeSet<Number> {
+        let mut touched = std::mem::take(&mut self.touched);
+        let turned = |host: &Number| self.is_accused(records, *host) != self.counted.contains(host);
+        let turned: Vec<_> = touched.iter().filter(|host| turned(host)).copied().collect();
+        if std::mem::take(&mut self.is_stale) {
+            touched.extend(self.charges.keys());
+        } else {
+            let (before, after) = (&self.counted, |host| self.is_accused(records, host));
+            for host in &turned {
+                let near =
+                    roster.neighbours(*host, |other| before.contains(&other) || after(other));
+                touched.extend(near.iter().filter(|other| self.charges.contains_key(other)));
+            }
         }
-        self.suspects = suspects;
+        for host in turned {
+            if !self.counted.remove(&host) {
+                self.counted.insert(host);
+            }
+        }
+        touched
     }
 
     /// Counts a host's accusers. None if no neighbour accuses it. Equal rosters and equal records
@@ -378,6 +408,21 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn counting_whom_a_change_concerns_is_counting_everybody(
+            said in prop::collection::vec((0usize..60, prop::collection::vec(0usize..60, 0..9)), 0..90),
+        ) {
+            let mut court = Court::new(60);
+            for (by, accused) in said {
+                court.say(by, &accused);
+                court.run(STEP);
+                let mut anew = court.verdicts.clone();
+                anew.roster_changed();
+                anew.tick(court.now, &court.roster, &court.records);
+                prop_assert_eq!(&anew.suspects, &court.verdicts.suspects);
+            }
+        }
 
         #[test]
         fn equal_records_give_equal_counts(
