@@ -2,7 +2,8 @@
 //!
 //! Each link has one mark per host whose record the peer may lack. Every [`SPREAD_EVERY`] the
 //! newest marks of every other link become an offer of a few bytes each; the record itself crosses a link only when it
-//! is asked for, so a host gets it about once and not ten times. What is urgent is pushed at once.
+//! is asked for, so a host gets it about once and not ten times. What is urgent is pushed at once; where
+//! much is, the rest waits for the next tick and goes together.
 //! Only the newest version of a host is ever under way, so nothing is longer than the roster.
 //!
 //! What gets lost on the way is found by comparing trees with one neighbour after the other.
@@ -60,8 +61,12 @@ struct Link {
     gossips: bool,
     /// Hosts whose record the peer may lack.
     dirty: Marks,
-    /// Hosts whose record the peer has asked for.
+    /// Hosts whose record the peer has asked for, or is to have at once.
     owed: Marks,
+    /// Something that is owed is urgent.
+    is_pressed: bool,
+    /// Something was pushed since the last tick.
+    has_pushed: bool,
     /// Hosts whose record may be asked for here once fewer are under way.
     later: Marks,
     /// How many are under way.
@@ -134,8 +139,8 @@ impl Spread {
         self.next_compare_at = self.next_compare_at.min(now + SPREAD_EVERY);
     }
 
-    /// Takes in a record that was verified, and sees to it that the neighbours hear of it. `from` is
-    /// none for one's own.
+    /// Takes in a record that was verified, and sees to it that the neighbours hear of it, with
+    /// [`Spread::pass_on`] if it is urgent. `from` is none for one's own.
     #[expect(
         clippy::too_many_arguments,
         reason = "the store is handed in, and is not the spread's"
@@ -149,34 +154,41 @@ impl Spread {
         record: S,
         from: Option<Number>,
         urgent: bool,
-        out: &mut Vec<Letter<S>>,
     ) -> Inserted {
         let version = record.version();
-        let inserted = records.put(roster, host, record.clone());
+        let inserted = records.put(roster, host, record);
         if let Some(link) = from.and_then(|from| self.links.get_mut(&from))
             && inserted != Inserted::Old
         {
-            link.dirty.clear(host);
+            link.has(host);
         }
         let had_it = self.came(host, version);
         if inserted != Inserted::New {
             return inserted;
         }
         let urgent = urgent && self.may_push(now, host);
-        let bytes = record.bytes();
         for (peer, link) in &mut self.links {
             if Some(*peer) == from || !link.gossips || had_it.contains(peer) {
                 continue;
             }
-            if urgent && link.credit >= bytes {
-                link.credit -= bytes;
-                link.dirty.clear(host);
-                out.push((*peer, Say::Give(vec![(host, record.clone())])));
+            if urgent {
+                link.owed.set(host);
+                link.is_pressed = true;
             } else {
                 link.dirty.set(host);
             }
         }
         inserted
+    }
+
+    /// Passes on what was taken in and is urgent, once between two ticks on each link.
+    pub fn pass_on<S: Statement>(&mut self, records: &Records<S>, out: &mut Vec<Letter<S>>) {
+        for (peer, link) in &mut self.links {
+            if link.is_pressed && !link.has_pushed {
+                link.has_pushed = true;
+                link.pay(*peer, records, out);
+            }
+        }
     }
 
     /// Whoever calls every record of his urgent is not pushed about for it.
@@ -202,7 +214,7 @@ impl Spread {
     }
 
     /// Takes in what a peer says. Records are the caller's: it verifies them and calls
-    /// [`Spread::put`], and [`Spread::ask_more`] when it is done with them.
+    /// [`Spread::put`], and when it is done with them [`Spread::pass_on`] and [`Spread::ask_more`].
     pub fn hear<S: Statement>(
         &mut self,
         now: Mono,
@@ -264,7 +276,7 @@ impl Spread {
         let here = records.version(host);
         if here.is_some_and(|here| here >= version) {
             if here == Some(version) {
-                link.dirty.clear(host);
+                link.has(host);
             } else if link.gossips {
                 link.dirty.set(host);
             }
@@ -373,6 +385,7 @@ impl Spread {
         self.turn = 1 - self.turn;
         for (place, (peer, link)) in self.links.iter_mut().enumerate() {
             link.credit = (link.credit + CREDIT).min(LINK_BURST_BYTES);
+            link.has_pushed = false;
             link.pay(*peer, records, out);
             if place % 2 == self.turn {
                 link.offer(*peer, records, out);
@@ -440,8 +453,15 @@ impl Spread {
 }
 
 impl Link {
-    /// Sends what was asked for, as far as the credit goes.
+    /// The peer has the newest record of a host that is here.
+    fn has(&mut self, host: Number) {
+        self.dirty.clear(host);
+        self.owed.clear(host);
+    }
+
+    /// Sends what is owed, as far as the credit goes.
     fn pay<S: Statement>(&mut self, peer: Number, records: &Records<S>, out: &mut Vec<Letter<S>>) {
+        self.is_pressed = false;
         let mut batch = Vec::new();
         while self.credit > 0
             && let Some(host) = self.owed.pop()
@@ -629,7 +649,8 @@ mod tests {
         fn put(&mut self, at: usize, host: usize, sequence: u64, urgent: bool) {
             self.act(at, |spread, roster, records, now, out| {
                 let record = Note(sequence);
-                spread.put(now, roster, records, number(host), record, None, urgent, out);
+                spread.put(now, roster, records, number(host), record, None, urgent);
+                spread.pass_on(records, out);
             });
         }
 
@@ -646,8 +667,9 @@ mod tests {
                 if let Say::Give(given) = said {
                     for (host, record) in given {
                         let from = Some(number(from));
-                        spread.put(now, roster, records, host, record, from, false, out);
+                        spread.put(now, roster, records, host, record, from, false);
                     }
+                    spread.pass_on(records, out);
                     spread.ask_more(now, number(from), out);
                 } else {
                     spread.hear(now, roster, records, number(from), said, out);
@@ -709,6 +731,19 @@ mod tests {
         mesh.put(0, 0, 3, true);
         mesh.deliver();
         assert!(mesh.agree());
+    }
+
+    #[test]
+    fn where_much_is_urgent_it_goes_together_at_the_next_tick() {
+        let mut mesh = Mesh::new(2, true);
+        mesh.deliver();
+        (0..100).for_each(|host| mesh.put(0, host, 1, true));
+        assert_eq!(mesh.wire.len(), 1, "the first one goes at once");
+        mesh.deliver();
+        mesh.hear(1, 0, Say::Offer(vec![(number(50), Version { epoch: 1, sequence: 1 })]));
+        mesh.run(SPREAD_EVERY);
+        assert_eq!(mesh.hosts[1].1.len(), 99, "what the peer has is not said to it");
+        assert_eq!(mesh.bodies, 99);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Node {
                 |host: HostId| ledger.is_member(host) || voters.is_voter(host) || host == from;
             match self.view.verify(self.now, record, is_member) {
                 Ok((number, held)) => {
-                    self.put_record(number, held, Some(from), &mut letters);
+                    self.put_record(number, held, Some(from));
                 }
                 // The ledger here may be behind; a later comparison brings the record again.
                 Err(RecordRefused::NoMember(_)) => {}
@@ -109,6 +109,7 @@ impl Node {
                 }
             }
         }
+        self.gossip.spread.pass_on(&self.view.records, &mut letters);
         if let Some(from) = self.view.roster.number(from) {
             self.gossip.spread.ask_more(self.now, from, &mut letters);
         }
@@ -116,28 +117,14 @@ impl Node {
     }
 
     /// Keeps a record that was verified, if it is new, and lets everybody here know.
-    fn put_record(
-        &mut self,
-        number: Number,
-        held: Held,
-        from: Option<HostId>,
-        letters: &mut Vec<(Number, Say<Held>)>,
-    ) -> Inserted {
+    fn put_record(&mut self, number: Number, held: Held, from: Option<HostId>) -> Inserted {
         let from = from.and_then(|from| self.view.roster.number(from));
         let urgent = self.is_urgent(number, held.record());
         let before = self.view.records.version(number);
         let view = &mut self.view;
         let (roster, records) = (&view.roster, &mut view.records);
-        let inserted = self.gossip.spread.put(
-            self.now,
-            roster,
-            records,
-            number,
-            held.clone(),
-            from,
-            urgent,
-            letters,
-        );
+        let inserted =
+            self.gossip.spread.put(self.now, roster, records, number, held.clone(), from, urgent);
         if inserted == Inserted::New {
             let restarted = before.is_none_or(|before| before.epoch != held.version().epoch);
             self.gossip.ears.hear_of(self.now, number, restarted);
@@ -206,7 +193,8 @@ impl Node {
         let mut letters = Vec::new();
         match self.view.verify(self.now, &signed, |other| other == host) {
             Ok((number, held)) => {
-                self.put_record(number, held, None, &mut letters);
+                self.put_record(number, held, None);
+                self.gossip.spread.pass_on(&self.view.records, &mut letters);
                 self.record = Some(record);
             }
             Err(error) => self.out.push(Output::Note(format!("own record refused: {error}"))),

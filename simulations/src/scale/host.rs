@@ -159,6 +159,9 @@ impl Host {
             track,
         }));
         self.put(now, roster, self.me, record, None, wishes);
+        if self.eager.is_none() {
+            self.spread.pass_on(&self.records, &mut wishes.letters);
+        }
     }
 
     /// Takes in a record. True if it accuses this host.
@@ -176,8 +179,8 @@ impl Host {
         } else {
             let urgent =
                 record.urgent || self.verdicts.is_awaited(&self.records, host, &record.accused);
-            let (records, letters) = (&mut self.records, &mut wishes.letters);
-            self.spread.put(now, roster, records, host, record.clone(), from, urgent, letters)
+            let records = &mut self.records;
+            self.spread.put(now, roster, records, host, record.clone(), from, urgent)
         };
         if inserted != Inserted::New {
             return false;
@@ -207,6 +210,7 @@ impl Host {
             accused |= self.put(now, roster, host, record, Some(from), wishes);
         }
         if self.eager.is_none() {
+            self.spread.pass_on(&self.records, &mut wishes.letters);
             self.spread.ask_more(now, from, &mut wishes.letters);
         }
         if accused && now >= self.next_refutation_at {
