@@ -29,8 +29,10 @@ pub(super) struct Feed {
     /// Applied entries since the snapshot, for those who follow.
     log: BTreeMap<u64, FedEntry>,
     pub(super) snapshot: Option<Snapshot>,
-    /// Who gets entries as they are applied, and the last one that each was known to have.
-    pub(super) followers: BTreeMap<HostId, u64>,
+    /// Who gets entries as they are applied.
+    pub(super) followers: BTreeMap<HostId, Follower>,
+    /// Who was granted a slot by entries that were not sent yet.
+    granted: BTreeSet<HostId>,
     /// Counts the times that some voter was asked for the ledger.
     asked: usize,
     /// Bytes of `log`.
@@ -52,6 +54,17 @@ pub(super) struct Feed {
     /// Certificates that the voters refused, and why.
     /// Until when: what stood in the way may be gone by then.
     pub(super) refused_members: BTreeMap<Digest, (String, Mono)>,
+}
+
+/// What a host that follows was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Follower {
+    /// The last entry that it was known to have.
+    pub(super) has: u64,
+    /// The last one that it needs no more of this host.
+    sent: u64,
+    /// It was sent something since the last tick.
+    is_fed: bool,
 }
 
 struct Pending {
@@ -115,9 +128,10 @@ impl Node {
         self.push_submission(id);
     }
 
-    /// Repeats what was not answered; gives up on what nobody waits for any more.
+    /// Sends on what waited; repeats what was not answered; gives up on what nobody waits for any more.
     pub(super) fn tend_feed(&mut self) {
         let now = self.now;
+        self.feed_all_followers();
         let due = self.feed.pending.iter().filter(|(_, pending)| pending.next_at <= now);
         let due: Vec<_> = due.map(|(id, _)| *id).collect();
         for id in due {
@@ -332,7 +346,6 @@ impl Node {
 
     /// Applies what was agreed on, up to where a new generation of voters begins.
     fn apply_all(&mut self, entries: Vec<LogEntry>) {
-        let Some(first) = entries.first().map(|entry| entry.index) else { return };
         let generation = self.generation();
         for entry in entries {
             self.apply(entry);
@@ -340,10 +353,11 @@ impl Node {
                 break;
             }
         }
-        self.feed_followers(first);
+        self.feed_followers();
         if self.generation() == generation {
             self.compact();
         } else {
+            self.feed_all_followers();
             self.begin_generation();
         }
     }
@@ -372,6 +386,9 @@ impl Node {
             self.note_refused(&stamped.entry, refusal);
         }
         self.newcomers.extend(admits);
+        if let (Some(_), Entry::Grant(grant)) = (&self.consensus, &stamped.entry) {
+            self.feed.granted.insert(grant.host);
+        }
         if matches!(stamped.entry, Entry::Admit(_) | Entry::Remove(_)) {
             self.out.push(Output::Roster);
         }
@@ -407,6 +424,8 @@ impl Node {
         {
             return;
         }
+        // Whoever is only a little behind would have to take all of the snapshot.
+        self.feed_all_followers();
         let index = self.ledger.applied_index();
         let state = self.ledger.snapshot();
         let snapshot = match &mut self.consensus {
@@ -453,36 +472,66 @@ impl Node {
         if self.consensus.is_none() || planted(Defect::NobodyFed) {
             return;
         }
-        self.feed.followers.insert(to, first.saturating_sub(1));
-        match self.feed.snapshot.as_ref().map(|snapshot| (snapshot.index, snapshot.term)) {
-            Some((index, term)) if index >= first => {
-                self.send(to, Message::HaveSnapshot { index, term });
-            }
-            _ => drop(self.send_entries(to, first)),
+        let (has, sent) = (first.saturating_sub(1), self.ledger.applied_index());
+        self.feed.followers.insert(to, Follower { has, sent, is_fed: true });
+        self.send_entries(to, first);
+    }
+
+    /// Sends followers what was applied: at once to whoever was sent nothing since the last tick, or was
+    /// granted a slot, and to the others with the next one. Each message is a wait for the disk there.
+    fn feed_followers(&mut self) {
+        let (applied, granted) =
+            (self.ledger.applied_index(), std::mem::take(&mut self.feed.granted));
+        let is_due = |(host, follower): &(&HostId, &Follower)| {
+            follower.sent < applied && (!follower.is_fed || granted.contains(host))
+        };
+        let due = self.feed.followers.iter().filter(is_due).map(|(host, _)| *host);
+        for host in due.collect::<Vec<_>>() {
+            self.feed_one(host);
         }
     }
 
-    /// Sends followers what was applied from `first` on, and who leads.
-    pub(super) fn feed_followers(&mut self, first: u64) {
-        let followers = self.feed.followers.keys().copied().filter(|peer| self.links.is_up(*peer));
+    /// Sends all followers what waits for them.
+    fn feed_all_followers(&mut self) {
+        self.feed.followers.values_mut().for_each(|follower| follower.is_fed = false);
+        self.feed_followers();
+    }
+
+    /// Tells all followers who leads, with what waits for them.
+    pub(super) fn tell_who_leads(&mut self) {
+        for host in self.feed.followers.keys().copied().collect::<Vec<_>>() {
+            self.feed_one(host);
+        }
+    }
+
+    fn feed_one(&mut self, host: HostId) {
         let applied = self.ledger.applied_index();
-        for peer in followers.collect::<Vec<_>>() {
-            let mut next = self.send_entries(peer, first);
-            // A busy moment applies more than one message carries. What is not sent now may be in a
-            // snapshot in the next, and a follower that is only a little behind would have to take all
-            // of that.
-            while next <= applied
-                && let sent = self.send_entries(peer, next)
-                && sent > next
-            {
-                next = sent;
+        let Some(follower) = self.feed.followers.get_mut(&host) else { return };
+        let mut next = follower.sent + 1;
+        (follower.sent, follower.is_fed) = (applied, true);
+        if !self.links.is_up(host) {
+            return;
+        }
+        loop {
+            let sent = self.send_entries(host, next);
+            // A busy moment applies more than one message carries.
+            if sent > applied || sent == next {
+                return;
             }
+            next = sent;
         }
     }
 
-    /// Sends as many entries as one message carries, and says which one comes next.
+    /// Sends as many entries as one message carries, or word of the snapshot where they are no more. Says
+    /// what comes next.
     fn send_entries(&mut self, to: HostId, first: u64) -> u64 {
         let applied = self.ledger.applied_index();
+        if let Some(Snapshot { index, term, .. }) = self.feed.snapshot
+            && index >= first
+        {
+            self.send(to, Message::HaveSnapshot { index, term });
+            return applied + 1;
+        }
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for (_, entry) in self.feed.log.range(first..).take(ENTRIES_PER_MESSAGE_MAX) {
             bytes += entry.1.len() + FED_ENTRY_OVERHEAD_BYTES;

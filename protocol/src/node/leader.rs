@@ -70,7 +70,7 @@ impl Node {
             self.feed.open_grants.clear();
         }
         self.leadership.leading = leading;
-        self.feed_followers(self.ledger.applied_index() + 1);
+        self.tell_who_leads();
         let who = leader.map_or_else(|| "nobody".into(), |leader| self.name_of(leader));
         self.out.push(Output::Note(format!("consensus: {who} leads in term {term}")));
     }
@@ -235,7 +235,8 @@ impl Node {
                 && self.ledger.may_vote(host)
                 && well_for.is_some_and(|well_for| well_for >= self.leadership.policy.stable)
                 && self.links.is_up(host)
-                && has.is_some_and(|has| applied - (*has).min(applied) <= LAG_ENTRIES_MAX)
+                && has
+                    .is_some_and(|follower| applied.saturating_sub(follower.has) <= LAG_ENTRIES_MAX)
                 && self.ledger.slot_of(host).is_none()
                 && !self.ledger.is_uncounted(host)
                 && self

@@ -309,11 +309,19 @@ impl World {
             }
         }
         // Messages beget messages; what is said within a tick is heard within it.
-        while let Some((from, to, message)) = self.wire.pop_front() {
-            self.feed(to, Input::Message(self.hosts[from].id, message));
-        }
+        self.deliver();
         let down = self.hosts.iter().filter(|host| host.executor.ends_at.is_some()).count();
         self.most_down = self.most_down.max(down);
+    }
+
+    /// Every message that is under way arrives. Returns how many brought a host entries of the ledger.
+    fn deliver(&mut self) -> BTreeMap<usize, usize> {
+        let mut fed: BTreeMap<usize, usize> = BTreeMap::new();
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            *fed.entry(to).or_default() += usize::from(matches!(message, Message::Ledger { .. }));
+            self.feed(to, Input::Message(self.hosts[from].id, message));
+        }
+        fed
     }
 
     fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -359,6 +367,12 @@ impl World {
     }
 
     fn release(&mut self, label: &str) -> Digest {
+        let release = self.signed_release(label);
+        self.submit(self.first_live(), Entry::Release(release.clone()));
+        release.id(self.trust.fleet())
+    }
+
+    fn signed_release(&self, label: &str) -> Signed<Release> {
         let release = Release {
             label: ReleaseLabel::new(label).unwrap(),
             parent: None,
@@ -370,9 +384,7 @@ impl World {
             content_bytes: 0,
             manifest_bytes: 1,
         };
-        let release = Signed::new(&release, self.trust.fleet(), &[&self.releaser]).unwrap();
-        self.submit(self.first_live(), Entry::Release(release.clone()));
-        release.id(self.trust.fleet())
+        Signed::new(&release, self.trust.fleet(), &[&self.releaser]).unwrap()
     }
 
     fn deploy(&mut self, from: usize, release: Digest, fallback: Option<Digest>) -> Digest {
@@ -584,6 +596,24 @@ fn fleet(hosts: u8, voters: u8) -> World {
             && (0..all).all(|i| world.node(i).ledger().members().count() == all)
     });
     world
+}
+
+#[test]
+fn what_is_agreed_on_in_a_busy_moment_reaches_followers_together() {
+    let mut world = World::new(4, 3);
+    world.run_until("everybody is a member", |world| world.node(3).ledger().member_count() == 4);
+    world.run_for(5);
+    let before = world.node(3).ledger().applied_index();
+    for number in 0..40 {
+        let release = world.signed_release(&format!("1.{number}"));
+        world.feed(world.leader().unwrap(), Input::Submit(Entry::Release(release)));
+        let fed = world.deliver();
+        assert!(number == 0 || !fed.contains_key(&3) || fed[&3] <= 1);
+    }
+    let fed = world.node(3).ledger().applied_index() - before;
+    assert!((1..10).contains(&fed), "the first ones came at once, and {fed} in all");
+    world.tick();
+    assert_eq!(world.node(3).ledger().applied_index(), before + 40);
 }
 
 #[test]
