@@ -145,7 +145,11 @@ impl World {
     /// before. The executor's disk is another one.
     fn put_back(&mut self, host: usize) {
         let Some(image) = self.hosts[host].image.take() else { return };
-        if self.hosts[host].gone || !self.hosts[host].powered {
+        // With a voter that is gone too few would be left to tell it what it has forgotten.
+        let voters = self.truth.ledger.electorate().newest();
+        let is_last = voters.is_voter(self.hosts[host].id)
+            && voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
+        if self.hosts[host].gone || !self.hosts[host].powered || is_last {
             return;
         }
         self.lose_power(host);

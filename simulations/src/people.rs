@@ -305,9 +305,11 @@ impl World {
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
-        // Whoever votes since others were lost is needed.
+        // Whoever votes is needed since others were lost, or one was put back and has to be told by the rest.
         let voters = self.truth.ledger.electorate().newest();
-        let votes = self.truth.abandoned.is_some() && voters.is_voter(self.hosts[old].id);
+        let is_needed = self.truth.abandoned.is_some()
+            || self.hosts.iter().any(|host| host.forgotten.is_some());
+        let votes = is_needed && voters.is_voter(self.hosts[old].id);
         if self.hosts[old].gone || !self.hosts[host].gone || votes {
             return;
         }

@@ -384,7 +384,9 @@ impl World {
         let is_up = |host: &usize| {
             let up = self.hosts[*host].paused.is_none() && !self.recovering.is_away(*host);
             let ledger = self.node(*host).map(Node::ledger).filter(|_| up);
-            ledger.is_some_and(|ledger| ledger.is_member(self.hosts[*host].id))
+            // Whom they have removed they do not ask: to all who know of that it is a stranger.
+            let id = self.hosts[*host].id;
+            ledger.is_some_and(|ledger| ledger.is_member(id)) && !self.truth.ledger.is_removed(id)
         };
         let up: Vec<_> = (0..self.hosts.len()).filter(is_up).collect();
         if up.is_empty() {
