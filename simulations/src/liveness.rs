@@ -13,7 +13,7 @@ use groundswell_protocol::{
 
 use crate::{
     people::Manner,
-    plan::{Bad, DRAWN_MAX, DelayLaw, Micros, SECOND, Terms},
+    plan::{Bad, DelayLaw, Micros, SECOND, Terms},
     world::{Event, World},
 };
 
@@ -117,7 +117,7 @@ impl World {
     /// Time for what is under way: each host once, one after the other, and once more for a rollback. In a
     /// large fleet as many at a time as may be.
     fn work_left(&self) -> Micros {
-        let is_large = self.hosts.len() > DRAWN_MAX;
+        let is_large = self.plan.is_large;
         let at_a_time = |quota: usize| if is_large { quota.max(1) } else { 1 };
         let groups = self.truth.ledger.groups();
         let hosts: usize =

@@ -105,6 +105,7 @@ fn calm(hosts: usize, quota: usize) -> Plan {
         seed: 1,
         hosts: (0..hosts).map(host).collect(),
         voters: 5,
+        is_large: false,
         zoned: false,
         groups: vec![GroupPlan {
             name: "all".into(),

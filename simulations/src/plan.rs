@@ -28,6 +28,9 @@ pub struct Plan {
     pub hosts: Vec<HostPlan>,
     /// How many of the first hosts vote.
     pub voters: usize,
+    /// It is larger than any that is drawn: hosts that are there from the first second on were admitted
+    /// long ago.
+    pub is_large: bool,
     /// Certificates name the zone.
     pub zoned: bool,
     /// The deployment groups that exist at some time.
@@ -364,6 +367,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             voters,
+            is_large: false,
             zoned: habits.knows(Habit::Zones),
             groups,
             delay: DelayLaw {
@@ -460,7 +464,7 @@ impl Habits {
 }
 
 /// Hosts of the largest fleet that a seed draws.
-pub(crate) const DRAWN_MAX: usize = 60;
+const DRAWN_MAX: usize = 60;
 
 fn draw_hosts(
     dice: &mut Dice,

@@ -183,6 +183,9 @@ impl World {
             recovering: Recovering::default(),
             plan,
         };
+        if world.plan.is_large {
+            world.settle();
+        }
         world.plan_all();
         world
     }
