@@ -6,11 +6,19 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use groundswell_protocol::cbor;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Writes one frame.
-pub(super) async fn write(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+/// Adds a frame to what is to be written.
+pub(super) fn put(wire: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| invalid("a frame of 4 GiB".into()))?;
-    io.write_all(&length.to_be_bytes()).await?;
-    io.write_all(bytes).await?;
+    wire.reserve(bytes.len() + 4);
+    wire.extend_from_slice(&length.to_be_bytes());
+    wire.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Writes frames. Each write to a stream is encrypted, sent and woken up for by itself, so there is one
+/// for all of them.
+pub(super) async fn write(io: &mut (impl AsyncWrite + Unpin), wire: &[u8]) -> io::Result<()> {
+    io.write_all(wire).await?;
     io.flush().await
 }
 
@@ -40,7 +48,9 @@ pub(super) async fn write_value<T: Serialize>(
     io: &mut (impl AsyncWrite + Unpin),
     value: &T,
 ) -> io::Result<()> {
-    write(io, &cbor::encode(value)).await
+    let mut wire = Vec::new();
+    put(&mut wire, &cbor::encode(value))?;
+    write(io, &wire).await
 }
 
 /// Reads a value of at most `bytes_max` bytes from one frame.

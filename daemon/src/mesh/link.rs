@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures::AsyncWrite;
 use groundswell_protocol::{
     cbor,
     ids::HostId,
@@ -39,6 +40,8 @@ const PROTOCOL: StreamProtocol = StreamProtocol::new("/groundswell/link/1");
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
 /// Silence after which a connection is given up: seven keepalives.
 const SILENT_MAX: Duration = Duration::from_secs(15);
+/// With so many bytes at once a write to the stream costs little for each, and Yamux splits longer ones.
+const WRITE_BYTES: usize = 16 << 10;
 
 /// Where messages to each peer are put, shared by everyone who sends.
 #[derive(Clone, Default)]
@@ -284,27 +287,31 @@ impl ConnectionHandler for Handler {
 }
 
 async fn speak(
-    mut stream: Stream,
+    mut stream: impl AsyncWrite + Unpin,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     queued: &AtomicUsize,
 ) -> io::Result<()> {
     loop {
+        let (mut wire, mut taken) = (Vec::new(), 0);
         match tokio::time::timeout(KEEPALIVE_AFTER, queue.recv()).await {
             Ok(Some(bytes)) => {
-                let written = write_in_time(&mut stream, &bytes).await;
-                queued.fetch_sub(bytes.len(), Ordering::Relaxed);
-                written?;
+                taken = bytes.len();
+                frame::put(&mut wire, &bytes)?;
             }
             Ok(None) => return Err(io::Error::other("it takes in nothing")),
-            Err(_) => write_in_time(&mut stream, &[]).await?,
+            Err(_) => frame::put(&mut wire, &[])?,
         }
+        // What waits already goes with it.
+        while wire.len() < WRITE_BYTES
+            && let Ok(bytes) = queue.try_recv()
+        {
+            taken += bytes.len();
+            frame::put(&mut wire, &bytes)?;
+        }
+        let written = tokio::time::timeout(SILENT_MAX, frame::write(&mut stream, &wire)).await;
+        queued.fetch_sub(taken, Ordering::Relaxed);
+        written.map_err(|_| io::Error::other("it takes in nothing"))??;
     }
-}
-
-async fn write_in_time(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    tokio::time::timeout(SILENT_MAX, frame::write(stream, bytes))
-        .await
-        .map_err(|_| io::Error::other("it takes in nothing"))?
 }
 
 async fn listen(
@@ -325,5 +332,56 @@ async fn listen(
         if events.send(MeshEvent::Message { from: peer, message }).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+
+    /// Keeps each write by itself.
+    #[derive(Clone, Default)]
+    struct Writes(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl AsyncWrite for Writes {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.lock().unwrap().push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_together_is_written_at_once() {
+        let (frames, queue) = mpsc::unbounded_channel();
+        let long = vec![7; WRITE_BYTES];
+        let said = [b"one".to_vec(), b"two".to_vec(), long, b"four".to_vec()];
+        let bytes: usize = said.iter().map(Vec::len).sum();
+        said.iter().for_each(|one| frames.send(one.clone()).unwrap());
+        drop(frames);
+        let (writes, queued) = (Writes::default(), AtomicUsize::new(bytes));
+        speak(writes.clone(), queue, &queued).await.unwrap_err();
+        assert_eq!(queued.into_inner(), 0);
+        let writes = writes.0.lock().unwrap().clone();
+        assert_eq!(writes.len(), 2, "the last one waits until the long one is written");
+        let wire = writes.concat();
+        let mut wire = &wire[..];
+        for one in &said {
+            assert_eq!(frame::read(&mut wire, WRITE_BYTES).await.unwrap(), *one);
+        }
+        assert!(wire.is_empty());
     }
 }
