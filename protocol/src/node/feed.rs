@@ -13,7 +13,7 @@ use crate::{
         ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
         SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX, TERM_MAX,
     },
-    rollout::{Effect, Entry, Ledger, Read, Refusal, Stamped},
+    rollout::{Believed, Effect, Entry, Ledger, Read, Refusal, Stamped},
     sabotage::{Defect, planted},
     time::Mono,
     wire::{FedEntry, Message},
@@ -42,7 +42,7 @@ pub(super) struct Feed {
     /// Submissions that were passed on, for the way back of a refusal.
     forwarded: BTreeMap<Digest, HostId>,
     /// The leader's own proposals that are not applied yet.
-    pub(super) proposed: BTreeMap<Digest, Mono>,
+    pub(super) proposed: BTreeMap<Digest, Proposed>,
     /// Those of them that grant slots.
     pub(super) open_grants: BTreeSet<Digest>,
     /// Some of them were not sent off yet.
@@ -65,6 +65,13 @@ pub(super) struct Follower {
     sent: u64,
     /// It was sent something since the last tick.
     is_fed: bool,
+}
+
+/// A proposal of the leader.
+pub(super) struct Proposed {
+    at: Mono,
+    /// What was believed when it was judged.
+    believed: Option<Believed>,
 }
 
 struct Pending {
@@ -142,7 +149,7 @@ impl Node {
                 self.push_submission(id);
             }
         }
-        self.feed.proposed.retain(|_, at| now.since(*at) < PROPOSAL_LOST_AFTER);
+        self.feed.proposed.retain(|_, proposed| now.since(proposed.at) < PROPOSAL_LOST_AFTER);
         let proposed = &self.feed.proposed;
         self.feed.open_grants.retain(|id| proposed.contains_key(id));
         let before = self.feed.refused_members.len();
@@ -206,16 +213,16 @@ impl Node {
         if entry.is_the_leaders() && from.is_some() {
             return;
         }
-        match self.ledger.check(self.wall, &entry) {
-            Ok(Effect::Change) => {}
-            Ok(Effect::None) => {
+        let believed = match self.ledger.check_and_keep(self.wall, &entry) {
+            Ok((Effect::Change, believed)) => believed,
+            Ok((Effect::None, _)) => {
                 return self.answer_submission(id, from, Ok(self.ledger.applied_index()));
             }
             Err(refusal) => {
                 self.note_refused(&entry, &refusal);
                 return self.answer_submission(id, from, Err(refusal.to_string()));
             }
-        }
+        };
         let bytes = Stamped { at: self.wall, entry }.to_bytes();
         if bytes.len() > ENTRY_BYTES_MAX {
             let got = bytes.len();
@@ -224,7 +231,7 @@ impl Node {
         }
         let Some(consensus) = &mut self.consensus else { return };
         if consensus.propose(bytes).is_ok() {
-            self.feed.proposed.insert(id, self.now);
+            self.feed.proposed.insert(id, Proposed { at: self.now, believed });
             self.feed.has_news = true;
         }
     }
@@ -378,8 +385,10 @@ impl Node {
 
     fn apply_read(&mut self, index: u64, read: &Read) {
         let Read { stamped, hash, id, admits } = read;
-        let outcome = self.ledger.apply(index, *hash, stamped);
-        self.feed.proposed.remove(id);
+        // The leader has checked the signature when it proposed it.
+        let proposed = self.feed.proposed.remove(id);
+        let believed = proposed.as_ref().and_then(|proposed| proposed.believed.as_ref());
+        let outcome = self.ledger.apply_believed(index, *hash, stamped, believed);
         self.feed.open_grants.remove(id);
         self.feed.forwarded.remove(id);
         if let Err(refusal) = &outcome {

@@ -13,7 +13,7 @@ use crate::{
     ids::{DeploymentId, Digest, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Group, Member, MemberCert, Order, Outcome, Verified},
+    trust::{Done, Group, Member, MemberCert, Order, Outcome, Verified},
 };
 
 impl Ledger {
@@ -39,13 +39,16 @@ impl Ledger {
                 self.note_stop(deployment, rollback);
                 self.stop(at, deployment, rollback);
             }
-            Judged::Want { host, deployment } => {
-                if let Some(target) = self.target_mut(deployment, host) {
+            Judged::Want { want, deployment } => {
+                if let Some(target) = self.target_mut(deployment, want.content().host) {
                     target.status = TargetStatus::Waiting;
                 }
             }
             Judged::Grant { grant, deployment } => self.grant(index, hash, at, grant, deployment),
-            Judged::Done { host, outcome } => self.free(at, host, outcome),
+            Judged::Done(done) => {
+                let Done { host, outcome, .. } = done.content();
+                self.free(at, *host, outcome.clone());
+            }
             Judged::Health { host, healthy: true } => {
                 self.state.unhealthy.remove(&host);
                 if self.state.written_off.remove(&host).is_some() {

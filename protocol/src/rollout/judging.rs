@@ -4,7 +4,7 @@ use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Entry, Grant, Passed},
     kept::Kept,
-    ledger::{Judged, Ledger, Membership, Slot},
+    ledger::{Believed, Judged, Ledger, Membership, Slot},
     refusal::Refusal,
 };
 use crate::{
@@ -16,16 +16,21 @@ use crate::{
 };
 
 impl Ledger {
-    pub(super) fn judge(&self, at: UnixSeconds, entry: &Entry) -> Result<Judged, Refusal> {
+    pub(super) fn judge(
+        &self,
+        at: UnixSeconds,
+        entry: &Entry,
+        believed: Option<&Believed>,
+    ) -> Result<Judged, Refusal> {
         match entry {
             Entry::Admit(cert) => self.judge_admit(at, cert),
             Entry::Remove(removal) => self.judge_remove(removal),
             Entry::Group(group) => self.judge_group(group),
             Entry::Release(release) => self.judge_release(release),
             Entry::Order(order) => self.judge_order(at, order),
-            Entry::Want(want) => self.judge_want(want),
+            Entry::Want(want) => self.judge_want(want, believed),
             Entry::Grant(grant) => self.judge_grant(grant),
-            Entry::Done(done) => self.judge_done(done),
+            Entry::Done(done) => self.judge_done(done, believed),
             Entry::Health { host, healthy } => self.judge_health(*host, *healthy),
             Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
             Entry::NextVoters(list) => self.judge_next_voters(list),
@@ -167,9 +172,16 @@ impl Ledger {
         Ok(Judged::Release(release))
     }
 
-    fn judge_want(&self, signed: &Signed<Want>) -> Result<Judged, Refusal> {
-        let want =
-            signed.verify_host(self.trust.fleet()).map_err(Refusal::untrusted("slot request"))?;
+    fn judge_want(
+        &self,
+        signed: &Signed<Want>,
+        believed: Option<&Believed>,
+    ) -> Result<Judged, Refusal> {
+        let fleet = self.trust.fleet();
+        let want = match believed {
+            Some(Believed::Want(known)) if known.is_of(signed, fleet) => known.clone(),
+            _ => signed.verify_host(fleet).map_err(Refusal::untrusted("slot request"))?,
+        };
         let Want { host, order, release } = *want.content();
         if !self.is_member(host) {
             return Err(Refusal::UnknownHost(host.short()));
@@ -177,7 +189,7 @@ impl Ledger {
         let deployment = self.running(order, release).ok_or(Refusal::NoPart)?;
         let target = deployment.targets.get(&host).ok_or(Refusal::NoPart)?;
         match target.status {
-            TargetStatus::Pending => Ok(Judged::Want { host, deployment: deployment.id }),
+            TargetStatus::Pending => Ok(Judged::Want { want, deployment: deployment.id }),
             _ => Ok(Judged::Nothing),
         }
     }
@@ -214,16 +226,23 @@ impl Ledger {
         Ok(Judged::Grant { grant: grant.clone(), deployment: deployment.id })
     }
 
-    fn judge_done(&self, signed: &Signed<Done>) -> Result<Judged, Refusal> {
-        let done =
-            signed.verify_host(self.trust.fleet()).map_err(Refusal::untrusted("slot return"))?;
-        let Done { host, token, outcome } = done.content();
+    fn judge_done(
+        &self,
+        signed: &Signed<Done>,
+        believed: Option<&Believed>,
+    ) -> Result<Judged, Refusal> {
+        let fleet = self.trust.fleet();
+        let done = match believed {
+            Some(Believed::Done(known)) if known.is_of(signed, fleet) => known.clone(),
+            _ => signed.verify_host(fleet).map_err(Refusal::untrusted("slot return"))?,
+        };
+        let Done { host, token, .. } = done.content();
         // An old token, or one given back already, is old news and changes nothing.
         let is_it = |slot: &Slot| slot.token == *token || planted(Defect::OldDoneFrees);
         if !self.state.slots.get(host).is_some_and(is_it) {
             return Ok(Judged::Nothing);
         }
-        Ok(Judged::Done { host: *host, outcome: outcome.clone() })
+        Ok(Judged::Done(done))
     }
 
     /// A wait that is not the present one is old news. Bake times and deadlines are judged by the

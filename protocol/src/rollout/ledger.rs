@@ -30,8 +30,8 @@ use crate::{
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{
-        Counted, Electorate, Group, Member, MemberCert, Order, Outcome, Release, Signed, Trust,
-        Verified, VoterList,
+        Counted, Done, Electorate, Group, Member, MemberCert, Order, Release, Signed, Trust,
+        Verified, VoterList, Want,
     },
 };
 
@@ -136,6 +136,16 @@ pub enum Effect {
     Change,
 }
 
+/// What a host has said in an entry and was believed. Whoever judges the same entry once more need not
+/// check the same signature again.
+#[derive(Clone, Debug)]
+pub enum Believed {
+    /// It asks for a slot.
+    Want(Verified<Want>),
+    /// It gives a slot back.
+    Done(Verified<Done>),
+}
+
 /// What an entry came to, after it was judged and before it is carried out.
 pub(super) enum Judged {
     Nothing,
@@ -145,9 +155,9 @@ pub(super) enum Judged {
     Release(Verified<Release>),
     Order { order: Verified<Order>, effect: Ordered },
     StopOutOfTurn { deployment: DeploymentId, rollback: bool },
-    Want { host: HostId, deployment: DeploymentId },
+    Want { want: Verified<Want>, deployment: DeploymentId },
     Grant { grant: Grant, deployment: DeploymentId },
-    Done { host: HostId, outcome: Outcome },
+    Done(Verified<Done>),
     Health { host: HostId, healthy: bool },
     Passed(Passed),
     NextVoters(Signed<VoterList>),
@@ -248,19 +258,41 @@ impl Ledger {
 
     /// What would come of `entry` if it were applied now.
     pub fn check(&self, at: UnixSeconds, entry: &Entry) -> Result<Effect, Refusal> {
-        Ok(match self.judge(at, entry)? {
-            Judged::Nothing => Effect::None,
-            _ => Effect::Change,
+        self.check_and_keep(at, entry).map(|(effect, _)| effect)
+    }
+
+    /// Likewise, and what was believed on the way, for [`Ledger::apply_believed`].
+    pub fn check_and_keep(
+        &self,
+        at: UnixSeconds,
+        entry: &Entry,
+    ) -> Result<(Effect, Option<Believed>), Refusal> {
+        Ok(match self.judge(at, entry, None)? {
+            Judged::Nothing => (Effect::None, None),
+            Judged::Want { want, .. } => (Effect::Change, Some(Believed::Want(want))),
+            Judged::Done(done) => (Effect::Change, Some(Believed::Done(done))),
+            _ => (Effect::Change, None),
         })
     }
 
     /// Applies the entry at `index`; `hash` is that of its bytes. A refused entry changes nothing
     /// but the index. True if the state has changed.
     pub fn apply(&mut self, index: u64, hash: Digest, stamped: &Stamped) -> Result<bool, Refusal> {
+        self.apply_believed(index, hash, stamped, None)
+    }
+
+    /// Likewise, on a host that may have believed what the entry says before.
+    pub fn apply_believed(
+        &mut self,
+        index: u64,
+        hash: Digest,
+        stamped: &Stamped,
+        believed: Option<&Believed>,
+    ) -> Result<bool, Refusal> {
         #[cfg(feature = "simulation")]
-        return super::sharing::apply(self, index, hash, stamped);
+        return super::sharing::apply(self, index, hash, stamped, believed);
         #[cfg(not(feature = "simulation"))]
-        self.apply_anew(index, hash, stamped)
+        self.apply_anew(index, hash, stamped, believed)
     }
 
     pub(super) fn apply_anew(
@@ -268,11 +300,12 @@ impl Ledger {
         index: u64,
         hash: Digest,
         stamped: &Stamped,
+        believed: Option<&Believed>,
     ) -> Result<bool, Refusal> {
         assert!(index > self.state.applied, "entries are applied in order, each once");
         self.state.applied = index;
         let at = stamped.at;
-        let judged = self.judge(at, &stamped.entry)?;
+        let judged = self.judge(at, &stamped.entry, believed)?;
         if matches!(judged, Judged::Nothing) {
             return Ok(false);
         }
@@ -289,7 +322,7 @@ impl Ledger {
     fn only_concerns(&self, judged: &Judged) -> Option<DeploymentId> {
         match judged {
             Judged::Want { deployment, .. } | Judged::Grant { deployment, .. } => Some(*deployment),
-            Judged::Done { host, .. } => Some(self.state.slots.get(host)?.deployment),
+            Judged::Done(done) => Some(self.state.slots.get(&done.content().host)?.deployment),
             _ => None,
         }
     }

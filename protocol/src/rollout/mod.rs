@@ -29,7 +29,7 @@ pub use configuration::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHea
 pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target, TargetStatus};
 pub use entry::{Entry, Grant, Passed, Stamped};
 pub use kept::Kept;
-pub use ledger::{Effect, Ledger};
+pub use ledger::{Believed, Effect, Ledger};
 #[cfg(feature = "consensus")]
 pub(crate) use read::Read;
 pub use refusal::Refusal;

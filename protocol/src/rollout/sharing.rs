@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::{
     entry::Stamped,
     kept::Kept,
-    ledger::{Ledger, State},
+    ledger::{Believed, Ledger, State},
     read::Read,
     refusal::Refusal,
 };
@@ -65,20 +65,21 @@ pub fn share() {
     }));
 }
 
-/// [`Ledger::apply`], worked out once for all that come to it with the same state.
+/// [`Ledger::apply_believed`], worked out once for all that come to it with the same state.
 pub(super) fn apply(
     ledger: &mut Ledger,
     index: u64,
     entry: Digest,
     stamped: &Stamped,
+    believed: Option<&Believed>,
 ) -> Result<bool, Refusal> {
     if SHARED.with_borrow(Option::is_none) {
-        return ledger.apply_anew(index, entry, stamped);
+        return ledger.apply_anew(index, entry, stamped, believed);
     }
     let known = SHARED.with_borrow_mut(|shared| shared.as_mut()?.known(ledger, index, entry));
     if let Some((after, outcome, is_checked)) = known {
         if is_checked {
-            let again = ledger.apply_anew(index, entry, stamped);
+            let again = ledger.apply_anew(index, entry, stamped, None);
             let same = again == outcome && ledger.state == after.state;
             assert!(same, "one entry makes one thing of one state");
         }
@@ -86,7 +87,7 @@ pub(super) fn apply(
         return outcome;
     }
     let before = ledger.state.clone();
-    let outcome = ledger.apply_anew(index, entry, stamped);
+    let outcome = ledger.apply_anew(index, entry, stamped, believed);
     SHARED.with_borrow_mut(|shared| {
         if let Some(shared) = shared {
             let step = Step { before, entry, after: ledger.clone(), outcome: outcome.clone() };

@@ -389,6 +389,15 @@ impl<T> Verified<T> {
         &self.signed
     }
 
+    /// True if this is what came of verifying `signed` for `fleet`: the same document under the same
+    /// signatures.
+    pub fn is_of(&self, signed: &Signed<T>, fleet: FleetId) -> bool
+    where
+        T: Document,
+    {
+        self.signed == *signed && self.id == signed.id(fleet)
+    }
+
     /// The length of the signed form, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -329,6 +329,37 @@ fn failure(restored: bool) -> Outcome {
 }
 
 #[test]
+fn what_was_believed_stands_for_the_same_word_alone() {
+    let mut desk = Desk::new(4);
+    desk.group("shop", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    let release = desk.release("shop");
+    let order = desk.deploy_order("shop", release, None);
+    desk.give(&order).unwrap();
+    let order = desk.sign(&order, 3).id(desk.ledger.trust().fleet());
+    let want = |number, by| desk.sign(&Want { host: host(number), order, release }, by);
+    let (good, forged, another) = (want(0, 100), want(0, 101), want(1, 101));
+    let fleet = desk.ledger.trust().fleet();
+    let verified = good.verify_host(fleet).unwrap();
+    assert!(verified.is_of(&good, fleet));
+    for other in [&another, &forged, &good.without_signatures()] {
+        assert!(!verified.is_of(other, fleet));
+    }
+    let (_, known) = desk.ledger.check_and_keep(NOW, &Entry::Want(good.clone())).unwrap();
+    assert!(known.is_some());
+    let index = desk.ledger.applied_index() + 1;
+    let mut apply = |index, want: &Signed<Want>| {
+        let stamped = Stamped { at: NOW, entry: Entry::Want(want.clone()) };
+        desk.ledger.apply_believed(index, Digest::ZERO, &stamped, known.as_ref())
+    };
+    for (index, other) in (index..).zip([&forged, &good.without_signatures()]) {
+        assert!(matches!(apply(index, other), Err(Refusal::Untrusted { .. })));
+    }
+    assert_eq!(apply(index + 2, &good), Ok(true));
+    assert_eq!(apply(index + 3, &another), Ok(true));
+    assert_eq!(desk.ledger.next_grants().len(), 2);
+}
+
+#[test]
 fn orders_are_taken_once_and_in_their_place() {
     let mut desk = Desk::new(4);
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
