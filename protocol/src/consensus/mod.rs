@@ -15,7 +15,9 @@ mod log;
 mod wire;
 
 use bytes::Bytes;
-use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb};
+use raft::{
+    Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb, eraftpb::MessageType,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -279,12 +281,29 @@ impl Consensus {
     }
 
     /// Takes in a frame of another voter. A bad one changes nothing.
-    pub fn receive(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
+    ///
+    /// What follows from it is mostly left to [`Consensus::outputs`], so that what comes together is
+    /// answered together. There is no answer, and nothing was taken in, if that has to be asked first:
+    /// what a voter says it knows is what it has carried out.
+    pub fn receive(
+        &mut self,
+        from: HostId,
+        bytes: &[u8],
+    ) -> Result<Option<Vec<Output>>, WireError> {
         let sender = id_of(&self.voters, from).ok_or(WireError::NotAVoter)?;
-        let frame = match wire::decode(bytes, self.generation)? {
-            Packet::Word(word) => return self.hear_word(sender, from, word),
-            Packet::Frame(frame) => frame,
-        };
+        match wire::decode(bytes, self.generation)? {
+            Packet::Word(_) if self.node.has_ready() => Ok(None),
+            Packet::Word(word) => self.hear_word(sender, from, word).map(Some),
+            Packet::Frame(frame) => self.hear_frame(sender, from, frame).map(Some),
+        }
+    }
+
+    fn hear_frame(
+        &mut self,
+        sender: u64,
+        from: HostId,
+        frame: Frame,
+    ) -> Result<Vec<Output>, WireError> {
         if self.doubt.is_some() || self.is_asked_for_too_much(&frame) {
             return Ok(Vec::new());
         }
@@ -294,12 +313,13 @@ impl Consensus {
             return Ok(vec![Output::Pull { from, index, term }]);
         }
         let message = wire::admit(frame, sender, &self.node)?;
-        if planted(Defect::VotesTwice) && message.msg_type == eraftpb::MessageType::MsgRequestVote {
+        if planted(Defect::VotesTwice) && message.msg_type == MessageType::MsgRequestVote {
             (self.node.raft.vote, self.node.raft.leader_id) = (0, 0);
         }
         // What the library refuses, such as a frame of an old term, is simply lost.
         drop(self.node.step(message));
-        Ok(self.outputs())
+        self.time_election();
+        Ok(Vec::new())
     }
 
     /// Asks those who have not answered yet what this voter may have promised.
@@ -584,7 +604,7 @@ impl Consensus {
     }
 
     fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Output>) {
-        for message in messages {
+        for message in joined(messages) {
             if let Some(to) = host_of(&self.voters, message.to) {
                 let message = wire::encode(message, self.generation);
                 out.push(Output::Send { to, message });
@@ -620,6 +640,48 @@ impl Consensus {
     }
 }
 
+/// Puts messages to one voter together that say as much in one. The library makes an append for each
+/// proposal, and another one for each step of the commit index.
+fn joined(messages: Vec<eraftpb::Message>) -> Vec<eraftpb::Message> {
+    let mut all: Vec<eraftpb::Message> = Vec::with_capacity(messages.len());
+    for message in messages {
+        let last = all.iter_mut().rfind(|earlier| earlier.to == message.to);
+        match last {
+            Some(earlier) if goes_on(earlier, &message) => {
+                earlier.entries.extend(message.entries);
+                earlier.commit = earlier.commit.max(message.commit);
+            }
+            Some(earlier) if is_acknowledgement(earlier) && is_acknowledgement(&message) => {
+                if earlier.term == message.term && earlier.index <= message.index {
+                    *earlier = message;
+                } else {
+                    all.push(message);
+                }
+            }
+            _ => all.push(message),
+        }
+    }
+    all
+}
+
+/// True for two appends of which the second begins where the first one ends.
+fn goes_on(one: &eraftpb::Message, next: &eraftpb::Message) -> bool {
+    let end = one.entries.last().map_or((one.index, one.log_term), |last| (last.index, last.term));
+    let bytes = |message: &eraftpb::Message| -> usize {
+        message.entries.iter().map(|entry| entry.data.len() + ENTRY_OVERHEAD_BYTES).sum()
+    };
+    one.msg_type == MessageType::MsgAppend
+        && next.msg_type == MessageType::MsgAppend
+        && one.term == next.term
+        && end == (next.index, next.log_term)
+        && bytes(one) + bytes(next) <= MESSAGE_BYTES_MAX / 2
+}
+
+/// True for the word that a voter has all of the log up to an index. A later one says it as well.
+fn is_acknowledgement(message: &eraftpb::Message) -> bool {
+    message.msg_type == MessageType::MsgAppendResponse && !message.reject
+}
+
 /// The library's number of a voter: its place in the list, from 1.
 fn id_of(voters: &[HostId], host: HostId) -> Option<u64> {
     (1..).zip(voters).find(|(_, voter)| **voter == host).map(|(id, _)| id)
@@ -630,6 +692,8 @@ fn host_of(voters: &[HostId], id: u64) -> Option<HostId> {
     voters.get(place).copied()
 }
 
+/// What an entry costs in a frame beside its data.
+const ENTRY_OVERHEAD_BYTES: usize = 32;
 /// The term of what a generation begins with.
 const FIRST_TERM: u64 = 1;
 const STANDS_AFTER_TICKS: u32 = 2;

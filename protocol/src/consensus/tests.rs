@@ -136,7 +136,7 @@ impl Cluster {
         let due: Vec<_> = self.wire.extract_if(.., |(at, ..)| *at <= self.now).collect();
         for (_, to, from, message) in due {
             if let Some(node) = &mut self.nodes[to] {
-                let outputs = node.receive(from, &message).unwrap();
+                let outputs = node.hear(from, &message).unwrap();
                 self.perform(to, outputs);
             }
         }
@@ -307,7 +307,7 @@ fn a_snapshot_brings_a_voter_up_to_date() {
             }
         }
         for (_, to, from, message) in std::mem::take(&mut cluster.wire) {
-            let outputs = cluster.nodes[to].as_mut().unwrap().receive(from, &message).unwrap();
+            let outputs = cluster.nodes[to].as_mut().unwrap().hear(from, &message).unwrap();
             cluster.perform(to, outputs);
         }
     }
@@ -319,7 +319,7 @@ fn a_stranger_has_no_voice() {
     let mut cluster = Cluster::new(3, 1);
     let stranger = HostId::from(SecretKey::from_seed(&[99; 32]).public_key());
     let node = cluster.nodes[0].as_mut().unwrap();
-    assert_eq!(node.receive(stranger, b"").unwrap_err(), WireError::NotAVoter);
+    assert_eq!(node.hear(stranger, b"").unwrap_err(), WireError::NotAVoter);
 }
 
 fn warm() -> Cluster {
@@ -330,6 +330,154 @@ fn warm() -> Cluster {
         cluster.tick();
     }
     cluster
+}
+
+/// What is to be sent, by the place of the voter that it goes to.
+fn sends(cluster: &Cluster, outputs: &[Output]) -> BTreeMap<usize, Vec<Vec<u8>>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for output in outputs {
+        if let Output::Send { to, message } = output {
+            let place = cluster.voters.list().iter().position(|voter| voter.host == *to).unwrap();
+            all.entry(place).or_default().push(message.clone());
+        }
+    }
+    all
+}
+
+/// A leader of five that has just proposed ten entries, its place, and the frame for each of the others.
+fn ten_proposed() -> (Cluster, usize, BTreeMap<usize, Vec<u8>>) {
+    let mut cluster = Cluster::new(5, 3);
+    (0..40).for_each(|_| cluster.tick());
+    cluster.wire.clear();
+    let leader = cluster.leader().unwrap();
+    let node = cluster.nodes[leader].as_mut().unwrap();
+    (0..10).for_each(|data| node.propose(vec![data]).unwrap());
+    let outputs = node.outputs();
+    let sent = sends(&cluster, &outputs);
+    assert!(sent.values().all(|frames| frames.len() == 1), "one frame for each of the others");
+    assert_eq!(sent.len(), 4);
+    let sent = sent.into_iter().map(|(place, frames)| (place, frames[0].clone())).collect();
+    cluster.perform(leader, outputs);
+    cluster.wire.clear();
+    (cluster, leader, sent)
+}
+
+impl Cluster {
+    /// A voter takes in a frame and carries out all but what is to be sent, which is returned.
+    fn take(&mut self, place: usize, from: usize, frame: &[u8]) -> BTreeMap<usize, Vec<Vec<u8>>> {
+        let from = self.voters.list()[from].host;
+        let outputs = self.nodes[place].as_mut().unwrap().hear(from, frame).unwrap();
+        let sent = sends(self, &outputs);
+        self.perform_without_wire(place, outputs);
+        sent
+    }
+
+    /// How far the leader knows a voter to be.
+    fn acknowledged(&self, leader: usize, place: usize) -> u64 {
+        let raft = &self.nodes[leader].as_ref().unwrap().node.raft;
+        raft.prs().get(place as u64 + 1).unwrap().matched
+    }
+
+    fn last(&self, place: usize) -> u64 {
+        self.nodes[place].as_ref().unwrap().end().index
+    }
+}
+
+#[test]
+fn what_is_proposed_together_takes_one_frame_one_answer_and_one_notice() {
+    let (mut cluster, leader, sent) = ten_proposed();
+    let mut notices = BTreeMap::new();
+    for (place, frame) in &sent {
+        let answers = cluster.take(*place, leader, frame);
+        assert_eq!(answers.keys().collect::<Vec<_>>(), [&leader]);
+        assert_eq!(answers[&leader].len(), 1);
+        notices.extend(cluster.take(leader, *place, &answers[&leader][0]));
+    }
+    assert_eq!(notices.len(), 4);
+    for (place, frames) in &notices {
+        assert_eq!(frames.len(), 1);
+        cluster.take(*place, leader, &frames[0]);
+        assert!(cluster.applied[*place].len() > 10);
+        assert_eq!(cluster.applied[*place], cluster.applied[leader]);
+    }
+}
+
+#[test]
+fn what_comes_together_is_answered_together() {
+    let (mut cluster, leader, sent) = ten_proposed();
+    let from = cluster.voters.list()[leader].host;
+    let node = cluster.nodes[leader].as_mut().unwrap();
+    node.propose(vec![11]).unwrap();
+    let outputs = node.outputs();
+    let more = sends(&cluster, &outputs);
+    for (place, frame) in &sent {
+        let node = cluster.nodes[*place].as_mut().unwrap();
+        for frame in [frame, &more[place][0]] {
+            assert_eq!(node.receive(from, frame).unwrap().map(|now| now.len()), Some(0));
+        }
+        // What it knows is what it has written down.
+        let ask = wire::encode_word(Word::Ask { boot: 1, term: 1 }, 0);
+        assert!(node.receive(from, &ask).unwrap().is_none());
+        let outputs = node.outputs();
+        let writes = outputs.iter().filter(|output| matches!(output, Output::Persist(_)));
+        assert_eq!(writes.count(), 1);
+        let answers = sends(&cluster, &outputs);
+        assert_eq!(answers[&leader].len(), 1);
+        cluster.take(leader, *place, &answers[&leader][0]);
+        assert_eq!(cluster.acknowledged(leader, *place), cluster.last(leader));
+        let node = cluster.nodes[*place].as_mut().unwrap();
+        assert!(node.receive(from, &ask).unwrap().is_some());
+    }
+}
+
+#[test]
+fn what_is_committed_is_not_overwritten_though_it_is_not_written_yet() {
+    let mut cluster = warm();
+    let (term, last) = (cluster.nodes[0].as_ref().unwrap().term(), cluster.last(0));
+    let append = |term, entries| wire::hostile(0, term, 1, last, last + 1, entries, false, 0, 0, None);
+    let from = cluster.voters.list()[1].host;
+    let node = cluster.nodes[0].as_mut().unwrap();
+    let log_term = node.end().term;
+    assert_eq!(log_term, 1);
+    assert!(node.receive(from, &append(term + 1, vec![(last + 1, term + 1)])).is_ok());
+    assert_eq!(node.committed(), last + 1);
+    let other = append(term + 2, vec![(last + 1, term + 2)]);
+    let refused = node.receive(from, &other).unwrap_err();
+    assert_eq!(refused, WireError::Impossible("overwrites what is committed"));
+    // What is gone because it is applied may come once more.
+    node.outputs();
+    node.compact(last + 1, Bytes::new());
+    let again = append(term + 2, vec![(last + 1, term + 1), (last + 2, term + 2)]);
+    assert!(node.receive(from, &again).is_ok());
+}
+
+#[test]
+fn appends_are_put_together_up_to_what_a_message_may_have() {
+    let append = |index, entries: u64, bytes| {
+        let entry = |place| eraftpb::Entry {
+            index: index + place,
+            term: 2,
+            data: vec![7; bytes].into(),
+            ..Default::default()
+        };
+        let mut message =
+            eraftpb::Message { to: 2, term: 2, log_term: 2, index, ..Default::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.set_entries((1..=entries).map(entry).collect::<Vec<_>>().into());
+        message
+    };
+    let lengths = |messages: Vec<eraftpb::Message>| -> Vec<_> {
+        joined(messages).iter().map(|message| (message.index, message.entries.len())).collect()
+    };
+    let half = MESSAGE_BYTES_MAX / 4 - ENTRY_OVERHEAD_BYTES;
+    assert_eq!(lengths(vec![append(5, 1, half), append(6, 1, half)]), [(5, 2)]);
+    assert_eq!(lengths(vec![append(5, 1, half), append(6, 1, half + 1)]), [(5, 1), (6, 1)]);
+    // Not with a gap between them, nor to another voter.
+    assert_eq!(lengths(vec![append(5, 1, 1), append(7, 1, 1)]), [(5, 1), (7, 1)]);
+    let other = eraftpb::Message { to: 3, ..append(6, 1, 1) };
+    assert_eq!(lengths(vec![append(5, 1, 1), other]), [(5, 1), (6, 1)]);
+    let newer = eraftpb::Message { log_term: 1, ..append(6, 1, 1) };
+    assert_eq!(lengths(vec![append(5, 1, 1), newer]), [(5, 1), (6, 1)]);
 }
 
 #[test]
@@ -363,12 +511,12 @@ fn what_no_correct_voter_says_of_its_log_holds_nobody_back() {
     };
     let lies = [know(term + TERM_LEAP_MAX, 1, 1), know(term, term + 1, 1), know(term, 1, u64::MAX)];
     for lie in lies {
-        assert!(matches!(node.receive(from, &lie), Err(WireError::Impossible(_))));
+        assert!(matches!(node.hear(from, &lie), Err(WireError::Impossible(_))));
     }
     let stale = Word::Know { boot: boot - 1, term, end: LogEnd::default(), ends: false };
-    assert!(node.receive(from, &wire::encode_word(stale, 0)).unwrap().is_empty());
+    assert!(node.hear(from, &wire::encode_word(stale, 0)).unwrap().is_empty());
     assert_eq!(node.in_doubt(), Some((vec![], 2)), "nobody has answered");
-    node.receive(from, &know(term, 1, 1)).unwrap();
+    node.hear(from, &know(term, 1, 1)).unwrap();
     assert_eq!(node.in_doubt(), Some((vec![from], 2)));
 }
 
@@ -395,7 +543,7 @@ proptest! {
         for (to, from) in [(0, 1), (0, 2), (0, 1), (0, 2), (1, 0)] {
             let from = cluster.voters.list()[from].host;
             let node = cluster.nodes[to].as_mut().unwrap();
-            if let Ok(outputs) = node.receive(from, &wire::encode_word(word, 0)) {
+            if let Ok(outputs) = node.hear(from, &wire::encode_word(word, 0)) {
                 cluster.perform_without_wire(to, outputs);
             }
         }
@@ -409,7 +557,7 @@ proptest! {
     fn no_bytes_of_a_voter_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut cluster = warm();
         let from = cluster.voters.list()[1].host;
-        drop(cluster.nodes[0].as_mut().unwrap().receive(from, &bytes));
+        drop(cluster.nodes[0].as_mut().unwrap().hear(from, &bytes));
     }
 
     #[test]
@@ -433,7 +581,7 @@ proptest! {
         let frame = wire::hostile(kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
         let from = cluster.voters.list()[(to + 1) % 3].host;
         let node = cluster.nodes[to].as_mut().unwrap();
-        if let Ok(outputs) = node.receive(from, &frame)
+        if let Ok(outputs) = node.hear(from, &frame)
             && let Some(Output::Pull { from, index, .. }) = outputs.first()
         {
             drop(node.snapshot_came(*from, *index, Bytes::new()));
@@ -442,6 +590,22 @@ proptest! {
             let Some(node) = &mut cluster.nodes[to] else { break };
             let outputs = node.tick();
             cluster.perform_without_wire(to, outputs);
+        }
+    }
+}
+
+impl Consensus {
+    /// Takes in a frame and says at once what is to be done.
+    fn hear(&mut self, from: HostId, bytes: &[u8]) -> Result<Vec<Output>, WireError> {
+        let mut all = Vec::new();
+        loop {
+            let heard = self.receive(from, bytes)?;
+            let is_heard = heard.is_some();
+            all.extend(heard.into_iter().flatten());
+            all.extend(self.outputs());
+            if is_heard {
+                return Ok(all);
+            }
         }
     }
 }

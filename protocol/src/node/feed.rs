@@ -45,7 +45,7 @@ pub(super) struct Feed {
     pub(super) proposed: BTreeMap<Digest, Proposed>,
     /// Those of them that grant slots.
     pub(super) open_grants: BTreeSet<Digest>,
-    /// Some of them were not sent off yet.
+    /// Consensus was told something, and was not asked yet what is to be done about it.
     has_news: bool,
     /// Certificates that were handed in, by submission, for what comes back.
     applicants: BTreeMap<Digest, Digest>,
@@ -236,7 +236,8 @@ impl Node {
         }
     }
 
-    /// Sends off and writes down what was proposed. In a fleet of one voter it is applied at once.
+    /// Sends off, writes down and applies what follows from what was proposed and from what came. In a
+    /// fleet of one voter a proposal is applied at once.
     pub(super) fn agree(&mut self) {
         if std::mem::take(&mut self.feed.has_news)
             && let Some(consensus) = &mut self.consensus
@@ -309,7 +310,15 @@ impl Node {
         let Some(consensus) = &mut self.consensus else { return };
         consensus.generation_ends(ends);
         match consensus.receive(from, bytes) {
-            Ok(outputs) => self.consensus_outputs(outputs),
+            Ok(Some(outputs)) => {
+                self.feed.has_news = true;
+                self.consensus_outputs(outputs);
+            }
+            Ok(None) => {
+                self.feed.has_news = true;
+                self.agree();
+                self.consensus_message(from, bytes);
+            }
             // One of us has not heard who votes now.
             Err(WireError::OtherGeneration { .. }) => {
                 let own = self.electorate.newest().generation();
