@@ -14,6 +14,8 @@ mod doubt;
 mod log;
 mod wire;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft::{
     Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb, eraftpb::MessageType,
@@ -197,6 +199,9 @@ pub struct Consensus {
     knows_all: bool,
     /// The generation is about to end.
     ends: bool,
+    /// Voters that are to answer the next append though there is nothing in it: by their last sign of life
+    /// they have not acknowledged all that they were sent.
+    asked: BTreeSet<u64>,
     /// The term for which the time to an election was drawn last, and the draw.
     drawn: Option<(u64, usize)>,
 }
@@ -243,6 +248,7 @@ impl Consensus {
             knows_all: snapshot_term >= assured.term,
             assured,
             ends: false,
+            asked: BTreeSet::new(),
             drawn: None,
         };
         consensus.restored_to = consensus.node.raft.raft_log.last_index();
@@ -312,12 +318,24 @@ impl Consensus {
             self.awaiting = Some((from, frame));
             return Ok(vec![Output::Pull { from, index, term }]);
         }
+        let (told, shows_life) = (frame.tells_commit(), frame.shows_life());
         let message = wire::admit(frame, sender, &self.node)?;
         if planted(Defect::VotesTwice) && message.msg_type == MessageType::MsgRequestVote {
             (self.node.raft.vote, self.node.raft.leader_id) = (0, 0);
         }
+        let before = self.node.raft.msgs.len();
         // What the library refuses, such as a frame of an old term, is simply lost.
         drop(self.node.step(message));
+        let raft = &mut self.node.raft;
+        if told == Some(raft.term) && raft.leader_id == sender {
+            // It was given this answer when the entries came. One that lacks them says so, and so does one
+            // that has seen a newer leader.
+            let answers = raft.msgs.split_off(before.min(raft.msgs.len()));
+            raft.msgs.extend(answers.into_iter().filter(|answer| !is_acknowledgement(answer)));
+        }
+        if shows_life && raft.msgs.len() > before {
+            self.asked.insert(sender);
+        }
         self.time_election();
         Ok(Vec::new())
     }
@@ -547,6 +565,7 @@ impl Consensus {
             self.apply(light.take_committed_entries(), &mut out);
             self.node.advance_apply();
         }
+        self.asked.clear();
         self.time_election();
         self.note_role(&mut out);
         out
@@ -606,10 +625,21 @@ impl Consensus {
     fn send(&self, messages: Vec<eraftpb::Message>, out: &mut Vec<Output>) {
         for message in joined(messages) {
             if let Some(to) = host_of(&self.voters, message.to) {
-                let message = wire::encode(message, self.generation);
+                let only_tells = self.only_tells(&message);
+                let message = wire::encode(message, only_tells, self.generation);
                 out.push(Output::Send { to, message });
             }
         }
+    }
+
+    /// True for an append with nothing in it that nobody waits for an answer to. Whether its receiver has
+    /// what was sent before, it has said or is about to say.
+    fn only_tells(&self, message: &eraftpb::Message) -> bool {
+        let receiver = self.node.raft.prs().get(message.to);
+        message.msg_type == MessageType::MsgAppend
+            && message.entries.is_empty()
+            && receiver.is_some_and(|receiver| receiver.state == ProgressState::Replicate)
+            && !self.asked.contains(&message.to)
     }
 
     /// Replaces the library's draw, which differs from run to run, by one that does not. The library may

@@ -396,7 +396,7 @@ fn what_is_proposed_together_takes_one_frame_one_answer_and_one_notice() {
     assert_eq!(notices.len(), 4);
     for (place, frames) in &notices {
         assert_eq!(frames.len(), 1);
-        cluster.take(*place, leader, &frames[0]);
+        assert!(cluster.take(*place, leader, &frames[0]).is_empty(), "nobody waits for an answer");
         assert!(cluster.applied[*place].len() > 10);
         assert_eq!(cluster.applied[*place], cluster.applied[leader]);
     }
@@ -434,7 +434,8 @@ fn what_comes_together_is_answered_together() {
 fn what_is_committed_is_not_overwritten_though_it_is_not_written_yet() {
     let mut cluster = warm();
     let (term, last) = (cluster.nodes[0].as_ref().unwrap().term(), cluster.last(0));
-    let append = |term, entries| wire::hostile(0, term, 1, last, last + 1, entries, false, 0, 0, None);
+    let append =
+        |term, entries| wire::hostile(0, term, 1, last, last + 1, entries, false, 0, 0, None);
     let from = cluster.voters.list()[1].host;
     let node = cluster.nodes[0].as_mut().unwrap();
     let log_term = node.end().term;
@@ -449,6 +450,50 @@ fn what_is_committed_is_not_overwritten_though_it_is_not_written_yet() {
     node.compact(last + 1, Bytes::new());
     let again = append(term + 2, vec![(last + 1, term + 1), (last + 2, term + 2)]);
     assert!(node.receive(from, &again).is_ok());
+}
+
+#[test]
+fn who_lacks_what_is_told_to_be_committed_says_so() {
+    let (mut cluster, leader, sent) = ten_proposed();
+    let late = *sent.keys().last().unwrap();
+    let mut notices = BTreeMap::new();
+    for (place, frame) in sent.iter().filter(|(place, _)| **place != late) {
+        let answers = cluster.take(*place, leader, frame);
+        notices.extend(cluster.take(leader, *place, &answers[&leader][0]));
+    }
+    // Its frame is lost.
+    let answers = cluster.take(late, leader, &notices[&late][0]);
+    let again = cluster.take(leader, late, &answers[&leader][0]);
+    let answers = cluster.take(late, leader, &again[&late][0]);
+    cluster.take(leader, late, &answers[&leader][0]);
+    assert_eq!(cluster.acknowledged(leader, late), cluster.last(leader));
+}
+
+#[test]
+fn an_answer_that_was_lost_is_given_again_after_a_sign_of_life() {
+    let (mut cluster, leader, sent) = ten_proposed();
+    for (place, frame) in &sent {
+        // Of all of them.
+        cluster.take(*place, leader, frame);
+        assert!(cluster.acknowledged(leader, *place) < cluster.last(leader));
+    }
+    (0..10).for_each(|_| cluster.tick());
+    for place in sent.keys() {
+        assert_eq!(cluster.acknowledged(leader, *place), cluster.last(leader));
+    }
+}
+
+#[test]
+fn whoever_leads_no_more_is_told_so_whatever_it_tells() {
+    let mut cluster = warm();
+    let (term, last) = (cluster.nodes[0].as_ref().unwrap().term(), cluster.last(0));
+    let committed = |term| wire::hostile(9, term, term, last, last, vec![], false, 0, 0, None);
+    let old = committed(term);
+    for node in &mut cluster.nodes {
+        node.as_mut().unwrap().node.raft.become_follower(term + 1, 0);
+    }
+    let answers = cluster.take(0, 1, &old);
+    assert_eq!(answers[&1].len(), 1);
 }
 
 #[test]
@@ -490,7 +535,7 @@ fn a_voter_that_leaps_to_later_terms_makes_none_that_followers_refuse() {
     assert!(matches!(node.receive(from, &too_far), Err(WireError::Impossible(_))));
     for _ in 0..1000 {
         let leap = node.term() + TERM_LEAP_MAX;
-        node.receive(from, &heartbeat(leap)).unwrap();
+        node.hear(from, &heartbeat(leap)).unwrap();
         assert_eq!(node.term(), leap);
     }
     assert!(node.term() < TERM_MAX / 1000, "{}", node.term());
@@ -562,7 +607,7 @@ proptest! {
 
     #[test]
     fn no_numbers_of_a_voter_cause_a_panic(
-        kind in 0usize..9,
+        kind in 0usize..10,
         term in prop_oneof![0u64..6, any::<u64>()],
         log_term in prop_oneof![0u64..6, any::<u64>()],
         index in prop_oneof![0u64..12, any::<u64>()],

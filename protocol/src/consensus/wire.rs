@@ -49,9 +49,12 @@ enum Kind {
     HeartbeatResponse,
     RequestPreVote,
     RequestPreVoteResponse,
+    /// An append of nothing that only tells what is committed: who can follow need not answer.
+    Committed,
 }
 
-const KINDS: [(Kind, MessageType); 9] = [
+/// A message of the library is sent as the first of its kinds, unless it is known to be the other one.
+const KINDS: [(Kind, MessageType); 10] = [
     (Kind::Append, MessageType::MsgAppend),
     (Kind::AppendResponse, MessageType::MsgAppendResponse),
     (Kind::RequestVote, MessageType::MsgRequestVote),
@@ -61,6 +64,7 @@ const KINDS: [(Kind, MessageType); 9] = [
     (Kind::HeartbeatResponse, MessageType::MsgHeartbeatResponse),
     (Kind::RequestPreVote, MessageType::MsgRequestPreVote),
     (Kind::RequestPreVoteResponse, MessageType::MsgRequestPreVoteResponse),
+    (Kind::Committed, MessageType::MsgAppend),
 ];
 
 /// What one voter sends to another.
@@ -93,10 +97,12 @@ pub(super) struct Frame {
     reject_hint: u64,
 }
 
-pub(super) fn encode(mut message: eraftpb::Message, generation: u64) -> Vec<u8> {
+/// With `only_tells`, as [`Kind::Committed`].
+pub(super) fn encode(mut message: eraftpb::Message, only_tells: bool, generation: u64) -> Vec<u8> {
     let kind = KINDS.iter().find(|(_, kind)| *kind == message.msg_type);
     // The wrapper neither forwards proposals nor transfers leadership, so no other kind is made.
     let (kind, _) = kind.expect("the library sends the kinds of the table only");
+    let kind = if only_tells { &Kind::Committed } else { kind };
     let snapshot = message.snapshot.take().map(|snapshot| Snapshot {
         index: snapshot.get_metadata().index,
         term: snapshot.get_metadata().term,
@@ -127,6 +133,16 @@ impl Frame {
     pub(super) fn candidate(&self) -> Option<LogEnd> {
         let asks = matches!(self.kind, Kind::RequestVote | Kind::RequestPreVote);
         asks.then_some(LogEnd { term: self.log_term, index: self.index })
+    }
+
+    /// The term of the leader, if it only tells what is committed.
+    pub(super) fn tells_commit(&self) -> Option<u64> {
+        (self.kind == Kind::Committed).then_some(self.term)
+    }
+
+    /// True for the answer to a sign of life.
+    pub(super) fn shows_life(&self) -> bool {
+        self.kind == Kind::HeartbeatResponse
     }
 
     /// Index and term of the snapshot that it tells of.
@@ -212,7 +228,8 @@ pub(super) fn admit(
             let sane = frame.snapshot.as_ref().is_some_and(|s| s.term <= frame.term);
             check(sane, "a snapshot of the future")?;
         }
-        Kind::RequestVote
+        Kind::Committed
+        | Kind::RequestVote
         | Kind::RequestVoteResponse
         | Kind::RequestPreVote
         | Kind::RequestPreVoteResponse => {}
