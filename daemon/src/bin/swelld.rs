@@ -47,7 +47,9 @@ fn main() -> ExitCode {
         return fail(74, &format!("the journal: {error}"), None);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // One for all that is short: each message would wake the others, to find nothing to do. What takes
+        // long has threads of its own.
+        .worker_threads(1)
         .max_blocking_threads(8)
         .thread_stack_size(1 << 20)
         .enable_all()
@@ -65,8 +67,13 @@ async fn run(settings: Settings) -> ExitCode {
         Err(error) => return fail(69, &error.to_string(), Some(&error.hint())),
     };
     tokio::spawn(server::serve(listener, commands_in));
+    // On the thread of the network: between two threads each message would be handed over by a wake-up.
+    let engine = tokio::spawn(engine::run(settings, commands));
     let ended = tokio::select! {
-        ended = engine::run(settings, commands) => ended,
+        ended = engine => match ended {
+            Ok(ended) => ended,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        },
         () = stop_signal() => {
             tracing::info!("stopped by a signal");
             return ExitCode::SUCCESS;

@@ -100,6 +100,8 @@ pub struct Engine {
     seeds: Seeds,
     news: News,
     pace: Pace,
+    /// What the node has said is to be done, in order.
+    todo: Vec<Output>,
     /// Why revisions could not be brought here so far.
     troubles: BTreeMap<Digest, String>,
     known: BTreeMap<HostId, Vec<String>>,
@@ -121,31 +123,32 @@ struct Sources {
 /// Runs the daemon until a task ends that it cannot do without.
 pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Result<(), EngineError> {
     let (mut engine, first, mut sources) = start(&settings, commands).await?;
-    engine.perform(first)?;
+    engine.todo.extend(first);
     let mut beat = tokio::time::interval(TICK);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut housekeeping = tokio::time::interval(REMEMBER_EVERY);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        engine.perform().await?;
         tokio::select! {
-            _ = beat.tick() => engine.tick()?,
+            _ = beat.tick() => engine.tick(),
             _ = look.tick() => engine.look_round(),
             _ = housekeeping.tick() => engine.remember(),
             event = sources.events.recv() => match event {
-                Some(event) => engine.mesh_events(event, &mut sources.events)?,
+                Some(event) => engine.mesh_events(event, &mut sources.events),
                 None => return Err(EngineError::Ended("network")),
             },
             command = sources.commands.recv() => match command {
-                Some(command) => engine.command(command)?,
+                Some(command) => engine.command(command).await?,
                 None => return Err(EngineError::Ended("control socket")),
             },
-            Some(cert) = sources.applicants.recv() => engine.feed(Input::Applicant(cert))?,
-            Some(report) = sources.reports.recv() => engine.reported(report)?,
+            Some(cert) = sources.applicants.recv() => engine.feed(Input::Applicant(cert)),
+            Some(report) = sources.reports.recv() => engine.reported(report),
             Some((manifest, progress)) = sources.progress.recv() => {
-                engine.progressed(manifest, progress)?;
+                engine.progressed(manifest, progress);
             }
-            Some(input) = sources.inputs.recv() => engine.feed(input)?,
+            Some(input) = sources.inputs.recv() => engine.feed(input),
         }
     }
 }
@@ -230,6 +233,7 @@ async fn start(
         seeds,
         news: News::default(),
         pace: Pace::default(),
+        todo: Vec::new(),
         troubles: BTreeMap::new(),
         known,
         known_changed: false,
@@ -242,10 +246,9 @@ async fn start(
 }
 
 impl Engine {
-    fn tick(&mut self) -> Result<(), EngineError> {
-        self.feed(Input::Tick)?;
+    fn tick(&mut self) {
+        self.feed(Input::Tick);
         self.news.look(self.clock.mono(), &self.node);
-        Ok(())
     }
 
     /// Notes how long each host has been doing what it does, and tells who went silent.
@@ -262,14 +265,14 @@ impl Engine {
         self.news.look_round(now, &self.node);
     }
 
-    fn reported(&mut self, report: Option<Report>) -> Result<(), EngineError> {
+    fn reported(&mut self, report: Option<Report>) {
         // A slot comes before what is done in it.
         self.news.look(self.clock.mono(), &self.node);
         self.news.reported(report.as_ref(), self.node.ledger());
-        self.feed(Input::Executor(report))
+        self.feed(Input::Executor(report));
     }
 
-    fn progressed(&mut self, manifest: Digest, progress: Progress) -> Result<(), EngineError> {
+    fn progressed(&mut self, manifest: Digest, progress: Progress) {
         match &progress {
             Progress::Troubled(reason) => {
                 let before = self.troubles.insert(manifest, reason.clone());
@@ -281,21 +284,22 @@ impl Engine {
             Progress::Complete => drop(self.troubles.remove(&manifest)),
             Progress::Fetching(_) => {}
         }
-        self.feed(Input::Revision(manifest, progress))
+        self.feed(Input::Revision(manifest, progress));
     }
 
-    fn feed(&mut self, input: Input) -> Result<(), EngineError> {
-        self.feed_all(vec![input])
+    fn feed(&mut self, input: Input) {
+        self.feed_all(vec![input]);
     }
 
-    fn feed_all(&mut self, inputs: Vec<Input>) -> Result<(), EngineError> {
-        let outputs = self.node.handle_all(self.clock.mono(), self.clock.wall(), inputs);
-        self.perform(outputs)
+    fn feed_all(&mut self, inputs: Vec<Input>) {
+        self.todo.extend(self.node.handle_all(self.clock.mono(), self.clock.wall(), inputs));
     }
 
-    fn perform(&mut self, outputs: Vec<Output>) -> Result<(), EngineError> {
+    /// Does what there is to do, before anything else is heard.
+    async fn perform(&mut self) -> Result<(), EngineError> {
         let mut roster_changed = false;
-        let mut outputs = outputs.into_iter();
+        let mut outputs = std::mem::take(&mut self.todo).into_iter();
+        let mut sends = false;
         while let Some(output) = outputs.next() {
             match output {
                 Output::Persist(write) => {
@@ -306,10 +310,17 @@ impl Engine {
                         Output::Persist(write) => writes.push(write),
                         other => later.push(other),
                     });
+                    // What others need for their part goes off before this thread waits for the disk.
+                    if std::mem::take(&mut sends) {
+                        tokio::task::yield_now().await;
+                    }
                     self.state.persist(writes)?;
                     outputs = later.into_iter();
                 }
-                Output::Send(to, message) => self.mesh.send(to, &message),
+                Output::Send(to, message) => {
+                    self.mesh.send(to, &message);
+                    sends = true;
+                }
                 Output::Dial(address) => self.dial(&address),
                 Output::Close(peer) => self.mesh.close(peer),
                 Output::Execute(asked, request) => self.execute(asked, *request),
@@ -395,18 +406,14 @@ impl Engine {
 
     /// Takes in what has come over the links, all at once: while one wait for the disk lasted there may
     /// have come what the next one is enough for.
-    fn mesh_events(
-        &mut self,
-        first: MeshEvent,
-        events: &mut mpsc::Receiver<MeshEvent>,
-    ) -> Result<(), EngineError> {
+    fn mesh_events(&mut self, first: MeshEvent, events: &mut mpsc::Receiver<MeshEvent>) {
         let mut inputs = Vec::from_iter(self.mesh_event(first));
         while inputs.len() < INPUTS_AT_ONCE_MAX
             && let Ok(event) = events.try_recv()
         {
             inputs.extend(self.mesh_event(event));
         }
-        self.feed_all(inputs)
+        self.feed_all(inputs);
     }
 
     fn mesh_event(&mut self, event: MeshEvent) -> Option<Input> {
@@ -442,29 +449,25 @@ impl Engine {
     }
 
     /// Hands an entry in and keeps whoever waits for the answer.
-    fn submit(
-        &mut self,
-        entry: groundswell_protocol::rollout::Entry,
-        reply: views::SubmitReply,
-    ) -> Result<(), EngineError> {
+    fn submit(&mut self, entry: groundswell_protocol::rollout::Entry, reply: views::SubmitReply) {
         self.waiting.entry(entry.submission_id()).or_default().push(reply);
-        self.feed(Input::Submit(entry))
+        self.feed(Input::Submit(entry));
     }
 
-    fn recover(
-        &mut self,
-        list: Signed<VoterList>,
-        reply: views::SubmitReply,
-    ) -> Result<(), EngineError> {
+    fn recover(&mut self, list: Signed<VoterList>, reply: views::SubmitReply) {
         self.waiting.entry(list.id(self.trust.fleet())).or_default().push(reply);
-        self.feed(Input::Recover(list))
+        self.feed(Input::Recover(list));
     }
 
-    fn trust_disk(&mut self, reply: tokio::sync::oneshot::Sender<bool>) -> Result<(), EngineError> {
+    async fn trust_disk(
+        &mut self,
+        reply: tokio::sync::oneshot::Sender<bool>,
+    ) -> Result<(), EngineError> {
         let own = self.node.consensus();
         let was_in_doubt =
             own.is_some_and(groundswell_protocol::consensus::Consensus::is_held_back);
-        self.feed(Input::TrustDisk)?;
+        self.feed(Input::TrustDisk);
+        self.perform().await?;
         // Whoever asked may have gone away.
         reply.send(was_in_doubt).ok();
         Ok(())

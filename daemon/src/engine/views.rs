@@ -30,7 +30,7 @@ impl SubmitReply {
 }
 
 impl Engine {
-    pub(super) fn command(&mut self, command: Command) -> Result<(), EngineError> {
+    pub(super) async fn command(&mut self, command: Command) -> Result<(), EngineError> {
         match command {
             Command::Fleet(reply) => drop(reply.send(self.fleet())),
             Command::Deployments(reply) => {
@@ -53,9 +53,9 @@ impl Engine {
                 let plan = self.node.ledger().recovery(&voters, seats);
                 drop(reply.send(plan.map_err(|refusal| refusal.to_string())));
             }
-            Command::TrustDisk(reply) => return self.trust_disk(reply),
-            Command::Recover(list, reply) => return self.recover(list, SubmitReply(reply)),
-            Command::Submit(entry, reply) => return self.submit(*entry, SubmitReply(reply)),
+            Command::TrustDisk(reply) => self.trust_disk(reply).await?,
+            Command::Recover(list, reply) => self.recover(list, SubmitReply(reply)),
+            Command::Submit(entry, reply) => self.submit(*entry, SubmitReply(reply)),
         }
         Ok(())
     }
