@@ -241,8 +241,9 @@ impl Carrier {
             Some(MeshEvent::Down { peer }) => {
                 Err(ScratchError(format!("the link to voter {} broke", peer.short())))
             }
-            Some(MeshEvent::Message { from, message: Message::HaveSnapshot { .. } })
-                if from == self.leader =>
+            // One that ends before what has come meanwhile answers a question that is old.
+            Some(MeshEvent::Message { from, message: Message::HaveSnapshot { index, .. } })
+                if from == self.leader && index >= self.next_index() =>
             {
                 Err(ScratchError("the carrier fell behind the leader's log".into()))
             }

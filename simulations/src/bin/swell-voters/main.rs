@@ -97,6 +97,10 @@ async fn measure(arguments: &Arguments) -> Result<bool, ScratchError> {
         commit / floor
     );
     println!(
+        "| the same, by the disk with five writers | {:.2} x | |",
+        commit / (round_trip + at(&busy.syncs, 50))
+    );
+    println!(
         "| grants per second, {} hosts, {} groups, {} s | {rate:.0} | at least {GRANTS_MIN} |",
         arguments.hosts, arguments.groups, arguments.seconds
     );
