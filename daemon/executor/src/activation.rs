@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -14,17 +14,16 @@ use groundswell_protocol::{
         ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response, Stopped,
     },
     ids::{DeploymentId, Digest, GroupName, Nonce},
-    trust::{Action, Order, Outcome, Receipt, Signed, VoterList},
+    trust::{Action, Order, Receipt, Signed, VoterList},
 };
 
 use crate::{
     clock::BootTime,
     config::{Config, Runner},
-    give_up, hooks, install,
-    journal::{self, Activation, GroupState, Installed, Step},
+    give_up, install,
+    journal::{self, Activation, End, Failure, GroupState, Standing, Step},
     judge::{self, Belief, Judged, Prepared},
-    lifecycle,
-    logs::{self, ScriptLog},
+    lifecycle::{self, Work},
     stage,
     unit::Units,
 };
@@ -224,7 +223,7 @@ impl Executor {
                 deployment: judged.deployment,
                 before_current: state.current.clone(),
                 before_installed: state.installed.clone(),
-                step: Step::Forward(LifecycleEvent::IN_PLACE[0]),
+                step: Step::Forward(LifecycleEvent::IN_PLACE[0].into()),
             });
         }
         state
@@ -244,38 +243,55 @@ impl Executor {
     }
 
     /// The thread of one activation.
-    fn work(self: Arc<Self>, judged: Judged, prepared: &Prepared) {
+    fn work(&self, judged: Judged, prepared: &Prepared) {
         let group = judged.group.content().name.clone();
-        let places = self.config.script_log(&group, judged.deployment);
-        // Without room for it deployments go on, and the log only grows.
-        drop(logs::rotate(&places.all));
-        let log = ScriptLog::open(places)
-            .unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
-        let mut work = Work { executor: self.clone(), judged, log };
-        // Where systemd did not end it with the last process, what it ran then may still be at work.
-        if let Err(error) = hooks::end_left_over(&work.hook_record(), &work.log) {
-            give_up(&format!("the record of the last script: {error}"));
-        }
+        let held = {
+            let inner = self.lock();
+            let state = inner.groups.get(&group);
+            state.and_then(|state| Some((state.standing(), state.activation.clone()?)))
+        };
+        let Some((now, activation)) = held else { return };
+        let token = activation.token;
+        let deployment = judged.into_deployment();
+        let units = self.units.as_ref();
+        let work = Work::new(&self.config, units, deployment, activation.before(), now);
         // The journal may have taken longer to be written than receipts are good for. Nothing is disturbed
         // yet: whoever reads that this was interrupted brings new ones.
-        let is_fresh = prepared.check_age().inspect_err(|reason| {
+        if let Err(reason) = prepared.check_age() {
             eprintln!("swell-exec: group {group}: not begun: {reason}");
-        });
-        while is_fresh.is_ok()
-            && let Some(activation) = work.activation()
-        {
-            let next = lifecycle::take(&mut work, &activation.step);
-            let ends = matches!(next, Step::Ended(_));
-            if let Step::Ended(outcome) = &next {
-                report_end(&group, activation.token, outcome);
+            self.lock().running.remove(&group);
+            self.announce();
+            return;
+        }
+        work.run(activation.step, |standing, step| {
+            if let Step::Ended(end) = step {
+                report_end(&group, token, end);
             }
-            work.step(next);
-            // Whoever sees the end may close this activation and begin another, which is not ours.
-            if ends {
-                return;
+            self.note(&group, standing, step);
+        });
+    }
+
+    /// Writes down, durably, what a group has and which step is next. Without a journal nothing more may
+    /// be done here.
+    fn note(&self, group: &GroupName, standing: &Standing, step: &Step) {
+        {
+            let mut inner = self.lock();
+            let Some(state) = inner.groups.get_mut(group) else { return };
+            (state.current, state.installed) =
+                (standing.current.clone(), standing.installed.clone());
+            if *step == Step::Ended(End::Succeeded) {
+                state.staged.clear();
+            }
+            if let Some(activation) = &mut state.activation {
+                activation.step = step.clone();
+            }
+            if let Err(error) = state.write(&self.config.journal_dir()) {
+                give_up(&format!("the journal cannot be written: {error}"));
+            }
+            if step.has_ended() {
+                inner.running.remove(group);
             }
         }
-        self.lock().running.remove(&group);
         self.announce();
     }
 
@@ -326,19 +342,19 @@ impl Executor {
         let Some(held) = held.filter(|held| held.token == token) else {
             return Response::Accepted;
         };
-        let Step::Ended(outcome) = held.step else { return self.abandon(group, token, &held) };
+        let Step::Ended(end) = held.step else { return self.abandon(group, token, &held) };
         let deployment = held.deployment;
         // Not before the end is in the journal: until then a crash may lead back. And not after the
         // activation is closed: the list would undo this deployment when it is activated again. Where
         // the old files could not be put back, their only copies stay.
-        if outcome == Outcome::Succeeded
+        if end == End::Succeeded
             && let Err(error) = install::forget(&self.config.deployment_dir(group, deployment))
         {
             return refused(format!("the copies of the old files cannot be removed: {error}"));
         }
         let response = self.change(group, |state| {
             // Another request may have closed it meanwhile, and a new activation have begun.
-            let ended = |held: &Activation| held.token == token && held.has_ended();
+            let ended = |held: &Activation| held.token == token && held.step.has_ended();
             if state.activation.as_ref().is_some_and(ended) {
                 state.activation = None;
             }
@@ -354,16 +370,8 @@ impl Executor {
         if !interrupted(&self.lock()) {
             return Response::Accepted;
         }
-        let dir = self.config.deployment_dir(group, held.deployment);
-        // It may still be at work on the files that go.
-        let ended = ScriptLog::open(self.config.script_log(group, held.deployment))
-            .and_then(|log| hooks::end_left_over(&dir.join(HOOK_RECORD), &log));
-        if let Err(error) = ended {
-            return refused(format!("the script that was left running cannot be ended: {error}"));
-        }
-        let _alone = install::alone();
-        if let Err(error) = install::undo(&dir) {
-            return refused(format!("the old files cannot be put back: {error}"));
+        if let Err(reason) = lifecycle::abandon(&self.config, group, held.deployment) {
+            return refused(reason);
         }
         self.change(group, |state| {
             let same = |now: &Activation| now.token == token && now.step == held.step;
@@ -387,7 +395,8 @@ impl Executor {
             let installed = installed.chain(before.into_iter().flatten()).flatten();
             // What the newest orders name may be laid out already, and begin any moment.
             let orders = state.deploys.iter().map(|order| order.id(belief.trust.fleet()));
-            let newest = orders.flat_map(|id| [false, true].map(|r| DeploymentId::of(id, r)));
+            let newest =
+                orders.flat_map(|id| [false, true].map(|r| DeploymentId::of(id, r).into()));
             installed
                 .map(|installed| installed.deployment)
                 .chain(held.map(|held| held.deployment))
@@ -395,22 +404,7 @@ impl Executor {
                 .map(|deployment| self.config.deployment_dir(group, deployment))
                 .collect()
         };
-        let dir = self.config.root_dir.join(group.as_str());
-        let Ok(entries) = fs::read_dir(&dir) else { return };
-        let mut old: Vec<_> = entries
-            .flatten()
-            .filter(|entry| !needed.contains(&entry.path()))
-            // A group may have the name of the directory in which the log of all deployments is.
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        old.sort();
-        let kept = needed.iter().filter(|path| path.exists()).count();
-        let surplus = (old.len() + kept).saturating_sub(DEPLOYMENTS_KEPT);
-        for (_, path) in old.into_iter().take(surplus) {
-            // What cannot be removed now is tried again after the next deployment.
-            drop(fs::remove_dir_all(path));
-        }
+        stage::clear_old(&self.config, group, &needed, DEPLOYMENTS_KEPT);
     }
 
     fn belief(&self) -> Result<Arc<Belief>, String> {
@@ -506,104 +500,10 @@ impl Executor {
     }
 }
 
-/// One activation at work.
-pub(crate) struct Work {
-    executor: Arc<Executor>,
-    pub(crate) judged: Judged,
-    pub(crate) log: ScriptLog,
-}
-
-impl Work {
-    pub(crate) fn config(&self) -> &Config {
-        &self.executor.config
-    }
-
-    pub(crate) fn group(&self) -> GroupName {
-        self.judged.group.content().name.clone()
-    }
-
-    pub(crate) fn dir(&self) -> PathBuf {
-        self.config().deployment_dir(&self.group(), self.judged.deployment)
-    }
-
-    /// Where the script that runs is on record.
-    pub(crate) fn hook_record(&self) -> PathBuf {
-        self.dir().join(HOOK_RECORD)
-    }
-
-    pub(crate) fn units(&self) -> Option<Arc<Units>> {
-        self.executor.units.clone()
-    }
-
-    pub(crate) fn archive(&self) -> PathBuf {
-        self.config().archive(&self.group(), self.judged.deployment)
-    }
-
-    fn activation(&self) -> Option<Activation> {
-        self.executor.lock().groups.get(&self.group())?.activation.clone()
-    }
-
-    /// What ran and was healthy before.
-    pub(crate) fn before_current(&self) -> Option<Installed> {
-        self.activation()?.before_current
-    }
-
-    /// Whose files were in place before.
-    pub(crate) fn before_installed(&self) -> Option<Installed> {
-        self.activation()?.before_installed
-    }
-
-    /// Notes whose files are in place. Written with the next step.
-    pub(crate) fn installed(&mut self, installed: Option<Installed>) {
-        self.state(|state| state.installed = installed);
-    }
-
-    /// The new revision runs.
-    pub(crate) fn succeeded(&mut self) {
-        self.state(|state| {
-            state.current = state.installed.clone();
-            state.staged.clear();
-        });
-    }
-
-    /// The revision before runs again, or nothing does.
-    pub(crate) fn restored(&mut self, restored: bool) {
-        let before = self.before_current();
-        self.state(|state| state.current = before.filter(|_| restored));
-    }
-
-    fn state(&self, change: impl FnOnce(&mut GroupState)) {
-        if let Some(state) = self.executor.lock().groups.get_mut(&self.group()) {
-            change(state);
-        }
-    }
-
-    /// Writes the next step down, durably. Without a journal nothing more may be done here.
-    fn step(&mut self, next: Step) {
-        let group = self.group();
-        {
-            let mut inner = self.executor.lock();
-            let Some(state) = inner.groups.get_mut(&group) else { return };
-            let ends = matches!(next, Step::Ended(_));
-            if let Some(activation) = &mut state.activation {
-                activation.step = next;
-            }
-            if let Err(error) = state.write(&self.executor.config.journal_dir()) {
-                give_up(&format!("the journal cannot be written: {error}"));
-            }
-            if ends {
-                inner.running.remove(&group);
-            }
-        }
-        self.executor.announce();
-    }
-}
-
-fn report_end(group: &GroupName, token: u64, outcome: &Outcome) {
-    let text = match outcome {
-        Outcome::Succeeded => "succeeded".to_owned(),
-        Outcome::Declined { reason } => format!("declined: {reason}"),
-        Outcome::Failed { event, message, restored, .. } => {
+fn report_end(group: &GroupName, token: u64, end: &End) {
+    let text = match end {
+        End::Succeeded => "succeeded".to_owned(),
+        End::Failed(Failure { event, message, restored, .. }) => {
             format!("failed in {event}: {message}; restored: {restored}")
         }
     };
@@ -614,12 +514,16 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
     let activation = state.activation.as_ref().map(|activation| {
         let is_running = running.contains(&state.group);
         let phase = match &activation.step {
-            Step::Ended(outcome) => Phase::Ended(outcome.clone()),
+            Step::Ended(end) => Phase::Ended(end.outcome()),
             Step::Forward(event) if is_running => {
-                Phase::Running { event: *event, restoring: false }
+                Phase::Running { event: event.of_fleet(), restoring: false }
             }
-            Step::Back(event, _) if is_running => Phase::Running { event: *event, restoring: true },
-            Step::Forward(event) | Step::Back(event, _) => Phase::Interrupted { event: *event },
+            Step::Back(event, _) if is_running => {
+                Phase::Running { event: event.of_fleet(), restoring: true }
+            }
+            Step::Forward(event) | Step::Back(event, _) => {
+                Phase::Interrupted { event: event.of_fleet() }
+            }
         };
         ActivationReport {
             token: activation.token,
@@ -645,5 +549,3 @@ fn refused(reason: String) -> Response {
 }
 
 const DEPLOYMENTS_KEPT: usize = 5;
-/// In a deployment's directory.
-const HOOK_RECORD: &str = "hook";

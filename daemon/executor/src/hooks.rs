@@ -18,18 +18,14 @@ use std::{
     time::Instant,
 };
 
-use groundswell_protocol::{
-    execute::LifecycleEvent,
-    ids::{ApplicationName, DeploymentId, GroupName},
-    limits::HOOK_KILL_GRACE,
-    revision::Script,
-};
+use groundswell_protocol::{ids::GroupName, limits::HOOK_KILL_GRACE, revision::Script};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, User, geteuid},
 };
 
 use crate::{
+    deployment::{DeploymentName, Event},
     logs::ScriptLog,
     script::{Ended, Leader, Members, POLL_EVERY, Task, forget},
     unit::Units,
@@ -38,9 +34,10 @@ use crate::{
 /// What scripts learn from their environment, by AWS's names, and how they are started.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
-    pub(crate) application: ApplicationName,
+    pub(crate) application: String,
     pub(crate) group: GroupName,
-    pub(crate) deployment: DeploymentId,
+    pub(crate) group_name: String,
+    pub(crate) deployment: DeploymentName,
     /// Where the script is on record while it runs, for a process that takes over.
     pub(crate) record: PathBuf,
     /// None on a machine without systemd.
@@ -62,7 +59,7 @@ const FAILED: u8 = 4;
 /// Runs a script of the revision in `archive` to its end.
 pub(crate) fn run(
     archive: &Path,
-    event: LifecycleEvent,
+    event: &Event,
     script: &Script,
     context: &Context,
     log: &ScriptLog,
@@ -182,18 +179,13 @@ fn words(path: &Path, script: &Script) -> Vec<OsString> {
 }
 
 /// All that this process has, and what AWS's agent sets. What tells of this service stays here.
-fn environment(
-    event: LifecycleEvent,
-    script: &Script,
-    context: &Context,
-) -> Vec<(OsString, OsString)> {
-    let group = context.group.as_str();
+fn environment(event: &Event, script: &Script, context: &Context) -> Vec<(OsString, OsString)> {
     let mut set: Vec<(OsString, OsString)> = [
         ("LIFECYCLE_EVENT", event.to_string()),
         ("DEPLOYMENT_ID", context.deployment.to_string()),
-        ("APPLICATION_NAME", context.application.to_string()),
-        ("DEPLOYMENT_GROUP_NAME", group.to_owned()),
-        ("DEPLOYMENT_GROUP_ID", group.to_owned()),
+        ("APPLICATION_NAME", context.application.clone()),
+        ("DEPLOYMENT_GROUP_NAME", context.group_name.clone()),
+        ("DEPLOYMENT_GROUP_ID", context.group.to_string()),
     ]
     .map(|(name, value)| (name.into(), value.into()))
     .into();
@@ -264,7 +256,10 @@ mod tests {
         time::Duration,
     };
 
-    use groundswell_protocol::ids::Digest;
+    use groundswell_protocol::{
+        execute::LifecycleEvent,
+        ids::{DeploymentId, Digest},
+    };
 
     use super::*;
     use crate::{logs::Places, script::GATE};
@@ -297,7 +292,7 @@ mod tests {
     }
 
     fn places(dir: &Path) -> Places {
-        let deployment = DeploymentId::of(Digest::ZERO, false);
+        let deployment = DeploymentId::of(Digest::ZERO, false).into();
         Places { own: dir.join("scripts.log"), all: dir.join("all.log"), deployment }
     }
 
@@ -317,7 +312,8 @@ mod tests {
             let log = ScriptLog::open(places(dir.path())).unwrap();
             let context = Context { record: dir.path().join("hook"), ..context(units) };
             let begun = Instant::now();
-            let result = run(dir.path(), LifecycleEvent::AfterInstall, script, &context, &log);
+            let result =
+                run(dir.path(), &LifecycleEvent::AfterInstall.into(), script, &context, &log);
             assert!(!context.record.exists(), "what has ended is not on record");
             let (log, took) = (log.tail(), begun.elapsed());
             let file = fs::read(dir.path().join("scripts.log")).unwrap();
@@ -383,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_the_environment_says_of_a_deployment_is_overridden() {
-        let mut set = environment(LifecycleEvent::AfterInstall, &script(1), &context(None));
+        let mut set = environment(&LifecycleEvent::AfterInstall.into(), &script(1), &context(None));
         assert!(set.iter().any(|(name, _)| name == "PATH"));
         set.sort();
         let before = set.len();
@@ -457,7 +453,7 @@ mod tests {
         let log = ScriptLog::open(places(dir.path())).unwrap();
         let path = dir.path().join("a script.sh");
         let run = || {
-            let event = LifecycleEvent::AfterInstall;
+            let event = &LifecycleEvent::AfterInstall.into();
             run(dir.path(), event, &script(10), &context(None), &log).unwrap_err()
         };
         let missing = run();
@@ -562,9 +558,10 @@ mod tests {
 
     fn context(units: Option<Arc<Units>>) -> Context {
         Context {
-            application: ApplicationName::new("shop").unwrap(),
+            application: "shop".into(),
             group: GroupName::new("web").unwrap(),
-            deployment: DeploymentId::of(Digest::ZERO, false),
+            group_name: "web".into(),
+            deployment: DeploymentId::of(Digest::ZERO, false).into(),
             record: "/nonexistent/hook".into(),
             units,
         }

@@ -14,13 +14,16 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::{LifecycleEvent, Stopped},
-    ids::{DeploymentId, Digest, GroupName, ReleaseLabel},
+    execute::Stopped,
+    ids::{Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::regular;
+use crate::{
+    deployment::{DeploymentName, Event},
+    regular,
+};
 
 /// What the executor remembers of a group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +55,16 @@ pub(crate) struct Installed {
     pub(crate) label: ReleaseLabel,
     pub(crate) manifest: Digest,
     /// Where it is laid out, and with it the list of what it put in place.
-    pub(crate) deployment: DeploymentId,
+    pub(crate) deployment: DeploymentName,
+}
+
+/// What a group has on this host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// What runs and is healthy.
+    pub(crate) current: Option<Installed>,
+    /// Whose files are in place; differs from `current` after a failure.
+    pub(crate) installed: Option<Installed>,
 }
 
 /// A slot in use.
@@ -63,7 +75,7 @@ pub(crate) struct Activation {
     /// The order itself: the group may have a newer one before this has ended.
     pub(crate) deploy: Signed<Order>,
     pub(crate) release: Digest,
-    pub(crate) deployment: DeploymentId,
+    pub(crate) deployment: DeploymentName,
     /// The group's state when it began, to go back to.
     pub(crate) before_current: Option<Installed>,
     pub(crate) before_installed: Option<Installed>,
@@ -71,8 +83,9 @@ pub(crate) struct Activation {
 }
 
 impl Activation {
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.step, Step::Ended(_))
+    /// What the group had when it began.
+    pub(crate) fn before(&self) -> Standing {
+        Standing { current: self.before_current.clone(), installed: self.before_installed.clone() }
     }
 }
 
@@ -80,11 +93,48 @@ impl Activation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Step {
     /// This event of the new revision runs.
-    Forward(LifecycleEvent),
+    Forward(Event),
     /// This event of the restoration runs; the failure that led to it.
-    Back(LifecycleEvent, Box<Outcome>),
+    Back(Event, Box<End>),
     /// Over.
-    Ended(Outcome),
+    Ended(End),
+}
+
+impl Step {
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}
+
+/// How a deployment has ended on this host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum End {
+    Succeeded,
+    Failed(Failure),
+}
+
+/// A failed event and what became of the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// The end of what the event's scripts printed.
+    pub(crate) log: String,
+    /// By AWS's codes.
+    pub(crate) code: u8,
+    pub(crate) event: Event,
+    /// The script that has failed; empty if it was none.
+    pub(crate) script: String,
+    pub(crate) message: String,
+    /// Whether the revision before runs again.
+    pub(crate) restored: bool,
+}
+
+impl End {
+    /// The same, as a fleet hears of it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let Self::Failed(failure) = self else { return Outcome::Succeeded };
+        let Failure { log, code, event, script, message, restored } = failure.clone();
+        Outcome::Failed { log, code, event: event.of_fleet(), script, message, restored }
+    }
 }
 
 impl GroupState {
@@ -101,6 +151,10 @@ impl GroupState {
             staged: Vec::new(),
             activation: None,
         }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { current: self.current.clone(), installed: self.installed.clone() }
     }
 
     /// Notes that a slot is not to be acted on.
@@ -121,16 +175,16 @@ impl GroupState {
         let Some(Activation { step, .. }) = held else { return };
         let event = match step {
             Step::Ended(_) => return,
-            Step::Forward(event) | Step::Back(event, _) => *event,
+            Step::Forward(event) | Step::Back(event, _) => event.clone(),
         };
-        *step = Step::Ended(Outcome::Failed {
+        *step = Step::Ended(End::Failed(Failure {
             log: String::new(),
             code: 5,
             event,
             script: String::new(),
             message: "an operator released the slot while the host was away".into(),
             restored: false,
-        });
+        }));
         self.current = None;
     }
 
@@ -245,6 +299,8 @@ const RELEASED_KEPT: usize = 16;
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use groundswell_protocol::execute::LifecycleEvent;
+
     use super::*;
 
     fn group(name: &str) -> GroupState {
@@ -287,6 +343,21 @@ mod tests {
         fs::rename(&path, dir.path().join("db.state")).unwrap();
         fs::write(dir.path().join("db.state"), &good).unwrap();
         assert!(read(dir.path()).unwrap_err().to_string().contains("it is of group web"));
+    }
+
+    #[test]
+    fn an_end_is_written_as_the_fleet_hears_of_it() {
+        let failure = Failure {
+            log: "[stdout]x\n".into(),
+            code: 4,
+            event: LifecycleEvent::AfterInstall.into(),
+            script: "run".into(),
+            message: "no".into(),
+            restored: true,
+        };
+        for end in [End::Succeeded, End::Failed(failure)] {
+            assert_eq!(cbor::encode(&end), cbor::encode(&end.outcome()));
+        }
     }
 
     #[test]

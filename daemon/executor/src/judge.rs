@@ -12,7 +12,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{self, Evidence, Stopped},
+    execute::{self, Evidence, LifecycleEvent, Stopped},
     ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
     limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
     revision::Manifest,
@@ -26,7 +26,8 @@ use groundswell_protocol::{
 use crate::{
     clock::BootTime,
     config::Config,
-    journal::{self, GroupState},
+    deployment::{Deployment, DeploymentName, Event},
+    journal::{self, GroupState, Installed},
     regular,
 };
 
@@ -87,7 +88,34 @@ pub(crate) struct Judged {
     pub(crate) deploy: Deploy,
     pub(crate) release: Verified<Release>,
     pub(crate) manifest: Manifest,
-    pub(crate) deployment: DeploymentId,
+    pub(crate) deployment: DeploymentName,
+}
+
+impl Judged {
+    /// What is to be done, now that it was found good.
+    pub(crate) fn into_deployment(self) -> Deployment {
+        let (release, group) = (self.release.content(), self.group.content());
+        let configuration = self.deploy.configuration.as_ref().unwrap_or(&group.configuration);
+        let deadline = configuration.event_deadline_seconds;
+        Deployment {
+            group: group.name.clone(),
+            group_name: group.name.to_string(),
+            application: release.application.to_string(),
+            installs: Installed {
+                release: self.release.id(),
+                label: release.label.clone(),
+                manifest: release.manifest,
+                deployment: self.deployment,
+            },
+            events: LifecycleEvent::IN_PLACE.map(Event::Known).into(),
+            custom: BTreeMap::new(),
+            file_exists_behavior: self.deploy.file_exists_behavior,
+            ignore_application_stop_failures: self.deploy.ignore_application_stop_failures,
+            event_deadline: deadline.map(|seconds| Duration::from_secs(seconds.into())),
+            goes_back: true,
+            manifest: self.manifest,
+        }
+    }
 }
 
 /// Extends the group's chain by `orders`, each the one that follows. All are taken, or none.
@@ -227,7 +255,7 @@ pub(crate) fn judge(
     if begins {
         fits(release.content(), group.content(), member.content())?;
     }
-    let deployment = DeploymentId::of(evidence.order, rollback);
+    let deployment = DeploymentId::of(evidence.order, rollback).into();
     let own = config.own_manifest(&state.group, deployment);
     // Once a revision was laid out here, the store of `swelld` is not needed any more.
     let manifest = read_manifest(&own, release.content()).or_else(|_| {

@@ -2,28 +2,33 @@
 
 use std::path::PathBuf;
 
-use groundswell_protocol::ids::{DeploymentId, Digest, FleetId, GroupName};
+use groundswell_protocol::ids::{Digest, FleetId, GroupName};
 
-use crate::{config::Config, logs::Places};
+use crate::{config::Config, deployment::DeploymentName, logs::Places};
 
 impl Config {
     /// The directory of one deployment.
-    pub(crate) fn deployment_dir(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+    pub(crate) fn deployment_dir(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
         self.root_dir.join(group.as_str()).join(deployment.to_string())
     }
 
     /// The revision of a deployment, unpacked.
-    pub(crate) fn archive(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+    pub(crate) fn archive(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
         self.deployment_dir(group, deployment).join("deployment-archive")
     }
 
     /// The manifest of a deployment's revision: what was verified when it was laid out.
-    pub(crate) fn own_manifest(&self, group: &GroupName, deployment: DeploymentId) -> PathBuf {
+    pub(crate) fn own_manifest(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
         self.deployment_dir(group, deployment).join("manifest")
     }
 
+    /// Where the script that runs is on record.
+    pub(crate) fn hook_record(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
+        self.deployment_dir(group, deployment).join("hook")
+    }
+
     /// The logs of a deployment's scripts.
-    pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentId) -> Places {
+    pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentName) -> Places {
         let own = self.deployment_dir(group, deployment).join("logs/scripts.log");
         let all = self.root_dir.join("deployment-logs/groundswell-deployments.log");
         Places { own, all, deployment }

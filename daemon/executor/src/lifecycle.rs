@@ -3,33 +3,102 @@
 //! Forward: ApplicationStop of the revision that is there, then the new one's events. Back: the
 //! revision that was there is deployed again, its files first, so that the host ends where it began.
 //! Each step is in the journal before it is taken; after a crash it is taken again.
+//!
+//! Who decided on the deployment, and where its journal is, is for the caller to know, as
+//! [`activation`](crate::activation) knows of orders and slots.
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use groundswell_protocol::{
     execute::LifecycleEvent,
+    ids::GroupName,
     limits::MANIFEST_BYTES_MAX,
-    revision::{AppSpec, FileExistsBehavior, Manifest},
-    trust::{Outcome, fit_text},
+    revision::{FileExistsBehavior, Manifest, Script},
+    trust::fit_text,
 };
 
 use crate::{
-    activation::Work,
+    config::Config,
+    deployment::{Deployment, DeploymentName, Event},
+    give_up,
     hooks::{self, Context, HookFailed},
     install::{self, Belongings},
-    journal::{Installed, Step},
-    logs::ScriptLog,
+    journal::{End, Failure, Installed, Standing, Step},
+    logs::{self, ScriptLog},
     regular,
+    unit::Units,
 };
 
 const UNKNOWN: u8 = 5;
 
+/// A deployment at work.
+pub(crate) struct Work<'a> {
+    config: &'a Config,
+    units: Option<&'a Arc<Units>>,
+    deployment: Deployment,
+    log: ScriptLog,
+    /// What the group had when it began, to go back to.
+    before: Standing,
+    /// What the group has now. Written with the next step.
+    now: Standing,
+}
+
+impl<'a> Work<'a> {
+    /// Begins, or goes on where the last process has ended: what it ran then is ended first.
+    pub(crate) fn new(
+        config: &'a Config,
+        units: Option<&'a Arc<Units>>,
+        deployment: Deployment,
+        before: Standing,
+        now: Standing,
+    ) -> Self {
+        let places = config.script_log(&deployment.group, deployment.name());
+        // Without room for it deployments go on, and the log only grows.
+        drop(logs::rotate(&places.all));
+        let log = ScriptLog::open(places)
+            .unwrap_or_else(|error| give_up(&format!("the script log: {error}")));
+        // Where systemd did not end it with the last process, what it ran then may still be at work.
+        let record = config.hook_record(&deployment.group, deployment.name());
+        if let Err(error) = hooks::end_left_over(&record, &log) {
+            give_up(&format!("the record of the last script: {error}"));
+        }
+        Self { config, units, deployment, log, before, now }
+    }
+
+    /// Takes one step after the other to the end. Each is handed to `note`, with what the group has by
+    /// then, before it is taken; it must be durable when `note` returns.
+    pub(crate) fn run(mut self, mut step: Step, mut note: impl FnMut(&Standing, &Step)) {
+        while !step.has_ended() {
+            step = self.take(&step);
+            note(&self.now, &step);
+        }
+    }
+
+    /// Takes the step that the journal names, and says which one is next.
+    fn take(&mut self, step: &Step) -> Step {
+        match step {
+            Step::Forward(event) => forward(self, event),
+            Step::Back(event, failure) => back(self, event, failure),
+            Step::Ended(end) => Step::Ended(end.clone()),
+        }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.config.deployment_dir(&self.deployment.group, self.deployment.name())
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.config.archive(&self.deployment.group, self.deployment.name())
+    }
+}
+
 /// A failed event.
-pub(crate) struct EventFailed {
+struct EventFailed {
     code: u8,
     script: String,
     message: String,
@@ -41,121 +110,112 @@ impl EventFailed {
     }
 }
 
-/// Takes the step that the journal names, and says which one is next.
-pub(crate) fn take(work: &mut Work, step: &Step) -> Step {
-    match step {
-        Step::Forward(event) => forward(work, *event),
-        Step::Back(event, failure) => back(work, *event, failure),
-        Step::Ended(outcome) => Step::Ended(outcome.clone()),
-    }
-}
-
-fn forward(work: &mut Work, event: LifecycleEvent) -> Step {
-    let log = work.log.clone();
-    log.begin(&event.to_string());
+fn forward(work: &mut Work<'_>, event: &Event) -> Step {
+    work.log.begin(&event.to_string());
     let done = match event {
-        LifecycleEvent::ApplicationStop => stop_before(work, &log),
-        LifecycleEvent::Install => install_new(work),
+        Event::Known(LifecycleEvent::Install) => install_new(work),
+        event if work.deployment.is_of_the_one_before(event) => run_before(work, event),
         event => {
-            let spec = &work.judged.manifest.spec;
-            run_scripts(work, spec, work.archive(), event, &log, event_deadline(work))
+            let (scripts, deadline) =
+                (work.deployment.scripts(event), work.deployment.event_deadline);
+            run_scripts(work, scripts, &work.archive(), event, deadline)
         }
     };
     match done {
-        Ok(()) => match next_forward(&work.judged.manifest.spec, event) {
+        Ok(()) => match work.deployment.after(event) {
             Some(next) => Step::Forward(next),
             None => {
-                work.succeeded();
-                Step::Ended(Outcome::Succeeded)
+                work.now.current = work.now.installed.clone();
+                Step::Ended(End::Succeeded)
             }
         },
         Err(failed) => {
-            let tail = log.tail();
-            log.line(&failed.message);
-            let outcome = Outcome::Failed {
+            let tail = work.log.tail();
+            work.log.line(&failed.message);
+            let failure = Failure {
                 log: tail,
                 code: failed.code,
-                event,
+                event: event.clone(),
                 script: failed.script,
                 message: fit_text(failed.message),
                 restored: false,
             };
-            Step::Back(LifecycleEvent::ApplicationStop, Box::new(outcome))
+            let first = work.deployment.way_back().next();
+            match first.filter(|_| work.deployment.goes_back) {
+                Some(first) => Step::Back(first, Box::new(End::Failed(failure))),
+                None => Step::Ended(End::Failed(leave(work, failure))),
+            }
         }
+    }
+}
+
+/// Leaves a failed deployment as it is. Files of which some may be in place are not left.
+fn leave(work: &mut Work<'_>, failure: Failure) -> Failure {
+    work.now.current = None;
+    if work.now.installed != work.before.installed {
+        return failure;
+    }
+    match restore_files(work) {
+        Ok(()) => failure,
+        Err(failed) => with_restored(failure, false, Some(&failed.message)),
     }
 }
 
 /// One event of the way back. Without a healthy revision before, only the files go back.
-fn back(work: &mut Work, event: LifecycleEvent, failure: &Outcome) -> Step {
-    let log = work.log.clone();
-    log.begin(&format!("{event} (restoring)"));
+fn back(work: &mut Work<'_>, event: &Event, end: &End) -> Step {
+    let End::Failed(failure) = end else { return Step::Ended(end.clone()) };
+    work.log.begin(&format!("{event} (restoring)"));
     let done = match event {
-        LifecycleEvent::ApplicationStop => {
-            if let Outcome::Failed { event: failed, .. } = failure
-                && *failed >= LifecycleEvent::ApplicationStart
-            {
-                stop_failed(work, &log);
+        Event::Known(LifecycleEvent::ApplicationStop) => {
+            if work.deployment.has_started_by(&failure.event) {
+                stop_failed(work, event);
             }
             Ok(())
         }
-        LifecycleEvent::Install => restore_files(work),
-        event => match work.before_current() {
+        Event::Known(LifecycleEvent::Install) => restore_files(work),
+        event => match &work.before.current {
             // The way back has the time that its scripts give themselves: a deadline that is right for
             // something new must not keep a host from being put back.
-            Some(before) => run_scripts_of(work, &before, event, &log, None),
+            Some(before) => run_scripts_of(work, before, event, None),
             None => Ok(()),
         },
     };
-    match (done, after(event)) {
-        (Ok(()), Some(next)) => Step::Back(next, Box::new(failure.clone())),
+    let mut rest = work.deployment.way_back().skip_while(|other| other != event).skip(1);
+    let (next, restored) = (rest.next(), work.before.current.is_some());
+    let failure = failure.clone();
+    match (done, next) {
+        (Ok(()), Some(next)) => Step::Back(next, Box::new(End::Failed(failure))),
         (Ok(()), None) => {
-            let restored = work.before_current().is_some();
-            work.restored(restored);
-            Step::Ended(with_restored(failure, restored, None))
+            work.now.current = work.before.current.clone();
+            Step::Ended(End::Failed(with_restored(failure, restored, None)))
         }
         (Err(failed), _) => {
-            log.line(&failed.message);
-            work.restored(false);
+            work.log.line(&failed.message);
+            work.now.current = None;
             let why = format!("{event}: {}", failed.message);
-            Step::Ended(with_restored(failure, false, Some(&why)))
+            Step::Ended(End::Failed(with_restored(failure, false, Some(&why))))
         }
     }
 }
 
-fn with_restored(failure: &Outcome, was_restored: bool, why_not: Option<&str>) -> Outcome {
-    let mut outcome = failure.clone();
-    if let Outcome::Failed { restored, message, .. } = &mut outcome {
-        *restored = was_restored;
-        if let Some(why) = why_not {
-            *message =
-                fit_text(format!("{message}; the revision before could not be put back: {why}"));
-        }
+fn with_restored(mut failure: Failure, restored: bool, why_not: Option<&str>) -> Failure {
+    failure.restored = restored;
+    if let Some(why) = why_not {
+        let message = failure.message;
+        failure.message =
+            fit_text(format!("{message}; the revision before could not be put back: {why}"));
     }
-    outcome
+    failure
 }
 
-/// The event that follows and has something to do: one without scripts is not worth a journal entry.
-fn next_forward(spec: &AppSpec, event: LifecycleEvent) -> Option<LifecycleEvent> {
-    let mut next = after(event)?;
-    while next.is_scriptable() && spec.scripts(next).is_empty() {
-        next = after(next)?;
-    }
-    Some(next)
-}
-
-/// The event that follows in an in-place deployment.
-fn after(event: LifecycleEvent) -> Option<LifecycleEvent> {
-    LifecycleEvent::IN_PLACE.into_iter().find(|next| *next > event)
-}
-
-/// ApplicationStop of what is there. A first deployment has nothing to stop.
-fn stop_before(work: &Work, log: &ScriptLog) -> Result<(), EventFailed> {
-    let Some(before) = work.before_installed() else { return Ok(()) };
-    let deadline = event_deadline(work);
-    let done = run_scripts_of(work, &before, LifecycleEvent::ApplicationStop, log, deadline);
+/// An event of what is there. A first deployment has nothing to stop.
+fn run_before(work: &Work<'_>, event: &Event) -> Result<(), EventFailed> {
+    let Some(before) = &work.before.installed else { return Ok(()) };
+    let done = run_scripts_of(work, before, event, work.deployment.event_deadline);
+    let is_stop = *event == LifecycleEvent::ApplicationStop.into();
     match done {
-        Err(failed) if work.judged.deploy.ignore_application_stop_failures => {
-            log.line(&format!("{}; ignored, as the order says", failed.message));
+        Err(failed) if is_stop && work.deployment.ignore_application_stop_failures => {
+            work.log.line(&format!("{}; ignored, as the order says", failed.message));
             Ok(())
         }
         other => other,
@@ -163,46 +223,38 @@ fn stop_before(work: &Work, log: &ScriptLog) -> Result<(), EventFailed> {
 }
 
 /// Stops what has failed, as well as it can be stopped.
-fn stop_failed(work: &Work, log: &ScriptLog) {
-    let (spec, archive) = (&work.judged.manifest.spec, work.archive());
-    let event = LifecycleEvent::ApplicationStop;
-    if let Err(failed) = run_scripts(work, spec, archive, event, log, None) {
-        log.line(&failed.message);
+fn stop_failed(work: &Work<'_>, event: &Event) {
+    let scripts = work.deployment.scripts(event);
+    if let Err(failed) = run_scripts(work, scripts, &work.archive(), event, None) {
+        work.log.line(&failed.message);
     }
 }
 
-fn install_new(work: &mut Work) -> Result<(), EventFailed> {
+fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let io = |error: io::Error| EventFailed::other(error.to_string());
     let dir = work.dir();
     let _alone = install::alone();
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
-    let judged = &work.judged;
-    let behavior = judged
-        .manifest
+    let Deployment { manifest, file_exists_behavior, installs, .. } = &work.deployment;
+    let behavior = manifest
         .spec
         .file_exists_behavior
-        .or(judged.deploy.file_exists_behavior)
+        .or(*file_exists_behavior)
         .unwrap_or(FileExistsBehavior::Disallow);
     let before = belongings_before(work).map_err(io)?;
-    let root = &work.config().destination_root;
-    let plan = install::plan(&judged.manifest, root, &work.archive(), &before, behavior)
+    let root = &work.config.destination_root;
+    let plan = install::plan(manifest, root, &work.archive(), &before, behavior)
         .map_err(EventFailed::other)?;
     plan.carry_out(&dir).map_err(io)?;
-    let release = judged.release.content();
-    work.installed(Some(Installed {
-        release: judged.release.id(),
-        label: release.label.clone(),
-        manifest: release.manifest,
-        deployment: judged.deployment,
-    }));
+    work.now.installed = Some(installs.clone());
     Ok(())
 }
 
 /// What the revision before put in place.
-fn belongings_before(work: &Work) -> io::Result<Belongings> {
-    let Some(before) = work.before_installed() else { return Ok(Belongings::default()) };
-    let dir = work.config().deployment_dir(&work.group(), before.deployment);
+fn belongings_before(work: &Work<'_>) -> io::Result<Belongings> {
+    let Some(before) = &work.before.installed else { return Ok(Belongings::default()) };
+    let dir = work.config.deployment_dir(&work.deployment.group, before.deployment);
     let belongings = Belongings::read(&dir)?;
     if belongings.is_none() {
         let dir = dir.display();
@@ -211,23 +263,40 @@ fn belongings_before(work: &Work) -> io::Result<Belongings> {
     Ok(belongings.unwrap_or_default())
 }
 
-fn restore_files(work: &mut Work) -> Result<(), EventFailed> {
+fn restore_files(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
     install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
-    let before = work.before_installed();
-    work.installed(before);
+    work.now.installed = work.before.installed.clone();
     Ok(())
+}
+
+/// Takes back what an interrupted deployment has done to the files, and starts nothing: the host is
+/// without a working revision until the next deployment.
+pub(crate) fn abandon(
+    config: &Config,
+    group: &GroupName,
+    deployment: DeploymentName,
+) -> Result<(), String> {
+    // A script may still be at work on the files that go.
+    ScriptLog::open(config.script_log(group, deployment))
+        .and_then(|log| hooks::end_left_over(&config.hook_record(group, deployment), &log))
+        .map_err(|error| format!("the script that was left running cannot be ended: {error}"))?;
+    let _alone = install::alone();
+    install::undo(&config.deployment_dir(group, deployment))
+        .map_err(|error| format!("the old files cannot be put back: {error}"))
 }
 
 /// Runs an event of a revision that was installed before, from where it was laid out then.
 fn run_scripts_of(
-    work: &Work,
+    work: &Work<'_>,
     before: &Installed,
-    event: LifecycleEvent,
-    log: &ScriptLog,
+    event: &Event,
     deadline: Option<Duration>,
 ) -> Result<(), EventFailed> {
-    let path = work.config().own_manifest(&work.group(), before.deployment);
+    // No other deployment knows what its own events were.
+    let Event::Known(known) = event else { return Ok(()) };
+    let (group, name) = (&work.deployment.group, before.deployment);
+    let path = work.config.own_manifest(group, name);
     let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
         .map_err(|error| error.to_string())
         .and_then(|bytes| {
@@ -239,41 +308,35 @@ fn run_scripts_of(
         let (label, path) = (&before.label, path.display());
         EventFailed::other(format!("the manifest of {label} at {path}: {error}"))
     })?;
-    let archive = work.config().archive(&work.group(), before.deployment);
-    run_scripts(work, &manifest.spec, archive, event, log, deadline)
-}
-
-/// How long the scripts of one event may take together, if the configuration of the deployment says.
-fn event_deadline(work: &Work) -> Option<Duration> {
-    let of_group = &work.judged.group.content().configuration;
-    let configuration = work.judged.deploy.configuration.as_ref().unwrap_or(of_group);
-    configuration.event_deadline_seconds.map(|seconds| Duration::from_secs(seconds.into()))
+    let archive = work.config.archive(group, name);
+    run_scripts(work, manifest.spec.scripts(*known), &archive, event, deadline)
 }
 
 fn run_scripts(
-    work: &Work,
-    spec: &AppSpec,
-    archive: PathBuf,
-    event: LifecycleEvent,
-    log: &ScriptLog,
+    work: &Work<'_>,
+    scripts: &[Script],
+    archive: &Path,
+    event: &Event,
     deadline: Option<Duration>,
 ) -> Result<(), EventFailed> {
     let began = Instant::now();
+    let deployment = &work.deployment;
     let context = Context {
-        application: work.judged.release.content().application.clone(),
-        group: work.group(),
-        deployment: work.judged.deployment,
-        record: work.hook_record(),
-        units: work.units(),
+        application: deployment.application.clone(),
+        group: deployment.group.clone(),
+        group_name: deployment.group_name.clone(),
+        deployment: deployment.name(),
+        record: work.config.hook_record(&deployment.group, deployment.name()),
+        units: work.units.cloned(),
     };
-    for script in spec.scripts(event) {
+    for script in scripts {
         let mut script = script.clone();
         if let Some(deadline) = deadline {
             let left = deadline.saturating_sub(began.elapsed()).as_millis().div_ceil(1000);
             let left = u32::try_from(left).unwrap_or(u32::MAX);
             script.timeout_seconds = script.timeout_seconds.min(left);
         }
-        hooks::run(&archive, event, &script, &context, log).map_err(
+        hooks::run(archive, event, &script, &context, &work.log).map_err(
             |HookFailed { code, message }| EventFailed {
                 code,
                 script: script.location.clone(),

@@ -9,11 +9,12 @@ use std::{
 };
 
 use groundswell_protocol::{
-    ids::DeploymentId,
     limits::{HOOK_OUTPUT_BYTES_MAX, LOG_TAIL_BYTES_MAX},
     time::UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::deployment::DeploymentName;
 
 /// An open log; several threads write lines to it, and other processes to the same files.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ pub(crate) struct Places {
     pub(crate) own: PathBuf,
     /// The log of all deployments on this host.
     pub(crate) all: PathBuf,
-    pub(crate) deployment: DeploymentId,
+    pub(crate) deployment: DeploymentName,
 }
 
 struct Inner {
@@ -232,10 +233,12 @@ fn clock_time(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use groundswell_protocol::ids::{DeploymentId, Digest};
+
     use super::*;
 
     fn places(dir: &Path) -> Places {
-        let deployment = DeploymentId::of(groundswell_protocol::ids::Digest::ZERO, false);
+        let deployment = DeploymentId::of(Digest::ZERO, false).into();
         Places { own: dir.join("scripts.log"), all: dir.join("all.log"), deployment }
     }
 

@@ -7,6 +7,7 @@
 mod activation;
 mod clock;
 mod config;
+mod deployment;
 mod frame;
 mod hooks;
 mod install;

@@ -1,23 +1,25 @@
 //! Laying a revision out beside what runs. The live tree is not touched.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs::{self, File, FileTimes},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use groundswell_protocol::{
-    ids::{DeploymentId, Digest, GroupName},
+    ids::{Digest, GroupName},
     limits::{FRAME_BYTES_MAX, FRAME_RAW_BYTES_MAX},
     revision::{Chunk, EntryKind, Frame, Manifest, chunk_of},
 };
 
 use crate::{
     config::Config,
+    deployment::DeploymentName,
     journal::{durable, replace},
     regular,
 };
@@ -28,7 +30,7 @@ pub(crate) fn lay_out(
     config: &Config,
     manifest: &Manifest,
     group: &GroupName,
-    deployment: DeploymentId,
+    deployment: DeploymentName,
 ) -> Result<(), String> {
     let archive = config.archive(group, deployment);
     if archive.is_dir() {
@@ -63,6 +65,31 @@ pub(crate) fn lay_out(
         drop(fs::remove_dir_all(&part));
         format!("the revision cannot be laid out in {}: {error}", archive.display())
     })
+}
+
+/// Removes old deployments' directories of a group, so that at most `kept` are there; those that are
+/// `needed` stay in any case.
+pub(crate) fn clear_old(
+    config: &Config,
+    group: &GroupName,
+    needed: &BTreeSet<PathBuf>,
+    kept: usize,
+) {
+    let Ok(entries) = fs::read_dir(config.root_dir.join(group.as_str())) else { return };
+    let mut old: Vec<_> = entries
+        .flatten()
+        .filter(|entry| !needed.contains(&entry.path()))
+        // A group may have the name of the directory in which the log of all deployments is.
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    old.sort();
+    let there = needed.iter().filter(|path| path.exists()).count();
+    let surplus = (old.len() + there).saturating_sub(kept);
+    for (_, path) in old.into_iter().take(surplus) {
+        // What cannot be removed now is tried again after the next deployment.
+        drop(fs::remove_dir_all(path));
+    }
 }
 
 /// Removes what was half laid out when the process ended.
@@ -147,6 +174,7 @@ impl Frames<'_> {
 #[cfg(test)]
 mod tests {
     use groundswell_protocol::{
+        ids::DeploymentId,
         revision::{AppSpec, Publisher},
         time::UnixSeconds,
     };
@@ -182,7 +210,8 @@ mod tests {
     fn requests_for_one_archive_at_the_same_time_make_it_once_and_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (config, manifest) = host(dir.path());
-        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        let (group, id) =
+            (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false).into());
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| lay_out(&config, &manifest, &group, id).unwrap());
@@ -198,11 +227,13 @@ mod tests {
     fn what_was_half_laid_out_is_removed_at_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let (config, manifest) = host(dir.path());
-        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        let (group, id) =
+            (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false).into());
         clear(&config);
         lay_out(&config, &manifest, &group, id).unwrap();
-        let half =
-            config.archive(&group, DeploymentId::of(Digest::ZERO, true)).with_extension(PART);
+        let half = config
+            .archive(&group, DeploymentId::of(Digest::ZERO, true).into())
+            .with_extension(PART);
         fs::create_dir_all(half.join("sub")).unwrap();
         clear(&config);
         assert!(!half.exists() && config.archive(&group, id).is_dir());
@@ -215,7 +246,8 @@ mod tests {
         let frame = config.frame_file(&manifest.frames[0].hash);
         fs::remove_file(&frame).unwrap();
         nix::unistd::mkfifo(&frame, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let (group, id) = (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false));
+        let (group, id) =
+            (GroupName::new("web").unwrap(), DeploymentId::of(Digest::ZERO, false).into());
         let refused = lay_out(&config, &manifest, &group, id).unwrap_err();
         assert!(refused.contains("no regular file"), "{refused}");
     }
