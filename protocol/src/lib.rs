@@ -31,6 +31,7 @@ pub mod consensus;
 pub mod node;
 
 pub mod execute;
+pub mod local;
 pub mod sabotage;
 pub mod swarm;
 pub mod wire;

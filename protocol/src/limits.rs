@@ -249,6 +249,10 @@ pub const ORDERS_KEPT_PER_GROUP: usize = 8;
 
 /// A request to the executor or its answer.
 pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
+/// A deployment of one host alone, as it is handed over. The longest part is the events of its own.
+pub const LOCAL_DEPLOYMENT_BYTES_MAX: usize = 1 << 20;
+/// What is heard of it at once. The longest part is the end of a log.
+pub const LOCAL_NEWS_BYTES_MAX: usize = 64 << 10;
 
 const _: () = {
     assert!(TERM_LEAP_MAX * 1000 * 86_400 * 365 * 30 < TERM_MAX);

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::manifest::{Frame, Manifest, ManifestRefused};
 use crate::{
-    ids::Digest,
+    ids::{ApplicationName, Digest},
     limits::{ENVELOPE_BYTES_MAX, MANIFEST_BYTES_MAX},
     trust::{Release, Signed, Untrusted},
 };
@@ -187,6 +187,18 @@ impl BundleReader {
         }
         self.held.extend_from_slice(bytes);
         self.advance()
+    }
+
+    /// Goes on with the manifest that a release names though nobody has verified it, and tells of which
+    /// application it says to be. For a host where whoever gives the file may run anything as it is: the
+    /// file is whole then, and that is all.
+    pub fn accept_unverified(
+        &mut self,
+        release: &Signed<Release>,
+    ) -> Result<(ApplicationName, Vec<BundleEvent>), BundleError> {
+        let claim = release.claim().map_err(BundleError::Release)?;
+        let events = self.accept_release(claim.manifest, claim.manifest_bytes)?;
+        Ok((claim.application, events))
     }
 
     /// Goes on with the manifest of this hash and length: those of the release, once verified.

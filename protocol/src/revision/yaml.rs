@@ -26,6 +26,7 @@ use super::{
 use crate::{
     execute::LifecycleEvent,
     limits::{APPSPEC_BYTES_MAX, APPSPEC_DEPTH_MAX, APPSPEC_NODES_MAX},
+    local::CustomEvent,
 };
 
 /// A place in the file, both counted from 1.
@@ -76,11 +77,25 @@ impl AppSpec {
         bytes: &[u8],
         kind_of: &dyn Fn(&str) -> Option<PathKind>,
     ) -> Result<(Self, Vec<Warning>), AppSpecError> {
+        let (spec, _, warnings) = Self::from_yaml_with_events(bytes, kind_of, &[])?;
+        Ok((spec, warnings))
+    }
+
+    /// The same, with the scripts of events that are not CodeDeploy's, in the order of `events`. No
+    /// manifest holds them: only a deployment of one host alone can have such events.
+    pub fn from_yaml_with_events(
+        bytes: &[u8],
+        kind_of: &dyn Fn(&str) -> Option<PathKind>,
+        events: &[String],
+    ) -> Result<(Self, Vec<CustomEvent>, Vec<Warning>), AppSpecError> {
         let text = text_of(bytes)?;
         let root = parse(text)?;
-        let mut reader = Reader { kind_of, text, warnings: Vec::new() };
+        let mut reader =
+            Reader { kind_of, text, events, custom: BTreeMap::new(), warnings: Vec::new() };
         let spec = reader.spec(&root)?;
-        Ok((spec, reader.warnings))
+        let custom = events.iter().filter_map(|event| reader.custom.remove_entry(event.as_str()));
+        let custom = custom.map(|(name, scripts)| CustomEvent { name, scripts }).collect();
+        Ok((spec, custom, reader.warnings))
     }
 }
 
@@ -298,6 +313,10 @@ fn wrong_type(node: &Node, key: String, expected: &str, got: &Value) -> AppSpecE
 struct Reader<'a> {
     kind_of: &'a dyn Fn(&str) -> Option<PathKind>,
     text: &'a str,
+    /// Events that are not CodeDeploy's and known all the same.
+    events: &'a [String],
+    /// Their scripts.
+    custom: BTreeMap<String, Vec<Script>>,
     warnings: Vec<Warning>,
 }
 
@@ -426,6 +445,11 @@ impl Reader<'_> {
         let mut hooks = Vec::new();
         for (name, node) in events {
             let key = format!("hooks.{}", shown(name));
+            if self.events.iter().any(|own| own == name) {
+                let scripts = self.scripts(node, &key)?;
+                self.custom.insert(name.to_owned(), scripts);
+                continue;
+            }
             let event: LifecycleEvent = name.parse().map_err(|_| {
                 let events = LifecycleEvent::ALL.into_iter().filter(|event| event.is_scriptable());
                 let events: Vec<_> = events.map(|event| event.to_string()).collect();
@@ -824,6 +848,19 @@ file_exists_behavior: OVERWRITE
             assert!(spec.hooks.is_empty());
             assert!(warnings[0].to_string().contains("runs no scripts"), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn events_of_ones_own_are_taken_where_they_are_expected() {
+        let text = "version: 0.0\nos: linux\nhooks:\n  Warm:\n    - location: scripts/start.sh\n";
+        let kind_of = |_: &str| Some(PathKind::File);
+        let own = ["Start".to_owned(), "Warm".to_owned()];
+        let read = AppSpec::from_yaml_with_events(text.as_bytes(), &kind_of, &own);
+        let (spec, custom, _) = read.unwrap();
+        assert!(spec.hooks.is_empty());
+        assert_eq!((custom.len(), custom[0].name.as_str()), (1, "Warm"));
+        assert_eq!(custom[0].scripts[0].location, "scripts/start.sh");
+        assert!(AppSpec::from_yaml(text.as_bytes(), &kind_of).is_err());
     }
 
     #[test]
