@@ -10,6 +10,7 @@ use std::{
 use groundswell_protocol::{
     ids::{ApplicationName, Digest, FleetId, LabelText, ReleaseLabel},
     limits::APPSPEC_BYTES_MAX,
+    local::CustomEvent,
     revision::{
         AppSpec, BundleEvent, BundleReader, Frame, Manifest, PathKind, Publisher, bundle_header,
     },
@@ -62,11 +63,12 @@ pub fn make(
         return Err(SignError::Exists(out.into()));
     }
     let found = walk(dir)?;
-    let AppSpecFile { spec, warnings, .. } = read_appspec(dir, &found)?;
+    let AppSpecFile { spec, warnings, .. } = read_appspec(dir, &found, None, &[])?;
     // The manifest comes first in the file and is known last: frames wait in a file without a name.
     let io = SignError::io(out);
     let mut frames = tempfile::tempfile_in(dir_of(out)).map_err(&io)?;
-    let published = cut(dir, &found, spec, &mut frames, out)?;
+    let mut keep = |_: &Frame, bytes: &[u8]| frames.write_all(bytes).map_err(&io);
+    let published = cut(dir, &found, spec, &mut keep)?;
     let mut environments = terms.environments;
     environments.sort();
     environments.dedup();
@@ -109,19 +111,49 @@ pub(crate) struct Found {
 /// the same, with file and place.
 pub fn lint(dir: &Path) -> Result<Vec<String>, SignError> {
     let found = walk(dir)?;
-    let appspec = read_appspec(dir, &found)?;
-    // The manifest's own rules are about every file and link: it is made as for a release, and dropped.
-    let mut frames = tempfile::tempfile().map_err(SignError::io(dir))?;
+    let appspec = read_appspec(dir, &found, None, &[])?;
     let hurts = lint::look(dir, &appspec.spec, &found)?;
-    cut(dir, &found, appspec.spec, &mut frames, dir)?;
+    // The manifest's own rules are about every file and link: it is made as for a release, and dropped.
+    cut(dir, &found, appspec.spec, &mut |_, _| Ok(()))?;
     let path = appspec.path.display();
     let hurts = hurts.into_iter().map(|text| format!("{path}: {text}"));
     Ok(appspec.warnings.into_iter().chain(hurts).collect())
 }
 
+/// A revision that nobody has signed.
+#[derive(Debug)]
+pub struct Revision {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The manifest as it is hashed and stored.
+    pub bytes: Vec<u8>,
+    /// The scripts of events that are not CodeDeploy's.
+    pub custom: Vec<CustomEvent>,
+    /// What is allowed and likely a mistake, with file and place.
+    pub warnings: Vec<String>,
+}
+
+/// Takes a frame of a revision in the making.
+pub type Keep<'a> = dyn FnMut(&Frame, &[u8]) -> Result<(), SignError> + 'a;
+
+/// Turns `dir` into a revision, by the rules of a release. Its frames are handed to `keep`. The appspec may
+/// have another name than the usual one, and events that are not CodeDeploy's.
+pub fn revision(
+    dir: &Path,
+    appspec: Option<&str>,
+    events: &[String],
+    keep: &mut Keep<'_>,
+) -> Result<Revision, SignError> {
+    let found = walk(dir)?;
+    let AppSpecFile { spec, custom, warnings, .. } = read_appspec(dir, &found, appspec, events)?;
+    let (bytes, manifest) = cut(dir, &found, spec, keep)?;
+    Ok(Revision { manifest, bytes, custom, warnings })
+}
+
 struct AppSpecFile {
     path: PathBuf,
     spec: AppSpec,
+    custom: Vec<CustomEvent>,
     warnings: Vec<String>,
 }
 
@@ -151,11 +183,16 @@ fn walk(dir: &Path) -> Result<Vec<Found>, SignError> {
     Ok(found)
 }
 
-fn read_appspec(dir: &Path, found: &[Found]) -> Result<AppSpecFile, SignError> {
-    let names = ["appspec.yml", "appspec.yaml"];
-    let name = names.into_iter().find(|name| dir.join(name).is_file()).ok_or_else(|| {
+fn read_appspec(
+    dir: &Path,
+    found: &[Found],
+    name: Option<&str>,
+    events: &[String],
+) -> Result<AppSpecFile, SignError> {
+    let names = name.map_or_else(|| vec!["appspec.yml", "appspec.yaml"], |name| vec![name]);
+    let name = names.iter().find(|name| dir.join(name).is_file()).ok_or_else(|| {
         let dir = dir.display();
-        SignError::refused(format!("{dir} has no appspec.yml"))
+        SignError::refused(format!("{dir} has no {}", names[0]))
             .with_hint("add one at the top of the directory")
     })?;
     let path = dir.join(name);
@@ -175,29 +212,25 @@ fn read_appspec(dir: &Path, found: &[Found]) -> Result<AppSpecFile, SignError> {
             PathKind::File
         })
     };
-    let (spec, warnings) = AppSpec::from_yaml(&bytes, &kind_of)
-        .map_err(|error| SignError::refused(format!("{}:{error}", path.display())))?;
+    let read = AppSpec::from_yaml_with_events(&bytes, &kind_of, events);
+    let (spec, custom, warnings) =
+        read.map_err(|error| SignError::refused(format!("{}:{error}", path.display())))?;
     let warnings = warnings.iter().map(|warning| format!("{}:{warning}", path.display())).collect();
-    Ok(AppSpecFile { path, spec, warnings })
+    Ok(AppSpecFile { path, spec, custom, warnings })
 }
 
-/// Writes the frames of everything in `dir`, and gives the manifest and its bytes.
+/// Hands the frames of everything in `dir` to `keep`, and gives the manifest and its bytes.
 fn cut(
     dir: &Path,
     found: &[Found],
     spec: AppSpec,
-    out: &mut File,
-    out_path: &Path,
+    keep: &mut Keep<'_>,
 ) -> Result<(Vec<u8>, Manifest), SignError> {
     let refused = |error: groundswell_protocol::revision::PublishError| {
         SignError::refused(format!("{}: {error}", dir.display()))
     };
-    let mut write = |frames: Vec<(Frame, Vec<u8>)>| {
-        frames
-            .iter()
-            .try_for_each(|(_, bytes)| out.write_all(bytes))
-            .map_err(SignError::io(out_path))
-    };
+    let mut write =
+        |frames: Vec<(Frame, Vec<u8>)>| frames.iter().try_for_each(|(frame, b)| keep(frame, b));
     let mut publisher = Publisher::new(spec).map_err(refused)?;
     let mut buffer = vec![0; 256 << 10];
     for entry in found {
