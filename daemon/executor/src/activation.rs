@@ -19,7 +19,7 @@ use groundswell_protocol::{
 
 use crate::{
     clock::BootTime,
-    config::{Config, Runner},
+    config::Config,
     give_up, install,
     journal::{self, Activation, End, Failure, GroupState, Standing, Step},
     judge::{self, Belief, Judged, Prepared},
@@ -82,14 +82,7 @@ impl Executor {
         let mut groups = journal::read(&config.journal_dir())?;
         groups.values_mut().for_each(GroupState::end_released);
         stage::clear(&config);
-        let units = match config.scripts {
-            Some(Runner::Plain) => None,
-            None if !Units::are_possible() => None,
-            _ => {
-                let program = std::env::current_exe()?;
-                Some(Arc::new(Units::new(program, config.keepers_dir())?))
-            }
-        };
+        let units = Units::of_this_machine(config.scripts, config.keepers_dir())?;
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };
         Ok(Self { config, units, inner: Mutex::new(inner), changed: Condvar::new() })

@@ -10,7 +10,7 @@ use groundswell_protocol::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::journal::Installed;
+use crate::journal::{Installed, Standing};
 
 /// One run of a revision's lifecycle on this host.
 pub(crate) struct Deployment {
@@ -39,6 +39,17 @@ pub(crate) struct Deployment {
 impl Deployment {
     pub(crate) fn name(&self) -> DeploymentName {
         self.installs.deployment
+    }
+
+    /// The first event that has something to do. Where nothing is installed, nothing is stopped.
+    pub(crate) fn first(&self, before: &Standing) -> Event {
+        let mut event = self.next_from(0);
+        while before.installed.is_none()
+            && let Some(first) = event.as_ref().filter(|first| self.is_of_the_one_before(first))
+        {
+            event = self.after(first);
+        }
+        event.unwrap_or(INSTALL)
     }
 
     /// The event that follows and has something to do: one without scripts is not worth a journal
@@ -177,6 +188,13 @@ pub(crate) struct DeploymentName {
     is_local: bool,
 }
 
+impl DeploymentName {
+    /// A name for a deployment of this host alone, with the ending that AWS's agent gives it.
+    pub(crate) fn local(id: DeploymentId) -> Self {
+        Self { id, is_local: true }
+    }
+}
+
 impl From<DeploymentId> for DeploymentName {
     fn from(id: DeploymentId) -> Self {
         Self { id, is_local: false }
@@ -250,7 +268,8 @@ mod tests {
     }
 
     fn walk(deployment: &Deployment) -> String {
-        let first = deployment.next_from(0);
+        let before = Standing { installed: Some(deployment.installs.clone()), current: None };
+        let first = Some(deployment.first(&before));
         let events = std::iter::successors(first, |event| deployment.after(event));
         events.map(|event| event.to_string()).collect::<Vec<_>>().join(" ")
     }
@@ -263,6 +282,9 @@ mod tests {
         assert_eq!(walk(&deployment(all, &with)), "ApplicationStop Install ValidateService");
         let own = "DownloadBundle Install Warm ApplicationStop";
         assert_eq!(walk(&deployment(own, &with)), "Install Warm");
+        // A first deployment finds nothing to stop.
+        let first = deployment(all, &with).first(&Standing::default());
+        assert_eq!(first, LifecycleEvent::Install.into());
         // The new revision is there: what stops is the new one.
         let with = [LifecycleEvent::ApplicationStop];
         assert_eq!(walk(&deployment(own, &with)), "Install Warm ApplicationStop");
@@ -290,7 +312,7 @@ mod tests {
         assert_eq!(warm, Event::Custom("Warm".into()));
         let id = DeploymentId::of(Digest::ZERO, false);
         assert_eq!(cbor::encode(&DeploymentName::from(id)), cbor::encode(&id));
-        let local = DeploymentName { id, is_local: true };
+        let local = DeploymentName::local(id);
         assert_eq!(local.to_string(), format!("{id}-local"));
         assert_eq!(local.to_string().parse::<DeploymentName>().unwrap(), local);
         assert!("d-ABC-local".parse::<DeploymentName>().is_err());

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Writes one frame.
-pub(crate) fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(stream: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_be_bytes())?;
     stream.write_all(bytes)

@@ -39,6 +39,16 @@ impl Config {
         self.socket.with_file_name("scripts")
     }
 
+    /// What is remembered of a group that no fleet knows.
+    pub(crate) fn local_group_file(&self, group: &GroupName) -> PathBuf {
+        self.journal_dir().join(format!("{group}.local"))
+    }
+
+    /// Taken by whoever deploys on this host alone.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.state_dir.join("lock")
+    }
+
     pub(crate) fn trust_file(&self) -> PathBuf {
         self.state_dir.join("fleet.trust")
     }

@@ -4,8 +4,8 @@
 //! revision that was there is deployed again, its files first, so that the host ends where it began.
 //! Each step is in the journal before it is taken; after a crash it is taken again.
 //!
-//! Who decided on the deployment, and where its journal is, is for the caller to know, as
-//! [`activation`](crate::activation) knows of orders and slots.
+//! Who decided on the deployment, and where its journal is, is for the caller to know: orders of a fleet
+//! and slots in [`activation`](crate::activation), a person on this host alone in [`local`](crate::local).
 
 use std::{
     io,
@@ -35,6 +35,9 @@ use crate::{
 };
 
 const UNKNOWN: u8 = 5;
+/// Else a revision with a mistake in this event could be replaced by none.
+const IGNORE_STOP: &str = "; this is the revision before: to go on without its ApplicationStop, deploy with \
+    --ignore-application-stop-failures";
 
 /// A deployment at work.
 pub(crate) struct Work<'a> {
@@ -215,8 +218,12 @@ fn run_before(work: &Work<'_>, event: &Event) -> Result<(), EventFailed> {
     let is_stop = *event == LifecycleEvent::ApplicationStop.into();
     match done {
         Err(failed) if is_stop && work.deployment.ignore_application_stop_failures => {
-            work.log.line(&format!("{}; ignored, as the order says", failed.message));
+            work.log.line(&format!("{}; ignored, as was asked for", failed.message));
             Ok(())
+        }
+        Err(mut failed) if is_stop => {
+            failed.message.push_str(IGNORE_STOP);
+            Err(failed)
         }
         other => other,
     }

@@ -15,6 +15,7 @@ mod journal;
 mod judge;
 mod layout;
 mod lifecycle;
+mod local;
 mod logs;
 mod permissions;
 mod place;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let path = match arguments() {
         Ok(Asked::Serve(path)) => path,
         Ok(Asked::Keep(socket)) => return keep(&socket),
+        Ok(Asked::Local) => return local::run(),
         Ok(Asked::Nothing) => return ExitCode::SUCCESS,
         Err(message) => return fail(2, &message, "see swell-exec --help"),
     };
@@ -83,6 +85,8 @@ enum Asked {
     Serve(PathBuf),
     /// To keep a script.
     Keep(PathBuf),
+    /// To carry out one deployment of this host alone.
+    Local,
     /// To print, which is done.
     Nothing,
 }
@@ -108,6 +112,7 @@ fn arguments() -> Result<Asked, String> {
             Ok(Asked::Nothing)
         }
         (Some("--config"), Some(path), None) => Ok(Asked::Serve(path.into())),
+        (Some(local::LOCAL), None, None) => Ok(Asked::Local),
         (Some(unit::KEEP), Some(socket), None) => Ok(Asked::Keep(socket.into())),
         _ => Err(format!("unexpected argument '{}'", first.to_string_lossy().escape_debug())),
     }

@@ -21,6 +21,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
+    config::Runner,
     frame,
     logs::{Places, ScriptLog},
     script::{Ended, Members, Task, forget},
@@ -74,6 +76,18 @@ impl Units {
     /// Whether PID 1 is a systemd that this process may ask for units.
     pub(crate) fn are_possible() -> bool {
         geteuid().is_root() && Path::new("/run/systemd/system").is_dir()
+    }
+
+    /// Those of this machine, with sockets in `dir`; none where scripts are processes of this one.
+    pub(crate) fn of_this_machine(
+        runner: Option<Runner>,
+        dir: PathBuf,
+    ) -> io::Result<Option<Arc<Self>>> {
+        let wanted = runner.map_or_else(Self::are_possible, |runner| runner == Runner::Units);
+        if !wanted {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Self::new(std::env::current_exe()?, dir)?)))
     }
 
     pub(crate) fn new(program: PathBuf, dir: PathBuf) -> io::Result<Self> {

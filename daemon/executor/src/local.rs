@@ -1,0 +1,278 @@
+//! One deployment of this host alone, without a fleet: what `swell local` starts this program for.
+//!
+//! There is nothing to believe here. Whoever started the process could have done by hand all that it does;
+//! no daemon can ask for it. What it remembers is below the root that it was told, in files of its own, so
+//! it never meddles with what a fleet deploys on the same host.
+//!
+//! A deployment that was interrupted is not gone on with: the next one of its group takes its files back
+//! and begins anew, as the person who starts it can be asked.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use groundswell_protocol::{
+    cbor,
+    ids::{DeploymentId, Digest, GroupName, ReleaseLabel},
+    limits::{LOCAL_DEPLOYMENT_BYTES_MAX, MANIFEST_BYTES_MAX},
+    local::{LocalDeployment, LocalEnd, LocalNews},
+    revision::Manifest,
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Config,
+    deployment::{Deployment, DeploymentName, Event},
+    frame, give_up, install,
+    journal::{self, End, Failure, Installed, Standing, Step},
+    lifecycle::{self, Work},
+    regular, stage,
+    unit::Units,
+};
+
+/// The argument that asks for it.
+pub(crate) const LOCAL: &str = "--local";
+
+/// Reads what to do from the standard input, does it, and tells of it on the standard output.
+pub(crate) fn run() -> ExitCode {
+    let (end, code) = match read(io::stdin()).and_then(deploy) {
+        Ok(End::Succeeded) => (LocalEnd::Succeeded, ExitCode::SUCCESS),
+        Ok(End::Failed(Failure { log, code, event, script, message, restored })) => {
+            let event = event.to_string();
+            let end = LocalEnd::Failed { log, code, event, script, message, restored };
+            (end, ExitCode::FAILURE)
+        }
+        Err(reason) => (LocalEnd::Refused { reason }, ExitCode::FAILURE),
+    };
+    tell(&LocalNews::Ended(end));
+    code
+}
+
+fn read(input: impl Read) -> Result<LocalDeployment, String> {
+    let limit = u64::try_from(LOCAL_DEPLOYMENT_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    input
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("what to do cannot be read: {error}"))?;
+    cbor::decode(&bytes, LOCAL_DEPLOYMENT_BYTES_MAX)
+        .map_err(|error| format!("this is no deployment: {error}; `swell local` hands one over"))
+}
+
+/// Nobody may be listening any more: then it is in the log.
+fn tell(news: &LocalNews) {
+    let mut out = io::stdout();
+    drop(frame::write(&mut out, &cbor::encode(news)).and_then(|()| out.flush()));
+}
+
+fn deploy(asked: LocalDeployment) -> Result<End, String> {
+    let config = settings(&asked)?;
+    let _alone = wait_for_others(&config)?;
+    stage::clear(&config);
+    let mut group = Group::read(&config, &asked.group)?;
+    group.take_back(&config)?;
+    let units = Units::of_this_machine(config.scripts, config.keepers_dir())
+        .map_err(|error| format!("{}: {error}", config.keepers_dir().display()))?;
+    let deployment = lay_out(&config, asked, &group)?;
+    let (name, id) = (deployment.name(), deployment.group.clone());
+    let (before, first) = (group.standing.clone(), deployment.first(&group.standing));
+    group.begin(&config, name)?;
+    tell(&LocalNews::Begun {
+        deployment: name.to_string(),
+        dir: config.deployment_dir(&id, name).display().to_string(),
+        log: config.script_log(&id, name).own.display().to_string(),
+    });
+    let work = Work::new(&config, units.as_ref(), deployment, before.clone(), before);
+    let first = Step::Forward(first);
+    tell_step(&first);
+    let mut end = None;
+    work.run(first, |standing, step| {
+        group.note(&config, standing, step);
+        tell_step(step);
+        if let Step::Ended(ended) = step {
+            end = Some(ended.clone());
+        }
+    });
+    // Where the old files could not be put back, their only copies stay.
+    if group.has_installed(name) {
+        // What cannot be removed now goes with the deployment's directory.
+        drop(install::forget(&config.deployment_dir(&id, name)));
+    }
+    end.ok_or_else(|| "the lifecycle has come to no end".into())
+}
+
+fn tell_step(step: &Step) {
+    let (event, restoring) = match step {
+        Step::Forward(event) => (event, false),
+        Step::Back(event, _) => (event, true),
+        Step::Ended(_) => return,
+    };
+    tell(&LocalNews::Event { name: event.to_string(), restoring });
+}
+
+/// Where everything is. Only the person who deploys can write there, or whom that person lets.
+fn settings(asked: &LocalDeployment) -> Result<Config, String> {
+    let (root, store) = (Path::new(&asked.root), Path::new(&asked.store));
+    if !root.is_absolute() || !store.is_absolute() {
+        return Err(format!("{} and {} must be absolute", root.display(), store.display()));
+    }
+    if RESERVED.contains(&asked.group.as_str()) {
+        return Err(format!(
+            "no group can have the id {}: it names another directory",
+            asked.group
+        ));
+    }
+    let config = Config {
+        state_dir: root.join(RESERVED[0]),
+        root_dir: root.to_owned(),
+        store_dir: store.to_owned(),
+        // Nobody asks at a socket; the keepers of scripts connect beside it.
+        socket: "/run/swell-local/exec.sock".into(),
+        ..Config::default()
+    };
+    let all_logs = root.join(RESERVED[1]);
+    if all_logs.exists() && !config.lock_file().exists() {
+        return Err(format!(
+            "{} is where deployments of a fleet are: name a directory of its own as root_dir",
+            root.display()
+        ));
+    }
+    fs::create_dir_all(&config.state_dir)
+        .map_err(|error| format!("{}: {error}", config.state_dir.display()))?;
+    Ok(config)
+}
+
+/// One deployment at a time, of whatever group: they may need the same directories.
+fn wait_for_others(config: &Config) -> Result<Flock<File>, String> {
+    let path = config.lock_file();
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = File::options().create(true).append(true).open(&path).map_err(|e| failed(&e))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            tell(&LocalNews::Waiting);
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| failed(&error))
+        }
+        Err((_, error)) => Err(failed(&error)),
+    }
+}
+
+/// Lays the revision out, and gives what is to be done with it.
+fn lay_out(config: &Config, asked: LocalDeployment, group: &Group) -> Result<Deployment, String> {
+    let mut number = [0; 32];
+    getrandom::fill(&mut number).map_err(|e| format!("the system has no randomness: {e}"))?;
+    let name = DeploymentName::local(DeploymentId::of(Digest(number), false));
+    let path = config.manifest_file(&asked.manifest);
+    let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| {
+            let same = Manifest::id_of(&bytes) == asked.manifest;
+            same.then_some(bytes).ok_or_else(|| "it is another manifest".into())
+        })
+        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let laid_out = stage::lay_out(config, &manifest, &asked.group, name);
+    // It may be as large as the revision, and what it is good for is over.
+    drop(fs::remove_dir_all(&config.store_dir));
+    laid_out?;
+    let installed = group.standing.installed.iter().map(|installed| installed.deployment);
+    let needed = installed.chain([name]).map(|name| config.deployment_dir(&asked.group, name));
+    let kept = usize::try_from(asked.revisions_kept).unwrap_or(usize::MAX);
+    stage::clear_old(config, &asked.group, &needed.collect(), kept);
+    let label = ReleaseLabel::new(name.to_string()).map_err(|error| error.to_string())?;
+    Ok(Deployment {
+        group: asked.group,
+        group_name: asked.group_name,
+        application: asked.application,
+        manifest,
+        // Nobody has released it: the revision stands for itself.
+        installs: Installed {
+            release: asked.manifest,
+            label,
+            manifest: asked.manifest,
+            deployment: name,
+        },
+        events: asked.events.into_iter().map(Event::from).collect(),
+        custom: asked.custom.into_iter().map(|event| (event.name, event.scripts)).collect(),
+        file_exists_behavior: Some(asked.file_exists_behavior),
+        ignore_application_stop_failures: asked.ignore_application_stop_failures,
+        event_deadline: None,
+        goes_back: asked.goes_back,
+    })
+}
+
+/// What is remembered of a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Group {
+    id: GroupName,
+    standing: Standing,
+    /// The deployment that is at work, or was interrupted.
+    begun: Option<Begun>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Begun {
+    deployment: DeploymentName,
+    before: Standing,
+}
+
+impl Group {
+    fn read(config: &Config, id: &GroupName) -> Result<Self, String> {
+        let path = config.local_group_file(id);
+        match journal::read_sealed::<Self>(&path) {
+            Ok(group) if group.id == *id => Ok(group),
+            Ok(group) => Err(format!("{} is of group {}", path.display(), group.id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { id: id.clone(), standing: Standing::default(), begun: None })
+            }
+            Err(error) => Err(format!(
+                "{error}; without that file the group begins anew, and what it has put in place is \
+                 nobody's"
+            )),
+        }
+    }
+
+    fn write(&self, config: &Config) -> io::Result<()> {
+        journal::write_sealed(&config.local_group_file(&self.id), self)
+    }
+
+    /// Takes back what an interrupted deployment has done.
+    fn take_back(&mut self, config: &Config) -> Result<(), String> {
+        let Some(Begun { deployment, before }) = self.begun.take() else { return Ok(()) };
+        lifecycle::abandon(config, &self.id, deployment)?;
+        self.standing = Standing { current: None, installed: before.installed };
+        self.write(config).map_err(|error| error.to_string())?;
+        tell(&LocalNews::TakenBack { deployment: deployment.to_string() });
+        Ok(())
+    }
+
+    fn begin(&mut self, config: &Config, deployment: DeploymentName) -> Result<(), String> {
+        self.begun = Some(Begun { deployment, before: self.standing.clone() });
+        self.write(config).map_err(|error| error.to_string())
+    }
+
+    /// Writes down, durably, what the group has and whether its deployment has ended.
+    fn note(&mut self, config: &Config, standing: &Standing, step: &Step) {
+        self.standing = standing.clone();
+        if step.has_ended() {
+            self.begun = None;
+        }
+        if let Err(error) = self.write(config) {
+            give_up(&format!("the journal cannot be written: {error}"));
+        }
+    }
+
+    fn has_installed(&self, name: DeploymentName) -> bool {
+        self.standing.installed.as_ref().is_some_and(|installed| installed.deployment == name)
+    }
+}
+
+/// Directories below the root that are no group's.
+const RESERVED: [&str; 2] = ["deployment-instructions", "deployment-logs"];
