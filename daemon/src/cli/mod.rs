@@ -9,6 +9,7 @@ mod demo;
 mod deploy;
 mod follow;
 mod join;
+mod local;
 mod operate;
 mod text;
 mod view;
@@ -61,6 +62,7 @@ struct Arguments {
 enum Command {
     /// Start a whole fleet on this machine and show what it does. Needs no root and no network.
     Demo(demo::DemoArguments),
+    Local(local::LocalArguments),
     /// Show this host's key, for `swell-sign init` and `swell-sign host`; make one if there is none.
     Identity(HostFiles),
     /// Make this host a member of a fleet.
@@ -297,6 +299,7 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
     let (client, out) = (Client::new(&arguments.socket), Output { json: arguments.json });
     match arguments.command {
         Command::Demo(arguments) => return demo::run(arguments, out).await,
+        Command::Local(arguments) => return local::run(arguments, out).await,
         Command::Identity(files) => join::identity(files.config.as_deref(), out)?,
         Command::Join(arguments) => join::join(&arguments, out)?,
         Command::Push { file } => push(&client, &file, out).await?,

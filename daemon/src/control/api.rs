@@ -487,6 +487,36 @@ pub struct Change {
     pub state: String,
 }
 
+/// What became of a deployment of one host alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Local {
+    /// What it is called.
+    pub deployment: String,
+    /// Where the revision is laid out.
+    pub dir: String,
+    /// What its scripts have printed.
+    pub log: String,
+    /// Why it failed; none if it succeeded.
+    pub failure: Option<LocalFailure>,
+}
+
+/// An event that failed on one host alone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LocalFailure {
+    /// AWS's error code.
+    pub code: u8,
+    /// The event.
+    pub event: String,
+    /// The script, or empty where no script was to blame.
+    pub script: String,
+    /// What happened.
+    pub message: String,
+    /// The end of the event's log.
+    pub tail: String,
+    /// True if the revision before runs again.
+    pub restored: bool,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refused {

@@ -1,0 +1,155 @@
+//! Which events run, in which order, and from which revision.
+
+use std::fs;
+
+use super::{Host, read};
+
+const SCRIPTABLE: [&str; 9] = [
+    "BeforeBlockTraffic",
+    "AfterBlockTraffic",
+    "ApplicationStop",
+    "BeforeInstall",
+    "AfterInstall",
+    "ApplicationStart",
+    "ValidateService",
+    "BeforeAllowTraffic",
+    "AfterAllowTraffic",
+];
+
+/// What a deployment of `name` runs of its own, and of the one before.
+fn events(name: &str, before: Option<&str>) -> String {
+    let of = |(at, event): (usize, &&str)| match (at < 3, before) {
+        (true, None) => None,
+        (true, Some(before)) => Some(format!("{event} {before}")),
+        (false, _) => Some(format!("{event} {name}")),
+    };
+    SCRIPTABLE.iter().enumerate().filter_map(of).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn c188_a_first_deployment_runs_the_six_events_of_the_new_revision() {
+    let host = Host::new();
+    host.succeeds(&host.tracing("one", &SCRIPTABLE), &[]);
+    assert_eq!(host.trace(), events("one", None));
+}
+
+#[test]
+fn c189_a_second_deployment_runs_all_nine_and_the_first_three_from_the_revision_before() {
+    let host = Host::new();
+    host.succeeds(&host.tracing("one", &SCRIPTABLE), &[]);
+    host.trace();
+    host.succeeds(&host.tracing("two", &SCRIPTABLE), &[]);
+    assert_eq!(host.trace(), events("two", Some("one")));
+}
+
+#[test]
+fn c181_an_event_of_the_revision_before_tells_of_the_new_deployment() {
+    let host = Host::new();
+    let one = host.bundle(
+        "one",
+        "hooks:\n  ApplicationStop:\n    - location: stop.sh\n",
+        &[("stop.sh", "#!/bin/sh\necho stopped by $DEPLOYMENT_ID\n")],
+    );
+    let first = host.succeeds(&one, &[]);
+    let second = host.succeeds(&host.bundle("two", "", &[]), &[]);
+    let line = format!("[stdout]stopped by {}\n", second.deployment());
+    assert!(second.log().contains(&line), "{}", second.log());
+    assert!(!first.log().contains("stopped by"), "{}", first.log());
+}
+
+const FAILING_START: &str = "hooks:\n  ApplicationStart:\n    - location: fail.sh\n  \
+    ApplicationStop:\n    - location: stop.sh\n";
+const FAIL: (&str, &str) = ("fail.sh", "#!/bin/sh\nexit 42\n");
+
+fn stop(name: &str) -> String {
+    format!("#!/bin/sh\necho stop {name} $DEPLOYMENT_ID >>{{live}}/trace\n")
+}
+
+#[test]
+fn c190_a_failed_revision_that_was_left_is_the_one_that_is_stopped_next() {
+    let host = Host::new();
+    let bundle =
+        |name: &str, appspec: &str| host.bundle(name, appspec, &[FAIL, ("stop.sh", &stop(name))]);
+    let hooks = "hooks:\n  ApplicationStop:\n    - location: stop.sh\n";
+    host.succeeds(&bundle("one", hooks), &[]);
+    let run = host.fails(&bundle("two", FAILING_START), &["--leave-failed"]);
+    assert_eq!((run.failure("event"), run.error_code()), ("ApplicationStart", 4));
+    host.trace();
+    host.succeeds(&bundle("three", hooks), &[]);
+    assert_eq!(host.trace(), "stop two");
+}
+
+#[test]
+fn a_failed_revision_is_taken_back_and_the_one_before_is_stopped_next() {
+    let host = Host::new();
+    let files = "files:\n  - source: data\n    destination: {live}/app\n";
+    let bundle = |name: &str, hooks: &str| {
+        let appspec = format!("{files}{hooks}");
+        host.bundle(name, &appspec, &[FAIL, ("stop.sh", &stop(name)), ("data", name)])
+    };
+    let hooks = "hooks:\n  ApplicationStop:\n    - location: stop.sh\n";
+    host.succeeds(&bundle("one", hooks), &[]);
+    let run = host.fails(&bundle("two", FAILING_START), &[]);
+    assert_eq!(run.json["failure"]["restored"], true);
+    assert_eq!(host.trace(), "stop one, stop two");
+    assert_eq!(read(host.live("app/data")), "one");
+    host.succeeds(&bundle("three", hooks), &[]);
+    assert_eq!(host.trace(), "stop one");
+}
+
+#[test]
+fn c191_a_broken_application_stop_fails_every_deployment_until_it_is_overridden() {
+    let host = Host::new();
+    let hooks = "hooks:\n  ApplicationStop:\n    - location: fail.sh\n";
+    host.succeeds(&host.bundle("one", hooks, &[FAIL]), &[]);
+    let two = host.bundle("two", "", &[]);
+    for _ in 0..2 {
+        let run = host.fails(&two, &[]);
+        assert_eq!((run.failure("event"), run.failure("script")), ("ApplicationStop", "fail.sh"));
+        assert!(run.failure("message").contains("ignore"), "{}", run.failure("message"));
+    }
+    host.succeeds(&two, &["--ignore-application-stop-failures"]);
+    host.succeeds(&two, &[]);
+}
+
+#[test]
+fn c192_a_revision_that_was_removed_by_hand_says_how_to_go_on_without_it() {
+    let host = Host::new();
+    let one = host.succeeds(&host.tracing("one", &["ApplicationStop"]), &[]);
+    fs::remove_dir_all(one.dir()).unwrap();
+    let two = host.bundle("two", "", &[]);
+    // What would have to run is not known any more.
+    let events = "ApplicationStop,DownloadBundle";
+    let run = host.fails(&two, &["--events", events]);
+    let message = run.failure("message");
+    assert_eq!(run.failure("event"), "ApplicationStop");
+    let path = one.dir().join("manifest").display().to_string();
+    assert!(message.contains(&path) && message.contains("ignore"), "{message}");
+    host.succeeds(&two, &["--events", events, "--ignore-application-stop-failures"]);
+}
+
+#[test]
+fn c196_an_event_that_nobody_knows_is_refused() {
+    let host = Host::new();
+    let hooks = "hooks:\n  NoSuchEvent:\n    - location: fail.sh\n";
+    let text = host.refuses(&host.bundle("one", hooks, &[FAIL]), &[]);
+    assert!(text.contains("hooks.NoSuchEvent: is no lifecycle event"), "{text}");
+}
+
+#[test]
+fn c198_a_hook_of_install_is_taken_and_never_runs() {
+    let host = Host::new();
+    let hooks = "hooks:\n  Install:\n    - location: fail.sh\n";
+    host.succeeds(&host.bundle("one", hooks, &[FAIL]), &[]);
+}
+
+#[test]
+fn c175_after_a_script_that_fails_nothing_more_runs() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: fail.sh\n    - location: stop.sh\n  \
+        ValidateService:\n    - location: stop.sh\n";
+    let files = [FAIL, ("stop.sh", &*stop("one"))];
+    let run = host.fails(&host.bundle("one", hooks, &files), &[]);
+    assert_eq!((run.failure("event"), run.failure("script")), ("AfterInstall", "fail.sh"));
+    assert_eq!(host.trace(), "");
+}
