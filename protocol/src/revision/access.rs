@@ -8,54 +8,104 @@ use crate::limits::{ACCOUNT_BYTES_MAX, TEXT_BYTES_MAX};
 /// The highest category of an SELinux range, and the highest sensitivity.
 const CATEGORY_MAX: u16 = 1023;
 
-/// Checks one element of `acls`; says what is wrong with it.
-pub(super) fn check_acl(text: &str) -> Result<(), String> {
-    let invalid = || {
-        let text = shown(text);
-        format!("'{text}' is no ACL entry; write [default:][user|group|mask|other:][NAME:]RIGHTS")
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let (default, kind, name, rights) = match *parts {
-        _ if text.len() > TEXT_BYTES_MAX => return Err(invalid()),
-        [name, rights] => (false, None, name, rights),
-        ["d" | "default", name, rights] => (true, None, name, rights),
-        [kind, name, rights] => (false, Some(kind), name, rights),
-        ["d" | "default", kind, name, rights] => (true, Some(kind), name, rights),
-        _ => return Err(invalid()),
-    };
-    check_rights(rights)?;
-    // Without a type, `mask` and `other` are types and anything else is a user.
-    let (nameless, name) = match (kind, name) {
-        (None, "m" | "mask" | "o" | "other") => (name, ""),
-        (Some(kind @ ("m" | "mask" | "o" | "other")), name) => (kind, name),
-        (None | Some("u" | "user" | "g" | "group"), name) => ("", name),
-        (Some(_), _) => return Err(invalid()),
-    };
-    if name.is_empty() {
-        if !default && !matches!(nameless, "m" | "mask") {
-            let text = shown(text);
-            return Err(format!(
-                "'{text}' is about the owner, group or others; use 'mode' instead"
-            ));
-        }
-        return Ok(());
-    }
-    if !nameless.is_empty() {
-        return Err(format!("'{}' names someone, which mask and other cannot", shown(text)));
-    }
-    check_account(name)
+/// One element of `acls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AclEntry {
+    /// About what will be made in a directory, and not about the directory itself.
+    pub is_default: bool,
+    /// Whom it is about.
+    pub subject: AclSubject,
+    /// What they may do.
+    pub rights: AclRights,
 }
 
-fn check_rights(rights: &str) -> Result<(), String> {
-    if matches!(rights.as_bytes(), [b'0'..=b'7']) {
-        return Ok(());
+/// Whom an ACL entry is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AclSubject {
+    /// A group of the host, by its name.
+    Group(String),
+    /// The most that anybody but the owner and others may do.
+    Mask,
+    /// Everybody else.
+    Other,
+    /// Whoever owns it.
+    Owner,
+    /// The group that owns it.
+    OwningGroup,
+    /// A user of the host, by the name.
+    User(String),
+}
+
+/// Three bits: 4 to read, 2 to write, 1 to execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AclRights(pub u8);
+
+impl AclEntry {
+    /// Reads one element of `acls`; says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let invalid = || {
+            let text = shown(text);
+            format!(
+                "'{text}' is no ACL entry; write [default:][user|group|mask|other:][NAME:]RIGHTS"
+            )
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let (is_default, kind, name, rights) = match *parts {
+            _ if text.len() > TEXT_BYTES_MAX => return Err(invalid()),
+            [name, rights] => (false, None, name, rights),
+            ["d" | "default", name, rights] => (true, None, name, rights),
+            [kind, name, rights] => (false, Some(kind), name, rights),
+            ["d" | "default", kind, name, rights] => (true, Some(kind), name, rights),
+            _ => return Err(invalid()),
+        };
+        let rights = AclRights::parse(rights)?;
+        let refused = |problem: &str| Err(format!("'{}' {problem}", shown(text)));
+        // Without a type, `mask` and `other` are types and anything else is a user.
+        let subject = match (kind, name) {
+            (None, "m" | "mask") | (Some("m" | "mask"), "") => AclSubject::Mask,
+            (None, "o" | "other") | (Some("o" | "other"), "") => AclSubject::Other,
+            (None | Some("u" | "user"), "") => AclSubject::Owner,
+            (Some("g" | "group"), "") => AclSubject::OwningGroup,
+            (None | Some("u" | "user"), name) => AclSubject::User(name.to_owned()),
+            (Some("g" | "group"), name) => AclSubject::Group(name.to_owned()),
+            (Some("m" | "mask" | "o" | "other"), _) => {
+                return refused("names someone, which mask and other cannot");
+            }
+            (Some(_), _) => return Err(invalid()),
+        };
+        match &subject {
+            AclSubject::User(name) | AclSubject::Group(name) => check_account(name)?,
+            AclSubject::Owner | AclSubject::OwningGroup | AclSubject::Other if !is_default => {
+                return refused("is about the owner, group or others; use 'mode' instead");
+            }
+            _ => {}
+        }
+        Ok(Self { is_default, subject, rights })
     }
-    match rights.chars().find(|c| !"rwx-".contains(*c)) {
-        None => Ok(()),
-        Some(c) => Err(format!(
-            "has the invalid character '{}' in its rights; use r, w, x and -, or one digit 0-7",
-            c.escape_debug()
-        )),
+}
+
+impl AclRights {
+    fn parse(text: &str) -> Result<Self, String> {
+        if let [digit @ b'0'..=b'7'] = text.as_bytes() {
+            return Ok(Self(digit - b'0'));
+        }
+        let mut bits = 0;
+        for c in text.chars() {
+            bits |= match c {
+                'r' => 4,
+                'w' => 2,
+                'x' => 1,
+                '-' => 0,
+                _ => {
+                    return Err(format!(
+                        "has the invalid character '{}' in its rights; use r, w, x and -, or one \
+                         digit 0-7",
+                        c.escape_debug()
+                    ));
+                }
+            };
+        }
+        Ok(Self(bits))
     }
 }
 
@@ -179,7 +229,7 @@ mod tests {
             "d:mask:rwx",
             "bob:xrrw",
         ] {
-            assert_eq!(check_acl(good), Ok(()), "{good}");
+            assert!(AclEntry::parse(good).is_ok(), "{good}");
         }
         for (bad, part) in [
             ("7", "no ACL entry"),
@@ -199,8 +249,26 @@ mod tests {
             ("u:-x:7", "not the name"),
             ("u:a,g:7", "not the name"),
         ] {
-            let problem = check_acl(bad).unwrap_err();
+            let problem = AclEntry::parse(bad).unwrap_err();
             assert!(problem.contains(part), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
+    fn acl_entries_say_whom_they_are_about() {
+        let user = |name: &str| AclSubject::User(name.into());
+        let group = |name: &str| AclSubject::Group(name.into());
+        for (text, is_default, subject, rights) in [
+            ("d:bob:rwx", true, user("bob"), 7),
+            ("default::rw", true, AclSubject::Owner, 6),
+            ("m::7", false, AclSubject::Mask, 7),
+            ("g:dev:x-r", false, group("dev"), 5),
+            ("d:g::5", true, AclSubject::OwningGroup, 5),
+            ("u:mask:7", false, user("mask"), 7),
+            ("d:other:", true, AclSubject::Other, 0),
+        ] {
+            let entry = AclEntry { is_default, subject, rights: AclRights(rights) };
+            assert_eq!(AclEntry::parse(text), Ok(entry), "{text}");
         }
     }
 

@@ -62,7 +62,7 @@ pub struct Script {
 /// Rights for files and directories that the deployment creates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
-    /// ACL entries as they were written; `setfacl` reads them.
+    /// ACL entries as they were written; [`AclEntry`](super::AclEntry) reads them.
     pub acls: Vec<String>,
     /// The mode's twelve bits.
     pub mode: Option<u16>,

@@ -20,6 +20,7 @@ mod publish;
 #[cfg(feature = "publish")]
 mod yaml;
 
+pub use access::{AclEntry, AclRights, AclSubject};
 pub use appspec::{
     AppSpec, EventHooks, FileExistsBehavior, FileMapping, Permission, Script, SelinuxContext,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::{
-    access::{check_account, check_acl, check_label, normalise_range},
+    access::{AclEntry, check_account, check_label, normalise_range},
     appspec::{AppSpec, EventHooks, FileMapping, Permission, Script, SelinuxContext},
     paths::{check_absolute, check_relative, shown},
 };
@@ -151,7 +151,7 @@ impl Permission {
         }
         check_count("acls", self.acls.len(), ACL_ENTRIES_MAX)?;
         for (i, acl) in self.acls.iter().enumerate() {
-            check_acl(acl).map_err(|problem| refused(&format!("acls[{i}]"), problem))?;
+            AclEntry::parse(acl).map_err(|problem| refused(&format!("acls[{i}]"), problem))?;
         }
         match &self.context {
             Some(context) => context.check().map_err(|refused| refused.within("context")),
