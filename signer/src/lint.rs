@@ -8,7 +8,7 @@ use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
 use groundswell_protocol::{
     execute::LifecycleEvent,
     limits::EVENT_DEADLINE_SECONDS_MAX,
-    revision::{AppSpec, Permission, Script},
+    revision::{AclEntry, AppSpec, Permission, Script},
 };
 
 use crate::{SignError, release::Found};
@@ -132,8 +132,8 @@ impl Created {
     }
 
     fn hurt_by(&self, permission: &Permission) -> Option<String> {
-        if !permission.acls.is_empty() || permission.context.is_some() {
-            return Some("hosts of this version refuse acls and context".into());
+        if permission.context.is_some() {
+            return Some("hosts that do not run SELinux refuse the context".into());
         }
         let object = &permission.object;
         let is_file = self.files.contains(object);
@@ -149,6 +149,12 @@ impl Created {
         let file_hit = is_file || self.files.iter().any(|path| below(&path));
         let hits = (permission.on_files && file_hit)
             || permission.on_directories && self.directories.iter().any(|path| below(&path));
+        let is_default = |text: &String| AclEntry::parse(text).is_ok_and(|acl| acl.is_default);
+        if permission.on_files && file_hit && permission.acls.iter().any(is_default) {
+            return Some(format!(
+                "hosts refuse default ACL entries for the files in {object}: add type: [directory]"
+            ));
+        }
         if hits {
             return None;
         }

@@ -219,7 +219,8 @@ fn lint_warns_of_what_works_and_hurts() {
          - {object: /srv/app, pattern: '[ab].txt', mode: 644}\n\
          - {object: /srv/app, type: [directory], mode: 755}\n\
          - {object: /srv/app/index.html, pattern: '*', mode: 644}\n\
-         - {object: /srv/app, acls: ['bob:7']}\n\
+         - {object: /srv/app, acls: ['bob:7', 'd:bob:7']}\n\
+         - {object: /srv/app, context: {type: etc_t}}\n\
          hooks:\n  ApplicationStop: [{location: scripts/dos.sh}]\n  \
          ApplicationStart: [{location: scripts/lax}, {location: scripts/go.sh}]\n",
     );
@@ -235,11 +236,12 @@ fn lint_warns_of_what_works_and_hurts() {
         "permissions[0]: nothing that is installed matches '[ab].txt' in /srv/app",
         "permissions[1]: nothing that is installed matches '**'",
         "permissions[2]: /srv/app/index.html is a file",
-        "permissions[3]: hosts of this version refuse acls",
+        "permissions[3]: hosts refuse default ACL entries for the files in /srv/app",
+        "permissions[4]: hosts that do not run SELinux refuse the context",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert_eq!(text.lines().count(), 11, "{text}");
+    assert_eq!(text.lines().count(), 12, "{text}");
 }
 
 #[test]

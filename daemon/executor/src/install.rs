@@ -12,7 +12,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -22,8 +22,10 @@ use groundswell_protocol::{
     revision::{AppSpec, EntryKind, FileExistsBehavior, Manifest},
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::{
+    extended,
     journal::{durable, read_sealed, write_sealed},
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, is_absent},
@@ -85,6 +87,9 @@ struct Attributes {
     owner: u32,
     group: u32,
     mode: u32,
+    /// ACLs, the SELinux context and the like, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extended: Vec<(String, ByteBuf)>,
 }
 
 /// Lets one group at a time plan and change the live tree. A directory that two groups need and that is
@@ -123,7 +128,7 @@ pub(crate) fn plan(
         }
     }
     let rights = rights(&manifest.spec, root, &files, &places.missing)?;
-    let rights = |name: &PathBuf| rights.get(name).copied().unwrap_or_default();
+    let rights = |name: &PathBuf| rights.get(name).cloned().unwrap_or_default();
     let is = |path: &PathBuf, wanted: fn(Kind) -> bool| {
         place::kind(path).map(|kind| kind.is_some_and(wanted)).map_err(|e| named_in(path, &e))
     };
@@ -338,7 +343,7 @@ impl Plan {
             named(directory, made.and_then(|made| rights.apply(&made.file()?)))?;
         }
         for (target, (source, rights)) in &self.files {
-            named(target, put(target, source, *rights, undo.secret))?;
+            named(target, put(target, source, rights, undo.secret))?;
         }
         sync(dir, undo.places())
     }
@@ -363,9 +368,8 @@ impl Plan {
         durable(dir, saved_dir.file()?.sync_all());
         let mut emptied = Vec::new();
         for directory in self.emptied.iter().rev() {
-            let there = named(directory, Dir::open(directory)?.file()?.metadata())?;
-            let (owner, group, mode) = (there.uid(), there.gid(), there.mode() & 0o7777);
-            emptied.push((directory.clone(), Attributes { owner, group, mode }));
+            let attributes = Dir::open(directory)?.file().and_then(|file| Attributes::of(&file));
+            emptied.push((directory.clone(), named(directory, attributes)?));
         }
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
@@ -375,7 +379,7 @@ impl Plan {
 }
 
 /// Completes a file beside its target, then lets it take its place.
-fn put(target: &Path, source: &Source, rights: Rights, secret: Nonce) -> io::Result<()> {
+fn put(target: &Path, source: &Source, rights: &Rights, secret: Nonce) -> io::Result<()> {
     let (dir, name) = Dir::of(target)?;
     let beside = beside(target, secret);
     match source {
@@ -452,13 +456,30 @@ impl Attributes {
             Some(Kind::Directory) => dir.enter(name)?,
             _ => dir.make_dir(name)?,
         };
-        Rights::all(self.owner, self.group, self.mode).apply(&made.file()?)
+        let file = made.file()?;
+        fchown(&file, Some(self.owner), Some(self.group))?;
+        file.set_permissions(fs::Permissions::from_mode(self.mode))?;
+        extended::write(
+            &file,
+            self.extended.iter().map(|(name, value)| (name.as_str(), &value[..])),
+        )
     }
 }
 
 /// Puts back what was there before the last plan was carried out in `dir`. Does nothing if none was,
 /// and can be repeated until it succeeds.
 pub(crate) fn undo(dir: &Path) -> io::Result<()> {
+    fn of(file: &File) -> io::Result<Self> {
+        let there = file.metadata()?;
+        let extended = extended::read(file)?.into_iter();
+        Ok(Self {
+            owner: there.uid(),
+            group: there.gid(),
+            mode: there.mode() & 0o7777,
+            extended: extended.map(|(name, value)| (name, ByteBuf::from(value))).collect(),
+        })
+    }
+
     let saved_dir = dir.join(SAVED);
     let undo: Undo = match absent_is_none(read_sealed(&dir.join(UNDO))) {
         Ok(Some(undo)) => undo,
@@ -875,9 +896,9 @@ mod tests {
         fs::write(&victim, "root's").unwrap();
         symlink(&victim, dir.join(beside(&target, Nonce([1; 16])))).unwrap();
         let source = Source::File { path: archive.join("app/a"), mode: 0o777 };
-        put(&target, &source, Rights::default(), Nonce([1; 16])).unwrap_err();
+        put(&target, &source, &Rights::default(), Nonce([1; 16])).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
-        put(&target, &source, Rights::default(), Nonce([2; 16])).unwrap();
+        put(&target, &source, &Rights::default(), Nonce([2; 16])).unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "ours");
     }
 

@@ -4,15 +4,18 @@
 //! and every signature in it is checked here again, by this process's own trust state. Read
 //! [`judge`] for what is believed, [`lifecycle`] for what is done, [`install`] for how files change.
 
+mod acl;
 mod activation;
 mod clock;
 mod config;
 mod deployment;
+mod extended;
 mod frame;
 mod hooks;
 mod install;
 mod journal;
 mod judge;
+mod label;
 mod layout;
 mod lifecycle;
 mod local;

@@ -1,7 +1,8 @@
-//! Owner, group and mode of what a deployment creates, by the appspec's `permissions`.
+//! Owner, group, mode, ACL and SELinux context of what a deployment creates, by the appspec's
+//! `permissions`.
 //!
-//! The rules are those of AWS's agent, with two defects mended: names are resolved before anything is
-//! touched, and the owner is set before the mode, so that a set-uid bit is not lost.
+//! The rules and what comes of them are those of AWS's agent, but names are resolved before anything is
+//! touched. The agent sets the owner last, which takes a set-uid bit away; here that bit is never there.
 
 use std::{
     collections::BTreeMap,
@@ -11,34 +12,44 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use groundswell_protocol::revision::{AppSpec, Permission};
+use groundswell_protocol::revision::{AppSpec, Permission, SelinuxContext};
 use nix::unistd::{Group, User};
 
-use crate::install::below;
+use crate::{acl::Acl, install::below, label};
 
 /// What one file or directory is given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
     owner: Option<u32>,
     group: Option<u32>,
     mode: Option<u32>,
+    acl: Option<Acl>,
+    context: Option<SelinuxContext>,
 }
 
 impl Rights {
-    pub(crate) fn all(owner: u32, group: u32, mode: u32) -> Self {
-        Self { owner: Some(owner), group: Some(group), mode: Some(mode) }
-    }
-
     /// Gives them to an open file or directory: what has its name by now may be another's.
-    pub(crate) fn apply(self, file: &File) -> io::Result<()> {
-        if self.owner.is_some() || self.group.is_some() {
+    pub(crate) fn apply(&self, file: &File) -> io::Result<()> {
+        let is_given = self.owner.is_some() || self.group.is_some();
+        if is_given {
             fchown(file, self.owner, self.group)?;
         }
-        match self.mode {
-            Some(mode) => file.set_permissions(fs::Permissions::from_mode(mode)),
-            None => Ok(()),
+        if let Some(mode) = self.mode {
+            let loses = is_given && !file.metadata()?.is_dir();
+            let mode = if loses { without_set_id(mode) } else { mode };
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
+        if let Some(acl) = &self.acl {
+            acl.apply(file)?;
+        }
+        self.context.as_ref().map_or(Ok(()), |context| label::apply(context, file))
     }
+}
+
+/// The mode that is left when a file gets an owner. Without the group's right to execute it, the bit that
+/// would set the group means something else.
+fn without_set_id(mode: u32) -> u32 {
+    mode & !0o4000 & if mode & 0o010 == 0 { !0 } else { !0o2000 }
 }
 
 /// What is created: files and directories by their targets.
@@ -57,7 +68,15 @@ pub(crate) fn resolve(
     for permission in &spec.permissions {
         let rights = rights_of(permission)?;
         for target in targets(permission, &below(root, &permission.object), created)? {
-            if all.insert(target.to_path_buf(), rights).is_some() {
+            let is_default = rights.acl.as_ref().is_some_and(Acl::has_default);
+            if is_default && created.files.contains(&target) {
+                let (target, object) = (target.display(), &permission.object);
+                return Err(format!(
+                    "permissions of {object}: {target} is a file, and default ACL entries are for \
+                     directories"
+                ));
+            }
+            if all.insert(target.to_path_buf(), rights.clone()).is_some() {
                 let (target, object) = (target.display(), &permission.object);
                 return Err(format!("permissions: {target} is set twice, last by object {object}"));
             }
@@ -68,10 +87,13 @@ pub(crate) fn resolve(
 
 fn rights_of(permission: &Permission) -> Result<Rights, String> {
     let object = &permission.object;
-    if !permission.acls.is_empty() || permission.context.is_some() {
-        return Err(format!(
-            "permissions of {object}: acls and context are not applied by this version; remove them"
-        ));
+    let named = |problem: String| format!("permissions of {object}: {problem}");
+    let acl = match permission.acls.as_slice() {
+        [] => None,
+        entries => Some(Acl::resolve(entries).map_err(named)?),
+    };
+    if permission.context.is_some() && !label::is_possible() {
+        return Err(named("this host does not run SELinux: remove the context".into()));
     }
     let owner = permission.owner.as_ref().map(|name| match User::from_name(name) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
@@ -85,6 +107,8 @@ fn rights_of(permission: &Permission) -> Result<Rights, String> {
         owner: owner.transpose()?,
         group: group.transpose()?,
         mode: permission.mode.map(u32::from),
+        acl,
+        context: permission.context.clone(),
     })
 }
 
@@ -163,12 +187,35 @@ mod tests {
         for change in [
             |p: &mut Permission| p.owner = Some("no-such-user-here".into()),
             |p: &mut Permission| p.group = Some("no-such-group-here".into()),
-            |p: &mut Permission| p.acls = vec!["u:x:7".into()],
+            |p: &mut Permission| p.acls = vec!["u:no-such-user-here:7".into()],
         ] {
             let mut permission = permission("/srv", "**", &[]);
             change(&mut permission);
             let spec = AppSpec { permissions: vec![permission], ..AppSpec::default() };
             assert!(resolve(&spec, Path::new("/"), &created).is_err());
+        }
+    }
+
+    #[test]
+    fn default_entries_are_for_directories() {
+        let (files, directories) = ([Path::new("/srv/a")], [Path::new("/srv/sub")]);
+        let created = Created { files: &files, directories: &directories };
+        let mut permission = permission("/srv", "**", &[]);
+        permission.acls = vec!["d:u::7".into()];
+        let judge = |permission: &Permission| {
+            let spec = AppSpec { permissions: vec![permission.clone()], ..AppSpec::default() };
+            resolve(&spec, Path::new("/"), &created)
+        };
+        let refused = judge(&permission).unwrap_err();
+        assert!(refused.contains("/srv/a is a file"), "{refused}");
+        permission.on_files = false;
+        assert!(judge(&permission).is_ok());
+    }
+
+    #[test]
+    fn an_owner_takes_the_bits_that_make_a_file_run_as_another() {
+        for (mode, left) in [(0o4755, 0o755), (0o2755, 0o755), (0o2745, 0o2745), (0o1644, 0o1644)] {
+            assert_eq!(without_set_id(mode), left, "{mode:o}");
         }
     }
 }

@@ -19,7 +19,7 @@ use nix::{
     unistd::{self, Gid, Uid, UnlinkatFlags},
 };
 
-use crate::{journal::durable, regular};
+use crate::{extended, journal::durable, regular};
 
 /// What there is at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,8 @@ impl Dir {
         // The owner first: changing it takes a set-uid bit away.
         std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
         file.set_permissions(there.permissions())?;
+        let attributes = extended::read(&source)?;
+        extended::write(&file, attributes.iter().map(|(name, value)| (name.as_str(), &value[..])))?;
         file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
         durable(Path::new(to), file.sync_all());
         Ok(())
