@@ -426,9 +426,7 @@ impl Reader<'_> {
                 source: normalise(&source).map_err(|problem| {
                     refused("source", format!("'{}' {problem}", shown(&source)))
                 })?,
-                destination: absolute(&destination).map_err(|problem| {
-                    refused("destination", format!("'{}' {problem}", shown(&destination)))
-                })?,
+                destination: self.place(&entry, "destination", &destination)?,
             };
             mapping.check(self.kind_of).map_err(|refused| entry.refused(refused))?;
             files.push(mapping);
@@ -553,6 +551,33 @@ impl Reader<'_> {
         })
     }
 
+    /// A place on the host as AWS's agent understands it, with superfluous slashes gone. Its service works
+    /// in `/`, and so a path that is relative begins there.
+    fn place(&mut self, entry: &Fields<'_>, key: &str, path: &str) -> Result<String, AppSpecError> {
+        let refused = |problem: String| {
+            let problem = format!("'{}' {problem}", shown(path));
+            entry.refused(SpecRefused { key: key.into(), problem })
+        };
+        if path.is_empty() {
+            return Err(refused("is empty; write / for the root of the file system".into()));
+        }
+        if path.starts_with('~') {
+            return Err(refused("is no home directory here; name the directory itself".into()));
+        }
+        let place = format!("/{}", normalise(path).map_err(refused)?);
+        if !path.starts_with('/') {
+            let text = format!(
+                "{}: '{}' is relative and taken as {}; start it with '/'",
+                entry.path(key),
+                shown(path),
+                shown(&place)
+            );
+            let place = entry.get(key).unwrap_or(entry.node).place;
+            self.warnings.push(Warning { place, text });
+        }
+        Ok(place)
+    }
+
     fn permissions(&mut self, fields: &Fields<'_>) -> Result<Vec<Permission>, AppSpecError> {
         let mut permissions = Vec::new();
         for (i, node) in fields.list("permissions")?.iter().enumerate() {
@@ -572,10 +597,7 @@ impl Reader<'_> {
                 group: entry.text("group")?,
                 owner: entry.text("owner")?,
                 except: entry.texts("except")?,
-                object: absolute(object).map_err(|problem| {
-                    let problem = format!("'{}' {problem}", shown(object));
-                    entry.refused(SpecRefused { key: "object".into(), problem })
-                })?,
+                object: self.place(&entry, "object", object)?,
                 context: self.context(&entry)?,
                 pattern: entry.text("pattern")?.unwrap_or_else(|| "**".into()),
                 on_files,
@@ -625,14 +647,6 @@ impl Reader<'_> {
             .map_err(|problem| context.refused(SpecRefused { key: "range".into(), problem }))?;
         Ok(Some(SelinuxContext { kind, user: context.text("name")?, range }))
     }
-}
-
-/// A destination as AWS's agent understands it, with superfluous slashes gone.
-fn absolute(path: &str) -> Result<String, String> {
-    if !path.starts_with('/') {
-        return Err("is not absolute; start it with '/'".into());
-    }
-    Ok(format!("/{}", normalise(path)?))
 }
 
 fn object_types(entry: &Fields<'_>) -> Result<(bool, bool), AppSpecError> {
@@ -756,7 +770,8 @@ file_exists_behavior: OVERWRITE
                 "files:\n  - source: ../x\n    destination: /x",
                 "files[0].source: '../x' contains '..'",
             ),
-            ("files:\n  - source: app\n    destination: x", "is not absolute"),
+            ("files:\n  - source: app\n    destination: ''", "destination: '' is empty"),
+            ("files:\n  - source: app\n    destination: ~/x", "'~/x' is no home directory"),
             ("files:\n  - source: gone\n    destination: /x", "'gone' is not in the revision"),
             ("hooks: []", "hooks: is a list; a map of lifecycle events is needed"),
             ("hooks:\n  Begin:\n    - location: a", "hooks.Begin: is no lifecycle event; they are"),
@@ -861,6 +876,18 @@ file_exists_behavior: OVERWRITE
         assert_eq!((custom.len(), custom[0].name.as_str()), (1, "Warm"));
         assert_eq!(custom[0].scripts[0].location, "scripts/start.sh");
         assert!(AppSpec::from_yaml(text.as_bytes(), &kind_of).is_err());
+    }
+
+    #[test]
+    fn places_that_are_relative_begin_at_the_root_with_a_warning() {
+        let body = "files:\n  - {source: app, destination: srv/./app/}\n\
+            permissions:\n  - {object: srv/app}\n";
+        let (spec, warnings) = read(&format!("version: 0.0\nos: linux\n{body}")).unwrap();
+        assert_eq!(spec.files[0].destination, "/srv/app");
+        assert_eq!(spec.permissions[0].object, "/srv/app");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        let text = "files[0].destination: 'srv/./app/' is relative and taken as /srv/app";
+        assert!(warnings[0].text.contains(text), "{warnings:?}");
     }
 
     #[test]
