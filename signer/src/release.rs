@@ -202,15 +202,20 @@ fn read_appspec(
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .map_err(SignError::io(&path))?;
     let kind_of = |path: &str| {
-        let at = found.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
-        let kind = found[at].metadata.file_type();
-        Some(if kind.is_dir() {
-            PathKind::Directory
-        } else if kind.is_symlink() {
-            PathKind::Symlink
-        } else {
-            PathKind::File
-        })
+        let kind = |kind: fs::FileType| match kind {
+            kind if kind.is_dir() => PathKind::Directory,
+            kind if kind.is_symlink() => PathKind::Symlink,
+            _ => PathKind::File,
+        };
+        let at = found.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok();
+        let there = at.map(|at| kind(found[at].metadata.file_type()));
+        match there {
+            // Whether links stay in the revision is asked of all of them, with the manifest.
+            None | Some(PathKind::Symlink) => {
+                fs::metadata(dir.join(path)).ok().map(|there| kind(there.file_type())).or(there)
+            }
+            there => there,
+        }
     };
     let read = AppSpec::from_yaml_with_events(&bytes, &kind_of, events);
     let (spec, custom, warnings) =

@@ -181,13 +181,21 @@ impl Wanted {
         destination: &Path,
     ) -> Result<(), String> {
         self.directories.insert(destination.to_path_buf());
+        let resolved = manifest.resolve(source);
         let is_directory = source.is_empty()
-            || manifest.entry(source).is_some_and(|e| e.kind == EntryKind::Directory);
+            || manifest.entry(&resolved).is_some_and(|e| e.kind == EntryKind::Directory);
         if !is_directory {
             let name = source.rsplit('/').next().unwrap_or(source);
-            let entry = manifest.entry(source).ok_or_else(|| format!("{source} is missing"))?;
-            return self.put(archive, source, &entry.kind, destination.join(name));
+            // A link is installed as a link.
+            let (path, entry) = match manifest.entry(source) {
+                Some(entry) => (source, Some(entry)),
+                None => (resolved.as_str(), manifest.entry(&resolved)),
+            };
+            let entry = entry.ok_or_else(|| format!("{source} is missing"))?;
+            return self.put(archive, path, &entry.kind, destination.join(name));
         }
+        // Behind a link to a directory is what is meant.
+        let source = resolved.as_str();
         for entry in &manifest.entries {
             let below = match source {
                 "" => Some(entry.path.as_str()),
@@ -450,6 +458,17 @@ impl Undo {
 }
 
 impl Attributes {
+    fn of(file: &File) -> io::Result<Self> {
+        let there = file.metadata()?;
+        let extended = extended::read(file)?.into_iter();
+        Ok(Self {
+            owner: there.uid(),
+            group: there.gid(),
+            mode: there.mode() & 0o7777,
+            extended: extended.map(|(name, value)| (name, ByteBuf::from(value))).collect(),
+        })
+    }
+
     fn put_back(&self, directory: &Path) -> io::Result<()> {
         let (dir, name) = Dir::of(directory)?;
         let made = match dir.kind(name)? {
@@ -469,17 +488,6 @@ impl Attributes {
 /// Puts back what was there before the last plan was carried out in `dir`. Does nothing if none was,
 /// and can be repeated until it succeeds.
 pub(crate) fn undo(dir: &Path) -> io::Result<()> {
-    fn of(file: &File) -> io::Result<Self> {
-        let there = file.metadata()?;
-        let extended = extended::read(file)?.into_iter();
-        Ok(Self {
-            owner: there.uid(),
-            group: there.gid(),
-            mode: there.mode() & 0o7777,
-            extended: extended.map(|(name, value)| (name, ByteBuf::from(value))).collect(),
-        })
-    }
-
     let saved_dir = dir.join(SAVED);
     let undo: Undo = match absent_is_none(read_sealed(&dir.join(UNDO))) {
         Ok(Some(undo)) => undo,

@@ -15,17 +15,24 @@ use crate::limits::{PATH_DEPTH_MAX, SYMLINK_HOPS_MAX};
 ///
 /// A link to a name that does not exist is allowed: deployments make some of them good.
 pub(super) fn check(entries: &[Entry]) -> Result<(), (&Entry, String)> {
-    let targets = entries.iter().filter_map(|entry| match &entry.kind {
-        EntryKind::Symlink { target } => Some((entry.path.as_str(), target.as_str())),
-        EntryKind::Directory | EntryKind::File { .. } => None,
-    });
-    let mut links = Links { targets: targets.collect(), reached: BTreeMap::new() };
+    let mut links = Links::of(entries);
     for entry in entries {
         if matches!(entry.kind, EntryKind::Symlink { .. }) {
             links.follow(&entry.path, 0).map_err(|problem| (entry, problem))?;
         }
     }
     Ok(())
+}
+
+/// Where `path` is in the tree once the links on its way are followed, the last one too. None if they lead
+/// out of it or in a circle.
+pub(super) fn resolve(entries: &[Entry], path: &str) -> Option<String> {
+    let mut links = Links::of(entries);
+    let mut reached = Reached { place: Vec::new(), hops: 0 };
+    for name in components(path) {
+        links.step(&mut reached, name, 0).ok()?;
+    }
+    Some(reached.place.join("/"))
 }
 
 /// Each link is walked once; links through it use the result.
@@ -43,6 +50,14 @@ struct Reached {
 }
 
 impl<'a> Links<'a> {
+    fn of(entries: &'a [Entry]) -> Self {
+        let targets = entries.iter().filter_map(|entry| match &entry.kind {
+            EntryKind::Symlink { target } => Some((entry.path.as_str(), target.as_str())),
+            EntryKind::Directory | EntryKind::File { .. } => None,
+        });
+        Self { targets: targets.collect(), reached: BTreeMap::new() }
+    }
+
     /// Recursion is as deep as the chain of links, which is refused past the hop limit.
     fn follow(&mut self, link: &str, depth: u32) -> Result<Reached, String> {
         if let Some(reached) = self.reached.get(link) {

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::{
     appspec::AppSpec,
-    check,
+    check, links,
     rules::{PathKind, SpecRefused},
 };
 use crate::{
@@ -221,9 +221,19 @@ impl Manifest {
         found.ok().map(|index| &self.entries[index])
     }
 
-    /// What there is at `path`.
+    /// The path in this revision that `path` leads to when the links on its way are followed. The same path
+    /// where that leads nowhere.
+    pub fn resolve(&self, path: &str) -> String {
+        let is_direct =
+            self.entry(path).is_some_and(|e| !matches!(e.kind, EntryKind::Symlink { .. }));
+        let resolved = if is_direct { None } else { links::resolve(&self.entries, path) };
+        let resolved = resolved.filter(|resolved| self.entry(resolved).is_some());
+        resolved.unwrap_or_else(|| path.to_owned())
+    }
+
+    /// What there is at `path`. Links are followed: one that leads nowhere is what there is.
     pub fn kind_of(&self, path: &str) -> Option<PathKind> {
-        self.entry(path).map(|entry| match entry.kind {
+        self.entry(&self.resolve(path)).map(|entry| match entry.kind {
             EntryKind::Directory => PathKind::Directory,
             EntryKind::File { .. } => PathKind::File,
             EntryKind::Symlink { .. } => PathKind::Symlink,

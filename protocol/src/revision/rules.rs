@@ -21,7 +21,7 @@ pub enum PathKind {
     Directory,
     /// A regular file.
     File,
-    /// A symbolic link.
+    /// A symbolic link that leads nowhere.
     Symlink,
 }
 
@@ -36,7 +36,7 @@ pub struct SpecRefused {
 }
 
 impl AppSpec {
-    /// Checks every rule; `kind_of` tells what the revision has at a path.
+    /// Checks every rule; `kind_of` tells what the revision has at a path, links followed.
     pub fn check(&self, kind_of: &dyn Fn(&str) -> Option<PathKind>) -> Result<(), SpecRefused> {
         check_count("files", self.files.len(), FILE_MAPPINGS_MAX)?;
         check_count("permissions", self.permissions.len(), PERMISSIONS_MAX)?;
@@ -88,7 +88,7 @@ impl Script {
                 return Err(location("is a directory; name a script in it".into()));
             }
             Some(PathKind::Symlink) => {
-                return Err(location("is a symbolic link; name the file itself".into()));
+                return Err(location("is a symbolic link that leads nowhere; mend it".into()));
             }
             None => {
                 let hint = "is not in the revision; add the script or correct the path";
