@@ -116,7 +116,12 @@ pub(crate) fn plan(
     let places = Places::of(&wanted.directories, before)?;
     let mut files = BTreeMap::new();
     for (name, source) in wanted.files {
-        let target = places.target(&name)?;
+        let mut target = places.target(&name)?;
+        let is_file = matches!(source, Source::File { .. });
+        if behavior == FileExistsBehavior::Overwrite && is_file && !before.files.contains(&target) {
+            // As AWS's agent does: the link is somebody's, and stays.
+            target = place::behind(&target, &|path| before.files.contains(path))?;
+        }
         if places.needed.contains(&target) {
             return Err(format!("files: {} would be file and directory", target.display()));
         }

@@ -193,6 +193,39 @@ pub(crate) fn resolve(path: &Path, leaving: &impl Fn(&Path) -> bool) -> Result<R
     }
 }
 
+/// Where what is written to `path` ends up: behind the link that is there, if there is one, and behind
+/// those that it leads to. They are followed by the rule of [`resolve`].
+pub(crate) fn behind(path: &Path, leaving: &impl Fn(&Path) -> bool) -> Result<PathBuf, String> {
+    let named = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    let (dir, mut name) = Dir::of(path)
+        .map(|(dir, name)| (dir, name.to_owned()))
+        .map_err(|error| named(path, error))?;
+    let above = path.parent().unwrap_or(path).to_owned();
+    let mut walk = Walk { dir, path: above, hops: 0, leaving };
+    while walk.dir.kind(&name).map_err(|error| named(path, error))? == Some(Kind::Link) {
+        let link = walk.path.join(&name);
+        let target = walk.begin(&name, &link)?;
+        let text = Path::new(&target.text);
+        let last = text.file_name();
+        let last = last.ok_or_else(|| format!("{} is a link to no file", link.display()))?;
+        walk.go(text.parent().unwrap_or_else(|| Path::new("")), &link)?;
+        walk.end(&target, &link)?;
+        name = last.to_owned();
+    }
+    let path = walk.path.join(name);
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(format!("{path:?} is not UTF-8")),
+    }
+}
+
+/// A link that is being followed.
+struct Target {
+    owner: u32,
+    text: OsString,
+    root_put_it_there: bool,
+}
+
 struct Walk<'a, F> {
     dir: Dir,
     path: PathBuf,
@@ -220,18 +253,31 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
     }
 
     fn follow(&mut self, name: &OsStr, link: &Path) -> Result<(), String> {
+        let target = self.begin(name, link)?;
+        self.go(Path::new(&target.text), link)?;
+        self.end(&target, link)
+    }
+
+    /// Reads a link in this directory.
+    fn begin(&mut self, name: &OsStr, link: &Path) -> Result<Target, String> {
         let named = |error: io::Error| format!("{}: {error}", link.display());
         self.hops += 1;
         if self.hops > SYMLINK_HOPS_MAX {
             return Err(format!("{} is one link too many: they go in circles", link.display()));
         }
         let root_put_it_there = self.only_root_writes_here().map_err(named)?;
-        let (owner, target) = self.read_link(name).map_err(named)?;
-        for component in Path::new(&target).components() {
+        let (owner, text) = self.read_link(name).map_err(named)?;
+        Ok(Target { owner, text, root_put_it_there })
+    }
+
+    /// Goes where a link leads.
+    fn go(&mut self, target: &Path, link: &Path) -> Result<(), String> {
+        for component in target.components() {
             match component {
                 Component::RootDir => (self.dir, self.path) = (root()?, "/".into()),
                 Component::ParentDir => {
-                    self.dir = self.dir.enter("..".as_ref()).map_err(named)?;
+                    let above = self.dir.enter("..".as_ref());
+                    self.dir = above.map_err(|error| format!("{}: {error}", link.display()))?;
                     self.path.pop();
                 }
                 Component::Normal(name) if !self.enter(name)? => {
@@ -240,8 +286,15 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
                 _ => {}
             }
         }
-        let there = self.dir.0.metadata().map_err(named)?.uid();
-        let follow = if is_root(owner) { root_put_it_there } else { owner == there };
+        Ok(())
+    }
+
+    /// Decides about a link, now that it is known where it leads.
+    fn end(&self, target: &Target, link: &Path) -> Result<(), String> {
+        let there = self.dir.0.metadata().map(|there| there.uid());
+        let there = there.map_err(|error| format!("{}: {error}", link.display()))?;
+        let owner = target.owner;
+        let follow = if is_root(owner) { target.root_put_it_there } else { owner == there };
         if follow {
             return Ok(());
         }
@@ -349,6 +402,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_file_is_where_its_links_lead() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |path: &str| scratch.path().join(path);
+        fs::create_dir_all(at("shared/deep")).unwrap();
+        fs::create_dir(at("app")).unwrap();
+        fs::write(at("shared/file"), "x").unwrap();
+        symlink("deep", at("shared/through")).unwrap();
+        symlink("../shared/through/../file", at("app/one")).unwrap();
+        symlink(at("app/one"), at("app/two")).unwrap();
+        symlink("../shared/new", at("app/dangling")).unwrap();
+        symlink("circle", at("app/circle")).unwrap();
+        symlink("../none/x", at("app/nowhere")).unwrap();
+        let behind = |path: &str| behind(&at(path), &|_| false);
+        assert_eq!(behind("app/one"), Ok(at("shared/file")));
+        assert_eq!(behind("app/two"), Ok(at("shared/file")));
+        assert_eq!(behind("app/dangling"), Ok(at("shared/new")));
+        assert_eq!(behind("shared/file"), Ok(at("shared/file")));
+        assert!(behind("app/circle").unwrap_err().contains("in circles"));
+        assert!(behind("app/nowhere").unwrap_err().contains("link to nothing"));
+    }
+
+    #[test]
     fn what_is_leaving_is_not_there() {
         let scratch = tempfile::tempdir().unwrap();
         let at = |path: &str| scratch.path().join(path);
@@ -376,6 +451,11 @@ pub(crate) mod tests {
             symlink(target, &link).unwrap();
             lchown(&link, user, user).unwrap();
             let found = resolved(&link);
+            assert_eq!(found.is_ok(), is_followed, "{target}: {found:?}");
+            let link = at(&format!("file-in-{target}"));
+            symlink(format!("{target}/file"), &link).unwrap();
+            lchown(&link, user, user).unwrap();
+            let found = behind(&link, &|_| false);
             assert_eq!(found.is_ok(), is_followed, "{target}: {found:?}");
         }
         // A link that root made, moved to where it leads elsewhere by whoever owns the directory.
