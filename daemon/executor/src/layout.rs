@@ -6,6 +6,13 @@ use groundswell_protocol::ids::{Digest, FleetId, GroupName};
 
 use crate::{config::Config, deployment::DeploymentName, logs::Places};
 
+/// Which of a group's deployments a marker names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Marker {
+    LastSuccessful,
+    MostRecent,
+}
+
 impl Config {
     /// The directory of one deployment.
     pub(crate) fn deployment_dir(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
@@ -32,6 +39,16 @@ impl Config {
         let own = self.deployment_dir(group, deployment).join("logs/scripts.log");
         let all = self.root_dir.join("deployment-logs/groundswell-deployments.log");
         Places { own, all, deployment }
+    }
+
+    /// Where scripts may look for the directory of a group's deployment: the one that came last, or the one
+    /// whose files are in place. AWS's agent has the same files.
+    pub(crate) fn marker(&self, group: &GroupName, of: Marker) -> PathBuf {
+        let name = match of {
+            Marker::MostRecent => "most_recent_install",
+            Marker::LastSuccessful => "last_successful_install",
+        };
+        self.root_dir.join("deployment-instructions").join(format!("{group}_{name}"))
     }
 
     /// Where this process waits for the keepers of scripts.

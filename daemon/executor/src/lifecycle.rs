@@ -8,7 +8,7 @@
 //! and slots in [`activation`](crate::activation), a person on this host alone in [`local`](crate::local).
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -29,6 +29,7 @@ use crate::{
     hooks::{self, Context, HookFailed},
     install::{self, Belongings},
     journal::{End, Failure, Installed, Standing, Step},
+    layout::Marker,
     logs::{self, ScriptLog},
     regular,
     unit::Units,
@@ -91,6 +92,30 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Names a deployment's directory for scripts that look for it, or none. This process itself never
+    /// looks there, so that what it cannot write stops nothing.
+    fn mark(&self, of: Marker, deployment: Option<DeploymentName>) {
+        let group = &self.deployment.group;
+        let path = self.config.marker(group, of);
+        let text = deployment.map(|name| self.config.deployment_dir(group, name));
+        let text = text.map(|dir| dir.display().to_string());
+        if fs::read_to_string(&path).ok() == text {
+            return;
+        }
+        let beside = path.with_file_name(format!("{group}.new"));
+        let done = match text {
+            None => fs::remove_file(&path),
+            Some(text) => path
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| fs::write(&beside, text))
+                .and_then(|()| fs::rename(&beside, &path)),
+        };
+        if let Err(error) = done {
+            self.log.line(&format!("{}: {error}", path.display()));
+        }
+    }
+
     fn dir(&self) -> PathBuf {
         self.config.deployment_dir(&self.deployment.group, self.deployment.name())
     }
@@ -115,6 +140,9 @@ impl EventFailed {
 
 fn forward(work: &mut Work<'_>, event: &Event) -> Step {
     work.log.begin(&event.to_string());
+    if !work.deployment.is_of_the_one_before(event) {
+        work.mark(Marker::MostRecent, Some(work.deployment.name()));
+    }
     let done = match event {
         Event::Known(LifecycleEvent::Install) => install_new(work),
         event if work.deployment.is_of_the_one_before(event) => run_before(work, event),
@@ -255,6 +283,7 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
         .map_err(EventFailed::other)?;
     plan.carry_out(&dir).map_err(io)?;
     work.now.installed = Some(installs.clone());
+    work.mark(Marker::LastSuccessful, Some(work.deployment.name()));
     Ok(())
 }
 
@@ -274,6 +303,8 @@ fn restore_files(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
     install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
     work.now.installed = work.before.installed.clone();
+    let before = work.before.installed.as_ref().map(|before| before.deployment);
+    work.mark(Marker::LastSuccessful, before);
     Ok(())
 }
 
