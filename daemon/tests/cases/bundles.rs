@@ -158,3 +158,33 @@ fn nothing_is_left_beside_the_deployments() {
     let expected = ["default-local-deployment-group", "deployment-instructions", "deployment-logs"];
     assert_eq!(names, expected);
 }
+
+#[test]
+fn c205_what_an_earlier_attempt_has_left_is_removed() {
+    let host = Host::new();
+    let bundle = sample(&host);
+    let run = host.succeeds(&bundle, &[]);
+    // As by a process that was killed while it laid the revision out.
+    let half = run.dir().with_file_name("d-AAAAAAAAA-local/deployment-archive.part");
+    fs::create_dir_all(half.join("sub")).unwrap();
+    host.succeeds(&bundle, &[]);
+    assert!(!half.exists());
+}
+
+#[test]
+fn c209_markers_name_the_directories_of_deployments() {
+    let host = Host::new();
+    let marker = |name: &str| {
+        let name = format!("default-local-deployment-group_{name}_install");
+        read(host.path("root/deployment-instructions").join(name))
+    };
+    let bundle = sample(&host);
+    let one = host.succeeds(&bundle, &[]);
+    let both = [marker("most_recent"), marker("last_successful")];
+    assert_eq!(both, [(); 2].map(|()| one.dir().display().to_string()));
+    let hooks = "hooks:\n  AfterInstall:\n    - location: fail.sh\n";
+    let two = host.bundle("two", hooks, &[("fail.sh", "#!/bin/sh\nexit 1\n")]);
+    let two = host.fails(&two, &[]);
+    assert_eq!(marker("most_recent"), two.dir().display().to_string());
+    assert_eq!(marker("last_successful"), one.dir().display().to_string());
+}

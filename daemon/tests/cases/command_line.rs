@@ -82,8 +82,33 @@ fn c232_another_appspec_is_taken_and_nothing_in_its_place() {
     fs::write(bundle.join("other.yml"), "version: 0.0\nos: linux\n").unwrap();
     host.succeeds(&bundle, &["--appspec-filename", "other.yml"]);
     assert_eq!(host.trace(), "");
-    let text = host.refuses(&bundle, &["-A", "none.yml"]);
-    assert!(text.contains("has no none.yml"), "{text}");
+    host.refuses(&bundle, &["-A", "none.yml"]);
+}
+
+#[test]
+fn c156_an_appspec_that_is_missing_is_named_with_its_directory() {
+    let host = Host::new();
+    let bundle = host.bundle("one", "", &[]);
+    let text = host.refuses(&bundle, &["--appspec-filename", "none.yml"]);
+    assert!(text.contains(&format!("{} has no none.yml", bundle.display())), "{text}");
+}
+
+#[test]
+fn c199_what_is_no_event_is_refused_before_anything_is_made() {
+    let host = Host::new();
+    let text = host.refuses(&host.bundle("one", "", &[]), &["--events", "no_such_command"]);
+    assert!(text.contains("'no_such_command' is not the name of an event"), "{text}");
+    assert!(!host.path("root").exists());
+}
+
+#[test]
+fn c217_c218_without_options_files_in_the_way_fail_and_the_appspec_has_its_usual_name() {
+    let host = Host::new();
+    fs::write(host.live("data"), "mine").unwrap();
+    let appspec = "files:\n  - source: data\n    destination: \"{live}\"\n";
+    let run = host.fails(&host.bundle("one", appspec, &[("data", "new")]), &[]);
+    assert_eq!(run.failure("event"), "Install");
+    assert_eq!(read(host.live("data")), "mine");
 }
 
 #[test]

@@ -1,8 +1,15 @@
 //! Which events run, in which order, and from which revision.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::Stdio,
+};
 
-use super::{Host, read};
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
+use super::{Host, hooks, read};
 
 const SCRIPTABLE: [&str; 9] = [
     "BeforeBlockTraffic",
@@ -152,4 +159,54 @@ fn c175_after_a_script_that_fails_nothing_more_runs() {
     let run = host.fails(&host.bundle("one", hooks, &files), &[]);
     assert_eq!((run.failure("event"), run.failure("script")), ("AfterInstall", "fail.sh"));
     assert_eq!(host.trace(), "");
+}
+
+#[test]
+fn a_deployment_that_was_interrupted_is_taken_back_by_the_next() {
+    if Path::new("/run/systemd/system").exists() {
+        // The parent of a script is its keeper there, and not the executor.
+        return;
+    }
+    let host = Host::new();
+    let files = "files:\n  - source: data\n    destination: {live}/app\n";
+    host.succeeds(&host.bundle("one", files, &[("data", "1")]), &[]);
+    let events = "hooks:\n  AfterInstall:\n    - location: kill.sh\n";
+    let script = "#!/bin/sh\necho $$ >{live}/left\nkill -KILL $PPID\nexec sleep 600\n";
+    let two =
+        host.bundle("two", &format!("{files}{events}"), &[("data", "2"), ("kill.sh", script)]);
+    let run = host.deploy(&two, &[]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("swell-exec has ended before the deployment"), "{}", run.stderr);
+    assert_eq!(read(host.live("app/data")), "2");
+    // The file of the first revision is nobody's obstacle: it is back, and the group's.
+    let events = "hooks:\n  BeforeInstall:\n    - location: see.sh\n";
+    let see = ("see.sh", "#!/bin/sh\ncp {live}/app/data {live}/seen\n");
+    let three = host.bundle("three", &format!("{files}{events}"), &[("data", "3"), see]);
+    let run = host.succeeds(&three, &[]);
+    assert!(run.stderr.contains("was interrupted; its files were taken back"), "{}", run.stderr);
+    assert_eq!((read(host.live("seen")), read(host.live("app/data"))), ("1".into(), "3".into()));
+    assert!(hooks::is_gone(hooks::process(&host, "left")), "its script was left running");
+}
+
+#[test]
+fn a_deployment_waits_for_another_one_to_end() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: wait.sh\n";
+    let script = "#!/bin/sh\nread -r go <{live}/gate\necho first >>{live}/order\n";
+    let first = host.bundle("one", hooks, &[("wait.sh", script)]);
+    let second = "#!/bin/sh\necho second >>{live}/order\n";
+    let second = host.bundle("two", hooks, &[("wait.sh", second)]);
+    mkfifo(&host.live("gate"), Mode::S_IRWXU).unwrap();
+    let mut first = host.command(&first, &[]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    // Its script has begun once somebody reads here.
+    let mut gate = fs::File::options().write(true).open(host.live("gate")).unwrap();
+    let mut second = host.command(&second, &["--deployment-group", "other"]);
+    let mut second = second.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(second.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("waiting for another deployment"), "{said}");
+    gate.write_all(b"go\n").unwrap();
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    assert_eq!(read(host.live("order")), "first\nsecond\n");
 }

@@ -2,9 +2,13 @@
 //! `swell local`, and is judged by what is on disk afterwards. Where the agent has a defect, the test is of
 //! what is wanted instead.
 
+mod appspec;
 mod bundles;
 mod command_line;
+mod hooks;
+mod install;
 mod lifecycle;
+mod permissions;
 
 use std::{
     fs,
