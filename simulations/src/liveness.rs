@@ -88,19 +88,27 @@ impl World {
         }
     }
 
-    /// Where too few voters are left to be asked, somebody looks at the machine. Of one whose disk was put
-    /// back nobody says that it was not.
+    /// Where too few voters are left to be asked, or nobody leads since a log that others were told of is
+    /// gone with a disk that was put back, somebody looks at the machine. Of one whose disk was put back
+    /// nobody says that it was not.
     fn end_doubt(&mut self, host: usize) {
-        let is_doubtful = self.node(host).is_some_and(|node| node.in_doubt().is_some());
+        let own = self.node(host).and_then(Node::consensus);
+        let is_doubtful = own.is_some_and(Consensus::is_held_back);
         let since = match is_doubtful {
             true => *self.hosts[host].doubtful_since.get_or_insert(self.now),
             false => return self.hosts[host].doubtful_since = None,
         };
         let voters = self.truth.ledger.electorate().newest();
         let left = voters.hosts().filter(|voter| !self.hosts[self.by_id[voter]].gone).count();
-        let needed = self.node(host).and_then(Node::in_doubt).map_or(0, |(_, needed)| needed);
+        let leads = |host: usize| {
+            self.node(host).and_then(Node::consensus).is_some_and(Consensus::is_leading)
+        };
+        let is_stuck = match self.node(host).and_then(Node::in_doubt) {
+            Some((_, needed)) => left <= needed,
+            None => !(0..self.hosts.len()).any(leads),
+        };
         let is_intact = self.hosts[host].forgotten.is_none();
-        if self.now >= since + 10 * SECOND && is_intact && left <= needed {
+        if self.now >= since + 10 * SECOND && is_intact && is_stuck {
             self.feed(host, Input::TrustDisk);
         }
     }

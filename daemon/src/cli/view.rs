@@ -442,6 +442,14 @@ pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
             if heard.is_empty() { "none".into() } else { heard.join(", ") },
         ));
     }
+    if let Some(index) = fleet.lacks {
+        text.push_str(&format!(
+            "\n{} votes only for a leader that has entry {index}: another voter had it when this machine \
+             was started\nif no voter has it any more, and nobody has put this disk back to an older state: \
+             swell voters trust-disk",
+            fleet.me,
+        ));
+    }
     out.line(text)
 }
 

@@ -47,6 +47,10 @@ pub struct Fleet {
     /// Whom this host waits for, if it is a voter that may have forgotten something.
     #[serde(default)]
     pub doubt: Option<Doubt>,
+    /// The last entry of a log that this voter was told of after its machine was started, and does not
+    /// have: it votes only for who has as much.
+    #[serde(default)]
+    pub lacks: Option<u64>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,
     /// Where this host looks for the fleet while it is connected to nobody.

@@ -128,6 +128,7 @@ impl Engine {
             written_off: written_off.collect(),
             voters: voters.collect(),
             doubt,
+            lacks: node.lacks(),
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }

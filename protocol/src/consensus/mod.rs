@@ -440,6 +440,11 @@ impl Consensus {
         self.end().max(self.assured.end)
     }
 
+    /// The last entry of the log that this voter stands for, if its own is shorter.
+    pub fn lacks(&self) -> Option<u64> {
+        (self.doubt.is_none() && self.is_short()).then_some(self.assured.end.index)
+    }
+
     /// The log is shorter than the one that this voter stands for.
     fn is_short(&self) -> bool {
         self.end() < self.assured.end

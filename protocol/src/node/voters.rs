@@ -98,6 +98,12 @@ impl Node {
         self.consensus.as_ref()?.in_doubt()
     }
 
+    /// The last entry of a log that this voter was told of after its machine was started, and does not
+    /// have: it votes only for who has as much. None where it has it.
+    pub fn lacks(&self) -> Option<u64> {
+        self.consensus.as_ref()?.lacks()
+    }
+
     /// Says that this voter waits for others.
     pub(super) fn tell_doubt(&mut self) {
         let Some((_, needed)) = self.in_doubt() else { return };
