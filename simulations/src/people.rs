@@ -305,10 +305,12 @@ impl World {
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
-        // Whoever votes is needed since others were lost, or one was put back and has to be told by the rest.
+        // Whoever votes is needed since others were lost, one is gone and not replaced yet, or one was put
+        // back and has to be told by the rest.
         let voters = self.truth.ledger.electorate().newest();
         let is_needed = self.truth.abandoned.is_some()
-            || self.hosts.iter().any(|host| host.forgotten.is_some());
+            || self.hosts.iter().any(|host| host.forgotten.is_some())
+            || voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
         let votes = is_needed && voters.is_voter(self.hosts[old].id);
         if self.hosts[old].gone || !self.hosts[host].gone || votes {
             return;
