@@ -118,8 +118,8 @@ fn hurry(configuration: &mut DeploymentConfiguration) {
 }
 
 const GROUPS_MAX: usize = 2;
-const DEPLOYMENTS_MAX: usize = 2;
-const HEALED_AT_MAX: Micros = 40 * SECOND;
+const DEPLOYMENTS_MAX: usize = 1;
+const HEALED_AT_MAX: Micros = 25 * SECOND;
 const TAIL_PERMILLE_MAX: u64 = 1;
 const STEP_MAX: Micros = SECOND / 20;
 const SNAPSHOT_EVERY_MIN: u64 = 200;
