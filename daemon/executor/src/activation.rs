@@ -178,7 +178,8 @@ impl Executor {
         judge::check_receipts(&belief, &prepared, &judged, token, receipts)?;
         let mut inner = self.lock();
         // The number is good for one beginning.
-        inner.prepared = None;
+        let is_it = |now: &mut Prepared| now.nonce == prepared.nonce;
+        inner.prepared.take_if(is_it).ok_or("these receipts were used already: prepare again")?;
         match inner.claim(&group, token)? {
             Claim::Done => return Ok(()),
             now if now != claim => return Err("the slot was given back meanwhile".into()),

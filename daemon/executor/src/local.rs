@@ -10,6 +10,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::ExitCode,
 };
@@ -153,7 +154,12 @@ fn settings(asked: &LocalDeployment) -> Result<Config, String> {
 fn wait_for_others(config: &Config) -> Result<Flock<File>, String> {
     let path = config.lock_file();
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = File::options().create(true).append(true).open(&path).map_err(|e| failed(&e))?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| failed(&e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((file, Errno::EWOULDBLOCK)) => {
