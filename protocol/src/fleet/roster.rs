@@ -110,20 +110,21 @@ struct Stand {
 
 impl Rounds {
     fn of(rings: &[BTreeMap<Place, Number>; RINGS], hosts: usize) -> Self {
+        let order: [Vec<Number>; RINGS] =
+            std::array::from_fn(|ring| rings[ring].values().copied().collect());
         let mut stands: Vec<Option<[Stand; RINGS]>> = vec![None; hosts];
         for (ring, places) in rings.iter().enumerate() {
             let zones: Vec<_> = places.keys().map(|(zone, ..)| *zone).collect();
             let mut first = 0;
             for zone in zones.chunk_by(|one, next| one == next) {
                 let end = first + zone.len();
-                for (at, number) in (first..end).zip(places.values().skip(first)) {
+                for (at, number) in (first..end).zip(&order[ring][first..end]) {
                     let stands = stands[number.index()].get_or_insert_with(Default::default);
                     stands[ring] = Stand { first, at, end };
                 }
                 first = end;
             }
         }
-        let order = std::array::from_fn(|ring| rings[ring].values().copied().collect());
         Self { order, stands }
     }
 }

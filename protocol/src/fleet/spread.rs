@@ -155,7 +155,7 @@ impl Spread {
         from: Option<Number>,
         urgent: bool,
     ) -> Inserted {
-        let version = record.version();
+        let (version, bytes) = (record.version(), record.bytes());
         let inserted = records.put(roster, host, record);
         if let Some(link) = from.and_then(|from| self.links.get_mut(&from))
             && inserted != Inserted::Old
@@ -171,7 +171,8 @@ impl Spread {
             if Some(*peer) == from || !link.gossips || had_it.contains(peer) {
                 continue;
             }
-            if urgent {
+            // What the link cannot carry now is offered: most of it comes by another one before.
+            if urgent && (link.owed.count + 1) * bytes <= link.credit {
                 link.owed.set(host);
                 link.is_pressed = true;
             } else {
@@ -744,6 +745,21 @@ mod tests {
         mesh.run(SPREAD_EVERY);
         assert_eq!(mesh.hosts[1].1.len(), 99, "what the peer has is not said to it");
         assert_eq!(mesh.bodies, 99);
+    }
+
+    #[test]
+    fn no_more_is_pushed_than_a_link_carries() {
+        let mut mesh = Mesh::new(2, true);
+        mesh.deliver();
+        // The records of a fleet, once each: more than a burst.
+        let bytes = Note(1).bytes() * mesh.roster.len();
+        assert!(bytes > LINK_BURST_BYTES / 4, "{bytes}");
+        mesh.hosts[0].0.links.get_mut(&number(1)).unwrap().credit = bytes / 4;
+        (0..mesh.roster.len()).for_each(|host| mesh.put(0, host, 1, true));
+        let link = &mesh.hosts[0].0.links[&number(1)];
+        let pushed = mesh.bodies + link.owed.count;
+        assert!(pushed <= mesh.roster.len() / 4, "{pushed}");
+        assert_eq!(pushed + link.dirty.count, mesh.roster.len(), "the rest is offered");
     }
 
     #[test]
