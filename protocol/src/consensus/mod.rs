@@ -549,7 +549,7 @@ impl Consensus {
         self.node.raft.raft_log.committed
     }
 
-    /// What is to be done for what was proposed. Collects what the library wants done, in the order in
+    /// What is to be done for what was proposed and for what came. Collects what the library wants done, in the order in
     /// which it must be done.
     pub fn outputs(&mut self) -> Vec<Output> {
         let mut out = Vec::new();

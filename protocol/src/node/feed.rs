@@ -61,7 +61,7 @@ pub(super) struct Feed {
 pub(super) struct Follower {
     /// The last entry that it was known to have.
     pub(super) has: u64,
-    /// The last one that it needs no more of this host.
+    /// The last one that it is not fed any more: it was sent, or the host asks for it by itself.
     sent: u64,
     /// It was sent something since the last tick.
     is_fed: bool,

@@ -87,6 +87,10 @@ impl Node {
             }
             consensus
         });
+        if self.consensus.is_none() {
+            // Nobody believes what a host says that does not vote.
+            self.feed.followers.clear();
+        }
         self.tell_doubt();
         let lists = self.ledger.electorate().clone();
         self.learn_electorate(lists);
