@@ -537,7 +537,6 @@ impl Node {
     }
 
     fn give_admission(&mut self, to: HostId, member: Digest) {
-        self.agree();
         if let Some(receipt) = self.sign_admission(member) {
             self.send(to, Message::Receipt(receipt));
         }
@@ -555,8 +554,6 @@ impl Node {
     }
 
     fn give_receipt(&mut self, to: HostId, token: u64, nonce: crate::ids::Nonce) {
-        // What it is asked about may have come together with the question.
-        self.agree();
         if let Some(receipt) = self.sign_slot(to, token, nonce) {
             self.send(to, Message::Receipt(receipt));
         }
