@@ -8,9 +8,11 @@ use std::{collections::BTreeMap, fs::File, io, os::unix::fs::PermissionsExt};
 use groundswell_protocol::revision::{AclEntry, AclSubject};
 use nix::unistd::{Group, User};
 use rustix::{
-    fs::{XattrFlags, fremovexattr, fsetxattr},
+    fs::{XattrFlags, fsetxattr},
     io::Errno,
 };
+
+use crate::extended;
 
 /// What a `permissions` entry asks for, with accounts looked up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,10 +65,7 @@ impl Acl {
                 .map_err(|error| named("default ACL", error));
         }
         // What a directory has from the one above it is replaced with the rest.
-        match fremovexattr(file, DEFAULT) {
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) | Ok(()) => Ok(()),
-            Err(error) => Err(named("default ACL", error)),
-        }
+        extended::remove(file, DEFAULT).map_err(|error| named("default ACL", error))
     }
 }
 
@@ -132,8 +131,8 @@ fn encode(list: &BTreeMap<Tag, u16>) -> Vec<u8> {
     bytes
 }
 
-const ACCESS: &str = "system.posix_acl_access";
-const DEFAULT: &str = "system.posix_acl_default";
+pub(crate) const ACCESS: &str = "system.posix_acl_access";
+pub(crate) const DEFAULT: &str = "system.posix_acl_default";
 
 #[cfg(test)]
 mod tests {

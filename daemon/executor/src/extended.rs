@@ -4,9 +4,11 @@
 use std::{fs::File, io};
 
 use rustix::{
-    fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr},
+    fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr},
     io::Errno,
 };
+
+use crate::acl;
 
 /// All attributes of an open file or directory; none where its file system knows none.
 pub(crate) fn read(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
@@ -28,12 +30,14 @@ pub(crate) fn read(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
 }
 
 /// Gives attributes to an open file or directory. One that it has already is not set again: what only the
-/// system may set, it has set.
+/// system may set, it has set. ACLs that it has from the directory above and that are not named go.
 pub(crate) fn write<'a>(
     file: &File,
     attributes: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> io::Result<()> {
+    let mut inherited = vec![acl::ACCESS, acl::DEFAULT];
     for (name, value) in attributes {
+        inherited.retain(|other| *other != name);
         if sized(|buffer| fgetxattr(file, name, buffer)).is_ok_and(|now| now == value) {
             continue;
         }
@@ -42,7 +46,15 @@ pub(crate) fn write<'a>(
             io::Error::new(error.kind(), format!("the attribute {name} cannot be set: {error}"))
         })?;
     }
-    Ok(())
+    inherited.into_iter().try_for_each(|name| Ok(remove(file, name)?))
+}
+
+/// Takes an attribute from an open file or directory, if it has it and can have it.
+pub(crate) fn remove(file: &File, name: &str) -> Result<(), Errno> {
+    match fremovexattr(file, name) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) | Ok(()) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a call writes into a buffer that is large enough for whatever the kernel has.
@@ -55,3 +67,29 @@ fn sized(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Er
 
 /// Linux lets no name list and no value be longer.
 const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_back_has_its_own_attributes_and_none_of_the_directory_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = File::open(dir.path()).unwrap();
+        acl::Acl::resolve(&["d:u:12345:rwx".into()]).unwrap().apply(&above).unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        let names = || {
+            let all = read(&file).unwrap().into_iter().map(|(name, _)| name);
+            all.filter(|name| !name.starts_with("security.")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(), [acl::ACCESS], "it has an ACL from above");
+        file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+        write(&file, [("user.note", &b"kept"[..])].into_iter()).unwrap();
+        assert_eq!(names(), ["user.note"]);
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    }
+}

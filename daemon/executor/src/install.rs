@@ -511,6 +511,11 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
     forget(dir)
 }
 
+/// True if files are saved in `dir` that were not put back, and may have to be.
+pub(crate) fn can_undo(dir: &Path) -> bool {
+    dir.join(UNDO).exists()
+}
+
 /// Drops what would be needed to undo.
 pub(crate) fn forget(dir: &Path) -> io::Result<()> {
     gone(fs::remove_file(dir.join(UNDO)))?;

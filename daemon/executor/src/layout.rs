@@ -13,6 +13,9 @@ pub(crate) enum Marker {
     MostRecent,
 }
 
+/// A deployment's directory has its revision under this name.
+pub(crate) const ARCHIVE: &str = "deployment-archive";
+
 impl Config {
     /// The directory of one deployment.
     pub(crate) fn deployment_dir(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
@@ -21,7 +24,7 @@ impl Config {
 
     /// The revision of a deployment, unpacked.
     pub(crate) fn archive(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
-        self.deployment_dir(group, deployment).join("deployment-archive")
+        self.deployment_dir(group, deployment).join(ARCHIVE)
     }
 
     /// The manifest of a deployment's revision: what was verified when it was laid out.

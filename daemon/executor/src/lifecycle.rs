@@ -1,7 +1,7 @@
 //! The lifecycle of one activation, forward and, if it fails, back.
 //!
 //! Forward: ApplicationStop of the revision that is there, then the new one's events. Back: the
-//! revision that was there is deployed again, its files first, so that the host ends where it began.
+//! revision that was there is deployed again, so that the host ends where it began.
 //! Each step is in the journal before it is taken; after a crash it is taken again.
 //!
 //! Who decided on the deployment, and where its journal is, is for the caller to know: orders of a fleet
@@ -180,7 +180,7 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
     }
 }
 
-/// Leaves a failed deployment as it is. Files of which some may be in place are not left.
+/// Leaves a failed deployment as it is. Files of which only some may be in place are not left.
 fn leave(work: &mut Work<'_>, failure: Failure) -> Failure {
     work.now.current = None;
     if work.now.installed != work.before.installed {
@@ -211,8 +211,8 @@ fn back(work: &mut Work<'_>, event: &Event, end: &End) -> Step {
             None => Ok(()),
         },
     };
-    let mut rest = work.deployment.way_back().skip_while(|other| other != event).skip(1);
-    let (next, restored) = (rest.next(), work.before.current.is_some());
+    let next = work.deployment.way_back().skip_while(|other| other != event).nth(1);
+    let restored = work.before.current.is_some();
     let failure = failure.clone();
     match (done, next) {
         (Ok(()), Some(next)) => Step::Back(next, Box::new(End::Failed(failure))),
@@ -222,9 +222,8 @@ fn back(work: &mut Work<'_>, event: &Event, end: &End) -> Step {
         }
         (Err(failed), _) => {
             work.log.line(&failed.message);
-            work.now.current = None;
             let why = format!("{event}: {}", failed.message);
-            Step::Ended(End::Failed(with_restored(failure, false, Some(&why))))
+            Step::Ended(End::Failed(leave(work, with_restored(failure, false, Some(&why)))))
         }
     }
 }

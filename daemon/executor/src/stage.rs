@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::OsStr,
     fs::{self, File, FileTimes},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
@@ -20,7 +19,9 @@ use groundswell_protocol::{
 use crate::{
     config::Config,
     deployment::DeploymentName,
+    install,
     journal::{durable, replace},
+    layout::ARCHIVE,
     regular,
 };
 
@@ -68,7 +69,7 @@ pub(crate) fn lay_out(
 }
 
 /// Removes old deployments' directories of a group, so that at most `kept` are there; those that are
-/// `needed` stay in any case.
+/// `needed` stay in any case, and those with the only copies of files that could not be put back.
 pub(crate) fn clear_old(
     config: &Config,
     group: &GroupName,
@@ -81,6 +82,7 @@ pub(crate) fn clear_old(
         .filter(|entry| !needed.contains(&entry.path()))
         // A group may have the name of the directory in which the log of all deployments is.
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter(|entry| !install::can_undo(&entry.path()))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     old.sort();
@@ -97,7 +99,7 @@ pub(crate) fn clear(config: &Config) {
     let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     let deployments = list(&config.root_dir).flat_map(|group| list(&group.path()));
     for part in deployments.flat_map(|deployment| list(&deployment.path())) {
-        if part.path().extension() == Some(OsStr::new(PART)) {
+        if part.file_name() == Path::new(ARCHIVE).with_extension(PART) {
             // What cannot be removed now is removed when the deployment is laid out again.
             drop(fs::remove_dir_all(part.path()));
         }
@@ -237,6 +239,24 @@ mod tests {
         fs::create_dir_all(half.join("sub")).unwrap();
         clear(&config);
         assert!(!half.exists() && config.archive(&group, id).is_dir());
+    }
+
+    #[test]
+    fn old_deployments_go_but_for_the_only_copies_of_old_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { root_dir: dir.path().join("root"), ..Config::default() };
+        let group = GroupName::new("web").unwrap();
+        let deployment = |number: u8| {
+            let name = DeploymentId::of(Digest([number; 32]), false).into();
+            let dir = config.deployment_dir(&group, name);
+            fs::create_dir_all(&dir).unwrap();
+            dir
+        };
+        let all: Vec<_> = (0..4).map(deployment).collect();
+        fs::write(all[1].join("undo"), "").unwrap();
+        clear_old(&config, &group, &BTreeSet::from([all[2].clone()]), 1);
+        assert!(!all[0].exists() && !all[3].exists());
+        assert!(all[1].exists() && all[2].exists());
     }
 
     #[test]

@@ -105,6 +105,24 @@ fn a_failed_revision_is_taken_back_and_the_one_before_is_stopped_next() {
 }
 
 #[test]
+fn files_that_were_half_installed_go_back_though_a_script_of_the_way_back_fails() {
+    let host = Host::new();
+    let fails_later = "#!/bin/sh\ntest ! -e {live}/broken\n";
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: before.sh\n";
+    let files = "files:\n  - source: data\n    destination: {live}/app\n";
+    let one = [("data", "one"), ("before.sh", fails_later)];
+    host.succeeds(&host.bundle("one", &format!("{files}{hooks}"), &one), &[]);
+    // The old file has made room when it turns out that nothing can be made there.
+    let files = "files:\n  - source: data\n    destination: /proc/nothing\n";
+    let two = [("data", "two"), ("before.sh", "#!/bin/sh\ntouch {live}/broken\n")];
+    let run = host.fails(&host.bundle("two", &format!("{files}{hooks}"), &two), &[]);
+    assert_eq!(run.failure("event"), "Install");
+    assert!(run.failure("message").contains("BeforeInstall"), "{}", run.failure("message"));
+    assert_eq!(run.json["failure"]["restored"], false);
+    assert_eq!(read(host.live("app/data")), "one");
+}
+
+#[test]
 fn c191_a_broken_application_stop_fails_every_deployment_until_it_is_overridden() {
     let host = Host::new();
     let hooks = "hooks:\n  ApplicationStop:\n    - location: fail.sh\n";
