@@ -65,5 +65,7 @@ mod tests {
         let this = env::current_exe().unwrap();
         let slept = asleep(this.as_ref(), &["it_goes_on_while_the_machine_sleeps"]).unwrap();
         assert!(slept.status.success(), "{slept:?}");
+        // A filter that names no test lets all of none pass.
+        assert!(String::from_utf8_lossy(&slept.stdout).contains("1 passed"), "{slept:?}");
     }
 }

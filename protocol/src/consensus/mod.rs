@@ -549,8 +549,8 @@ impl Consensus {
         self.node.raft.raft_log.committed
     }
 
-    /// What is to be done for what was proposed and for what came. Collects what the library wants done, in the order in
-    /// which it must be done.
+    /// What is to be done for what was proposed and for what came. Collects what the library wants done,
+    /// in the order in which it must be done.
     pub fn outputs(&mut self) -> Vec<Output> {
         let mut out = Vec::new();
         while self.node.has_ready() {

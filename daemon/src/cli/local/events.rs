@@ -1,9 +1,8 @@
 //! Which events a deployment of one host alone has, and in which order.
 
 use groundswell_protocol::execute::LifecycleEvent::{
-    self, AfterAllowTraffic, AfterBlockTraffic, AfterInstall, ApplicationStart, ApplicationStop,
-    BeforeAllowTraffic, BeforeBlockTraffic, BeforeInstall, DownloadBundle, Install,
-    ValidateService,
+    self, AfterBlockTraffic, AllowTraffic, ApplicationStop, BeforeBlockTraffic, BeforeInstall,
+    BlockTraffic, DownloadBundle, Install,
 };
 
 use super::Failed;
@@ -17,20 +16,10 @@ pub(super) struct Events {
     pub(super) custom: Vec<String>,
 }
 
-/// What AWS's `codedeploy-local` runs unasked.
-const USUAL: [LifecycleEvent; 11] = [
-    BeforeBlockTraffic,
-    AfterBlockTraffic,
-    ApplicationStop,
-    DownloadBundle,
-    BeforeInstall,
-    Install,
-    AfterInstall,
-    ApplicationStart,
-    ValidateService,
-    BeforeAllowTraffic,
-    AfterAllowTraffic,
-];
+/// What AWS's `codedeploy-local` runs unasked: all but what is no script's.
+fn usual() -> impl Iterator<Item = LifecycleEvent> {
+    LifecycleEvent::ALL.into_iter().filter(|event| !matches!(event, BlockTraffic | AllowTraffic))
+}
 
 /// What may come before the new revision is there.
 const OF_THE_ONE_BEFORE: [LifecycleEvent; 3] =
@@ -41,7 +30,7 @@ impl Events {
     pub(super) fn parse(list: Option<&str>) -> Result<Self, Failed> {
         let Some(list) = list else {
             return Ok(Self {
-                all: USUAL.map(|event| event.to_string()).into(),
+                all: usual().map(|event| event.to_string()).collect(),
                 custom: Vec::new(),
             });
         };
