@@ -15,7 +15,7 @@ use groundswell_protocol::sabotage::{Defect, plant};
 use groundswell_simulations::{
     coverage::Situation,
     pace,
-    plan::{Plan, SECOND},
+    plan::{DRAWN_MAX, Plan, SECOND},
     run::{self, Tally},
     sabotaged,
     scale::{self, ScaleArguments},
@@ -140,7 +140,8 @@ fn run_many(first: u64, seeds: u64, hosts: usize, jobs: usize, broken: usize) ->
         return ExitCode::from(1);
     }
     let missing = tally.coverage.missing();
-    if !missing.is_empty() {
+    // A few large fleets meet few of them, which is what the many small ones are for.
+    if !missing.is_empty() && hosts <= DRAWN_MAX {
         println!("these runs prove little; none of them met this:");
         for situation in missing {
             println!("  {}", situation.text());

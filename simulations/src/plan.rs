@@ -463,8 +463,8 @@ impl Habits {
     }
 }
 
-/// Hosts of the largest fleet that a seed draws.
-const DRAWN_MAX: usize = 60;
+/// Hosts of the largest fleet that a seed draws by itself.
+pub const DRAWN_MAX: usize = 60;
 
 fn draw_hosts(
     dice: &mut Dice,
