@@ -357,7 +357,7 @@ async fn a_host_that_failed_among_many_is_pointed_to_and_marked() {
     let key = fleet.operator_key();
     let deploy = ["deploy", "web", "1.1.0", "--configuration", "AllAtOnce", "--key", &key];
     let (_, out, errors) = swell(&fleet, &deploy);
-    let id = out.split_whitespace().next().unwrap().to_owned();
+    let id = out.split_whitespace().next().unwrap_or_else(|| panic!("no deployment: {errors}"));
     let points = format!("failed on web-3: see `swell show {id}`");
     assert!(out.contains(&points), "{out}{errors}");
     // What it runs is not what the group's last good release is.

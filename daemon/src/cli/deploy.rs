@@ -1,6 +1,9 @@
 //! What changes the fleet: groups and deploy orders. Each is signed here or elsewhere.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use groundswell_protocol::{
@@ -17,7 +20,12 @@ use groundswell_signer::{
     read_start,
 };
 
-use super::{Ended, Failed, Output, follow, text::plain, view};
+use super::{
+    Ended, Failed, Output,
+    follow::{self, LOOK_EVERY},
+    text::plain,
+    view,
+};
 use crate::control::{
     api::{self, Applied, Fleet},
     client::Client,
@@ -178,7 +186,7 @@ pub(super) async fn deploy(
 ) -> Result<Ended, Failed> {
     let handed_in = arguments.order.as_deref().map(|path| read_order(path, "Deploy"));
     let handed_in = handed_in.transpose()?;
-    let fleet = client.fleet().await?;
+    let fleet = knowing(client, &arguments).await?;
     let fleet_id = fleet_id(&fleet)?;
     let signed: Signed<Order> = match handed_in {
         Some(signed) => signed,
@@ -187,6 +195,23 @@ pub(super) async fn deploy(
     client.order(signed.to_bytes()).await?;
     let id = DeploymentId::of(signed.id(fleet_id), false).to_string();
     begun(client, &id, arguments.no_wait, out).await
+}
+
+/// The fleet as this host sees it; after a little while, where it has not heard of what is to be
+/// deployed: whoever pushed that at another host a moment ago is ahead of the news.
+async fn knowing(client: &Client, arguments: &DeployArguments) -> Result<Fleet, Failed> {
+    let (Some(group), Some(release)) = (&arguments.group, &arguments.release) else {
+        return Ok(client.fleet().await?);
+    };
+    let until = Instant::now() + NEWS_AWAITED_MAX;
+    loop {
+        let fleet = client.fleet().await?;
+        let known = find_group(&fleet, group).and_then(|own| find_release(&fleet, own, release));
+        if known.is_ok() || Instant::now() >= until {
+            return Ok(fleet);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Tells of a deployment whose order was accepted, and watches it unless that is not wanted.
@@ -409,6 +434,8 @@ pub(super) fn now() -> groundswell_protocol::time::UnixSeconds {
     crate::clock::Clock::start().wall()
 }
 
+/// News is everywhere within two seconds in a fleet of ten thousand hosts (simulations/README.md).
+const NEWS_AWAITED_MAX: Duration = Duration::from_secs(2);
 /// The others are in the report.
 const NAMED_MAX: usize = 5;
 

@@ -128,7 +128,8 @@ fn style(template: &str) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Time between two looks at what is waited for.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that fetches gets on within this.
 const STALLED_SECONDS: u64 = 5;
 /// Half a minute.
