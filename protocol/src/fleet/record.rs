@@ -60,6 +60,21 @@ pub struct GroupStatus {
     pub release: Option<(Digest, ReleaseLabel)>,
 }
 
+impl GroupStatus {
+    /// True if all that has changed since an earlier status is how far the host has got: people like to
+    /// see it, and nothing depends on it.
+    pub fn is_further_than(&self, earlier: &Self) -> bool {
+        let same_kind = match (self.state, earlier.state) {
+            (
+                HostState::Running { restoring, .. },
+                HostState::Running { restoring: before, .. },
+            ) => restoring == before,
+            (now, before) => std::mem::discriminant(&now) == std::mem::discriminant(&before),
+        };
+        same_kind && Self { state: earlier.state, ..self.clone() } == *earlier
+    }
+}
+
 /// What a host is doing in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostState {

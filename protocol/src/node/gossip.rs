@@ -6,11 +6,11 @@ use super::{Node, Output};
 use crate::{
     consensus::Write,
     fleet::{
-        Accusation, Ears, Held, HostState, Inserted, Number, Record, RecordRefused, Say, Spread,
-        Standing, Statement, TreeNode, Verdicts, Version,
+        Accusation, Ears, GroupStatus, Held, HostState, Inserted, Number, Record, RecordRefused,
+        Say, Spread, Standing, Statement, TreeNode, Verdicts, Version,
     },
     ids::HostId,
-    limits::RECORD_REFRESH_EVERY,
+    limits::{PROGRESS_EVERY_MIN, PROGRESS_PER_SECOND_MAX, RECORD_REFRESH_EVERY},
     sabotage::{Defect, planted},
     time::Mono,
     trust::Signed,
@@ -26,6 +26,8 @@ pub(super) struct Gossip {
     next_refutation_at: Mono,
     /// When the own record is signed again though nothing has changed.
     next_refresh_at: Mono,
+    /// When the own record is signed again for mere progress.
+    next_progress_at: Mono,
 }
 
 impl Gossip {
@@ -37,6 +39,7 @@ impl Gossip {
             next_listening_at: now,
             next_refutation_at: now,
             next_refresh_at: now,
+            next_progress_at: now,
         }
     }
 }
@@ -156,7 +159,8 @@ impl Node {
             || failed(record) > before.map_or(0, failed)
     }
 
-    /// Signs a new record if anything that it says has changed, and spreads it.
+    /// Signs a new record if anything that it says has changed, and spreads it. Progress alone waits until
+    /// the fleet can bear to hear of it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
         if !self.is_above_own_record() {
@@ -167,8 +171,15 @@ impl Node {
         let refute = self.now >= gossip.next_refutation_at
             && gossip.verdicts.is_accused(&self.view.records, me);
         // Version and addresses are those that the daemon was started with.
+        let tells_progress = self.now >= gossip.next_progress_at;
+        let says_more = |(status, last): (&GroupStatus, &GroupStatus)| {
+            status != last && (tells_progress || !status.is_further_than(last))
+        };
         let is_said = |last: &Record| {
-            last.accused == accused && self.rollouts.statuses().eq(last.groups.iter())
+            let mut both = self.rollouts.statuses().zip(&last.groups);
+            last.accused == accused
+                && last.groups.len() == self.rollouts.statuses().count()
+                && !both.any(says_more)
         };
         let fresh = self.now < gossip.next_refresh_at;
         if self.record.as_ref().is_some_and(is_said) && !refute && fresh {
@@ -188,6 +199,7 @@ impl Node {
             signed_at: self.wall,
         };
         self.gossip.next_refresh_at = self.now + refresh_after(self.me, record.sequence);
+        self.gossip.next_progress_at = self.now + progress_after(self.view.roster.members());
         let Some(signed) = self.sign(&record) else { return };
         let host = self.me;
         let mut letters = Vec::new();
@@ -345,6 +357,12 @@ fn refresh_after(host: HostId, sequence: u64) -> Duration {
     let number = sequence.to_be_bytes();
     let draw = crate::ids::Digest::of(crate::ids::HashDomain::Records, &[&host.0, &number]).0[0];
     RECORD_REFRESH_EVERY / 2 + RECORD_REFRESH_EVERY * u32::from(draw) / u32::from(u8::MAX)
+}
+
+/// When a host of so many says again how far it has got.
+pub(super) fn progress_after(hosts: usize) -> Duration {
+    let share = Duration::from_secs(1) / PROGRESS_PER_SECOND_MAX;
+    PROGRESS_EVERY_MIN.max(share * u32::try_from(hosts).unwrap_or(u32::MAX))
 }
 
 /// A member that accuses whatever it hears makes others answer this often, and no oftener.

@@ -12,6 +12,7 @@ use crate::{
     execute::{
         ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response, Stopped,
     },
+    fleet::HostState,
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
@@ -749,6 +750,41 @@ fn a_host_at_rest_signs_its_record_again_within_an_hour_and_a_half() {
     assert_eq!(sequence(&world), before);
     world.run_for(70 * 60);
     assert!((before + 1..=before + 3).contains(&sequence(&world)));
+}
+
+#[test]
+fn progress_alone_is_told_once_a_second_and_what_comes_of_it_at_once() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let (fetching, manifest) = (world.hosts[2].id, Digest::of_content(b"1.0.0"));
+    let gets_on = |world: &mut World, percent| {
+        world.feed(2, Input::Revision(manifest, Progress::Fetching(percent)));
+    };
+    let told = |world: &World| world.node(0).view().get(fetching).unwrap().clone();
+    let state = |world: &World| told(world).groups.first().map(|status| status.state);
+    gets_on(&mut world, 0);
+    world.deploy(0, release, None);
+    let begun = Some(HostState::Staging { percent: 0 });
+    world.run_until("the beginning", |world| state(world) == begun);
+    let before = told(&world).sequence;
+    for percent in 1..=50 {
+        gets_on(&mut world, percent);
+        world.tick();
+    }
+    let more = told(&world).sequence - before;
+    assert!((4..=6).contains(&more), "{more} records in five seconds");
+    world.run_for(2);
+    assert_eq!(state(&world), Some(HostState::Staging { percent: 50 }));
+    world.feed(2, Input::Revision(manifest, Progress::Complete));
+    world.run_for(1);
+    assert_ne!(state(&world), Some(HostState::Staging { percent: 50 }));
+}
+
+#[test]
+fn a_larger_fleet_is_told_of_progress_more_rarely() {
+    let seconds = |hosts| gossip::progress_after(hosts).as_secs();
+    assert_eq!([3, 100, 1_000, 10_000].map(seconds), [1, 1, 10, 100]);
 }
 
 #[test]
