@@ -28,6 +28,8 @@ pub(super) struct Gossip {
     next_refresh_at: Mono,
     /// When the own record is signed again for mere progress.
     next_progress_at: Mono,
+    /// When the own record is signed though the executor has not said anything yet.
+    speaks_at: Mono,
 }
 
 impl Gossip {
@@ -40,6 +42,7 @@ impl Gossip {
             next_refutation_at: now,
             next_refresh_at: now,
             next_progress_at: now,
+            speaks_at: now + EXECUTOR_AWAITED_MAX,
         }
     }
 }
@@ -163,7 +166,8 @@ impl Node {
     /// the fleet can bear to hear of it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
-        if !self.is_above_own_record() {
+        let knows_itself = self.record.is_some() || self.rollouts.has_executor();
+        if !knows_itself && self.now < self.gossip.speaks_at || !self.is_above_own_record() {
             return;
         }
         let accused = self.accused();
@@ -237,7 +241,7 @@ impl Node {
     /// True if nothing newer is known of this host than what it says itself.
     pub fn is_heard(&self) -> bool {
         let known = self.view.get(self.me).map(|record| (record.epoch, record.sequence));
-        known == self.record.as_ref().map(|record| (record.epoch, record.sequence))
+        known <= Some((self.epoch, self.record.as_ref().map_or(0, |record| record.sequence)))
     }
 
     /// The silent hosts, as the own record names them. One of which nothing was ever heard cannot be
@@ -365,6 +369,9 @@ pub(super) fn progress_after(hosts: usize) -> Duration {
     PROGRESS_EVERY_MIN.max(share * u32::try_from(hosts).unwrap_or(u32::MAX))
 }
 
+/// A host that was started says in one record that it is back and what it runs, if its executor answers
+/// within this.
+const EXECUTOR_AWAITED_MAX: Duration = Duration::from_secs(1);
 /// A member that accuses whatever it hears makes others answer this often, and no oftener.
 const REFUTE_EVERY: Duration = Duration::from_secs(1);
 const LISTEN_EVERY: Duration = Duration::from_millis(250);

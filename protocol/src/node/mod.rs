@@ -315,7 +315,6 @@ impl Node {
         node.tell_doubt();
         node.apply_followed(followed, false);
         node.sync_roster();
-        node.publish_record();
         let out = std::mem::take(&mut node.out);
         Ok((node, out))
     }
