@@ -8,7 +8,11 @@
 //! kept per host is an array over them: at ten thousand hosts that is what makes the daemon light.
 //! Numbers never leave this host; on the wire a host is a [`ShortId`].
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasherDefault, DefaultHasher},
+    sync::OnceLock,
+};
 
 use crate::{
     ids::{Digest, HashDomain, HostId, ShortId, ZoneName},
@@ -43,8 +47,8 @@ pub enum Way {
 #[derive(Clone, Debug)]
 pub struct Roster {
     hosts: Vec<Seat>,
-    numbers: BTreeMap<HostId, Number>,
-    shorts: BTreeMap<ShortId, Number>,
+    numbers: Lookup<HostId>,
+    shorts: Lookup<ShortId>,
     zones: BTreeMap<Option<ZoneName>, u16>,
     rings: [BTreeMap<Place, Number>; RINGS],
     /// The same, to go round: worked out when it is needed after a change.
@@ -53,6 +57,14 @@ pub struct Roster {
     buckets: Vec<Vec<Number>>,
     generation: u64,
 }
+
+/// Looked up with everything that comes, and never gone through: a hash map has no order that all share.
+/// Its hash is no secret, but for each name that is to collide an attacker needs one more certificate.
+#[expect(
+    clippy::disallowed_types,
+    reason = "nobody goes through it, and its hash is always the same"
+)]
+type Lookup<K> = std::collections::HashMap<K, Number, BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Clone, Copy, Debug)]
 struct Seat {
@@ -133,8 +145,8 @@ impl Default for Roster {
     fn default() -> Self {
         Self {
             hosts: Vec::new(),
-            numbers: BTreeMap::new(),
-            shorts: BTreeMap::new(),
+            numbers: Lookup::default(),
+            shorts: Lookup::default(),
             zones: BTreeMap::new(),
             rings: std::array::from_fn(|_| BTreeMap::new()),
             rounds: OnceLock::new(),
