@@ -1,7 +1,7 @@
 //! One virtual host: a mind if it runs, a disk, a clock that is off, an executor.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -78,7 +78,7 @@ pub(crate) struct Host {
     /// The last generation and term in which it led.
     pub(crate) led: (u64, u64),
     /// The newest version of each record that its view has had in this life.
-    pub(crate) seen: BTreeMap<HostId, (u64, u64)>,
+    pub(crate) seen: HashMap<HostId, (u64, u64)>,
 }
 
 /// A border at which a daemon dies.
@@ -209,7 +209,7 @@ impl Host {
             checked: 0,
             knew: 0,
             led: (0, 0),
-            seen: BTreeMap::new(),
+            seen: HashMap::new(),
         }
     }
 

@@ -36,7 +36,7 @@
 //! is in S4 and S5, L2 in L1 and L9. F2, F5 and F6 have unit tests.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZeroU8,
     sync::Arc,
 };
@@ -107,7 +107,7 @@ pub struct Truth {
     pub(crate) abandoned: Option<Box<Line>>,
     /// True while that is looked at, and what the fleet goes on with stands in its place.
     pub(crate) turned: bool,
-    records: BTreeMap<(HostId, u64, u64), Record>,
+    records: HashMap<(HostId, u64, u64), Record>,
     /// Hosts that have forgotten what they said up to an epoch.
     forgetful: BTreeMap<HostId, u64>,
     pub(crate) met: Vec<Situation>,
@@ -136,7 +136,7 @@ impl Truth {
             leaders: BTreeMap::new(),
             abandoned: None,
             turned: false,
-            records: BTreeMap::new(),
+            records: HashMap::new(),
             forgetful: BTreeMap::new(),
             met: Vec::new(),
             now: 0,

@@ -2,7 +2,7 @@
 //! holds the promises against the result.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -122,7 +122,7 @@ pub struct World {
     pub(crate) queue: Queue<Event>,
     pub(crate) dice: Dice,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) by_id: BTreeMap<HostId, usize>,
+    pub(crate) by_id: HashMap<HostId, usize>,
     pub(crate) network: Network,
     pub(crate) trust: Arc<Trust>,
     pub(crate) truth: Truth,
