@@ -22,6 +22,12 @@ impl World {
             self.queue.plan(at, Event::Answer { host, life, asked, answer });
             return;
         }
+        if self.hosts[host].executor_disk_fails {
+            self.executor_ends(host);
+            let answer = Err("swell-exec has ended".into());
+            self.queue.plan(at, Event::Answer { host, life, asked, answer });
+            return;
+        }
         if self.is_stubborn(host, &asked, request) {
             let answer = Ok(Response::Refused { reason: "the order's time is over".into() });
             self.queue.plan(at, Event::Answer { host, life, asked, answer });
@@ -59,6 +65,13 @@ impl World {
         let answer = Ok(response);
         self.queue.plan(at + takes, Event::Answer { host, life, asked, answer });
         self.report_soon(host);
+    }
+
+    /// What cannot be made durable ends the executor, as often as it is started.
+    fn executor_ends(&mut self, host: usize) {
+        self.coverage.met(Situation::ExecutorDiskFailed);
+        self.kill_executor(host);
+        self.queue.plan(self.now + 3 * SECOND, Event::StartExecutor { host });
     }
 
     /// True if the executor of this host will not begin with this release, whoever vouches for it, until
@@ -131,6 +144,7 @@ impl World {
         if !fresh {
             self.coverage.met(Situation::InterruptedWentOn);
         }
+        self.bring_word(host);
         let is_late = self.now > due + LATE;
         let checked = self.truth.disturbs(self.hosts[host].id, token, release, is_late);
         self.hold(checked);
@@ -145,6 +159,9 @@ impl World {
     pub(crate) fn step_over(&mut self, host: usize, life: u32, group: &GroupName) {
         if self.hosts[host].executor_life != life || !self.hosts[host].executor_up {
             return;
+        }
+        if self.hosts[host].executor_disk_fails {
+            return self.executor_ends(host);
         }
         let Some(activation) = self.hosts[host].executor.working(group) else { return };
         let luck = self.luck(host, activation.release);

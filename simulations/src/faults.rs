@@ -88,6 +88,15 @@ impl World {
                 self.hosts[host].disk_fails = true;
                 self.queue.plan(until, Event::Mend(index));
             }
+            FaultKind::ExecutorDiskFails(host) => {
+                self.hosts[host].executor_disk_fails = true;
+                self.queue.plan(until, Event::Mend(index));
+            }
+            FaultKind::SlowDisk { host, takes } => {
+                self.hosts[host].disk_takes = takes;
+                self.queue.plan(until, Event::Mend(index));
+            }
+            FaultKind::Impostor(host) => self.impostor(host, until),
             FaultKind::MajorityLost { .. } => {
                 self.await_loss(index);
                 self.queue.plan(until, Event::Return);
@@ -99,8 +108,12 @@ impl World {
             | FaultKind::Split(_)
             | FaultKind::Pair(..)
             | FaultKind::Star(_)
+            | FaultKind::Chain(_)
             | FaultKind::ZoneCut(_) => {
                 match fault.kind {
+                    FaultKind::Chain(_) if self.plan.voters > 2 => {
+                        self.coverage.met(Situation::VotersInARow);
+                    }
                     FaultKind::Star(_) if self.plan.voters > 2 => {
                         self.coverage.met(Situation::VotersPartlyConnected);
                     }
@@ -126,6 +139,8 @@ impl World {
         self.trace.say(self.now, || format!("fault {index} is over"));
         match kind {
             FaultKind::DiskFails(host) => self.hosts[host].disk_fails = false,
+            FaultKind::ExecutorDiskFails(host) => self.hosts[host].executor_disk_fails = false,
+            FaultKind::SlowDisk { host, .. } => self.hosts[host].disk_takes = 0,
             FaultKind::PutBack(host) => self.put_back(host),
             _ => {}
         }
@@ -214,6 +229,13 @@ impl World {
                 let ways = voters.clone().flat_map(|from| voters.clone().map(move |to| (from, to)));
                 ways.filter(|(from, to)| from != to && from != center && to != center).collect()
             }
+            FaultKind::Chain(order) => {
+                let far = |one: usize, other: usize| one.abs_diff(other) > 1;
+                let places = 0..order.len();
+                let ways = places.clone().flat_map(|one| places.clone().map(move |to| (one, to)));
+                let ways = ways.filter(|(one, other)| far(*one, *other));
+                ways.map(|(one, other)| (order[one], order[other])).collect()
+            }
             FaultKind::ZoneCut(zone) => {
                 let inside = |host: &usize| self.hosts[*host].plan.zone == *zone;
                 self.ways(&FaultKind::Split(all.filter(inside).collect()))
@@ -285,6 +307,7 @@ impl World {
         self.trace.mix(&[31, host as u64]);
         self.trace.say(self.now, || format!("host {host} goes on"));
         self.hosts[host].paused = None;
+        self.written(host);
         for event in std::mem::take(&mut self.hosts[host].backlog) {
             self.queue.plan(self.now, event);
         }
@@ -307,6 +330,7 @@ impl World {
         self.trace.say(self.now, || "everything is mended".into());
         self.quiet();
         for host in 0..self.hosts.len() {
+            self.hosts[host].disk_takes = 0;
             if self.hosts[host].paused.is_some() {
                 self.hosts[host].paused = Some((self.now, true));
                 self.resume(host);
@@ -320,6 +344,7 @@ impl World {
             self.hosts[host].doomed = None;
             self.hosts[host].executor_doomed = None;
             self.hosts[host].disk_fails = false;
+            self.hosts[host].executor_disk_fails = false;
             self.hosts[host].wall_offset = 0;
             if self.plan.heal_restarts {
                 self.kill_daemon(host, false);

@@ -8,7 +8,8 @@ use std::{
 use groundswell_protocol::{
     consensus::{Assured, HardState, Restored, Snapshot, VoterPolicy, Write},
     ids::HostId,
-    node::{Input, LogRecord, Node, Setup},
+    node::{Input, LogRecord, Node, Output, Setup},
+    rollout::Entry,
     time::{Mono, UnixSeconds},
     trust::{MemberCert, SecretKey, Trust},
 };
@@ -67,6 +68,16 @@ pub(crate) struct Host {
     pub(crate) doomed: Option<Doom>,
     /// Nothing can be written down.
     pub(crate) disk_fails: bool,
+    /// Nor by its executor.
+    pub(crate) executor_disk_fails: bool,
+    /// The longest that it takes to write something down.
+    pub(crate) disk_takes: Micros,
+    /// What is being written down, and what the daemon does after that.
+    pub(crate) writing: Vec<Output>,
+    /// Its word that it will not use a slot, which the daemon that said it has forgotten.
+    pub(crate) word: Option<Box<Entry>>,
+    /// The number of the last record that an impostor made up.
+    pub(crate) forged: u64,
     /// The executor dies with the next slot that it writes down, for so long.
     pub(crate) executor_doomed: Option<Micros>,
     /// How far its wall clock is off, in seconds.
@@ -204,6 +215,11 @@ impl Host {
             waiting: Vec::new(),
             doomed: None,
             disk_fails: false,
+            executor_disk_fails: false,
+            disk_takes: 0,
+            writing: Vec::new(),
+            word: None,
+            forged: 0,
             executor_doomed: None,
             wall_offset: 0,
             checked: 0,

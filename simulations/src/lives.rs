@@ -78,6 +78,7 @@ impl World {
         self.trace.say(self.now, || format!("host {host}: the daemon dies"));
         self.hosts[host].life += 1;
         self.hosts[host].waiting.clear();
+        self.hosts[host].writing.clear();
         // What was written and not yet compared is compared when it starts again.
         self.hosts[host].doomed = None;
         for peer in 0..self.hosts.len() {

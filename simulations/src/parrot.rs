@@ -1,12 +1,19 @@
 //! What hosts have signed goes other ways: a member says again what it has heard, to whom it was not
 //! said, and another brings what was lost with the daemon that said it.
 
-use groundswell_protocol::{rollout::Entry, trust::Outcome, wire::Message};
+use groundswell_protocol::{
+    fleet::{Accusation, Record},
+    limits::ACCUSATIONS_MAX,
+    rollout::Entry,
+    time::UnixSeconds,
+    trust::{Outcome, SecretKey, Signed},
+    wire::Message,
+};
 
 use crate::{
     coverage::Situation,
-    host::Doom,
-    plan::{Border, SECOND},
+    host::{Doom, Host},
+    plan::{Border, Micros, SECOND},
     world::{Event, World},
 };
 
@@ -58,6 +65,46 @@ impl World {
         }
     }
 
+    /// Whoever has stolen a host's key says in its name, again and again, that it hears nobody. The host
+    /// itself may go on as well: then two speak under one name.
+    pub(crate) fn impostor(&mut self, host: usize, until: Micros) {
+        if self.healed || self.now >= until {
+            return;
+        }
+        let at = self.now + self.dice.between(200_000, 3 * SECOND);
+        self.queue.plan(at, Event::Impostor { host, until });
+        let Host { id, seed, node: Some(node), forged, .. } = &mut self.hosts[host] else {
+            return;
+        };
+        *forged += 1;
+        let accuse = |record: &Record| Accusation {
+            host: record.host,
+            epoch: record.epoch,
+            sequence: record.sequence,
+        };
+        let mut accused: Vec<_> =
+            node.view().iter().filter(|record| record.host != *id).map(accuse).collect();
+        accused.sort();
+        accused.truncate(ACCUSATIONS_MAX);
+        let record = Record {
+            host: *id,
+            // Far above the last one, and above the host, which goes on from there: no two say the same.
+            epoch: *forged * FORGED_EPOCHS_APART,
+            groups: Vec::new(),
+            accused,
+            version: "forged".into(),
+            sequence: 1,
+            addresses: vec![format!("host {host}")],
+            signed_at: UnixSeconds(0),
+        };
+        let key = SecretKey::from_seed(seed);
+        let signed = Signed::new(&record, self.trust.fleet(), &[&key]).expect("a record is signed");
+        let to = self.dice.index(self.hosts.len());
+        if to != host {
+            self.post(host, to, Message::Records(vec![signed]));
+        }
+    }
+
     /// True if the word that a host will not use its slot is on its way for long, and the daemon that
     /// has said it is started again meanwhile, and remembers nothing of it.
     pub(crate) fn takes_another_way(&mut self, host: usize, message: &Message) -> bool {
@@ -70,10 +117,20 @@ impl World {
             return false;
         }
         let (at, down_for) = (self.dice.between(2, 10), self.dice.between(200_000, SECOND));
-        self.queue.plan(self.now + at * SECOND, Event::Carry(entry.clone()));
+        match self.dice.permille(500) {
+            true => self.hosts[host].word = Some(entry.clone()),
+            false => self.queue.plan(self.now + at * SECOND, Event::Carry(entry.clone())),
+        }
         self.hosts[host].doomed = Some(Doom { border: Border::AfterSend, skip: 0, down_for });
         self.coverage.met(Situation::DeclinedLate);
         true
+    }
+
+    /// The worst moment for the word that a host will not use its slot: it has just begun.
+    pub(crate) fn bring_word(&mut self, host: usize) {
+        if let Some(entry) = self.hosts[host].word.take() {
+            self.queue.plan(self.now, Event::Carry(entry));
+        }
     }
 
     /// Any member may hand in what another one has signed.
@@ -85,5 +142,7 @@ impl World {
     }
 }
 
+/// More than the starts of any daemon.
+const FORGED_EPOCHS_APART: u64 = 1 << 20;
 /// Of a thousand slots that are given back unused.
 const CARRIED_PERMILLE: u64 = 200;

@@ -281,6 +281,10 @@ pub enum FaultKind {
     },
     /// Voters reach this one of them, and not each other.
     Star(usize),
+    /// Voters reach the one before and the one after them in this order, and no other.
+    Chain(Vec<usize>),
+    /// Somebody has a host's key, and says in its name that nobody is heard of any more.
+    Impostor(usize),
     /// A zone is cut off.
     ZoneCut(u8),
     /// All daemons are started again at once.
@@ -291,6 +295,15 @@ pub enum FaultKind {
     PutBack(usize),
     /// Nothing can be written down on a host: its daemon ends, as often as it is started.
     DiskFails(usize),
+    /// The same for its executor, whose files are elsewhere.
+    ExecutorDiskFails(usize),
+    /// Whatever the daemon writes down takes long, at most so long. It does nothing else meanwhile.
+    SlowDisk {
+        /// The host.
+        host: usize,
+        /// The longest.
+        takes: Micros,
+    },
     /// The connection between these two breaks, and can be made again.
     Break(usize, usize),
     /// The wall clock jumps by so many seconds.
@@ -359,6 +372,7 @@ impl Plan {
         let chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
         let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
+        faults.extend(draw_more_faults(&mut Dice::new(seed ^ 0x5107), size, voters, heal_at));
         let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
         if !faults.iter().any(forgets) {
             faults.extend(draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at));
@@ -737,6 +751,29 @@ fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micr
         at += dice.between(1_000, 2 * pace);
     }
     faults
+}
+
+/// What some fleets have to bear beside their mixture: disks that are slow or full, voters in a row, a key
+/// that was stolen.
+fn draw_more_faults(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Vec<Fault> {
+    let count = if dice.permille(400) { dice.between(1, 4) } else { 0 };
+    let one = |dice: &mut Dice| {
+        if dice.permille(600) { dice.index(voters) } else { dice.index(size) }
+    };
+    let mut draw = || {
+        let kind = match dice.between(0, 3) {
+            0 => FaultKind::ExecutorDiskFails(dice.index(size)),
+            1 => {
+                let takes = *dice.pick(&[50_000, 400_000, 3 * SECOND]);
+                FaultKind::SlowDisk { host: one(dice), takes }
+            }
+            2 => FaultKind::Chain(dice.some(voters, voters)),
+            _ => FaultKind::Impostor(one(dice)),
+        };
+        let (at, lasts) = (dice.between(5 * SECOND, heal_at), dice.between(SECOND, 30 * SECOND));
+        Fault { at, lasts, kind }
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 /// One machine of some fleets is restored from an image: what several forget at once nobody knows, nor

@@ -8,11 +8,11 @@ use std::{
 };
 
 use groundswell_protocol::{
-    consensus::{Snapshot, Write},
+    consensus::{Consensus, Snapshot, Write},
     execute::{Request, Response},
     ids::{Digest, GroupName, HostId},
     limits::TICK,
-    node::{Asked, Input, LogRecord, Output, Progress},
+    node::{Asked, Input, LogRecord, Node, Output, Progress},
     rollout::{Entry, Ledger, sharing},
     trust::{
         Subject, Trust,
@@ -99,6 +99,8 @@ pub(crate) enum Event {
     HandInAgain,
     /// The parrot says something again.
     Parrot,
+    /// So does whoever has a host's key.
+    Impostor { host: usize, until: Micros },
     /// A member hands in what another one has signed.
     Carry(Box<Entry>),
     /// Everything is mended.
@@ -295,6 +297,7 @@ impl World {
             Event::Return => self.give_back_majority(),
             Event::HandInAgain => self.hand_in_again(),
             Event::Parrot => self.parrot(),
+            Event::Impostor { host, until } => self.impostor(host, until),
             Event::Carry(entry) => self.carry(*entry),
             Event::Heal => self.heal(),
             Event::Look => self.look(),
@@ -366,9 +369,13 @@ impl World {
         let life = self.hosts[host].life;
         self.trace.mix(&[self.now, host as u64, outputs.len() as u64]);
         let mut wrote = false;
-        for output in outputs {
+        let mut outputs = outputs.into_iter();
+        while let Some(output) = outputs.next() {
             let borders = borders_of(&output);
             if let Some((before, after)) = borders {
+                if before == Border::BeforePersist && self.hosts[host].disk_takes > 0 {
+                    return self.write_slowly(host, [output].into_iter().chain(outputs).collect());
+                }
                 if self.dies_at(host, before) {
                     self.note_death(before, wrote);
                     return;
@@ -392,6 +399,31 @@ impl World {
         }
         if self.hosts[host].life == life {
             self.judge(host);
+        }
+    }
+
+    /// What is to be written down, and all that is to happen after it, waits for the disk; so does
+    /// whatever comes meanwhile.
+    fn write_slowly(&mut self, host: usize, outputs: Vec<Output>) {
+        let target = &mut self.hosts[host];
+        let takes = self.dice.between(1_000, target.disk_takes);
+        if target.node.as_ref().and_then(Node::consensus).is_some_and(Consensus::is_leading) {
+            self.coverage.met(Situation::DiskWasSlow);
+        }
+        target.writing = outputs;
+        if target.paused.is_none() {
+            target.paused = Some((self.now + takes, false));
+            self.queue.plan(self.now + takes, Event::Resume { host });
+        }
+    }
+
+    /// What a daemon was writing down is on its disk, and it goes on.
+    pub(crate) fn written(&mut self, host: usize) {
+        let outputs = std::mem::take(&mut self.hosts[host].writing);
+        if !outputs.is_empty() {
+            let takes = std::mem::take(&mut self.hosts[host].disk_takes);
+            self.perform(host, outputs);
+            self.hosts[host].disk_takes = takes;
         }
     }
 
@@ -473,7 +505,10 @@ impl World {
     fn persist(&mut self, host: usize, write: Write) {
         let Write { hard_state, snapshot, anew, assured, epoch, .. } = &write;
         if epoch.is_some() {
-            self.coverage.met(Situation::OwnRecordMet);
+            self.coverage.met(match self.hosts[host].forged {
+                0 => Situation::OwnRecordMet,
+                _ => Situation::KeyStolen,
+            });
         }
         if assured.is_some_and(|assured| assured.term > 0) && self.hosts[host].forgotten.is_some() {
             self.coverage.met(Situation::VoterAssured);
