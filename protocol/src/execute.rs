@@ -6,10 +6,11 @@
 
 use std::{fmt, str::FromStr};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
+    ids::{DeploymentId, Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
     trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed, Trust, VoterList},
 };
 
@@ -136,6 +137,13 @@ pub enum Request {
         /// The slot.
         token: u64,
     },
+    /// Read what the scripts of a deployment have written.
+    Log {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The first byte that is wanted; the answer is as long as the limits allow.
+        offset: u64,
+    },
 }
 
 /// Everything by which the executor convinces itself that a release may run here now.
@@ -166,6 +174,8 @@ pub enum Response {
         /// The number that the receipts must carry.
         nonce: Nonce,
     },
+    /// To `Log`: empty where the log ends for now; none if there is no such log here.
+    Log(Option<Bytes>),
     /// The request was carried out, or is under way; the report tells more.
     Accepted,
     /// Nothing was done.

@@ -124,6 +124,8 @@ pub const FETCH_REST_MAX: Duration = Duration::from_secs(60);
 pub const HOOK_OUTPUT_BYTES_MAX: u64 = 16 << 20;
 /// The end of a failed hook's output that travels with its outcome; AWS's own figure.
 pub const LOG_TAIL_BYTES_MAX: usize = 2048;
+/// Bytes of a deployment's log in one answer: a reader that is behind asks again at once.
+pub const LOG_PART_BYTES_MAX: usize = 256 << 10;
 /// Between the polite and the final signal to a hook that ran out of time.
 pub const HOOK_KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -263,6 +265,8 @@ const _: () = {
     assert!(TERM_LEAP_MAX * 1000 * 86_400 * 365 * 30 < TERM_MAX);
     assert!(RELEASE_HOLD_OFF.as_secs() >= 2 * RECEIPT_AGE_MAX.as_secs());
     assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
+    assert!(LOG_PART_BYTES_MAX + 1024 < EXECUTOR_FRAME_BYTES_MAX);
+    assert!(LOG_PART_BYTES_MAX + 1024 < CALL_BYTES_MAX);
     assert!(FETCHES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);
     assert!(CHUNK_BYTES_MAX as usize <= FRAME_RAW_BYTES_MAX);
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);

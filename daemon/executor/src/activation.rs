@@ -24,7 +24,7 @@ use crate::{
     journal::{self, Activation, End, Failure, GroupState, Standing, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle::{self, Work},
-    stage,
+    logs, stage,
     unit::Units,
 };
 
@@ -117,6 +117,19 @@ impl Executor {
         let (nonce, drawn_at) = (Nonce(bytes), BootTime::now());
         self.lock().prepared = Some(Prepared { group, order, release, nonce, drawn_at });
         Response::Prepared { nonce }
+    }
+
+    /// What the scripts of a deployment have written from `offset` on, in whichever group it is.
+    pub(crate) fn log(&self, deployment: DeploymentId, offset: u64) -> Response {
+        let groups: Vec<_> = self.lock().groups.keys().cloned().collect();
+        for group in groups {
+            match logs::read(&self.config.script_log(&group, deployment.into()).own, offset) {
+                Ok(part) => return Response::Log(Some(part.into())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return refused(format!("the log cannot be read: {error}")),
+            }
+        }
+        Response::Log(None)
     }
 
     /// Verifies, and lays the revision out.

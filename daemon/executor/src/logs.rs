@@ -2,19 +2,19 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use groundswell_protocol::{
-    limits::{HOOK_OUTPUT_BYTES_MAX, LOG_TAIL_BYTES_MAX},
+    limits::{HOOK_OUTPUT_BYTES_MAX, LOG_PART_BYTES_MAX, LOG_TAIL_BYTES_MAX},
     time::UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::DeploymentName;
+use crate::{deployment::DeploymentName, regular};
 
 /// An open log; several threads write lines to it, and other processes to the same files.
 #[derive(Clone)]
@@ -161,6 +161,16 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
+/// What a log has from `offset` on, as much as one answer carries. Whoever writes to it is not held up.
+pub(crate) fn read(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
+    let mut file = regular::open(path)?;
+    let offset = offset.min(file.metadata()?.len());
+    file.seek(SeekFrom::Start(offset))?;
+    let (mut part, bytes_max) = (Vec::new(), u64::try_from(LOG_PART_BYTES_MAX).unwrap_or(u64::MAX));
+    file.take(bytes_max).read_to_end(&mut part)?;
+    Ok(part)
+}
+
 /// Makes room in the log of all deployments: one that is long enough is set aside, and the oldest of
 /// those that were set aside goes.
 pub(crate) fn rotate(all: &Path) -> io::Result<()> {
@@ -293,6 +303,24 @@ mod tests {
         let all = String::from_utf8_lossy(&fs::read(&all).unwrap()).into_owned();
         let line = all.lines().nth(3).unwrap();
         assert_eq!((&line[..1], &line[24..]), ("[", &*format!("] [{id}][stdout]two")));
+    }
+
+    #[test]
+    fn a_log_is_read_in_parts_and_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scripts.log");
+        let whole: Vec<u8> = (0..=u8::MAX).cycle().take(LOG_PART_BYTES_MAX + 1).collect();
+        fs::write(&path, &whole).unwrap();
+        let (first, rest) = whole.split_at(LOG_PART_BYTES_MAX);
+        let end = u64::try_from(whole.len()).unwrap();
+        assert_eq!(read(&path, 0).unwrap(), first);
+        assert_eq!(read(&path, end - 1).unwrap(), rest);
+        for offset in [end, end + 1, u64::MAX] {
+            assert!(read(&path, offset).unwrap().is_empty(), "{offset}");
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(read(&link, 0).unwrap_err().to_string().contains("symbolic link"));
     }
 
     #[test]

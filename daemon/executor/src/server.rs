@@ -130,6 +130,7 @@ fn answer(executor: &Arc<Executor>, request: Request) -> Response {
         Request::Learn(lists) => executor.learn(&lists),
         Request::GiveUp { group, token } => executor.give_up_slot(&group, token),
         Request::Returned { group, token } => executor.returned(&group, token),
+        Request::Log { deployment, offset } => executor.log(deployment, offset),
     }
 }
 

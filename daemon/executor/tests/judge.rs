@@ -19,8 +19,8 @@ use groundswell_protocol::{
     cbor,
     execute::{Evidence, LifecycleEvent, Phase, Report, Request, Response},
     ids::{
-        ApplicationName, Digest, FleetId, FleetName, GroupName, HostId, HostName, Labels, Nonce,
-        ReleaseLabel,
+        ApplicationName, DeploymentId, Digest, FleetId, FleetName, GroupName, HostId, HostName,
+        Labels, Nonce, ReleaseLabel,
     },
     limits::EXECUTOR_FRAME_BYTES_MAX,
     revision::{AppSpec, EventHooks, FileMapping, Publisher, Script},
@@ -753,6 +753,43 @@ fn the_revision_before_comes_back_without_the_daemons_store() {
     assert!(matches!(outcome, Outcome::Failed { restored: true, .. }), "{outcome:?}");
     assert_eq!(fs::read_to_string(bench.path("live/srv/app/index.html")).unwrap(), "hello");
     assert_eq!(fs::read_to_string(&log).unwrap(), "started\nstopped\nstarted\n");
+}
+
+#[test]
+fn what_a_script_has_written_is_read_while_it_runs() {
+    let mut bench = Bench::new();
+    let hold = bench.path("hold");
+    fs::write(&hold, "").unwrap();
+    let script = format!(
+        "#!/bin/sh\necho first\nwhile [ -e {} ]; do sleep 0.02; done\necho second\n",
+        hold.display()
+    );
+    bench.release =
+        write_store(&bench.path("store"), "1", &[(LifecycleEvent::AfterInstall, script.as_str())]);
+    let evidence = bench.evidence();
+    let deployment = DeploymentId::of(evidence.order, false);
+    let log = |deployment, offset| match bench.ask(&Request::Log { deployment, offset }) {
+        Response::Log(part) => part,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(log(deployment, 0), None, "nothing was begun");
+    assert_eq!(bench.begin(&evidence), Response::Accepted);
+    let until = Instant::now() + Duration::from_secs(20);
+    let read = loop {
+        let part = log(deployment, 0).unwrap_or_default();
+        if part.ends_with(b"[stdout]first\n") {
+            break part.len();
+        }
+        assert!(Instant::now() < until, "{part:?}");
+    };
+    assert!(matches!(bench.phase(), Phase::Running { .. }));
+    fs::remove_file(&hold).unwrap();
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+    let whole = fs::read(bench.deployments()[0].join("logs/scripts.log")).unwrap();
+    assert_eq!(log(deployment, 0).unwrap(), whole);
+    assert!(whole.ends_with(b"[stdout]second\n"), "{whole:?}");
+    assert_eq!(log(deployment, u64::try_from(read).unwrap()).unwrap(), whole[read..]);
+    assert_eq!(log(DeploymentId::of(evidence.order, true), 0), None, "of another deployment");
 }
 
 #[test]

@@ -667,7 +667,10 @@ proptest! {
         drop(crate::cbor::decode::<Entry>(&bytes, 1 << 20));
         drop(crate::cbor::decode::<crate::wire::Message>(&bytes, 1 << 20));
         drop(crate::cbor::decode::<crate::wire::Hello>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::wire::Call>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::wire::Reply>(&bytes, 1 << 20));
         drop(crate::cbor::decode::<crate::execute::Request>(&bytes, 1 << 20));
+        drop(crate::cbor::decode::<crate::execute::Response>(&bytes, 1 << 20));
         drop(Invitation::from_text(&String::from_utf8_lossy(&bytes)));
         let text = format!("swell-join-1:{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
         drop(Invitation::from_text(&text));
