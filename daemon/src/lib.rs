@@ -2,8 +2,8 @@
 //!
 //! [`engine`] is the loop that carries out what the node decides. Around it: [`mesh`] connects
 //! hosts, [`store`] and [`transfer`] hold and fetch revisions, [`state`] and [`home`] are what is on
-//! disk, [`executor`] is the line to the process that changes the host, [`control`] the line to
-//! people, [`journal`] what they can read afterwards. [`cli`] is `swell`; [`scratch`] starts whole
+//! disk, [`executor`] is the line to the process that changes the host, [`logs`] what its scripts have
+//! written, [`control`] the line to people, [`journal`] what they can read afterwards. [`cli`] is `swell`; [`scratch`] starts whole
 //! fleets for demonstrations and tests.
 
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod engine;
 pub mod executor;
 pub mod home;
 pub mod journal;
+pub mod logs;
 pub mod mesh;
 pub mod scratch;
 pub mod state;

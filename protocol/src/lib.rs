@@ -32,6 +32,7 @@ pub mod node;
 
 pub mod execute;
 pub mod local;
+pub mod logs;
 pub mod sabotage;
 pub mod swarm;
 pub mod wire;

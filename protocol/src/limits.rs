@@ -126,6 +126,10 @@ pub const HOOK_OUTPUT_BYTES_MAX: u64 = 16 << 20;
 pub const LOG_TAIL_BYTES_MAX: usize = 2048;
 /// Bytes of a deployment's log in one answer: a reader that is behind asks again at once.
 pub const LOG_PART_BYTES_MAX: usize = 256 << 10;
+/// Parts of logs that a host reads for others at a time: most connections of its executor stay free.
+pub const LOG_READS_MAX: usize = 8;
+/// The same for one peer: each person there who looks on has one under way at most.
+pub const LOG_READS_PER_PEER_MAX: usize = 4;
 /// Between the polite and the final signal to a hook that ran out of time.
 pub const HOOK_KILL_GRACE: Duration = Duration::from_secs(5);
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
     fleet::{BUCKETS, NODES, NodeHash, Record},
-    ids::{Digest, HostId, Nonce, ShortId},
+    ids::{DeploymentId, Digest, HostId, Nonce, ShortId},
     limits::{RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::Entry,
     trust::{MemberCert, Order, Receipt, Signed, VoterList},
@@ -211,6 +211,14 @@ pub enum Call {
         /// Which one.
         frame: Digest,
     },
+    /// A part of what a deployment's scripts have written there.
+    Log {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The first byte that is wanted; the answer is as long as the limits allow, and empty where
+        /// the log ends for now.
+        offset: u64,
+    },
 }
 
 /// The answer to a [`Call`].
@@ -220,8 +228,10 @@ pub enum Reply {
     Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The peer does not have it.
     Absent,
-    /// The peer has too much to do; ask another.
+    /// The peer has too much to do; ask another, or later.
     Busy,
+    /// The peer may have it and cannot read it.
+    Failed(String),
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use groundswell_protocol::{
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
     node::{Asked, Input, Node, NotTaken, Output, Progress, Setup},
     trust::{MemberCert, Signed, Trust, VoterList},
-    wire::Message,
+    wire::{Call, Message},
 };
 use libp2p::Multiaddr;
 use thiserror::Error;
@@ -33,7 +33,8 @@ use crate::{
     control::server::Command,
     executor::Executor,
     home::{Home, HomeError},
-    mesh::{self, Mesh, MeshConfig, MeshError, MeshEvent},
+    logs::{Logs, Part},
+    mesh::{self, Mesh, MeshConfig, MeshError, MeshEvent, ReplyTo},
     state::{State, StateError},
     store::Store,
     transfer::{self, TransferInput, Transfers},
@@ -95,6 +96,7 @@ pub struct Engine {
     mesh: Mesh,
     gate: Arc<Gate>,
     executor: Executor,
+    logs: Logs,
     transfers: mpsc::UnboundedSender<TransferInput>,
     inputs: mpsc::Sender<Input>,
     seeds: Seeds,
@@ -219,6 +221,7 @@ async fn start(
         env!("CARGO_PKG_VERSION")
     );
     let waiting = BTreeMap::new();
+    let logs = Logs::new(executor.clone(), mesh.clone());
     let engine = Engine {
         node,
         trust,
@@ -229,6 +232,7 @@ async fn start(
         mesh,
         gate,
         executor,
+        logs,
         transfers,
         seeds,
         news: News::default(),
@@ -431,9 +435,8 @@ impl Engine {
                 Some(Input::Message(from, Message::Heartbeat))
             }
             MeshEvent::Message { from, message } => Some(Input::Message(from, message)),
-            MeshEvent::Call { call, reply, .. } => {
-                let store = self.store.clone();
-                tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
+            MeshEvent::Call { from, call, reply } => {
+                self.asked(from, call, reply);
                 None
             }
             MeshEvent::Dialled { asked } => {
@@ -446,6 +449,16 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// Answers a peer's question, off this task.
+    fn asked(&self, from: HostId, call: Call, reply: ReplyTo) {
+        if let Call::Log { deployment, offset } = call {
+            let is_member = self.node.ledger().is_member(from);
+            return self.logs.serve(from, is_member, Part { deployment, offset }, reply);
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
     }
 
     /// Hands an entry in and keeps whoever waits for the answer.

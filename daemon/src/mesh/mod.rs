@@ -24,7 +24,9 @@ use groundswell_signer::seed::Seed;
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport, connection_limits,
     core::upgrade,
-    identity, noise, request_response, swarm,
+    identity,
+    multiaddr::Protocol,
+    noise, request_response, swarm,
     swarm::{SwarmEvent, dial_opts::DialOpts},
     tcp, yamux,
 };
@@ -125,6 +127,13 @@ impl ReplyTo {
 #[error("{0}")]
 pub struct CallError(String);
 
+impl CallError {
+    /// There was none in time.
+    pub(crate) fn late() -> Self {
+        Self("no answer in time".into())
+    }
+}
+
 /// Why the mesh could not start.
 #[derive(Debug, Error)]
 pub enum MeshError {
@@ -154,7 +163,7 @@ enum Command {
     Dial { address: Multiaddr, asked: String },
     NotFound { asked: String, error: String },
     Close(HostId),
-    Call(HostId, Call, oneshot::Sender<Result<Reply, CallError>>),
+    Call(HostId, Vec<Multiaddr>, Call, oneshot::Sender<Result<Reply, CallError>>),
     Answer(request_response::ResponseChannel<Reply>, Reply),
 }
 
@@ -204,8 +213,18 @@ impl Mesh {
 
     /// Asks a peer and waits for its answer.
     pub async fn call(&self, peer: HostId, call: Call) -> Result<Reply, CallError> {
+        self.call_at(peer, Vec::new(), call).await
+    }
+
+    /// The same, of a host that is looked for at these addresses if it is not connected.
+    pub async fn call_at(
+        &self,
+        host: HostId,
+        addresses: Vec<Multiaddr>,
+        call: Call,
+    ) -> Result<Reply, CallError> {
         let (answer, wait) = oneshot::channel();
-        drop(self.commands.send(Command::Call(peer, call, answer)));
+        drop(self.commands.send(Command::Call(host, addresses, call, answer)));
         wait.await.unwrap_or_else(|_| Err(CallError("the network has stopped".into())))
     }
 }
@@ -238,6 +257,7 @@ pub async fn start(
         commands: commands_in.clone(),
         open: HashMap::new(),
         dialling: HashMap::new(),
+        unreached: HashMap::new(),
         early: Vec::new(),
     };
     let addresses = task.listen_addresses(config.listen.len()).await;
@@ -289,6 +309,8 @@ struct Task {
     open: HashMap<request_response::OutboundRequestId, oneshot::Sender<Result<Reply, CallError>>>,
     /// Attempts to connect that are under way, by the address as it was asked for.
     dialling: HashMap<swarm::ConnectionId, String>,
+    /// Why hosts that were to be asked could not be reached.
+    unreached: HashMap<PeerId, String>,
     /// What happened while the addresses were not known yet.
     early: Vec<SwarmEvent<BehaviourEvent>>,
 }
@@ -346,8 +368,9 @@ impl Task {
                     let _ = self.swarm.disconnect_peer_id(peer);
                 }
             }
-            Command::Call(peer, call, answer) => match peer_id_of(peer) {
+            Command::Call(peer, addresses, call, answer) => match peer_id_of(peer) {
                 Some(peer) => {
+                    self.reach(peer, addresses);
                     let id = self.swarm.behaviour_mut().calls.send_request(&peer, call);
                     self.open.insert(id, answer);
                 }
@@ -374,19 +397,33 @@ impl Task {
         }
     }
 
+    /// Begins to connect to a host that is to be asked. The question waits for what comes of it.
+    fn reach(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if addresses.is_empty() || self.swarm.is_connected(&peer) {
+            return;
+        }
+        let options = DialOpts::peer_id(peer).addresses(addresses).allocate_new_port().build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%error, "no second attempt to reach a host at once");
+        }
+    }
+
     async fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Links(event)) => self.emit(event).await,
             SwarmEvent::Behaviour(BehaviourEvent::Calls(event)) => self.call_event(event).await,
-            SwarmEvent::ConnectionEstablished { connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
+                self.unreached.remove(&peer_id);
                 if let Some(asked) = self.dialling.remove(&connection_id) {
                     self.emit(MeshEvent::Dialled { asked }).await;
                 }
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 if let Some(asked) = self.dialling.remove(&connection_id) {
                     let error = dial_reason(&asked, &error);
                     self.emit(MeshEvent::DialFailed { asked, error }).await;
+                } else if let Some(peer) = peer_id {
+                    self.unreached.insert(peer, dial_reason("", &error));
                 }
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
@@ -399,7 +436,7 @@ impl Task {
     }
 
     async fn call_event(&mut self, event: request_response::Event<Call, Reply>) {
-        use request_response::{Event, Message as Said};
+        use request_response::{Event, Message as Said, OutboundFailure};
         match event {
             Event::Message { peer, message: Said::Request { request, channel, .. }, .. } => {
                 let Some(from) = host_of(&peer) else { return };
@@ -417,9 +454,13 @@ impl Task {
                     drop(answer.send(Ok(response)));
                 }
             }
-            Event::OutboundFailure { request_id, error, .. } => {
+            Event::OutboundFailure { peer, request_id, error, .. } => {
                 if let Some(answer) = self.open.remove(&request_id) {
-                    drop(answer.send(Err(CallError(error.to_string()))));
+                    let why = match (&error, self.unreached.get(&peer)) {
+                        (OutboundFailure::DialFailure, Some(why)) => why.clone(),
+                        _ => error.to_string(),
+                    };
+                    drop(answer.send(Err(CallError(why))));
                 }
             }
             Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
@@ -460,6 +501,8 @@ fn dial_reason(asked: &str, error: &swarm::DialError) -> String {
                     libp2p::TransportError::Other(error) => last_cause(error),
                     other => other.to_string(),
                 };
+                let key = |part: &Protocol<'_>| matches!(part, Protocol::P2p(_));
+                let address: Multiaddr = address.iter().filter(|part| !key(part)).collect();
                 let address = address.to_string();
                 if address == asked { reason } else { format!("{address}: {reason}") }
             });

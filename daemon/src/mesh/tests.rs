@@ -128,6 +128,28 @@ async fn members_talk_and_ask() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_not_connected_is_asked_where_it_is_said_to_be() {
+    let (a, mut b, c) = (host(10, 10, 1).await, host(11, 11, 1).await, host(12, 12, 1).await);
+    let ask = |peer, addresses: &[&Multiaddr]| {
+        let (mesh, call) = (a.mesh.clone(), Call::Frame { frame: Digest::ZERO });
+        let addresses = addresses.iter().map(|address| (*address).clone()).collect();
+        tokio::spawn(async move { mesh.call_at(peer, addresses, call).await })
+    };
+    // Nobody listens at the one, and another host at the other.
+    let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let refused = ask(b.id, &[&nobody]).await.unwrap().unwrap_err().to_string();
+    assert_eq!(refused, "/ip4/127.0.0.1/tcp/1: Connection refused (os error 111)");
+    let other = ask(b.id, &[&c.address]).await.unwrap().unwrap_err().to_string();
+    assert!(other.contains("peer ID"), "{other}");
+    let asked = ask(b.id, &[&b.address]);
+    assert!(matches!(b.next().await, MeshEvent::Up { peer } if peer == a.id));
+    let MeshEvent::Call { from, reply, .. } = b.next().await else { panic!("no call") };
+    assert_eq!(from, a.id);
+    reply.send(Reply::Absent);
+    assert_eq!(asked.await.unwrap().unwrap(), Reply::Absent);
+}
+
+#[tokio::test]
 async fn strangers_stay_out() {
     let mut inside = host(10, 10, 1).await;
     // Another fleet; and a certificate that is another host's.
