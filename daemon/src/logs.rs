@@ -19,7 +19,7 @@ use libp2p::Multiaddr;
 
 use crate::{
     executor::Executor,
-    mesh::{CallError, Mesh, ReplyTo},
+    mesh::{Mesh, ReplyTo},
 };
 
 /// A part of a deployment's log, as long as the limits allow.
@@ -36,6 +36,7 @@ pub struct Part {
 pub struct Logs {
     executor: Executor,
     mesh: Mesh,
+    me: HostId,
     readers: Arc<Mutex<Readers>>,
 }
 
@@ -50,37 +51,59 @@ impl Drop for Turn<'_> {
 
 impl Logs {
     /// Logs of this host's executor, and those that other hosts have.
-    pub fn new(executor: Executor, mesh: Mesh) -> Self {
-        Self { executor, mesh, readers: Arc::default() }
+    pub fn new(executor: Executor, mesh: Mesh, me: HostId) -> Self {
+        Self { executor, mesh, me, readers: Arc::default() }
     }
 
-    /// Reads on another host, which may be reached at these addresses if it is not linked.
-    pub async fn there(
+    /// Reads on a host, which may be reached at these addresses if it is not linked; none if it has no
+    /// such log.
+    pub async fn read(
+        &self,
+        host: HostId,
+        addresses: Vec<Multiaddr>,
+        part: Part,
+    ) -> Result<Option<Vec<u8>>, String> {
+        let reply = if host == self.me {
+            self.here(host, true, part).await.unwrap_or(Reply::Busy)
+        } else {
+            self.there(host, addresses, part).await?
+        };
+        match reply {
+            Reply::Bytes(bytes) => Ok(Some(bytes)),
+            Reply::Absent => Ok(None),
+            Reply::Busy => Err("it answers as many others as it may".into()),
+            Reply::Failed(reason) => Err(reason),
+        }
+    }
+
+    async fn there(
         &self,
         host: HostId,
         addresses: Vec<Multiaddr>,
         Part { deployment, offset }: Part,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Reply, String> {
         let asked = self.mesh.call_at(host, addresses, Call::Log { deployment, offset });
-        tokio::time::timeout(CALL_TIMEOUT, asked).await.unwrap_or_else(|_| Err(CallError::late()))
+        match tokio::time::timeout(CALL_TIMEOUT, asked).await {
+            Ok(answer) => answer.map_err(|error| format!("no answer: {error}")),
+            Err(_) => Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())),
+        }
     }
 
-    /// Answers a host. A stranger is told nothing.
+    /// Answers a host. A stranger hears nothing but why.
     pub fn serve(&self, reader: HostId, is_member: bool, part: Part, reply: ReplyTo) {
         let logs = self.clone();
         tokio::spawn(async move {
-            match logs.here(reader, is_member, part).await {
-                Ok(answer) => reply.send(answer),
-                Err(Denied::Busy) => reply.send(Reply::Busy),
+            reply.send(match logs.here(reader, is_member, part).await {
+                Ok(answer) => answer,
+                Err(Denied::Busy) => Reply::Busy,
                 Err(Denied::Stranger) => {
-                    tracing::warn!(peer = reader.short(), "no member of the fleet asks for a log");
+                    Reply::Failed("whoever asks is no member of the fleet".into())
                 }
-            }
+            });
         });
     }
 
-    /// Reads on this host, for one of the fleet.
-    pub async fn here(
+    async fn here(
         &self,
         reader: HostId,
         is_member: bool,

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Output, Stdio},
     time::{Duration, Instant},
@@ -356,10 +357,17 @@ async fn a_host_that_failed_among_many_is_pointed_to_and_marked() {
     fs::write(fleet.hosts()[2].dir().join("broken-1.1.0"), "").unwrap();
     let key = fleet.operator_key();
     let deploy = ["deploy", "web", "1.1.0", "--configuration", "AllAtOnce", "--key", &key];
-    let (_, out, errors) = swell(&fleet, &deploy);
+    let (code, out, errors) = swell(&fleet, &deploy);
     let id = out.split_whitespace().next().unwrap_or_else(|| panic!("no deployment: {errors}"));
     let points = format!("failed on web-3: see `swell show {id}`");
     assert!(out.contains(&points), "{out}{errors}");
+    let said = fleet.swell(0, &["show", id]).unwrap();
+    assert!(said.contains(&format!("all of it: swell logs {id} --host web-3")), "{said}");
+    // Whoever follows to the end is told how it ended, as whoever deployed it was.
+    let (followed, out, errors) = swell(&fleet, &["logs", id, "--follow"]);
+    assert_eq!(followed, code, "{errors}");
+    assert!(row(&out, "web-3  ValidateService  ").contains("LifecycleEvent"), "{out}");
+    assert!(out.contains("[stderr]GET /health: 500"), "{out}");
     // What it runs is not what the group's last good release is.
     let told = |fleet: &api::Fleet| {
         let runs = fleet.hosts.iter().map(|host| host.groups[0].runs.as_deref());
@@ -420,4 +428,130 @@ async fn a_group_is_signed_anywhere_and_applied_once() {
     assert_eq!((seen.groups[0].version, seen.groups[0].failure_budget), (2, Some(2)));
     let (code, _, errors) = swell(&fleet, &["group", "apply", &first]);
     assert!(code == 1 && errors.contains("is at version 1 where 3 comes next"), "{errors}");
+}
+
+/// The bytes of a deployment's log on a host, as `swell` prints them on another one.
+fn log_read(fleet: &Fleet, from: usize, id: &str, host: &str) -> Vec<u8> {
+    let said = fleet.swell(from, &["--json", "logs", id, "--host", host]).unwrap();
+    let mut bytes = Vec::new();
+    for line in said.lines() {
+        let line: api::LogLine = serde_json::from_str(line).unwrap();
+        assert_eq!((line.deployment.as_str(), line.host.as_str()), (id, host));
+        let hex = |digits: String| data_encoding::HEXLOWER.decode(digits.as_bytes()).unwrap();
+        bytes.extend(line.bytes.map_or_else(|| line.text.into_bytes(), hex));
+        bytes.extend(line.ends.then_some(b'\n'));
+    }
+    bytes
+}
+
+fn log_written(fleet: &Fleet, index: usize, id: &str) -> Vec<u8> {
+    let dir = fleet.hosts()[index].dir().join("deployment-root/web").join(id);
+    fs::read(dir.join("logs/scripts.log")).unwrap()
+}
+
+#[tokio::test]
+async fn what_scripts_write_is_read_on_other_hosts_while_they_run() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = running(dir.path(), 3).await;
+    let shop = dir.path().join("shop-1.1.0");
+    Shop::new("1.1.0").write(&shop).unwrap();
+    // What would clear the screen and is no text, and a line longer than is handed on in one piece.
+    let noise = "printf 'hostile \\033[2J\\377\\n'; head -c 200000 /dev/zero | tr '\\0' x; echo\n";
+    let script = shop.join("scripts/hook.sh");
+    let text = fs::read_to_string(&script).unwrap();
+    fs::write(&script, text.replace("set -eu\n", &format!("set -eu\n{noise}"))).unwrap();
+    fleet.push(2, &shop, "1.1.0").unwrap();
+    for host in fleet.hosts() {
+        fs::write(host.dir().join("hold-BeforeInstall"), "").unwrap();
+    }
+    let id = fleet.deploy(0, "1.1.0", &[]).unwrap();
+    let at_work = |report: &api::Report| report.summary.in_progress == 1;
+    let report = fleet.wait_deployment(0, &id, PATIENCE, at_work).await.unwrap();
+    let first = report.targets.iter().find(|target| target.status == "in progress").unwrap();
+    let first = fleet.index_of(&first.host).unwrap();
+    let mut follower = fleet
+        .swell_command((first + 1) % 3, &["logs", &id, "--follow"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let prefix = format!("{}  BeforeInstall     ", fleet.hosts()[first].name);
+    let seen = lines.by_ref().map(Result::unwrap).find(|line| line.contains("hostile")).unwrap();
+    assert!(seen.starts_with(&prefix), "{seen}");
+    assert!(seen.ends_with("[stdout]hostile \\u{1b}[2J\\xff"), "{seen}");
+    // The script that has written it waits for this.
+    for host in fleet.hosts() {
+        fs::remove_file(host.dir().join("hold-BeforeInstall")).unwrap();
+    }
+    let rest: Vec<_> = lines.map(Result::unwrap).collect();
+    let (code, _, errors) = ended(follower.wait_with_output().unwrap());
+    assert!(code == 0 && errors.contains("succeeded, 3 of 3 hosts"), "{code}: {errors}");
+    for (index, host) in fleet.hosts().iter().enumerate() {
+        let written = log_written(&fleet, index, &id);
+        assert!(written.len() > 800_000, "{} bytes", written.len());
+        assert!(log_read(&fleet, (index + 1) % 3, &id, &host.name) == written, "{}", host.name);
+        assert!(log_read(&fleet, index, &id, &host.name) == written, "{} itself", host.name);
+        let last = format!("{}  ValidateService   ", host.name);
+        assert!(rest.iter().any(|line| line.starts_with(&last) && line.ends_with("200 OK")));
+        // No line is missing; one that is cut where another host's comes has its host before it again.
+        let of_it = rest.iter().filter(|line| line.starts_with(&host.name)).count();
+        let lines = written.iter().filter(|byte| **byte == b'\n').count();
+        assert!(index == first || of_it >= lines, "{of_it} of {lines} lines of {}", host.name);
+    }
+    // What is not there is told of as elsewhere.
+    let unknown = "d-AAAAAAAAA";
+    assert_eq!(swell(&fleet, &["logs", unknown]), swell(&fleet, &["show", unknown]));
+    let (code, out, errors) = swell(&fleet, &["logs", &id, "--host", "web-9"]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(errors.contains("it is for: web-1, web-2, web-3"), "{errors}");
+}
+
+#[tokio::test]
+async fn logs_name_who_cannot_be_read_and_are_for_members() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = running(dir.path(), 4).await;
+    let id = fleet.client(0).deployments().await.unwrap()[0].id.clone();
+    // Just now, before the fleet has found it out, and when it has.
+    fleet.kill_daemon(2);
+    let names_it = |fleet: &Fleet| {
+        let (code, out, errors) = swell(fleet, &["logs", &id]);
+        assert!(code == 1 && errors.contains("web-3 was not read to the end: "), "{errors}");
+        assert!(errors.contains(&format!("swell logs {id} --host web-3")), "{errors}");
+        for host in ["web-1", "web-2", "web-4"] {
+            assert!(row(&out, &format!("{host}  ValidateService")).contains("LifecycleEvent"));
+        }
+        assert!(!out.contains("web-3"), "{out}");
+        errors
+    };
+    names_it(&fleet);
+    let standing = |fleet: &api::Fleet, name: &str| {
+        fleet.hosts.iter().find(|host| host.name == name).map(|host| host.standing.clone())
+    };
+    let gone = |fleet: &api::Fleet| standing(fleet, "web-3").as_deref() == Some("unreachable");
+    fleet.wait_for(0, "web-3 unreachable", PATIENCE, gone).await.unwrap();
+    assert!(names_it(&fleet).contains("it is unreachable"));
+    fleet.start_daemon(2).unwrap();
+    fleet.wait_complete(PATIENCE).await.unwrap();
+    assert!(log_read(&fleet, 0, &id, "web-3") == log_written(&fleet, 2, &id));
+    // An executor that is away is somebody else's trouble than a host that is.
+    fleet.kill_executor(1);
+    let (code, _, errors) = swell(&fleet, &["logs", &id, "--host", "web-2"]);
+    assert!(code == 1 && errors.contains("swell-exec at "), "{errors}");
+
+    // Who was removed reads nothing any more, though nobody has told it so.
+    assert!(log_read(&fleet, 3, &id, "web-1") == log_written(&fleet, 0, &id));
+    let key = fleet.operator_key();
+    fleet.swell(0, &["hosts", "remove", "web-4", "--key", &key]).unwrap();
+    let gone = |fleet: &api::Fleet| standing(fleet, "web-4").is_none();
+    fleet.wait_for(0, "a fleet without web-4", PATIENCE, gone).await.unwrap();
+    let arguments = ["logs", &id, "--host", "web-1"];
+    let refused = fleet.swell_command(3, &arguments).stdin(Stdio::null()).output().unwrap();
+    let (code, out, errors) = ended(refused);
+    assert_eq!((code, out.as_str()), (1, ""), "{errors}");
+    let says = "web-1 was not read to the end: whoever asks is no member of the fleet";
+    assert!(errors.contains(says), "{errors}");
 }

@@ -126,6 +126,18 @@ pub const HOOK_OUTPUT_BYTES_MAX: u64 = 16 << 20;
 pub const LOG_TAIL_BYTES_MAX: usize = 2048;
 /// Bytes of a deployment's log in one answer: a reader that is behind asks again at once.
 pub const LOG_PART_BYTES_MAX: usize = 256 << 10;
+/// What whoever reads believes a log to have: its own limit, and the word of each process that met it.
+pub const LOG_BYTES_MAX: u64 = HOOK_OUTPUT_BYTES_MAX + (1 << 20);
+/// A line of a log that is handed on in one piece.
+pub const LOG_LINE_BYTES_MAX: usize = 64 << 10;
+/// Hosts that are asked for their logs at a time by one who follows a deployment.
+pub const LOG_ASKS_MAX: usize = 8;
+/// Time between two looks at a log that may grow: people take it for at once.
+pub const LOG_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Time until a host that gave no part of its log is asked again.
+pub const LOG_ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Failures in a row after which the log of a host is given up that writes no more.
+pub const LOG_FAILURES_MAX: u32 = 2;
 /// Parts of logs that a host reads for others at a time: most connections of its executor stay free.
 pub const LOG_READS_MAX: usize = 8;
 /// The same for one peer: each person there who looks on has one under way at most.

@@ -236,17 +236,22 @@ pub(super) async fn begun(
 /// and not the deployment.
 async fn watch(client: &Client, id: &str, out: Output) -> Result<Ended, Failed> {
     let Some(report) = watch_one(client, id, out).await? else { return Ok(Ended::Interrupted) };
-    let ended = match report.summary.status.as_str() {
-        "succeeded" => Ended::Well,
-        "stopped" => Ended::Stopped,
-        _ => Ended::Badly,
-    };
+    let ended = ended(&report);
     if let Some(rollback) = report.related.filter(|_| ended == Ended::Badly)
         && watch_one(client, &rollback, out).await?.is_none()
     {
         return Ok(Ended::Interrupted);
     }
     Ok(ended)
+}
+
+/// How a deployment that is over ended for whoever watched it.
+pub(super) fn ended(report: &api::Report) -> Ended {
+    match report.summary.status.as_str() {
+        "succeeded" => Ended::Well,
+        "stopped" => Ended::Stopped,
+        _ => Ended::Badly,
+    }
 }
 
 /// Watches one deployment; none if it was interrupted.

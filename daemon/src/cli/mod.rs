@@ -10,6 +10,7 @@ mod deploy;
 mod follow;
 mod join;
 mod local;
+mod logs;
 mod operate;
 mod text;
 mod view;
@@ -95,6 +96,11 @@ enum Command {
         /// Its id, such as d-4KX81ZQ0B.
         id: String,
     },
+    /// What the scripts of a deployment have written on its hosts, or write while it is followed.
+    ///
+    /// While it is followed the exit code is that of the deployment: 1 if it failed, 5 if it was stopped. Else
+    /// it is 1 if some host could not be read.
+    Logs(logs::LogsArguments),
     /// Stop a deployment: nothing more begins; hosts in the middle of their lifecycle end it.
     Stop(operate::StopArguments),
     /// Give no more slots for a deployment until it is resumed. Hosts that have one go on.
@@ -236,6 +242,11 @@ impl Output {
         write(&format!("{clear}{}", plain_lines(text.as_ref())))
     }
 
+    /// Prints text that is harmless already, as it is.
+    pub(crate) fn text(self, text: &str) -> Result<(), Failed> {
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+
     /// Prints a value as JSON.
     pub(crate) fn json(self, value: &impl serde::Serialize) -> Result<(), Failed> {
         write(&plain_json(&serde_json::to_string_pretty(value).map_err(io::Error::from)?))
@@ -319,6 +330,7 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         Command::Status { watch } => view::status(&client, watch, out).await?,
         Command::Deployments => view::deployments(&client, out).await?,
         Command::Show { id } => view::show(&client, &id, out).await?,
+        Command::Logs(arguments) => return logs::logs(&client, &arguments, out).await,
         Command::Hosts { command: None } => view::hosts(&client, out).await?,
         Command::Hosts { command: Some(command) } => operate::hosts(&client, command, out).await?,
         Command::Slots { command: None } => view::slots(&client, out).await?,

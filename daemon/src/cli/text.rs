@@ -14,6 +14,18 @@ pub(crate) fn short(text: &str) -> String {
     text
 }
 
+/// A line of bytes that a script has written, harmless, with nothing left out: what is no UTF-8 is shown
+/// as `\xff`. Tabs stay what they are.
+pub(crate) fn plain_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let columns: Vec<_> = chunk.valid().split('\t').map(plain).collect();
+        text.push_str(&columns.join("\t"));
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// JSON that means the same, in which no character moves a cursor.
 pub(crate) fn plain_json(json: &str) -> String {
     let mut plain = String::with_capacity(json.len());
@@ -98,6 +110,16 @@ mod tests {
         let longest = "é".repeat(LINE_CHARS_MAX);
         assert_eq!(short(&longest), longest);
         assert_eq!(short(&format!("{longest}é")), format!("{longest}..."));
+    }
+
+    #[test]
+    fn bytes_of_scripts_move_no_cursor_and_are_all_shown() {
+        let hostile =
+            b"\x1b[2J\x1b]0;title\x07\xff\xc3a\tb\r\x9b1m\xe2\x80\xae gr\xc3\xb6\xc3\x9fe";
+        let shown = "\\u{1b}[2J\\u{1b}]0;title\\u{7}\\xff\\xc3a\tb\\r\\x9b1m\\u{202e} größe";
+        assert_eq!(plain_bytes(hostile), shown);
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        assert!(plain_bytes(&all).chars().all(|c| c == '\t' || is_harmless(c)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use groundswell_protocol::ids::ApplicationName;
+use groundswell_protocol::ids::{ApplicationName, DeploymentId, Malformed};
 
 use super::{
     Failed, Output,
@@ -183,12 +183,16 @@ pub(super) async fn deployments(client: &Client, out: Output) -> Result<(), Fail
 }
 
 pub(super) async fn show(client: &Client, id: &str, out: Output) -> Result<(), Failed> {
-    let id: groundswell_protocol::ids::DeploymentId =
-        id.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
-            Failed::with_hint(error.to_string(), "see `swell deployments`")
-        })?;
-    let report = client.report(&id.to_string()).await?;
+    let report = find(client, id).await?;
     if out.json { out.json(&report) } else { out.line(report_text(&report)) }
+}
+
+/// The report of a deployment that somebody names.
+pub(super) async fn find(client: &Client, id: &str) -> Result<Report, Failed> {
+    let id: DeploymentId = id.parse().map_err(|error: Malformed| {
+        Failed::with_hint(error.to_string(), "see `swell deployments`")
+    })?;
+    Ok(client.report(&id.to_string()).await?)
 }
 
 /// The whole report of a deployment.
@@ -249,6 +253,8 @@ pub(super) fn report_text(report: &Report) -> String {
         for log in failure.log.lines() {
             line(&mut text, format!("    {log}"));
         }
+        let id = &summary.id;
+        line(&mut text, format!("    all of it: swell logs {id} --host {host}"));
     }
     text
 }

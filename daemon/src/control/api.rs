@@ -480,6 +480,23 @@ pub struct Ordered {
     pub deployment: String,
 }
 
+/// What `swell logs` prints of a log: a line, or a piece of one that is longer than 64 KiB.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The deployment's id.
+    pub deployment: String,
+    /// The host's name.
+    pub host: String,
+    /// The lifecycle event; none before the first.
+    pub event: Option<String>,
+    /// What was written, with its time and its mark, such as `[stderr]`, before it.
+    pub text: String,
+    /// The same bytes, as hexadecimal digits, where they are no UTF-8 and `text` shows only most of them.
+    pub bytes: Option<String>,
+    /// False if the line goes on in the next one of this host, or was not ended.
+    pub ends: bool,
+}
+
 /// A change of one host, while a deployment is watched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {

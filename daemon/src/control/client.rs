@@ -90,6 +90,13 @@ impl Client {
         self.get(&format!("/v1/deployments/{id}")).await
     }
 
+    /// What the scripts of a deployment have written on one of its hosts, from `offset` on, as much as one
+    /// answer carries.
+    pub async fn log(&self, id: &str, host: &str, offset: u64) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/v1/deployments/{id}/logs/{host}/{offset}");
+        Ok(self.ask(Method::GET, &path, whole(Vec::new())).await?.to_vec())
+    }
+
     /// The settings of a group, as they were signed; none if there is no such group.
     pub async fn settings(&self, name: &GroupName) -> Result<Option<Group>, ClientError> {
         self.get(&format!("/v1/groups/{name}")).await

@@ -40,6 +40,8 @@ pub enum Command {
     Deployments(oneshot::Sender<Vec<api::Summary>>),
     /// One deployment.
     Report(DeploymentId, oneshot::Sender<Option<api::Report>>),
+    /// What a deployment's scripts have written on one of its hosts, from an offset on.
+    Log(DeploymentId, String, u64, oneshot::Sender<LogPart>),
     /// The settings of a group, as they were signed.
     Group(GroupName, oneshot::Sender<Option<GroupSettings>>),
     /// How the deployment has ended that this order would stop.
@@ -58,6 +60,9 @@ pub enum Command {
     /// Put this into the ledger.
     Submit(Box<Entry>, oneshot::Sender<Result<u64, NotTaken>>),
 }
+
+/// A part of a log; none where there is no such log. The error says why it cannot be had.
+pub type LogPart = Result<Option<Vec<u8>>, String>;
 
 /// Why the socket could not be opened.
 #[derive(Debug, Error)]
@@ -137,6 +142,7 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/fleet", get(fleet))
         .route("/v1/deployments", get(deployments))
         .route("/v1/deployments/{id}", get(report))
+        .route("/v1/deployments/{id}/logs/{host}/{offset}", get(log))
         .route("/v1/releases", post(push).layer(DefaultBodyLimit::disable()))
         .route("/v1/groups", post(group))
         .route("/v1/groups/{name}", get(settings))
@@ -166,9 +172,7 @@ async fn report(
     State(engine): Engine,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<api::Report>, Failed> {
-    let id = id.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
-        Failed(StatusCode::BAD_REQUEST, error.to_string())
-    })?;
+    let id = id.parse().map_err(malformed)?;
     let report = ask(&engine, |reply| Command::Report(id, reply)).await?;
     report.map(Json).ok_or_else(|| {
         let text = format!("there is no deployment {id}: see `swell deployments`");
@@ -176,13 +180,25 @@ async fn report(
     })
 }
 
+/// Bytes as they were written, as many as one answer carries.
+async fn log(
+    State(engine): Engine,
+    UrlPath((id, host, offset)): UrlPath<(String, String, u64)>,
+) -> Result<Bytes, Failed> {
+    let id = id.parse().map_err(malformed)?;
+    let part = ask(&engine, |reply| Command::Log(id, host.clone(), offset, reply)).await?;
+    match part {
+        Ok(Some(bytes)) => Ok(bytes.into()),
+        Ok(None) => Err(Failed(StatusCode::NOT_FOUND, format!("{host} has no log of {id}"))),
+        Err(reason) => Err(Failed(StatusCode::BAD_GATEWAY, reason)),
+    }
+}
+
 async fn settings(
     State(engine): Engine,
     UrlPath(name): UrlPath<String>,
 ) -> Result<Json<Option<GroupSettings>>, Failed> {
-    let name = name.parse().map_err(|error: groundswell_protocol::ids::Malformed| {
-        Failed(StatusCode::BAD_REQUEST, error.to_string())
-    })?;
+    let name = name.parse().map_err(malformed)?;
     ask(&engine, |reply| Command::Group(name, reply)).await.map(Json)
 }
 
@@ -283,9 +299,7 @@ async fn plan_recovery(
     Json(asked): Json<api::RecoveryAsked>,
 ) -> Result<Bytes, Failed> {
     let voters: Result<Vec<HostId>, _> = asked.voters.iter().map(|voter| voter.parse()).collect();
-    let voters = voters.map_err(|error: groundswell_protocol::ids::Malformed| {
-        Failed(StatusCode::BAD_REQUEST, error.to_string())
-    })?;
+    let voters = voters.map_err(malformed)?;
     let list = ask(&engine, |reply| Command::PlanRecovery(voters, asked.seats, reply)).await?;
     list.map(|list| list.to_bytes().into()).map_err(|reason| Failed(StatusCode::CONFLICT, reason))
 }
@@ -297,6 +311,10 @@ async fn recover(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepte
 
 async fn trust_disk(State(engine): Engine) -> Result<Json<api::DiskTrusted>, Failed> {
     Ok(Json(api::DiskTrusted { was_in_doubt: ask(&engine, Command::TrustDisk).await? }))
+}
+
+fn malformed(error: groundswell_protocol::ids::Malformed) -> Failed {
+    Failed(StatusCode::BAD_REQUEST, error.to_string())
 }
 
 fn bad(error: groundswell_protocol::trust::Untrusted) -> Failed {

@@ -221,7 +221,7 @@ async fn start(
         env!("CARGO_PKG_VERSION")
     );
     let waiting = BTreeMap::new();
-    let logs = Logs::new(executor.clone(), mesh.clone());
+    let logs = Logs::new(executor.clone(), mesh.clone(), node.me());
     let engine = Engine {
         node,
         trust,

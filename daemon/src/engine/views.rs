@@ -10,11 +10,16 @@ use groundswell_protocol::{
         Waiting,
     },
 };
+use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
 use super::{Engine, EngineError, hosts::SignedAt};
 use crate::{
-    control::{api, server::Command},
+    control::{
+        api,
+        server::{Command, LogPart},
+    },
+    logs::Part,
     store::Import,
     transfer::TransferInput,
 };
@@ -39,6 +44,11 @@ impl Engine {
                 drop(reply.send(all));
             }
             Command::Report(id, reply) => drop(reply.send(self.report(id))),
+            Command::Log(id, host, offset, reply) => {
+                let log = self.log(id, &host, offset);
+                // Whoever asked may have gone away.
+                tokio::spawn(async move { drop(reply.send(log.await)) });
+            }
             Command::Group(name, reply) => {
                 let group = self.node.ledger().group(&name).map(|view| view.group.clone());
                 drop(reply.send(group));
@@ -169,6 +179,44 @@ impl Engine {
                 .map(|other| other.id.to_string()),
             targets,
         })
+    }
+
+    /// A part of what a deployment's scripts have written on one of its hosts.
+    fn log(
+        &self,
+        deployment: DeploymentId,
+        name: &str,
+        offset: u64,
+    ) -> impl Future<Output = LogPart> + use<> {
+        let logs = self.logs.clone();
+        let found = self.where_to_read(deployment, name);
+        async move {
+            let Some((host, addresses)) = found? else { return Ok(None) };
+            logs.read(host, addresses, Part { deployment, offset }).await
+        }
+    }
+
+    /// The host of this name that has a part in a deployment, and where it may be reached.
+    fn where_to_read(
+        &self,
+        deployment: DeploymentId,
+        name: &str,
+    ) -> Result<Option<(HostId, Vec<Multiaddr>)>, String> {
+        let (node, ledger) = (&self.node, self.node.ledger());
+        let targets = ledger.deployment(deployment).map(|deployment| &deployment.targets);
+        let mut hosts = targets.into_iter().flat_map(|targets| targets.keys().copied());
+        let Some(host) = hosts.find(|host| name_of(ledger, *host) == name) else { return Ok(None) };
+        if host == node.me() {
+            return Ok(Some((host, Vec::new())));
+        }
+        if !ledger.is_member(host) {
+            return Err("it was removed from the fleet".into());
+        }
+        if !node.is_connected(host) && matches!(node.standing(host), Standing::Unreachable { .. }) {
+            return Err("it is unreachable".into());
+        }
+        let known = self.known.get(&host).into_iter().flatten();
+        Ok(Some((host, known.filter_map(|address| address.parse().ok()).collect())))
     }
 
     /// The order that stopped a deployment, if one did.

@@ -127,13 +127,6 @@ impl ReplyTo {
 #[error("{0}")]
 pub struct CallError(String);
 
-impl CallError {
-    /// There was none in time.
-    pub(crate) fn late() -> Self {
-        Self("no answer in time".into())
-    }
-}
-
 /// Why the mesh could not start.
 #[derive(Debug, Error)]
 pub enum MeshError {
