@@ -70,6 +70,99 @@ impl LifecycleEvent {
     }
 }
 
+/// Which events a deployment has on a host, in their order, and of which revision each is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifecycle {
+    /// In place, without a load balancer.
+    InPlace,
+    /// In place, behind a load balancer.
+    LoadBalancer,
+    /// Blue/green, on a host that takes the traffic.
+    Replacement,
+    /// Blue/green, on a host that gives the traffic up.
+    Original,
+    /// Blue/green, rolled back: on a host that takes the traffic again.
+    RollbackOriginal,
+    /// Blue/green, rolled back: on a host that gives the traffic up again.
+    RollbackReplacement,
+}
+
+/// A revision that an event runs from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The one that is deployed.
+    Current,
+    /// The last one whose Install has ended, whatever became of it then.
+    LastSuccessful,
+    /// The last one that has arrived on the host.
+    MostRecent,
+}
+
+impl Lifecycle {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::InPlace,
+        Self::LoadBalancer,
+        Self::Replacement,
+        Self::Original,
+        Self::RollbackOriginal,
+        Self::RollbackReplacement,
+    ];
+
+    /// The events, in order.
+    pub fn events(self) -> &'static [LifecycleEvent] {
+        let all = &LifecycleEvent::ALL;
+        match self {
+            Self::LoadBalancer => all,
+            Self::InPlace => &all[3..10],
+            Self::Replacement => &all[3..],
+            Self::Original | Self::RollbackReplacement => &all[..3],
+            Self::RollbackOriginal => &all[10..],
+        }
+    }
+
+    /// The revision that an event runs from, as long as the one that is deployed is not on the host yet.
+    pub fn source(self, event: LifecycleEvent) -> Source {
+        use LifecycleEvent::{
+            AfterAllowTraffic, AfterBlockTraffic, ApplicationStop, BeforeAllowTraffic,
+            BeforeBlockTraffic,
+        };
+        let rolls_back = matches!(self, Self::RollbackOriginal | Self::RollbackReplacement);
+        match event {
+            BeforeBlockTraffic | AfterBlockTraffic if rolls_back => Source::MostRecent,
+            BeforeBlockTraffic | AfterBlockTraffic | ApplicationStop => Source::LastSuccessful,
+            BeforeAllowTraffic | AfterAllowTraffic if rolls_back => Source::LastSuccessful,
+            _ => Source::Current,
+        }
+    }
+}
+
+impl fmt::Display for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::InPlace => "in-place",
+            Self::LoadBalancer => "load-balancer",
+            Self::Replacement => "replacement",
+            Self::Original => "original",
+            Self::RollbackOriginal => "rollback-original",
+            Self::RollbackReplacement => "rollback-replacement",
+        })
+    }
+}
+
+impl FromStr for Lifecycle {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Self::ALL.into_iter().find(|one| one.to_string() == text).ok_or_else(|| Malformed {
+            what: "lifecycle",
+            text: text.escape_debug().take(80).collect(),
+            rule: "one of in-place, load-balancer, replacement, original, rollback-original, \
+                   rollback-replacement",
+        })
+    }
+}
+
 impl fmt::Display for LifecycleEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{self:?}"))
@@ -285,4 +378,50 @@ pub fn was_lost(trust: &Trust, (sequence, head): (u64, Digest), orders: &[Signed
     let (first, last) = (first.content(), last.content().sequence);
     let forks = first.sequence == sequence.saturating_add(1) && first.parent != head;
     forks || last < sequence || same.is_some_and(|order| order.id() != head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row as AWS's guide has it; an event of the revision before has one star, one of the last that
+    /// arrived has two.
+    const ORDERS: [(&str, &str); 6] = [
+        (
+            "in-place",
+            "ApplicationStop* DownloadBundle BeforeInstall Install AfterInstall ApplicationStart \
+             ValidateService",
+        ),
+        (
+            "load-balancer",
+            "BeforeBlockTraffic* BlockTraffic AfterBlockTraffic* ApplicationStop* DownloadBundle \
+             BeforeInstall Install AfterInstall ApplicationStart ValidateService BeforeAllowTraffic \
+             AllowTraffic AfterAllowTraffic",
+        ),
+        (
+            "replacement",
+            "ApplicationStop* DownloadBundle BeforeInstall Install AfterInstall ApplicationStart \
+             ValidateService BeforeAllowTraffic AllowTraffic AfterAllowTraffic",
+        ),
+        ("original", "BeforeBlockTraffic* BlockTraffic AfterBlockTraffic*"),
+        ("rollback-original", "BeforeAllowTraffic* AllowTraffic AfterAllowTraffic*"),
+        ("rollback-replacement", "BeforeBlockTraffic** BlockTraffic AfterBlockTraffic**"),
+    ];
+
+    #[test]
+    fn the_events_of_each_lifecycle_come_in_codedeploys_order_from_the_right_revision() {
+        for ((name, expected), lifecycle) in ORDERS.into_iter().zip(Lifecycle::ALL) {
+            assert_eq!(name.parse(), Ok(lifecycle));
+            let events = lifecycle.events().iter().map(|event| {
+                let stars = match lifecycle.source(*event) {
+                    Source::Current => "",
+                    Source::LastSuccessful => "*",
+                    Source::MostRecent => "**",
+                };
+                format!("{event}{stars}")
+            });
+            assert_eq!(events.collect::<Vec<_>>().join(" "), expected, "{name}");
+        }
+        assert!("blue".parse::<Lifecycle>().is_err());
+    }
 }

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    execute::Lifecycle,
     ids::{Digest, GroupName},
     revision::{FileExistsBehavior, Script},
 };
@@ -27,7 +28,10 @@ pub struct LocalDeployment {
     pub group_name: String,
     /// What scripts are told that the application is called.
     pub application: String,
-    /// The events, in the order in which they run, each once. Install is one of them.
+    /// Of which revision events are that come before the new one is there.
+    pub lifecycle: Lifecycle,
+    /// The events, in the order in which they run, each once. Without Install among them the revision is
+    /// not laid out, and the events are of what is there.
     pub events: Vec<String>,
     /// The scripts of events that CodeDeploy does not know. No manifest can have them.
     pub custom: Vec<CustomEvent>,

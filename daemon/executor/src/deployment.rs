@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use groundswell_protocol::{
-    execute::LifecycleEvent,
+    execute::{Lifecycle, LifecycleEvent, Source},
     ids::{DeploymentId, GroupName, Malformed},
     revision::{FileExistsBehavior, Manifest, Script},
 };
@@ -23,7 +23,10 @@ pub(crate) struct Deployment {
     pub(crate) manifest: Manifest,
     /// What is in place when Install has ended.
     pub(crate) installs: Installed,
-    /// In their order, each once. Install is one of them.
+    /// Of which revision events are that come before this one is on the host.
+    pub(crate) lifecycle: Lifecycle,
+    /// In their order, each once. Without Install among them nothing arrives: the events are of what is
+    /// there.
     pub(crate) events: Vec<Event>,
     /// The scripts of events that only this deployment knows.
     pub(crate) custom: BTreeMap<String, Vec<Script>>,
@@ -41,15 +44,22 @@ impl Deployment {
         self.installs.deployment
     }
 
-    /// The first event that has something to do. Where nothing is installed, nothing is stopped.
-    pub(crate) fn first(&self, before: &Standing) -> Event {
+    /// The first event that has something to do, if there is one. Where nothing is installed, nothing is
+    /// stopped.
+    pub(crate) fn first(&self, before: &Standing) -> Option<Event> {
         let mut event = self.next_from(0);
-        while before.installed.is_none()
-            && let Some(first) = event.as_ref().filter(|first| self.is_of_the_one_before(first))
+        while let Some(first) = &event
+            && self.source(first) != Source::Current
+            && before.at(self.source(first)).is_none()
         {
             event = self.after(first);
         }
-        event.unwrap_or(INSTALL)
+        event
+    }
+
+    /// True if the revision is put in place.
+    pub(crate) fn installs_files(&self) -> bool {
+        self.events.contains(&INSTALL)
     }
 
     /// The event that follows and has something to do: one without scripts is not worth a journal
@@ -61,22 +71,19 @@ impl Deployment {
     /// The events by which the revision before comes back, in their order: those that this deployment
     /// had, and with them its files.
     pub(crate) fn way_back(&self) -> impl Iterator<Item = Event> {
-        let had = |event: &Event| *event == INSTALL || self.events.contains(event);
+        let goes_back = self.goes_back && self.installs_files();
+        let had = move |event: &Event| goes_back && self.events.contains(event);
         WAY_BACK.into_iter().map(Event::Known).filter(had)
     }
 
-    /// True if an event runs the scripts of the revision before: it comes while the new one is not on
-    /// this host yet, as far as AWS's agent would know.
-    pub(crate) fn is_of_the_one_before(&self, event: &Event) -> bool {
-        let may = [
-            LifecycleEvent::BeforeBlockTraffic,
-            LifecycleEvent::AfterBlockTraffic,
-            LifecycleEvent::ApplicationStop,
-        ];
+    /// The revision whose scripts an event runs: an older one as long as this one is not on this host yet, as
+    /// far as AWS's agent would know.
+    pub(crate) fn source(&self, event: &Event) -> Source {
+        let Event::Known(known) = event else { return Source::Current };
         let arrives = [LifecycleEvent::DownloadBundle, LifecycleEvent::Install];
         let arrival = arrives.into_iter().filter_map(|event| self.position(&event.into())).min();
-        let at = self.position(event);
-        may.map(Event::Known).contains(event) && at.is_some() && at < arrival
+        let is_before = arrival.is_none_or(|arrival| self.position(event) < Some(arrival));
+        if is_before { self.lifecycle.source(*known) } else { Source::Current }
     }
 
     /// True if an event comes when the application may have been started.
@@ -104,7 +111,7 @@ impl Deployment {
 
     fn has_something_to_do(&self, event: &Event) -> bool {
         *event == INSTALL
-            || self.is_of_the_one_before(event)
+            || self.source(event) != Source::Current && event.is_scriptable()
             || event.is_scriptable() && !self.scripts(event).is_empty()
     }
 }
@@ -258,6 +265,7 @@ mod tests {
                 manifest: Digest::ZERO,
                 deployment: DeploymentId::of(Digest::ZERO, false).into(),
             },
+            lifecycle: Lifecycle::LoadBalancer,
             events: events.split(' ').map(|event| event.to_owned().into()).collect(),
             custom: [("Warm".to_owned(), vec![script.clone()])].into(),
             file_exists_behavior: None,
@@ -268,8 +276,9 @@ mod tests {
     }
 
     fn walk(deployment: &Deployment) -> String {
-        let before = Standing { installed: Some(deployment.installs.clone()), current: None };
-        let first = Some(deployment.first(&before));
+        let installed = Some(deployment.installs.clone());
+        let before = Standing { installed, ..Standing::default() };
+        let first = deployment.first(&before);
         let events = std::iter::successors(first, |event| deployment.after(event));
         events.map(|event| event.to_string()).collect::<Vec<_>>().join(" ")
     }
@@ -284,7 +293,7 @@ mod tests {
         assert_eq!(walk(&deployment(own, &with)), "Install Warm");
         // A first deployment finds nothing to stop.
         let first = deployment(all, &with).first(&Standing::default());
-        assert_eq!(first, LifecycleEvent::Install.into());
+        assert_eq!(first, Some(LifecycleEvent::Install.into()));
         // The new revision is there: what stops is the new one.
         let with = [LifecycleEvent::ApplicationStop];
         assert_eq!(walk(&deployment(own, &with)), "Install Warm ApplicationStop");
@@ -292,14 +301,13 @@ mod tests {
 
     #[test]
     fn events_before_the_new_revision_is_there_are_of_the_one_before() {
-        for (events, is) in [
-            ("ApplicationStop DownloadBundle BeforeInstall Install", true),
-            ("ApplicationStop BeforeInstall Install", true),
-            ("DownloadBundle ApplicationStop Install", false),
-            ("DownloadBundle Install", false),
+        for (events, source) in [
+            ("ApplicationStop DownloadBundle BeforeInstall Install", Source::LastSuccessful),
+            ("ApplicationStop BeforeInstall Install", Source::LastSuccessful),
+            ("DownloadBundle ApplicationStop Install", Source::Current),
         ] {
             let stop = LifecycleEvent::ApplicationStop.into();
-            assert_eq!(deployment(events, &[]).is_of_the_one_before(&stop), is, "{events}");
+            assert_eq!(deployment(events, &[]).source(&stop), source, "{events}");
         }
     }
 

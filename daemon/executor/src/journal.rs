@@ -14,7 +14,7 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::Stopped,
+    execute::{Source, Stopped},
     ids::{Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
@@ -65,6 +65,25 @@ pub(crate) struct Standing {
     pub(crate) current: Option<Installed>,
     /// Whose files are in place; differs from `current` after a failure.
     pub(crate) installed: Option<Installed>,
+    /// What came last, whether or not it was installed. Fleets have no event of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) most_recent: Option<Installed>,
+}
+
+impl Standing {
+    /// The older revision that an event runs from.
+    pub(crate) fn at(&self, source: Source) -> Option<&Installed> {
+        match source {
+            Source::Current => None,
+            Source::LastSuccessful => self.installed.as_ref(),
+            Source::MostRecent => self.most_recent.as_ref(),
+        }
+    }
+
+    /// Everything that is named, whose directories stay.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &Installed> {
+        [&self.current, &self.installed, &self.most_recent].into_iter().flatten()
+    }
 }
 
 /// A slot in use.
@@ -85,7 +104,11 @@ pub(crate) struct Activation {
 impl Activation {
     /// What the group had when it began.
     pub(crate) fn before(&self) -> Standing {
-        Standing { current: self.before_current.clone(), installed: self.before_installed.clone() }
+        Standing {
+            current: self.before_current.clone(),
+            installed: self.before_installed.clone(),
+            most_recent: None,
+        }
     }
 }
 
@@ -154,7 +177,11 @@ impl GroupState {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        Standing { current: self.current.clone(), installed: self.installed.clone() }
+        Standing {
+            current: self.current.clone(),
+            installed: self.installed.clone(),
+            most_recent: None,
+        }
     }
 
     /// Notes that a slot is not to be acted on.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{self, Evidence, LifecycleEvent, Stopped},
+    execute::{self, Evidence, Lifecycle, LifecycleEvent, Stopped},
     ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
     limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
     revision::Manifest,
@@ -107,6 +107,7 @@ impl Judged {
                 manifest: release.manifest,
                 deployment: self.deployment,
             },
+            lifecycle: Lifecycle::InPlace,
             events: LifecycleEvent::IN_PLACE.map(Event::Known).into(),
             custom: BTreeMap::new(),
             file_exists_behavior: self.deploy.file_exists_behavior,

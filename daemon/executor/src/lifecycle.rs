@@ -15,7 +15,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::LifecycleEvent,
+    execute::{LifecycleEvent, Source},
     ids::GroupName,
     limits::MANIFEST_BYTES_MAX,
     revision::{FileExistsBehavior, Manifest, Script},
@@ -140,12 +140,14 @@ impl EventFailed {
 
 fn forward(work: &mut Work<'_>, event: &Event) -> Step {
     work.log.begin(&event.to_string());
-    if !work.deployment.is_of_the_one_before(event) {
+    let source = work.deployment.source(event);
+    if source == Source::Current {
         work.mark(Marker::MostRecent, Some(work.deployment.name()));
+        work.now.most_recent = Some(work.deployment.installs.clone());
     }
     let done = match event {
         Event::Known(LifecycleEvent::Install) => install_new(work),
-        event if work.deployment.is_of_the_one_before(event) => run_before(work, event),
+        event if source != Source::Current => run_before(work, event, source),
         event => {
             let (scripts, deadline) =
                 (work.deployment.scripts(event), work.deployment.event_deadline);
@@ -156,7 +158,9 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
         Ok(()) => match work.deployment.after(event) {
             Some(next) => Step::Forward(next),
             None => {
-                work.now.current = work.now.installed.clone();
+                if work.deployment.installs_files() {
+                    work.now.current = work.now.installed.clone();
+                }
                 Step::Ended(End::Succeeded)
             }
         },
@@ -172,7 +176,7 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
                 restored: false,
             };
             let first = work.deployment.way_back().next();
-            match first.filter(|_| work.deployment.goes_back) {
+            match first {
                 Some(first) => Step::Back(first, Box::new(End::Failed(failure))),
                 None => Step::Ended(End::Failed(leave(work, failure))),
             }
@@ -181,7 +185,12 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
 }
 
 /// Leaves a failed deployment as it is. Files of which only some may be in place are not left.
-fn leave(work: &mut Work<'_>, failure: Failure) -> Failure {
+fn leave(work: &mut Work<'_>, mut failure: Failure) -> Failure {
+    if !work.deployment.installs_files() {
+        // What ran runs still.
+        failure.restored = work.now.current.is_some();
+        return failure;
+    }
     work.now.current = None;
     if work.now.installed != work.before.installed {
         return failure;
@@ -239,8 +248,8 @@ fn with_restored(mut failure: Failure, restored: bool, why_not: Option<&str>) ->
 }
 
 /// An event of what is there. A first deployment has nothing to stop.
-fn run_before(work: &Work<'_>, event: &Event) -> Result<(), EventFailed> {
-    let Some(before) = &work.before.installed else { return Ok(()) };
+fn run_before(work: &Work<'_>, event: &Event, source: Source) -> Result<(), EventFailed> {
+    let Some(before) = work.before.at(source) else { return Ok(()) };
     let done = run_scripts_of(work, before, event, work.deployment.event_deadline);
     let is_stop = *event == LifecycleEvent::ApplicationStop.into();
     match done {

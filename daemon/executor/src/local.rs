@@ -83,30 +83,32 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
         .map_err(|error| format!("{}: {error}", config.keepers_dir().display()))?;
     let deployment = lay_out(&config, asked, &group)?;
     let (name, id) = (deployment.name(), deployment.group.clone());
-    let (before, first) = (group.standing.clone(), deployment.first(&group.standing));
+    let before = group.standing.clone();
+    let first = deployment.first(&before).map_or(Step::Ended(End::Succeeded), Step::Forward);
     group.begin(&config, name)?;
     tell(&LocalNews::Begun {
         deployment: name.to_string(),
         dir: config.deployment_dir(&id, name).display().to_string(),
         log: config.script_log(&id, name).own.display().to_string(),
     });
-    let work = Work::new(&config, units.as_ref(), deployment, before.clone(), before);
-    let first = Step::Forward(first);
-    tell_step(&first);
-    let mut end = None;
-    work.run(first, |standing, step| {
+    let work = Work::new(&config, units.as_ref(), deployment, before.clone(), before.clone());
+    let mut last = first.clone();
+    let mut note = |standing: &Standing, step: &Step| {
         group.note(&config, standing, step);
         tell_step(step);
-        if let Step::Ended(ended) = step {
-            end = Some(ended.clone());
-        }
-    });
+        last = step.clone();
+    };
+    note(&before, &first);
+    work.run(first, note);
     // Where the old files could not be put back, their only copies stay.
     if group.has_installed(name) {
         // What cannot be removed now goes with the deployment's directory.
         drop(install::forget(&config.deployment_dir(&id, name)));
     }
-    end.ok_or_else(|| "the lifecycle has come to no end".into())
+    match last {
+        Step::Ended(end) => Ok(end),
+        _ => Err("the lifecycle has come to no end".into()),
+    }
 }
 
 fn tell_step(step: &Step) {
@@ -184,12 +186,16 @@ fn lay_out(config: &Config, asked: LocalDeployment, group: &Group) -> Result<Dep
         })
         .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()))
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    let laid_out = stage::lay_out(config, &manifest, &asked.group, name);
+    let installs = asked.events.iter().any(|event| event == INSTALL);
+    let laid_out = match installs {
+        true => stage::lay_out(config, &manifest, &asked.group, name),
+        false => Ok(()),
+    };
     // It may be as large as the revision, and what it is good for is over.
     drop(fs::remove_dir_all(&config.store_dir));
     laid_out?;
-    let installed = group.standing.installed.iter().map(|installed| installed.deployment);
-    let needed = installed.chain([name]).map(|name| config.deployment_dir(&asked.group, name));
+    let standing = group.standing.named().map(|installed| installed.deployment);
+    let needed = standing.chain([name]).map(|name| config.deployment_dir(&asked.group, name));
     let kept = usize::try_from(asked.revisions_kept).unwrap_or(usize::MAX);
     stage::clear_old(config, &asked.group, &needed.collect(), kept);
     let label = ReleaseLabel::new(name.to_string()).map_err(|error| error.to_string())?;
@@ -205,6 +211,7 @@ fn lay_out(config: &Config, asked: LocalDeployment, group: &Group) -> Result<Dep
             manifest: asked.manifest,
             deployment: name,
         },
+        lifecycle: asked.lifecycle,
         events: asked.events.into_iter().map(Event::from).collect(),
         custom: asked.custom.into_iter().map(|event| (event.name, event.scripts)).collect(),
         file_exists_behavior: Some(asked.file_exists_behavior),
@@ -253,7 +260,7 @@ impl Group {
     fn take_back(&mut self, config: &Config) -> Result<(), String> {
         let Some(Begun { deployment, before }) = self.begun.take() else { return Ok(()) };
         lifecycle::abandon(config, &self.id, deployment)?;
-        self.standing = Standing { current: None, installed: before.installed };
+        self.standing = Standing { current: None, ..before };
         self.write(config).map_err(|error| error.to_string())?;
         tell(&LocalNews::TakenBack { deployment: deployment.to_string() });
         Ok(())
@@ -279,6 +286,8 @@ impl Group {
         self.standing.installed.as_ref().is_some_and(|installed| installed.deployment == name)
     }
 }
+
+const INSTALL: &str = "Install";
 
 /// Directories below the root that are no group's.
 const RESERVED: [&str; 2] = ["deployment-instructions", "deployment-logs"];

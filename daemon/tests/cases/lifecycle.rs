@@ -49,6 +49,62 @@ fn c189_a_second_deployment_runs_all_nine_and_the_first_three_from_the_revision_
     assert_eq!(host.trace(), events("two", Some("one")));
 }
 
+/// The events of a kind of deployment of `name` to a host that has `one`.
+fn trace_of(kind: &str, host: &Host) -> String {
+    host.succeeds(&host.tracing("one", &SCRIPTABLE), &[]);
+    host.trace();
+    host.succeeds(&host.tracing("two", &SCRIPTABLE), &["--lifecycle", kind]);
+    host.trace()
+}
+
+#[test]
+fn each_kind_of_deployment_runs_its_events_from_the_right_revision() {
+    let in_place = "ApplicationStop one, BeforeInstall two, AfterInstall two, ApplicationStart two, \
+        ValidateService two";
+    let replacement = format!("{in_place}, BeforeAllowTraffic two, AfterAllowTraffic two");
+    let balanced = format!("BeforeBlockTraffic one, AfterBlockTraffic one, {replacement}");
+    for (kind, expected) in [
+        ("in-place", in_place),
+        ("load-balancer", &balanced),
+        ("replacement", &replacement),
+        ("original", "BeforeBlockTraffic one, AfterBlockTraffic one"),
+        ("rollback-original", "BeforeAllowTraffic one, AfterAllowTraffic one"),
+    ] {
+        assert_eq!(trace_of(kind, &Host::new()), expected, "{kind}");
+    }
+}
+
+#[test]
+fn what_gives_the_traffic_up_on_the_way_back_is_what_came_last_though_it_failed() {
+    let host = Host::new();
+    host.succeeds(&host.tracing("one", &SCRIPTABLE), &[]);
+    let two = host.tracing("two", &SCRIPTABLE);
+    let script = read(two.join("trace.sh"));
+    let fails = format!("{script}test $LIFECYCLE_EVENT != ValidateService\n");
+    fs::write(two.join("trace.sh"), fails).unwrap();
+    host.fails(&two, &["--lifecycle", "replacement"]);
+    host.trace();
+    // What is named on the command line is nobody's business here: it is not laid out.
+    let run = host.succeeds(&host.bundle("any", "", &[]), &["--lifecycle", "rollback-replacement"]);
+    assert_eq!(host.trace(), "BeforeBlockTraffic two, AfterBlockTraffic two");
+    assert!(!run.dir().join("deployment-archive").exists());
+    // And what runs is what ran: it is stopped next.
+    host.succeeds(&host.tracing("three", &["ValidateService"]), &["--lifecycle", "in-place"]);
+    assert_eq!(host.trace(), "ApplicationStop one, ValidateService three");
+}
+
+#[test]
+fn a_script_that_fails_while_nothing_is_installed_takes_nothing_away() {
+    let host = Host::new();
+    let files = "files:\n  - source: data\n    destination: {live}/app\n";
+    let hooks = "hooks:\n  BeforeBlockTraffic:\n    - location: fail.sh\n";
+    host.succeeds(&host.bundle("one", &format!("{files}{hooks}"), &[("data", "1"), FAIL]), &[]);
+    let run = host.fails(&host.bundle("two", "", &[]), &["--lifecycle", "original"]);
+    assert_eq!((run.failure("event"), run.error_code()), ("BeforeBlockTraffic", 4));
+    assert_eq!(run.json["failure"]["restored"], true, "it runs still");
+    assert_eq!(read(host.live("app/data")), "1");
+}
+
 #[test]
 fn c181_an_event_of_the_revision_before_tells_of_the_new_deployment() {
     let host = Host::new();

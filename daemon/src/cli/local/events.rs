@@ -1,8 +1,11 @@
 //! Which events a deployment of one host alone has, and in which order.
 
-use groundswell_protocol::execute::LifecycleEvent::{
-    self, AfterBlockTraffic, AllowTraffic, ApplicationStop, BeforeBlockTraffic, BeforeInstall,
-    BlockTraffic, DownloadBundle, Install,
+use groundswell_protocol::execute::{
+    Lifecycle,
+    LifecycleEvent::{
+        self, AfterBlockTraffic, ApplicationStop, BeforeBlockTraffic, BeforeInstall,
+        DownloadBundle, Install,
+    },
 };
 
 use super::Failed;
@@ -10,15 +13,10 @@ use super::Failed;
 /// The events of a deployment.
 #[derive(Debug, PartialEq)]
 pub(super) struct Events {
-    /// In their order, each once, with DownloadBundle and Install.
+    /// In their order, each once; with DownloadBundle and Install, unless a lifecycle has neither.
     pub(super) all: Vec<String>,
     /// Those that CodeDeploy does not know.
     pub(super) custom: Vec<String>,
-}
-
-/// What AWS's `codedeploy-local` runs unasked: all but what is no script's.
-fn usual() -> impl Iterator<Item = LifecycleEvent> {
-    LifecycleEvent::ALL.into_iter().filter(|event| !matches!(event, BlockTraffic | AllowTraffic))
 }
 
 /// What may come before the new revision is there.
@@ -26,14 +24,14 @@ const OF_THE_ONE_BEFORE: [LifecycleEvent; 3] =
     [BeforeBlockTraffic, AfterBlockTraffic, ApplicationStop];
 
 impl Events {
-    /// Reads the list of a command line, or gives the usual one.
-    pub(super) fn parse(list: Option<&str>) -> Result<Self, Failed> {
-        let Some(list) = list else {
-            return Ok(Self {
-                all: usual().map(|event| event.to_string()).collect(),
-                custom: Vec::new(),
-            });
-        };
+    /// All events of a lifecycle in which something is done on a host.
+    pub(super) fn of(lifecycle: Lifecycle) -> Self {
+        let events = lifecycle.events().iter().filter(|event| is_done_here(**event));
+        Self { all: events.map(ToString::to_string).collect(), custom: Vec::new() }
+    }
+
+    /// Reads the list of a command line.
+    pub(super) fn parse(list: &str) -> Result<Self, Failed> {
         let mut all: Vec<String> = Vec::new();
         for name in list.split(',') {
             check_name(name)?;
@@ -50,6 +48,10 @@ impl Events {
     }
 }
 
+fn is_done_here(event: LifecycleEvent) -> bool {
+    event.is_scriptable() || matches!(event, DownloadBundle | Install)
+}
+
 fn check_name(name: &str) -> Result<(), Failed> {
     let good = name.starts_with(|c: char| c.is_ascii_uppercase())
         && name.chars().all(|c| c.is_ascii_alphanumeric());
@@ -61,7 +63,7 @@ fn check_name(name: &str) -> Result<(), Failed> {
         ));
     }
     match name.parse::<LifecycleEvent>() {
-        Ok(event) if !event.is_scriptable() && !matches!(event, DownloadBundle | Install) => {
+        Ok(event) if !is_done_here(event) => {
             Err(refused(format!("nothing is done on a host in {name}")))
         }
         _ => Ok(()),
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     fn parse(list: &str) -> Result<String, String> {
-        let events = Events::parse(Some(list)).map_err(|failed| failed.to_string())?;
+        let events = Events::parse(list).map_err(|failed| failed.to_string())?;
         Ok(events.all.join(" "))
     }
 
@@ -126,7 +128,17 @@ mod tests {
         ] {
             assert_eq!(parse(list).as_deref(), Ok(all), "{list}");
         }
-        assert_eq!(Events::parse(Some("Stop,AfterInstall,X")).unwrap().custom, ["Stop", "X"]);
+        assert_eq!(Events::parse("Stop,AfterInstall,X").unwrap().custom, ["Stop", "X"]);
+    }
+
+    #[test]
+    fn unasked_all_is_run_but_what_is_done_elsewhere() {
+        assert_eq!(
+            Events::of(Lifecycle::LoadBalancer).all.join(" "),
+            "BeforeBlockTraffic AfterBlockTraffic ApplicationStop DownloadBundle BeforeInstall \
+             Install AfterInstall ApplicationStart ValidateService BeforeAllowTraffic \
+             AfterAllowTraffic"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::{
 use clap::{ArgAction, Args};
 use groundswell_protocol::{
     cbor,
+    execute::Lifecycle,
     ids::GroupName,
     limits::LOCAL_NEWS_BYTES_MAX,
     local::{LocalDeployment, LocalEnd, LocalNews},
@@ -65,6 +66,11 @@ pub(super) struct LocalArguments {
     /// are not named. Events that CodeDeploy does not know run if the appspec has scripts for them.
     #[arg(short = 'e', long, value_name = "EVENT,...")]
     events: Option<String>,
+    /// Run the events of one kind of deployment: in-place, load-balancer (what is run without this), and for
+    /// blue/green replacement, original, rollback-original, rollback-replacement. What has no Install
+    /// installs nothing, and runs what is there.
+    #[arg(long, value_name = "KIND", default_value = "load-balancer", conflicts_with = "events")]
+    lifecycle: Lifecycle,
     /// A settings file of AWS's agent, for its `root_dir` and `max_revisions`.
     #[arg(short = 'c', long, value_name = "FILE")]
     agent_configuration_file: Option<PathBuf>,
@@ -84,7 +90,10 @@ pub(super) struct LocalArguments {
 
 pub(super) async fn run(arguments: LocalArguments, out: Output) -> Result<Ended, Failed> {
     let settings = Settings::load(arguments.agent_configuration_file.as_deref())?;
-    let events = Events::parse(arguments.events.as_deref())?;
+    let events = match &arguments.events {
+        Some(list) => Events::parse(list)?,
+        None => Events::of(arguments.lifecycle),
+    };
     let incoming = incoming(&settings.root)?;
     let store = incoming.path().to_owned();
     let (done_in, done) = oneshot::channel();
@@ -142,6 +151,7 @@ fn deploy(
             Some(name) => no_nul("--application-name", name)?,
             None => text(location)?,
         },
+        lifecycle: arguments.lifecycle,
         events: events.all,
         custom: made.custom,
         file_exists_behavior: arguments.file_exists_behavior,
