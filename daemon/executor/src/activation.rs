@@ -10,9 +10,7 @@ use std::{
 };
 
 use groundswell_protocol::{
-    execute::{
-        ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Response, Stopped,
-    },
+    execute::{ActivationReport, Evidence, GroupReport, Phase, Report, Response, Stopped},
     ids::{DeploymentId, Digest, GroupName, Nonce},
     trust::{Action, Order, Receipt, Signed, VoterList},
 };
@@ -230,7 +228,7 @@ impl Executor {
                 deployment: judged.deployment,
                 before_current: state.current.clone(),
                 before_installed: state.installed.clone(),
-                step: Step::Forward(LifecycleEvent::IN_PLACE[0].into()),
+                step: Step::Check,
             });
         }
         state
@@ -520,17 +518,11 @@ fn report_end(group: &GroupName, token: u64, end: &End) {
 fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
     let activation = state.activation.as_ref().map(|activation| {
         let is_running = running.contains(&state.group);
-        let phase = match &activation.step {
-            Step::Ended(end) => Phase::Ended(end.outcome()),
-            Step::Forward(event) if is_running => {
-                Phase::Running { event: event.of_fleet(), restoring: false }
-            }
-            Step::Back(event, _) if is_running => {
-                Phase::Running { event: event.of_fleet(), restoring: true }
-            }
-            Step::Forward(event) | Step::Back(event, _) => {
-                Phase::Interrupted { event: event.of_fleet() }
-            }
+        let restoring = matches!(activation.step, Step::Back(..));
+        let phase = match activation.step.event() {
+            Err(end) => Phase::Ended(end.outcome()),
+            Ok(event) if is_running => Phase::Running { event: event.of_fleet(), restoring },
+            Ok(event) => Phase::Interrupted { event: event.of_fleet() },
         };
         ActivationReport {
             token: activation.token,

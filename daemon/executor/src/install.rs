@@ -30,6 +30,7 @@ use crate::{
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, is_absent},
     regular,
+    space::Needed,
 };
 
 /// What will be done, decided as a whole before anything is.
@@ -48,7 +49,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug)]
 enum Source {
-    File { path: PathBuf, mode: u32 },
+    File { path: PathBuf, mode: u32, bytes: u64 },
     Link { target: String },
 }
 
@@ -225,8 +226,8 @@ impl Wanted {
                 self.directories.insert(target);
                 return Ok(());
             }
-            EntryKind::File { mode, .. } => {
-                Source::File { path: archive.join(path), mode: u32::from(*mode) }
+            EntryKind::File { mode, size, .. } => {
+                Source::File { path: archive.join(path), mode: u32::from(*mode), bytes: *size }
             }
             EntryKind::Symlink { target } => Source::Link { target: target.clone() },
         };
@@ -335,6 +336,28 @@ fn rights(
 }
 
 impl Plan {
+    /// Refuses what there is no room for. New files are completed before old ones go, and old ones are
+    /// saved in `dir`.
+    pub(crate) fn check_room(&self, dir: &Path) -> Result<(), String> {
+        let mut needed = Needed::default();
+        let saves_here = fs::metadata(dir).map(|there| there.dev()).ok();
+        for (target, (source, _)) in &self.files {
+            let above = target.parent().unwrap_or(target);
+            match source {
+                Source::File { bytes, .. } => needed.file(above, *bytes),
+                Source::Link { .. } => needed.file(above, 0),
+            }
+        }
+        for path in self.files.keys().chain(&self.removed) {
+            // On the same file system it only gets a second name.
+            let there = fs::symlink_metadata(path).ok();
+            if let Some(there) = there.filter(|there| Some(there.dev()) != saves_here) {
+                needed.file(dir, there.len());
+            }
+        }
+        needed.check()
+    }
+
     /// Does it. `dir` is the deployment's own directory, where what is replaced is saved.
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
         write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
@@ -397,7 +420,7 @@ fn put(target: &Path, source: &Source, rights: &Rights, secret: Nonce) -> io::Re
     let beside = beside(target, secret);
     match source {
         Source::Link { target } => dir.symlink(&beside, target.as_ref())?,
-        Source::File { path, mode } => {
+        Source::File { path, mode, .. } => {
             let mut source = regular::open(path)?;
             let mut file = dir.create(&beside)?;
             io::copy(&mut source, &mut file)?;
@@ -913,7 +936,7 @@ mod tests {
         let victim = dir.join("victim");
         fs::write(&victim, "root's").unwrap();
         symlink(&victim, dir.join(beside(&target, Nonce([1; 16])))).unwrap();
-        let source = Source::File { path: archive.join("app/a"), mode: 0o777 };
+        let source = Source::File { path: archive.join("app/a"), mode: 0o777, bytes: 4 };
         put(&target, &source, &Rights::default(), Nonce([1; 16])).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
         put(&target, &source, &Rights::default(), Nonce([2; 16])).unwrap();

@@ -14,7 +14,7 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::{Source, Stopped},
+    execute::{LifecycleEvent, Source, Stopped},
     ids::{Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
@@ -115,6 +115,8 @@ impl Activation {
 /// How far an activation is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Step {
+    /// What the revision needs of this host is looked for, and nothing is disturbed yet.
+    Check,
     /// This event of the new revision runs.
     Forward(Event),
     /// This event of the restoration runs; the failure that led to it.
@@ -124,6 +126,15 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// The event that it is part of, or the end. What is looked for before the first event is part of that.
+    pub(crate) fn event(&self) -> Result<Event, &End> {
+        match self {
+            Self::Check => Ok(LifecycleEvent::ApplicationStop.into()),
+            Self::Forward(event) | Self::Back(event, _) => Ok(event.clone()),
+            Self::Ended(end) => Err(end),
+        }
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self, Self::Ended(_))
     }
@@ -200,10 +211,7 @@ impl GroupState {
         let released = &self.released;
         let held = self.activation.as_mut().filter(|held| released.contains(&held.token));
         let Some(Activation { step, .. }) = held else { return };
-        let event = match step {
-            Step::Ended(_) => return,
-            Step::Forward(event) | Step::Back(event, _) => event.clone(),
-        };
+        let Ok(event) = step.event() else { return };
         *step = Step::Ended(End::Failed(Failure {
             log: String::new(),
             code: 5,
@@ -325,8 +333,6 @@ const RELEASED_KEPT: usize = 16;
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-
-    use groundswell_protocol::execute::LifecycleEvent;
 
     use super::*;
 

@@ -27,7 +27,7 @@ use crate::{
     deployment::{Deployment, DeploymentName, Event},
     give_up,
     hooks::{self, Context, HookFailed},
-    install::{self, Belongings},
+    install::{self, Belongings, Plan},
     journal::{End, Failure, Installed, Standing, Step},
     layout::Marker,
     logs::{self, ScriptLog},
@@ -86,6 +86,7 @@ impl<'a> Work<'a> {
     /// Takes the step that the journal names, and says which one is next.
     fn take(&mut self, step: &Step) -> Step {
         match step {
+            Step::Check => check(self),
             Step::Forward(event) => forward(self, event),
             Step::Back(event, failure) => back(self, event, failure),
             Step::Ended(end) => Step::Ended(end.clone()),
@@ -138,6 +139,50 @@ impl EventFailed {
     }
 }
 
+/// Looks for what Install needs before anything is disturbed: whoever has to be told that something is
+/// missing still has what ran. Only where the revision has scripts that run before, and may make users and
+/// move files away, this is asked again in Install alone.
+fn check(work: &mut Work<'_>) -> Step {
+    let Err(problem) = check_install(work) else {
+        let first = work.deployment.first(&work.before);
+        return first.map_or(Step::Ended(End::Succeeded), Step::Forward);
+    };
+    let install = Event::Known(LifecycleEvent::Install);
+    work.log.begin(&install.to_string());
+    let restored = work.now.current.is_some();
+    Step::Ended(End::Failed(failure(work, &install, EventFailed::other(problem), restored)))
+}
+
+fn check_install(work: &Work<'_>) -> Result<(), String> {
+    // What was left half installed is taken back first, in Install.
+    if !work.deployment.installs_files() || install::can_undo(&work.dir()) {
+        return Ok(());
+    }
+    let _alone = install::alone();
+    match plan(work) {
+        Ok(plan) => plan.check_room(&work.dir()),
+        Err(problem) if work.deployment.prepares() => {
+            work.log.line(&format!("{problem}; this is left to BeforeInstall"));
+            Ok(())
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Notes what has failed in an event.
+fn failure(work: &Work<'_>, event: &Event, failed: EventFailed, restored: bool) -> Failure {
+    let tail = work.log.tail();
+    work.log.line(&failed.message);
+    Failure {
+        log: tail,
+        code: failed.code,
+        event: event.clone(),
+        script: failed.script,
+        message: fit_text(failed.message),
+        restored,
+    }
+}
+
 fn forward(work: &mut Work<'_>, event: &Event) -> Step {
     work.log.begin(&event.to_string());
     let source = work.deployment.source(event);
@@ -165,16 +210,7 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
             }
         },
         Err(failed) => {
-            let tail = work.log.tail();
-            work.log.line(&failed.message);
-            let failure = Failure {
-                log: tail,
-                code: failed.code,
-                event: event.clone(),
-                script: failed.script,
-                message: fit_text(failed.message),
-                restored: false,
-            };
+            let failure = failure(work, event, failed, false);
             let first = work.deployment.way_back().next();
             match first {
                 Some(first) => Step::Back(first, Box::new(End::Failed(failure))),
@@ -279,20 +315,23 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
-    let Deployment { manifest, file_exists_behavior, installs, .. } = &work.deployment;
+    let plan = plan(work).map_err(EventFailed::other)?;
+    plan.carry_out(&dir).map_err(io)?;
+    work.now.installed = Some(work.deployment.installs.clone());
+    work.mark(Marker::LastSuccessful, Some(work.deployment.name()));
+    Ok(())
+}
+
+fn plan(work: &Work<'_>) -> Result<Plan, String> {
+    let Deployment { manifest, file_exists_behavior, .. } = &work.deployment;
     let behavior = manifest
         .spec
         .file_exists_behavior
         .or(*file_exists_behavior)
         .unwrap_or(FileExistsBehavior::Disallow);
-    let before = belongings_before(work).map_err(io)?;
+    let before = belongings_before(work).map_err(|error| error.to_string())?;
     let root = &work.config.destination_root;
-    let plan = install::plan(manifest, root, &work.archive(), &before, behavior)
-        .map_err(EventFailed::other)?;
-    plan.carry_out(&dir).map_err(io)?;
-    work.now.installed = Some(installs.clone());
-    work.mark(Marker::LastSuccessful, Some(work.deployment.name()));
-    Ok(())
+    install::plan(manifest, root, &work.archive(), &before, behavior)
 }
 
 /// What the revision before put in place.

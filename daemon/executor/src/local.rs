@@ -84,22 +84,20 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
     let deployment = lay_out(&config, asked, &group)?;
     let (name, id) = (deployment.name(), deployment.group.clone());
     let before = group.standing.clone();
-    let first = deployment.first(&before).map_or(Step::Ended(End::Succeeded), Step::Forward);
     group.begin(&config, name)?;
     tell(&LocalNews::Begun {
         deployment: name.to_string(),
         dir: config.deployment_dir(&id, name).display().to_string(),
         log: config.script_log(&id, name).own.display().to_string(),
     });
-    let work = Work::new(&config, units.as_ref(), deployment, before.clone(), before.clone());
-    let mut last = first.clone();
-    let mut note = |standing: &Standing, step: &Step| {
+    let work = Work::new(&config, units.as_ref(), deployment, before.clone(), before);
+    let mut last = Step::Check;
+    let note = |standing: &Standing, step: &Step| {
         group.note(&config, standing, step);
         tell_step(step);
         last = step.clone();
     };
-    note(&before, &first);
-    work.run(first, note);
+    work.run(Step::Check, note);
     // Where the old files could not be put back, their only copies stay.
     if group.has_installed(name) {
         // What cannot be removed now goes with the deployment's directory.
@@ -115,7 +113,7 @@ fn tell_step(step: &Step) {
     let (event, restoring) = match step {
         Step::Forward(event) => (event, false),
         Step::Back(event, _) => (event, true),
-        Step::Ended(_) => return,
+        Step::Check | Step::Ended(_) => return,
     };
     tell(&LocalNews::Event { name: event.to_string(), restoring });
 }

@@ -25,6 +25,7 @@ mod place;
 mod regular;
 mod script;
 mod server;
+mod space;
 mod stage;
 mod unit;
 

@@ -23,6 +23,7 @@ use crate::{
     journal::{durable, replace},
     layout::ARCHIVE,
     regular,
+    space::Needed,
 };
 
 /// Writes the revision's files to the deployment's archive, each byte checked, and its manifest
@@ -43,6 +44,12 @@ pub(crate) fn lay_out(
     if archive.is_dir() {
         return Ok(());
     }
+    let mut needed = Needed::default();
+    for entry in &manifest.entries {
+        let size = if let EntryKind::File { size, .. } = entry.kind { size } else { 0 };
+        needed.file(&config.root_dir, size);
+    }
+    needed.check().map_err(|problem| format!("the revision cannot be laid out: {problem}"))?;
     let part = archive.with_extension(PART);
     let work = || -> io::Result<()> {
         if part.exists() {

@@ -4,12 +4,15 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::stat::Mode,
+    unistd::{geteuid, mkfifo},
+};
 
-use super::{Host, hooks, read};
+use super::{Host, Run, hooks, read};
 
 const SCRIPTABLE: [&str; 9] = [
     "BeforeBlockTraffic",
@@ -176,6 +179,71 @@ fn files_that_were_half_installed_go_back_though_a_script_of_the_way_back_fails(
     assert!(run.failure("message").contains("BeforeInstall"), "{}", run.failure("message"));
     assert_eq!(run.json["failure"]["restored"], false);
     assert_eq!(read(host.live("app/data")), "one");
+}
+
+/// A host on which `one` runs, and has nothing to do but to tell when it is stopped.
+fn running() -> Host {
+    let host = Host::new();
+    host.succeeds(&host.tracing("one", &["ApplicationStop"]), &[]);
+    host
+}
+
+/// The deployment has failed by this, and `one` was never told.
+fn disturbed_nothing(host: &Host, run: &Run, part: &str) {
+    assert_eq!((run.code, run.error_code()), (1, 5), "{}", run.stderr);
+    assert_eq!(run.failure("event"), "Install");
+    assert!(run.failure("message").contains(part), "{}", run.failure("message"));
+    assert_eq!(run.json["failure"]["restored"], true);
+    assert_eq!(host.trace(), "");
+}
+
+const DATA: &str = "files:\n  - source: data\n    destination: {live}/app\n";
+const UNKNOWN_OWNER: &str =
+    "permissions:\n  - object: \"{live}/app\"\n    owner: no-such-user-here\n";
+
+#[test]
+fn what_cannot_be_installed_is_found_before_anything_is_stopped() {
+    let host = running();
+    let two = host.bundle("two", &format!("{DATA}{UNKNOWN_OWNER}"), &[("data", "2")]);
+    disturbed_nothing(&host, &host.fails(&two, &[]), "there is no user no-such-user-here");
+    let two = host.bundle("two", DATA, &[("data", "2")]);
+    fs::create_dir(host.live("app")).unwrap();
+    fs::write(host.live("app/data"), "mine").unwrap();
+    disturbed_nothing(&host, &host.fails(&two, &[]), "a file is in the way");
+    host.succeeds(&two, &["-b", "OVERWRITE"]);
+    assert_eq!(host.trace(), "ApplicationStop one");
+}
+
+#[test]
+fn what_there_is_no_room_for_is_found_before_anything_is_stopped() {
+    let host = running();
+    fs::create_dir(host.live("small")).unwrap();
+    let files = "files:\n  - source: data\n    destination: {live}/small\n";
+    let two = host.bundle("two", files, &[("data", &"x".repeat(100_000))]);
+    let mut command = Command::new("unshare");
+    command.args(if geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
+    command.args(["sh", "-c", "mount -t tmpfs -o size=64k none $0 && exec \"$@\""]);
+    command.arg(host.live("small"));
+    let local = host.command(&two, &[]);
+    command.arg(local.get_program()).args(local.get_args());
+    disturbed_nothing(&host, &Run::of(command), "live/small has no room: 102400 bytes");
+}
+
+#[test]
+fn what_a_script_may_mend_before_the_files_come_is_left_to_it() {
+    let host = running();
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: mend.sh\n";
+    let mend = ("mend.sh", "#!/bin/sh\nrm -f {live}/app/data\n");
+    let two = host.bundle("two", &format!("{DATA}{hooks}"), &[("data", "2"), mend]);
+    fs::create_dir(host.live("app")).unwrap();
+    fs::write(host.live("app/data"), "mine").unwrap();
+    let run = host.succeeds(&two, &[]);
+    assert!(run.log().contains("this is left to BeforeInstall"), "{}", run.log());
+    assert_eq!(read(host.live("app/data")), "2");
+    let appspec = format!("{DATA}{UNKNOWN_OWNER}{hooks}");
+    let run = host.fails(&host.bundle("three", &appspec, &[("data", "3"), mend]), &[]);
+    assert_eq!(run.failure("event"), "Install");
+    assert!(host.trace().starts_with("ApplicationStop one"));
 }
 
 #[test]

@@ -106,12 +106,7 @@ impl Host {
     }
 
     fn deploy(&self, bundle: &Path, options: &[&str]) -> Run {
-        let Output { status, stdout, stderr } = self.command(bundle, options).output().unwrap();
-        Run {
-            code: status.code().unwrap(),
-            stderr: String::from_utf8(stderr).unwrap(),
-            json: serde_json::from_slice(&stdout).unwrap_or_default(),
-        }
+        Run::of(self.command(bundle, options))
     }
 
     fn succeeds(&self, bundle: &Path, options: &[&str]) -> Run {
@@ -148,6 +143,15 @@ impl Host {
 }
 
 impl Run {
+    fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        Self {
+            code: status.code().unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+            json: serde_json::from_slice(&stdout).unwrap_or_default(),
+        }
+    }
+
     fn failure(&self, key: &str) -> &str {
         self.json["failure"][key].as_str().unwrap()
     }
