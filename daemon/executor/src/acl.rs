@@ -2,6 +2,8 @@
 //!
 //! What an appspec asks for replaces the whole list, as `setfacl --set` would: owner, group and others
 //! are those of the mode, and a list that names somebody and has no mask gets the group's rights for one.
+//! Where a file has a list already, from the directory above, the group's bits of its mode are the mask, and
+//! the group's rights are in the list.
 
 use std::{collections::BTreeMap, fs::File, io, os::unix::fs::PermissionsExt};
 
@@ -50,17 +52,19 @@ impl Acl {
         !self.default.is_empty()
     }
 
-    /// Gives it to an open file or directory, in place of the list that is there.
-    pub(crate) fn apply(&self, file: &File) -> io::Result<()> {
+    /// Gives it to an open file or directory, in place of the list that is there. A mode that was asked for
+    /// is about the group, whatever the list says.
+    pub(crate) fn apply(&self, file: &File, mode_was_asked_for: bool) -> io::Result<()> {
         let mode = file.metadata()?.permissions().mode();
+        let group = if mode_was_asked_for { None } else { owning_group(file)? };
         let named = |what: &str, error: Errno| {
             let error = io::Error::from(error);
             io::Error::new(error.kind(), format!("the {what} cannot be set: {error}"))
         };
-        let access = encode(&complete(&self.access, mode));
+        let access = encode(&complete(&self.access, mode, group));
         fsetxattr(file, ACCESS, &access, XattrFlags::empty()).map_err(|e| named("ACL", e))?;
         if self.has_default() {
-            let default = encode(&complete(&self.default, mode));
+            let default = encode(&complete(&self.default, mode, group));
             return fsetxattr(file, DEFAULT, &default, XattrFlags::empty())
                 .map_err(|error| named("default ACL", error));
         }
@@ -105,17 +109,32 @@ fn number_of(name: &str, found: nix::Result<Option<u32>>) -> Option<u32> {
     found.ok().flatten().or_else(|| name.parse().ok())
 }
 
-/// The list with all that it must have.
-fn complete(given: &BTreeMap<Tag, u16>, mode: u32) -> BTreeMap<Tag, u16> {
+/// The list with all that it must have. The owning group's rights are those of `group`, or of the mode.
+fn complete(given: &BTreeMap<Tag, u16>, mode: u32, group: Option<u16>) -> BTreeMap<Tag, u16> {
     let bits = |shift: u32| u16::try_from(mode >> shift & 0o7).unwrap_or(0);
     let mut list = given.clone();
-    for (tag, bits) in [(Tag::Owner, bits(6)), (Tag::OwningGroup, bits(3)), (Tag::Other, bits(0))] {
-        list.entry(tag).or_insert(bits);
-    }
     if list.keys().any(|tag| matches!(tag, Tag::User(_) | Tag::Group(_))) {
         list.entry(Tag::Mask).or_insert_with(|| bits(3));
     }
+    // Without a mask nothing else keeps the group within what it could do before.
+    let bound = if list.contains_key(&Tag::Mask) { 0o7 } else { bits(3) };
+    let group = group.unwrap_or_else(|| bits(3)) & bound;
+    for (tag, bits) in [(Tag::Owner, bits(6)), (Tag::OwningGroup, group), (Tag::Other, bits(0))] {
+        list.entry(tag).or_insert(bits);
+    }
     list
+}
+
+/// The rights of the owning group in the list that a file has, if it has one.
+fn owning_group(file: &File) -> io::Result<Option<u16>> {
+    let (wanted, _) = Tag::OwningGroup.number_and_id();
+    let entries = extended::value(file, ACCESS)?.unwrap_or_default();
+    let entries = entries.get(4..).unwrap_or_default().chunks_exact(8);
+    let mut entries = entries.map(|entry| {
+        let short = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+        (short(0), short(2))
+    });
+    Ok(entries.find(|(number, _)| *number == wanted).map(|(_, rights)| rights))
 }
 
 /// As the kernel keeps it: a version, then what it is about, the rights and the id of each entry.
@@ -155,7 +174,7 @@ mod tests {
     fn apply(entries: &[&str], mode: u32, file: &File) {
         let entries: Vec<_> = entries.iter().map(ToString::to_string).collect();
         file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
-        Acl::resolve(&entries).unwrap().apply(file).unwrap();
+        Acl::resolve(&entries).unwrap().apply(file, true).unwrap();
     }
 
     const ANY: u32 = u32::MAX;
@@ -175,6 +194,35 @@ mod tests {
             vec![(1, 6, ANY), (4, 4, ANY), (8, 4, 54321), (0x10, 7, ANY), (0x20, 0, ANY)];
         assert_eq!(list(&file, ACCESS), Some(expected));
         assert_eq!(list(&file, DEFAULT), None);
+    }
+
+    #[test]
+    fn the_bits_of_a_file_with_a_list_are_its_mask_and_not_the_groups_rights() {
+        let dir = tempfile::tempdir().unwrap();
+        apply(&["d:u:12345:rwx"], 0o775, &File::open(dir.path()).unwrap());
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+        let give = |entry: &str, mode_was_asked_for| {
+            let acl = Acl::resolve(&[entry.to_owned()]).unwrap();
+            acl.apply(&file, mode_was_asked_for).unwrap();
+            list(&file, ACCESS).unwrap()
+        };
+        // As getfacl shows it then: group::rwx, of which r-- is effective by the mask.
+        let all = |group, mask| {
+            vec![(1, 6, ANY), (2, 6, 54321), (4, group, ANY), (0x10, mask, ANY), (0x20, 4, ANY)]
+        };
+        assert_eq!(give("u:54321:rw", false), all(7, 4));
+        assert_eq!(give("u:54321:rw", true), all(4, 4));
+        // Without anybody who is named there is no mask, and the group can do no more for it.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+        Acl::default().apply(&file, false).unwrap();
+        assert_eq!(list(&file, ACCESS), None, "it is no more than the mode says");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[test]

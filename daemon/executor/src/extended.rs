@@ -29,6 +29,14 @@ pub(crate) fn read(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(attributes)
 }
 
+/// One attribute, if the file has it.
+pub(crate) fn value(file: &File, name: &str) -> Result<Option<Vec<u8>>, Errno> {
+    match sized(|buffer| fgetxattr(file, name, buffer)) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        value => value.map(Some),
+    }
+}
+
 /// Gives attributes to an open file or directory. One that it has already is not set again: what only the
 /// system may set, it has set. ACLs that it has from the directory above and that are not named go.
 pub(crate) fn write<'a>(
@@ -78,7 +86,7 @@ mod tests {
     fn what_is_put_back_has_its_own_attributes_and_none_of_the_directory_above() {
         let dir = tempfile::tempdir().unwrap();
         let above = File::open(dir.path()).unwrap();
-        acl::Acl::resolve(&["d:u:12345:rwx".into()]).unwrap().apply(&above).unwrap();
+        acl::Acl::resolve(&["d:u:12345:rwx".into()]).unwrap().apply(&above, true).unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "").unwrap();
         let file = File::open(&path).unwrap();

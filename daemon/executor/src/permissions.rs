@@ -40,7 +40,7 @@ impl Rights {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         if let Some(acl) = &self.acl {
-            acl.apply(file)?;
+            acl.apply(file, self.mode.is_some())?;
         }
         self.context.as_ref().map_or(Ok(()), |context| label::apply(context, file))
     }
