@@ -387,7 +387,7 @@ impl Executor {
         })
     }
 
-    /// Removes old deployments' directories, as many as AWS's agent would: five stay.
+    /// Removes old deployments' directories, but for as many as the settings let stay.
     fn clear_old(&self, group: &GroupName) {
         let needed: BTreeSet<PathBuf> = {
             let inner = self.lock();
@@ -409,7 +409,8 @@ impl Executor {
                 .map(|deployment| self.config.deployment_dir(group, deployment))
                 .collect()
         };
-        stage::clear_old(&self.config, group, &needed, DEPLOYMENTS_KEPT);
+        let kept = usize::try_from(self.config.revisions_kept).unwrap_or(usize::MAX);
+        stage::clear_old(&self.config, group, &needed, kept);
     }
 
     fn belief(&self) -> Result<Arc<Belief>, String> {
@@ -546,5 +547,3 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
 fn refused(reason: String) -> Response {
     Response::Refused { reason }
 }
-
-const DEPLOYMENTS_KEPT: usize = 5;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use groundswell_protocol::limits::REVISIONS_KEPT_MAX;
 use serde::Deserialize;
 
 /// What runs.
@@ -23,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) socket_group: Option<String>,
     /// What appspecs call `/`; elsewhere only where several hosts share a machine.
     pub(crate) destination_root: PathBuf,
+    /// How many deployments of a group stay laid out, the newest included. What is installed stays beside.
+    pub(crate) revisions_kept: u32,
     /// How scripts are started; by what this machine runs if it is not said.
     pub(crate) scripts: Option<Runner>,
 }
@@ -46,6 +49,8 @@ impl Default for Config {
             socket: "/run/swell-exec/exec.sock".into(),
             socket_group: None,
             destination_root: "/".into(),
+            // As many as AWS's agent keeps.
+            revisions_kept: 5,
             scripts: None,
         }
     }
@@ -65,6 +70,14 @@ pub(crate) fn load(path: &Path) -> Result<Config, String> {
         let key = key.map(|(key, _)| format!("{}: ", key.trim().escape_debug()));
         format!("{shown}:{line}:{column}: {}{}", key.unwrap_or_default(), error.message())
     })?;
+    let wrong = |key: &str, problem: String| {
+        let line = text.lines().position(|line| line.trim_start().starts_with(key));
+        Err(format!("{shown}:{}:1: {key}: {problem}", line.map_or(1, |line| line + 1)))
+    };
+    if !(1..=REVISIONS_KEPT_MAX).contains(&config.revisions_kept) {
+        let kept = config.revisions_kept;
+        return wrong("revisions_kept", format!("{kept} is not from 1 to {REVISIONS_KEPT_MAX}"));
+    }
     for (key, value) in [
         ("state_dir", &config.state_dir),
         ("root_dir", &config.root_dir),
@@ -73,9 +86,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, String> {
         ("destination_root", &config.destination_root),
     ] {
         if !value.is_absolute() {
-            let line = text.lines().position(|line| line.trim_start().starts_with(key));
-            let line = line.map_or(1, |line| line + 1);
-            return Err(format!("{shown}:{line}:1: {key}: '{}' is not absolute", value.display()));
+            return wrong(key, format!("'{}' is not absolute", value.display()));
         }
     }
     Ok(config)
@@ -100,5 +111,23 @@ mod tests {
             refusal("\nroot_dir = \"x\""),
             "swell-exec.toml:2:1: root_dir: 'x' is not absolute"
         );
+    }
+
+    #[test]
+    fn a_host_keeps_from_one_deployment_to_a_hundred() {
+        assert_eq!(Config::default().revisions_kept, 5);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("swell-exec.toml");
+        for kept in [1, REVISIONS_KEPT_MAX] {
+            fs::write(&path, format!("revisions_kept = {kept}")).unwrap();
+            assert_eq!(load(&path).unwrap().revisions_kept, kept);
+        }
+        for kept in [0, REVISIONS_KEPT_MAX + 1] {
+            assert_eq!(
+                refusal(&format!("\nrevisions_kept = {kept}")),
+                format!("swell-exec.toml:2:1: revisions_kept: {kept} is not from 1 to 100")
+            );
+        }
+        assert!(refusal("revisions_kept = -1").contains("1:18: revisions_kept: invalid value"));
     }
 }
