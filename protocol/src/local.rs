@@ -17,6 +17,8 @@ use crate::{
 pub struct LocalDeployment {
     /// Where revisions are laid out and logged, and what is remembered of them.
     pub root: String,
+    /// The settings of the executor that deploys here for a fleet, if this host is in one.
+    pub executor: String,
     /// Where the revision's manifest and frames are, by their hashes. It is removed when the revision is
     /// laid out.
     pub store: String,
@@ -57,8 +59,11 @@ pub struct CustomEvent {
 /// What became of it so far: CBOR values, each in a frame like those of [`Request`](crate::execute::Request).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalNews {
-    /// Another deployment of this host alone is at work; this one waits for its end.
-    Waiting,
+    /// Another deployment is at work, of this host alone or of its fleet; this one waits for its end.
+    Waiting {
+        /// Which one.
+        holder: String,
+    },
     /// The last deployment of the group was interrupted, and its files were taken back.
     TakenBack {
         /// What it was called.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -15,13 +16,17 @@ use groundswell_protocol::{
     trust::{Action, Order, Receipt, Signed, VoterList},
 };
 
+use nix::fcntl::Flock;
+
 use crate::{
     clock::BootTime,
     config::Config,
+    deployment::DeploymentName,
     give_up, install,
     journal::{self, Activation, End, Failure, GroupState, Standing, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle::{self, Work},
+    lock::{self, Hold},
     logs, stage,
     unit::Units,
 };
@@ -80,6 +85,8 @@ impl Executor {
         let mut groups = journal::read(&config.journal_dir())?;
         groups.values_mut().for_each(GroupState::end_released);
         stage::clear(&config);
+        // Whoever deploys on this host alone sees by it that this root is taken.
+        fs::create_dir_all(config.all_logs_dir())?;
         let units = Units::of_this_machine(config.scripts, config.keepers_dir())?;
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };
@@ -260,6 +267,10 @@ impl Executor {
         let deployment = judged.into_deployment();
         let units = self.units.as_ref();
         let work = Work::new(&self.config, units, deployment, activation.before(), now);
+        let _lock = match self.wait_for_others(&group, activation.deployment, prepared) {
+            Ok(lock) => lock,
+            Err(error) => give_up(&format!("{}: {error}", self.config.lock_file().display())),
+        };
         // The journal may have taken longer to be written than receipts are good for. Nothing is disturbed
         // yet: whoever reads that this was interrupted brings new ones.
         if let Err(reason) = prepared.check_age() {
@@ -274,6 +285,28 @@ impl Executor {
             }
             self.note(&group, standing, step);
         });
+    }
+
+    /// Keeps out whoever deploys on this host alone, and waits for him as long as the receipts are good.
+    fn wait_for_others(
+        &self,
+        group: &GroupName,
+        deployment: DeploymentName,
+        prepared: &Prepared,
+    ) -> io::Result<Option<Flock<File>>> {
+        let who = format!("deployment {deployment} of group {group} by its fleet");
+        let mut told = false;
+        loop {
+            match lock::try_take(&self.config.lock_file(), Hold::Together, &who)? {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(_) if prepared.check_age().is_err() => return Ok(None),
+                Err(holder) if !told => {
+                    eprintln!("swell-exec: group {group}: waiting for {holder} to end");
+                    told = true;
+                }
+                Err(_) => thread::sleep(LOOKS_EVERY),
+            }
+        }
     }
 
     /// Writes down, durably, what a group has and which step is next. Without a journal nothing more may
@@ -547,3 +580,6 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
 fn refused(reason: String) -> Response {
     Response::Refused { reason }
 }
+
+/// How long a lock is left alone that somebody else has.
+const LOOKS_EVERY: Duration = Duration::from_millis(200);

@@ -40,8 +40,13 @@ impl Config {
     /// The logs of a deployment's scripts.
     pub(crate) fn script_log(&self, group: &GroupName, deployment: DeploymentName) -> Places {
         let own = self.deployment_dir(group, deployment).join("logs/scripts.log");
-        let all = self.root_dir.join("deployment-logs/groundswell-deployments.log");
+        let all = self.all_logs_dir().join("groundswell-deployments.log");
         Places { own, all, deployment }
+    }
+
+    /// Where the scripts of all deployments are logged.
+    pub(crate) fn all_logs_dir(&self) -> PathBuf {
+        self.root_dir.join("deployment-logs")
     }
 
     /// Where scripts may look for the directory of a group's deployment: the one that came last, or the one
@@ -64,7 +69,7 @@ impl Config {
         self.journal_dir().join(format!("{group}.local"))
     }
 
-    /// Taken by whoever deploys on this host alone.
+    /// Taken by whoever deploys.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.state_dir.join("lock")
     }

@@ -9,10 +9,9 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, ErrorKind, Read, Write},
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use groundswell_protocol::{
@@ -22,19 +21,16 @@ use groundswell_protocol::{
     local::{LocalDeployment, LocalEnd, LocalNews},
     revision::Manifest,
 };
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-};
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     deployment::{Deployment, DeploymentName, Event},
     frame, give_up, install,
     journal::{self, End, Failure, Installed, Standing, Step},
     lifecycle::{self, Work},
-    regular, stage,
+    lock, regular, stage,
     unit::Units,
 };
 
@@ -74,8 +70,11 @@ fn tell(news: &LocalNews) {
 }
 
 fn deploy(asked: LocalDeployment) -> Result<End, String> {
-    let config = settings(&asked)?;
-    let _alone = wait_for_others(&config)?;
+    let fleet = fleet_here(Path::new(&asked.executor))?;
+    let config = settings(&asked, fleet.as_ref())?;
+    // Else whoever looks for what was left behind takes it for that.
+    let _store = held_dir(Path::new(&asked.store))?;
+    let _alone = wait_for_others(&config, fleet.as_ref(), &asked.group)?;
     stage::clear(&config);
     let mut group = Group::read(&config, &asked.group)?;
     group.take_back(&config)?;
@@ -119,7 +118,7 @@ fn tell_step(step: &Step) {
 }
 
 /// Where everything is. Only the person who deploys can write there, or whom that person lets.
-fn settings(asked: &LocalDeployment) -> Result<Config, String> {
+fn settings(asked: &LocalDeployment, fleet: Option<&Config>) -> Result<Config, String> {
     let (root, store) = (Path::new(&asked.root), Path::new(&asked.store));
     if !root.is_absolute() || !store.is_absolute() {
         return Err(format!("{} and {} must be absolute", root.display(), store.display()));
@@ -138,8 +137,15 @@ fn settings(asked: &LocalDeployment) -> Result<Config, String> {
         socket: "/run/swell-local/exec.sock".into(),
         ..Config::default()
     };
-    let all_logs = root.join(RESERVED[1]);
-    if all_logs.exists() && !config.lock_file().exists() {
+    let is_fleets = |fleet: &Config| {
+        [&fleet.root_dir, &fleet.state_dir, &fleet.store_dir].into_iter().any(|place| {
+            let [place, root] =
+                [place, root].map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.into()));
+            root.starts_with(&place) || place.starts_with(&root)
+        })
+    };
+    let is_anothers = config.all_logs_dir().exists() && !config.lock_file().exists();
+    if is_anothers || fleet.is_some_and(is_fleets) {
         return Err(format!(
             "{} is where deployments of a fleet are: name a directory of its own as root_dir",
             root.display()
@@ -150,24 +156,41 @@ fn settings(asked: &LocalDeployment) -> Result<Config, String> {
     Ok(config)
 }
 
-/// One deployment at a time, of whatever group: they may need the same directories.
-fn wait_for_others(config: &Config) -> Result<Flock<File>, String> {
-    let path = config.lock_file();
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| failed(&e))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => {
-            tell(&LocalNews::Waiting);
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| failed(&error))
-        }
-        Err((_, error)) => Err(failed(&error)),
+/// The settings of the executor that serves a fleet on this host.
+fn fleet_here(settings: &Path) -> Result<Option<Config>, String> {
+    if !settings.exists() {
+        return Ok(None);
     }
+    config::load(settings).map(Some)
+}
+
+fn held_dir(dir: &Path) -> Result<Flock<File>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", dir.display());
+    let dir = File::open(dir).map_err(|error| failed(&error))?;
+    Flock::lock(dir, FlockArg::LockShared).map_err(|(_, error)| failed(&error))
+}
+
+/// One deployment at a time, of whatever group and of the fleet's: they may need the same directories.
+fn wait_for_others(
+    config: &Config,
+    fleet: Option<&Config>,
+    group: &GroupName,
+) -> Result<[Option<Flock<File>>; 2], String> {
+    let who = format!("the deployment of group {group} by swell local, process {}", process::id());
+    let take = |config: &Config| {
+        lock::take_alone(&config.lock_file(), &who, |holder| tell(&LocalNews::Waiting { holder }))
+    };
+    let failed = |config: &Config, error| format!("{}: {error}", config.lock_file().display());
+    let own = take(config).map_err(|error| failed(config, error))?;
+    let fleets = fleet.map(|fleet| match take(fleet) {
+        Ok(lock) => Ok(Some(lock)),
+        // Who may not go there can do nothing to what the fleet deploys; or its executor never ran.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => {
+            Ok(None)
+        }
+        Err(error) => Err(failed(fleet, error)),
+    });
+    Ok([Some(own), fleets.transpose()?.flatten()])
 }
 
 /// Lays the revision out, and gives what is to be done with it.
@@ -240,7 +263,7 @@ impl Group {
         match journal::read_sealed::<Self>(&path) {
             Ok(group) if group.id == *id => Ok(group),
             Ok(group) => Err(format!("{} is of group {}", path.display(), group.id)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 Ok(Self { id: id.clone(), standing: Standing::default(), begun: None })
             }
             Err(error) => Err(format!(

@@ -19,6 +19,7 @@ mod label;
 mod layout;
 mod lifecycle;
 mod local;
+mod lock;
 mod logs;
 mod permissions;
 mod place;

@@ -8,8 +8,12 @@ use std::{
 };
 
 use nix::{
-    sys::stat::Mode,
-    unistd::{geteuid, mkfifo},
+    fcntl::{Flock, FlockArg},
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, geteuid, mkfifo},
 };
 
 use super::{Host, Run, hooks, read};
@@ -330,6 +334,87 @@ fn a_deployment_that_was_interrupted_is_taken_back_by_the_next() {
     assert!(hooks::is_gone(hooks::process(&host, "left")), "its script was left running");
 }
 
+/// Writes the settings of an executor that serves a fleet here, and gives the file.
+fn executor_of_fleet(host: &Host) -> String {
+    let at = |name: &str| host.path(name).display().to_string();
+    let text = format!(
+        "state_dir = \"{}\"\nroot_dir = \"{}\"\nstore_dir = \"{}\"\n",
+        at("fleet/state"),
+        at("fleet/root"),
+        at("fleet/store"),
+    );
+    fs::create_dir_all(host.path("fleet/state")).unwrap();
+    fs::write(host.path("swell-exec.toml"), text).unwrap();
+    at("swell-exec.toml")
+}
+
+#[test]
+fn a_deployment_waits_for_the_fleets_to_end() {
+    let host = Host::new();
+    let settings = executor_of_fleet(&host);
+    let options = ["--executor-configuration-file", settings.as_str()];
+    let lock = host.path("fleet/state/lock");
+    fs::write(&lock, "deployment d-1 of group web by its fleet").unwrap();
+    let held = Flock::lock(fs::File::open(&lock).unwrap(), FlockArg::LockShared).unwrap();
+    let mut command = host.command(&host.bundle("one", "", &[]), &options);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("waiting for deployment d-1 of group web by its fleet to end"), "{said}");
+    drop(held);
+    assert!(child.wait().unwrap().success());
+    assert!(read(lock).contains("by swell local"));
+}
+
+#[test]
+fn the_places_of_a_fleet_are_left_alone_though_it_never_deployed() {
+    let host = Host::new();
+    let settings = executor_of_fleet(&host);
+    let bundle = host.bundle("one", "", &[]);
+    for root in ["fleet/root", "fleet/state/x", "fleet/store", "fleet"] {
+        fs::create_dir_all(host.path(root)).unwrap();
+        fs::write(host.path("agent.yml"), format!("root_dir: {}\n", host.path(root).display()))
+            .unwrap();
+        let text = host.refuses(&bundle, &["--executor-configuration-file", &settings]);
+        assert!(text.contains("is where deployments of a fleet are"), "{text}");
+    }
+    fs::write(host.path("swell-exec.toml"), "root = 1").unwrap();
+    let text = host.refuses(&bundle, &["--executor-configuration-file", &settings]);
+    assert!(text.contains("swell-exec.toml:1:1: root: unknown field"), "{text}");
+}
+
+#[test]
+fn who_interrupts_leaves_a_deployment_that_ends_by_itself_and_nothing_behind() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: wait.sh\n";
+    let script = "#!/bin/sh\nread -r go <{live}/gate\n";
+    let one = host.bundle("one", &format!("{DATA}{hooks}"), &[("data", "1"), ("wait.sh", script)]);
+    mkfifo(&host.live("gate"), Mode::S_IRWXU).unwrap();
+    // What was left by those who were ended otherwise; one of them is still at work.
+    let [left, busy] = ["incoming-left", "incoming-busy"].map(|name| host.path("root").join(name));
+    for dir in [&left, &busy] {
+        fs::create_dir_all(dir.join("frames")).unwrap();
+    }
+    let held = Flock::lock(fs::File::open(&busy).unwrap(), FlockArg::LockShared).unwrap();
+    let mut child = host.command(&one, &[]).stdout(Stdio::null()).spawn().unwrap();
+    let mut gate = fs::File::options().write(true).open(host.live("gate")).unwrap();
+    assert!(!left.exists() && busy.exists());
+    drop(held);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(!child.wait().unwrap().success());
+    gate.write_all(b"go\n").unwrap();
+    // The next one waits for its end, and finds it done.
+    let two = host.bundle("two", "", &[]);
+    let run = host.succeeds(&two, &["--deployment-group", "other"]);
+    assert!(!run.stderr.contains("was interrupted"), "{}", run.stderr);
+    let run = host.succeeds(&host.bundle("three", DATA, &[("data", "3")]), &[]);
+    assert!(!run.stderr.contains("was interrupted"), "{}", run.stderr);
+    assert_eq!(read(host.live("app/data")), "3");
+    let names = fs::read_dir(host.path("root")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains("incoming")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_deployment_waits_for_another_one_to_end() {
     let host = Host::new();
@@ -347,7 +432,8 @@ fn a_deployment_waits_for_another_one_to_end() {
     let mut second = second.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(second.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    assert!(said.contains("waiting for another deployment"), "{said}");
+    let holder = "the deployment of group default-local-deployment-group by swell local, process ";
+    assert!(said.contains(&format!("waiting for {holder}")), "{said}");
     gate.write_all(b"go\n").unwrap();
     assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
     assert_eq!(read(host.live("order")), "first\nsecond\n");

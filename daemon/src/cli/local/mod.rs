@@ -8,7 +8,7 @@ mod bundle;
 mod events;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -26,6 +26,7 @@ use groundswell_protocol::{
     revision::FileExistsBehavior,
 };
 use groundswell_signer::inspect;
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -74,6 +75,10 @@ pub(super) struct LocalArguments {
     /// A settings file of AWS's agent, for its `root_dir` and `max_revisions`.
     #[arg(short = 'c', long, value_name = "FILE")]
     agent_configuration_file: Option<PathBuf>,
+    /// The settings of the executor that deploys here for a fleet: its deployments are waited for, and its
+    /// places are left alone. There need not be one.
+    #[arg(long, value_name = "FILE", default_value = "/etc/groundswell/swell-exec.toml")]
+    executor_configuration_file: PathBuf,
     /// The appspec file in the bundle. Without it appspec.yml, or appspec.yaml.
     #[arg(short = 'A', long, value_name = "NAME")]
     appspec_filename: Option<String>,
@@ -94,24 +99,38 @@ pub(super) async fn run(arguments: LocalArguments, out: Output) -> Result<Ended,
         Some(list) => Events::parse(list)?,
         None => Events::of(arguments.lifecycle),
     };
-    let incoming = incoming(&settings.root)?;
-    let store = incoming.path().to_owned();
+    let incoming = Incoming::new(&settings.root)?;
+    let store = incoming.dir.path().to_owned();
     let (done_in, done) = oneshot::channel();
     thread::spawn(move || done_in.send(deploy(&arguments, settings, events, &store, out)));
     tokio::select! {
         done = done => done.map_err(|_| Failed::new("this is a defect of swell local"))?,
         _ = tokio::signal::ctrl_c() => {
             eprintln!("swell: interrupted: what has begun goes on, and the next deployment waits for it");
+            // An executor that has begun reads there. What nobody reads any more goes with the next run.
+            drop(incoming.dir.keep());
             Ok(Ended::Interrupted)
         }
     }
 }
 
 /// Where the revision is put for the executor, which removes it.
-fn incoming(root: &Path) -> Result<TempDir, Failed> {
-    fs::create_dir_all(root)
-        .and_then(|()| tempfile::Builder::new().prefix("incoming-").tempdir_in(root))
-        .map_err(|error| {
+struct Incoming {
+    dir: TempDir,
+    /// Held by whoever still needs it.
+    _lock: Flock<File>,
+}
+
+impl Incoming {
+    fn new(root: &Path) -> Result<Self, Failed> {
+        let make = || -> io::Result<Self> {
+            fs::create_dir_all(root)?;
+            sweep(root)?;
+            let dir = tempfile::Builder::new().prefix(INCOMING).tempdir_in(root)?;
+            let lock = Flock::lock(File::open(dir.path())?, FlockArg::LockShared);
+            Ok(Self { dir, _lock: lock.map_err(|(_, error)| error)? })
+        };
+        make().map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::PermissionDenied => {
                     "run it as root, or name a root_dir of your own in the file of \
@@ -121,7 +140,24 @@ fn incoming(root: &Path) -> Result<TempDir, Failed> {
             };
             Failed::with_hint(format!("{}: {error}", root.display()), hint)
         })
+    }
 }
+
+/// Removes what was left by a process that was ended.
+fn sweep(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let path = entry?.path();
+        let is_ours =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(INCOMING));
+        let Some(dir) = is_ours.then(|| File::open(&path).ok()).flatten() else { continue };
+        if Flock::lock(dir, FlockArg::LockExclusiveNonblock).is_ok() {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+const INCOMING: &str = "incoming-";
 
 fn deploy(
     arguments: &LocalArguments,
@@ -143,6 +179,7 @@ fn deploy(
     let application = arguments.application_name.clone().or(made.application);
     let asked = LocalDeployment {
         root: text(&settings.root)?,
+        executor: text(&arguments.executor_configuration_file)?,
         store: text(store)?,
         manifest: made.manifest,
         group: arguments.deployment_group.clone(),
@@ -197,8 +234,8 @@ fn follow(mut child: Child, out: Output) -> Result<Ended, Failed> {
     let mut begun = None;
     let end = loop {
         match next(&mut stdout)? {
-            LocalNews::Waiting => {
-                eprintln!("swell: waiting for another deployment of this host alone to end");
+            LocalNews::Waiting { holder } => {
+                eprintln!("swell: waiting for {} to end", super::short(&holder));
             }
             LocalNews::TakenBack { deployment } => {
                 eprintln!("swell: {deployment} was interrupted; its files were taken back");
