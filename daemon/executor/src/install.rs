@@ -607,7 +607,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::place::tests::dying_after;
+    use crate::{place::tests::dying_after, shown::shown_by_root};
 
     /// A scratch host with an archive for each revision.
     struct Host {
@@ -829,7 +829,7 @@ mod tests {
                 let path = host.live().join(path);
                 if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
                     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-                    if nix::unistd::geteuid().is_root() {
+                    if shown_by_root() {
                         chown(&path, Some(1234), Some(4321)).unwrap();
                         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
                     }

@@ -26,6 +26,9 @@ mod place;
 mod regular;
 mod script;
 mod server;
+#[cfg(test)]
+#[path = "../../tests/shown/mod.rs"]
+mod shown;
 mod space;
 mod stage;
 mod unit;

@@ -12,7 +12,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use super::{Host, Run, read};
+use super::{Host, Run, read, shown::shown_by_root};
 
 /// A bundle whose AfterInstall runs this script, with these keys beside its location.
 fn bundle(host: &Host, script: &str, keys: &str) -> PathBuf {
@@ -140,7 +140,7 @@ fn c162_the_exit_code_is_told() {
 
 #[test]
 fn c163_the_user_is_told() {
-    if !geteuid().is_root() {
+    if !shown_by_root() {
         return;
     }
     let (_, run) = fails("#!/bin/sh\nid -un\nexit 1\n", "runas: daemon");
@@ -151,7 +151,7 @@ fn c163_the_user_is_told() {
 
 #[test]
 fn c164_a_user_whom_nobody_knows_is_told_by_the_tool() {
-    if !geteuid().is_root() {
+    if !shown_by_root() {
         return;
     }
     let (_, run) = fails("#!/bin/sh\n", "runas: no-such-user-here");
@@ -163,7 +163,7 @@ fn c164_a_user_whom_nobody_knows_is_told_by_the_tool() {
 
 #[test]
 fn c166_sudo_and_runas_make_four_commands() {
-    if !geteuid().is_root() {
+    if !shown_by_root() {
         return;
     }
     for (keys, called) in [

@@ -9,6 +9,8 @@ mod hooks;
 mod install;
 mod lifecycle;
 mod permissions;
+#[path = "../shown/mod.rs"]
+mod shown;
 
 use std::{
     fs,
