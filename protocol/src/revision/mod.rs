@@ -35,4 +35,6 @@ pub use publish::{PublishError, Published, Publisher};
 pub use yaml::{AppSpecError, Place, Warning};
 
 #[cfg(all(test, feature = "publish"))]
+mod hostile;
+#[cfg(all(test, feature = "publish"))]
 mod tests;
