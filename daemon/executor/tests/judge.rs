@@ -32,6 +32,7 @@ use groundswell_protocol::{
         TrustBundle, Voter, VoterList,
     },
 };
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 const RELEASER: u8 = 2;
@@ -297,7 +298,8 @@ fn start(dir: &Path) -> Child {
     let shown = dir.display();
     let settings = format!(
         "state_dir = \"{shown}/state\"\nroot_dir = \"{shown}/root\"\nstore_dir = \"{shown}/store\"\n\
-         socket = \"{shown}/exec.sock\"\ndestination_root = \"{shown}/live\"\n"
+         socket = \"{shown}/exec.sock\"\ndestination_root = \"{shown}/live\"\n{}\n",
+        fs::read_to_string(dir.join("more.toml")).unwrap_or_default()
     );
     fs::write(dir.join("swell-exec.toml"), settings).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_swell-exec"))
@@ -790,6 +792,37 @@ fn what_a_script_has_written_is_read_while_it_runs() {
     assert!(whole.ends_with(b"[stdout]second\n"), "{whole:?}");
     assert_eq!(log(deployment, u64::try_from(read).unwrap()).unwrap(), whole[read..]);
     assert_eq!(log(DeploymentId::of(evidence.order, true), 0), None, "of another deployment");
+}
+
+#[test]
+fn a_host_keeps_as_many_deployments_as_its_settings_say() {
+    for (settings, kept) in [("", 2), ("revisions_kept = 1", 1)] {
+        let mut bench = Bench::new();
+        fs::write(bench.path("more.toml"), settings).unwrap();
+        bench.restart();
+        let first = bench.evidence();
+        assert_eq!(bench.run(&first), Outcome::Succeeded);
+        let second = bench.publish(&[], &first);
+        assert_eq!(bench.run(&second), Outcome::Succeeded);
+        assert_eq!(bench.deployments().len(), kept);
+    }
+}
+
+#[test]
+fn while_somebody_deploys_on_this_host_alone_nothing_begins() {
+    let bench = Bench::new();
+    let evidence = bench.evidence();
+    let path = bench.path("state/lock");
+    fs::write(&path, "a deployment by swell local").unwrap();
+    let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
+    assert_eq!(bench.begin(&evidence), Response::Accepted);
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert!(matches!(bench.phase(), Phase::Running { restoring: false, .. }));
+        assert!(!bench.path("live/srv").exists());
+    }
+    drop(held);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
 }
 
 #[test]
