@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     os::unix::fs::{MetadataExt, PermissionsExt, fchown},
@@ -363,6 +363,23 @@ impl Plan {
         write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
         let undo = self.save(dir)?;
         write_sealed(&dir.join(UNDO), &undo)?;
+        // All that takes long comes first, beside what is there: until then the tree is the old one.
+        let directories = make_directories(&self.directories, true)?;
+        let mut parents = Parents::default();
+        let mut completed = BTreeSet::new();
+        for (target, (source, rights)) in &self.files {
+            match parents.of(target) {
+                Err(error) if is_absent(&error) => {}
+                found => {
+                    let beside = beside(target, undo.secret);
+                    named(
+                        target,
+                        found.and_then(|(dir, _)| complete(dir, &beside, source, rights)),
+                    )?;
+                    completed.insert(target);
+                }
+            }
+        }
         // What goes makes room for what comes: a link or file for a directory, and the reverse.
         for path in &self.removed {
             named(path, Dir::of(path).and_then(|(dir, name)| dir.remove(name)))?;
@@ -374,12 +391,17 @@ impl Plan {
                 named(directory, done)?;
             }
         }
-        for (directory, rights) in &self.directories {
-            let made = Dir::of(directory).and_then(|(dir, name)| dir.make_dir(name));
-            named(directory, made.and_then(|made| rights.apply(&made.file()?)))?;
-        }
+        make_directories(&directories, false)?;
         for (target, (source, rights)) in &self.files {
-            named(target, put(target, source, rights, undo.secret))?;
+            let beside = beside(target, undo.secret);
+            let mut put = || {
+                let (dir, name) = parents.of(target)?;
+                if !completed.contains(target) {
+                    complete(dir, &beside, source, rights)?;
+                }
+                dir.rename(&beside, name)
+            };
+            named(target, put())?;
         }
         sync(dir, undo.places())
     }
@@ -414,23 +436,61 @@ impl Plan {
     }
 }
 
-/// Completes a file beside its target, then lets it take its place.
-fn put(target: &Path, source: &Source, rights: &Rights, secret: Nonce) -> io::Result<()> {
-    let (dir, name) = Dir::of(target)?;
-    let beside = beside(target, secret);
+/// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
+fn make_directories(all: &[(PathBuf, Rights)], early: bool) -> io::Result<Vec<(PathBuf, Rights)>> {
+    let mut later = Vec::new();
+    for (directory, rights) in all {
+        if early && !can_be_made(directory)? {
+            later.push((directory.clone(), rights.clone()));
+            continue;
+        }
+        let made = Dir::of(directory).and_then(|(dir, name)| dir.make_dir(name));
+        named(directory, made.and_then(|made| rights.apply(&made.file()?)))?;
+    }
+    Ok(later)
+}
+
+/// True if the directory above is there, and nothing has the name.
+fn can_be_made(directory: &Path) -> io::Result<bool> {
+    match Dir::of(directory).and_then(|(dir, name)| dir.kind(name)) {
+        Err(error) if is_absent(&error) => Ok(false),
+        kind => named(directory, kind).map(|kind| kind.is_none()),
+    }
+}
+
+/// The directory that the last file was in, which most likely has the next one as well.
+#[derive(Default)]
+struct Parents(Option<(PathBuf, Dir)>);
+
+impl Parents {
+    fn of<'a>(&mut self, path: &'a Path) -> io::Result<(&Dir, &'a OsStr)> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if self.0.as_ref().is_none_or(|(last, _)| last != above) {
+            self.0 = None;
+        }
+        match &mut self.0 {
+            Some((_, dir)) => Ok((dir, name)),
+            none => Ok((&none.insert((above.into(), Dir::open(above)?)).1, name)),
+        }
+    }
+}
+
+/// Completes a file under a name beside its own.
+fn complete(dir: &Dir, beside: &OsStr, source: &Source, rights: &Rights) -> io::Result<()> {
     match source {
-        Source::Link { target } => dir.symlink(&beside, target.as_ref())?,
+        Source::Link { target } => dir.symlink(beside, target.as_ref()),
         Source::File { path, mode, .. } => {
             let mut source = regular::open(path)?;
-            let mut file = dir.create(&beside)?;
+            let mut file = dir.create(beside)?;
             io::copy(&mut source, &mut file)?;
             let modified = source.metadata()?.modified()?;
             file.set_times(fs::FileTimes::new().set_modified(modified))?;
             file.set_permissions(fs::Permissions::from_mode(*mode))?;
-            rights.apply(&file)?;
+            rights.apply(&file)
         }
     }
-    dir.rename(&beside, name)
 }
 
 impl Undo {
@@ -646,6 +706,15 @@ mod tests {
             spec: AppSpec,
             files: &[(&str, &str)],
         ) -> (Manifest, PathBuf, PathBuf) {
+            self.try_revision(spec, files).unwrap()
+        }
+
+        /// None if no revision can be so.
+        fn try_revision(
+            &mut self,
+            spec: AppSpec,
+            files: &[(&str, &str)],
+        ) -> Option<(Manifest, PathBuf, PathBuf)> {
             self.count += 1;
             let dir = self.dir.path().join(format!("d{}", self.count));
             let archive = dir.join("archive");
@@ -673,7 +742,7 @@ mod tests {
                 publisher.write(content.as_bytes()).unwrap();
                 publisher.end_file().unwrap();
             }
-            (publisher.finish().unwrap().manifest, archive, dir)
+            Some((publisher.finish().ok()?.manifest, archive, dir))
         }
 
         /// Installs a revision for good.
@@ -862,6 +931,28 @@ mod tests {
     }
 
     #[test]
+    fn the_old_tree_is_whole_until_the_new_one_is_complete() {
+        let mut host = Host::new();
+        let first = host.install(&[("a", "1"), ("x/c", "1")], &none());
+        let (manifest, archive, dir) = host.revision(&[("a", "2"), ("x", "2"), ("y/d", "2")]);
+        let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+        let temporary = |name: &str| name.rsplit('/').next().unwrap().starts_with(".swell-");
+        for steps in 0.. {
+            let (_, whole) = dying_after(steps, || second.carry_out(&dir));
+            let (files, unfinished): (Vec<_>, Vec<_>) =
+                host.files().into_iter().partition(|(name, _)| !temporary(name));
+            if files != owned(&[("a", "1"), ("x/c", "1")]) {
+                assert_eq!(unfinished.len(), 3, "the first change comes when all is complete");
+                assert!(unfinished.iter().all(|(_, content)| content == "2"));
+                undo(&dir).unwrap();
+                break;
+            }
+            assert!(!whole);
+            undo(&dir).unwrap();
+        }
+    }
+
+    #[test]
     fn what_others_put_into_a_directory_stays() {
         let mut host = Host::new();
         let first = host.install(&[("x/c", "1")], &none());
@@ -932,15 +1023,18 @@ mod tests {
         // And what has such a name already is not written to.
         let mut host = Host::new();
         let (_, archive, dir) = host.revision(&[("a", "ours")]);
-        let target = fs::canonicalize(&dir).unwrap().join("a");
         let victim = dir.join("victim");
         fs::write(&victim, "root's").unwrap();
-        symlink(&victim, dir.join(beside(&target, Nonce([1; 16])))).unwrap();
+        symlink(&victim, dir.join("beside")).unwrap();
+        let held = Dir::open(&fs::canonicalize(&dir).unwrap()).unwrap();
+        let complete = |beside: &str, source: &Source| {
+            complete(&held, beside.as_ref(), source, &Rights::default())
+        };
         let source = Source::File { path: archive.join("app/a"), mode: 0o777, bytes: 4 };
-        put(&target, &source, &Rights::default(), Nonce([1; 16])).unwrap_err();
+        complete("beside", &source).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
-        put(&target, &source, &Rights::default(), Nonce([2; 16])).unwrap();
-        assert_eq!(fs::read_to_string(&target).unwrap(), "ours");
+        complete("another", &source).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("another")).unwrap(), "ours");
     }
 
     #[test]
