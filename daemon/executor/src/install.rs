@@ -952,6 +952,126 @@ mod tests {
         }
     }
 
+    /// Numbers that look random and are the same for the same seed.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
+            usize::try_from(self.0 >> 33).unwrap() % end
+        }
+
+        fn of<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
+            list[self.below(list.len())]
+        }
+    }
+
+    /// A revision as odd as the rules allow.
+    fn odd_files(dice: &mut Dice) -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        for name in ["-rf", ".h", "a", "sub", "up", "x y", "\u{442}"] {
+            match dice.below(5) {
+                0 => {}
+                1 => files.push((name.into(), dice.of(&["1", "2", ""]).into())),
+                2 => {
+                    let target = dice.of(&["..", ".", "a", "sub", "../app", "none", "sub/../a"]);
+                    // Circles and what leads through a file are refused when it is made.
+                    let target = if target == name { ".." } else { target };
+                    files.push((name.into(), format!("-> {target}")));
+                }
+                _ => {
+                    files.push((format!("{name}/f"), dice.of(&["3", "4"]).into()));
+                    files.push((
+                        format!("{name}/l"),
+                        format!("-> {}", dice.of(&["..", "f", "../a"])),
+                    ));
+                }
+            }
+        }
+        files
+    }
+
+    /// Everything below a directory, with all that a change would show in.
+    fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
+        let (mut all, mut open) = (BTreeMap::new(), vec![dir.to_owned()]);
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir).unwrap() {
+                let path = entry.unwrap().path();
+                let there = fs::symlink_metadata(&path).unwrap();
+                let content = match there.file_type() {
+                    kind if kind.is_dir() => String::new(),
+                    kind if kind.is_symlink() => {
+                        fs::read_link(&path).unwrap().display().to_string()
+                    }
+                    _ => fs::read_to_string(&path).unwrap(),
+                };
+                if there.is_dir() {
+                    open.push(path.clone());
+                }
+                let (mode, owner, inode) = (there.mode(), there.uid(), there.ino());
+                all.insert(path, format!("{mode:o} {owner} {inode} {content}"));
+            }
+        }
+        all
+    }
+
+    /// Three revisions on each of three hundred hosts, where users have left links to elsewhere.
+    #[test]
+    fn whatever_a_revision_has_nothing_changes_outside_its_destinations() {
+        let as_root = shown_by_root();
+        let (mut carried_out, mut refused) = (0, 0);
+        for seed in 0..300 {
+            let mut dice = Dice(seed);
+            let mut host = Host::new();
+            let outside = host.dir.path().join("outside");
+            for dir in [&outside, &host.live().join("app"), &host.live().join("users")] {
+                fs::create_dir_all(dir).unwrap();
+                fs::write(dir.join("mine"), "mine").unwrap();
+            }
+            if as_root {
+                for name in ["app/sub", "app/up", "users/away"] {
+                    let link = host.live().join(name);
+                    if dice.below(3) == 0 {
+                        symlink(&outside, &link).unwrap();
+                        std::os::unix::fs::lchown(&link, Some(12345), Some(12345)).unwrap();
+                    }
+                }
+            }
+            let (before, mut belongings) = (listing(&outside), none());
+            for _ in 0..3 {
+                let files = odd_files(&mut dice);
+                let files: Vec<_> = files.iter().map(|(p, c)| (p.as_str(), c.as_str())).collect();
+                let mut spec = host.spec();
+                let other = dice.of(&["users", "users/away", "app/sub", "new/deep", "app/up/x"]);
+                let destination = host.live().join(other).display().to_string();
+                spec.files.push(FileMapping { source: "app".into(), destination });
+                let Some((manifest, archive, dir)) = host.try_revision(spec, &files) else {
+                    continue;
+                };
+                let behavior =
+                    [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain];
+                let behavior = behavior[dice.below(3)];
+                let live = host.tree();
+                match plan(&manifest, Path::new("/"), &archive, &belongings, behavior) {
+                    Err(_) => refused += 1,
+                    Ok(plan) if plan.carry_out(&dir).is_ok() && dice.below(2) == 0 => {
+                        forget(&dir).unwrap();
+                        belongings = plan.belongings;
+                        carried_out += 1;
+                    }
+                    Ok(_) => {
+                        undo(&dir).unwrap();
+                        assert_eq!(host.tree(), live, "seed {seed}: undone");
+                    }
+                }
+                assert_eq!(listing(&outside), before, "seed {seed}");
+                let inside = |path: &PathBuf| path.starts_with(host.live());
+                assert!(belongings.files.iter().all(inside), "seed {seed}: {belongings:?}");
+            }
+        }
+        assert!(carried_out > 100 && refused > 50, "{carried_out} carried out, {refused} refused");
+    }
+
     #[test]
     fn what_others_put_into_a_directory_stays() {
         let mut host = Host::new();
