@@ -210,6 +210,47 @@ fn a_source_that_is_a_link_to_a_directory_is_the_directory() {
     assert_eq!(names(&host), ["x/", "x/a", "x/sub/", "x/sub/b", "y/", "y/b"]);
 }
 
+#[test]
+fn a_link_to_a_directory_stays_a_link() {
+    let host = Host::new();
+    let bundle = host.bundle("one", &files(&[("src", "{live}/x")]), &[("src/7/a", "1")]);
+    symlink("7", bundle.join("src/current")).unwrap();
+    host.succeeds(&bundle, &[]);
+    assert_eq!(tree(&host)["x/current"], "-> 7");
+}
+
+#[test]
+fn the_rights_of_a_packed_directory_mean_nothing() {
+    let host = Host::new();
+    let bundle = host.bundle("one", &files(&[("src", "{live}/x")]), &[("src/sub/a", "1")]);
+    fs::set_permissions(bundle.join("src/sub"), fs::Permissions::from_mode(0o711)).unwrap();
+    host.succeeds(&bundle, &[]);
+    let mode = |name: &str| fs::metadata(host.live(name)).unwrap().mode() & 0o7777;
+    // The host made the other one by the umask of this process.
+    assert_eq!(mode("x/sub"), fs::metadata(host.path("live")).unwrap().mode() & 0o7777);
+}
+
+#[test]
+fn a_name_with_blanks_round_it_goes_with_its_revision() {
+    let host = installed(&[("src", "{live}/x")], &[("src/ a ", "1"), ("src/ d /b", "2")]);
+    assert_eq!(names(&host), ["x/", "x/ a ", "x/ d /", "x/ d /b"]);
+    host.succeeds(&host.path("one"), &[]);
+    host.succeeds(&host.bundle("two", "", &[]), &[]);
+    assert!(names(&host).is_empty(), "{:?}", names(&host));
+}
+
+#[test]
+fn a_program_that_runs_is_replaced() {
+    let (host, bundle) = in_the_way("");
+    fs::copy("/bin/sleep", host.live("x/f")).unwrap();
+    let mut running = std::process::Command::new(host.live("x/f")).arg("60").spawn().unwrap();
+    let run = host.deploy(&bundle, &["-b", "OVERWRITE"]);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(read(host.live("x/f")), "new");
+}
+
 /// A host with a file in the way of the revision that comes with it.
 fn in_the_way(appspec: &str) -> (Host, PathBuf) {
     let host = Host::new();

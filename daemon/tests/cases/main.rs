@@ -180,3 +180,32 @@ fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// What the executor's README says is held by the tests that it names, so they must be there.
+#[test]
+fn the_tests_that_the_list_of_quirks_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    let mut open: Vec<_> =
+        ["tests", "src/cli/local", "executor/src", "executor/tests", "../protocol/src/revision"]
+            .map(|dir| root.join(dir))
+            .into();
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push_str(&read(path));
+            }
+        }
+    }
+    let text = read(root.join("executor/README.md"));
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_test = |name: &&str| name.matches('_').count() > 2 && !name.contains([' ', '/', '-']);
+    let tests: Vec<_> = quoted.filter(is_test).collect();
+    assert!(tests.len() > 40, "{tests:?}");
+    for test in tests {
+        assert!(sources.contains(&format!("fn {test}()")), "there is no test {test}");
+    }
+}

@@ -304,6 +304,16 @@ fn c096_without_a_mask_the_rights_of_the_group_are_the_mask() {
 }
 
 #[test]
+fn a_mask_is_that_of_its_own_file() {
+    let host = Host::new();
+    deploy(&host, "  - object: \"{live}/app\"\n    type: [file]\n    acls: [\"daemon:rwx\"]\n");
+    for (name, mask) in [("app/a.sh", 5), ("app/b.txt", 4)] {
+        let list = acl(host.live(name), ACCESS).unwrap();
+        assert!(list.contains(&(MASK, mask, ANY)), "{name}: {list:?}");
+    }
+}
+
+#[test]
 fn c097_an_entry_about_nobody_fails_and_is_named() {
     let message = fails("  - object: \"{live}/app\"\n    acls: [\"u:no-such-user-here:7\"]\n");
     assert!(message.contains("live/app: 'u:no-such-user-here:7': there is no user"), "{message}");
