@@ -7,18 +7,18 @@ use groundswell_protocol::{
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy, Zones},
     trust::{Document, Group},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::Spanned;
 
 use crate::{SignError, read_start};
 
 /// The file, with its configuration as a name or as a table.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct GroupFile<C> {
     name: GroupName,
     application: ApplicationName,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "LabelTable::is_empty")]
     filter: LabelTable,
     configuration: C,
     #[serde(default = "watch")]
@@ -43,12 +43,12 @@ fn watch() -> u32 {
     10
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigurationTable {
     name: Option<ConfigurationName>,
     minimum_healthy: Spanned<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     waves: Vec<LabelTable>,
     canary: Option<CanaryTable>,
     zones: Option<ZonesTable>,
@@ -56,7 +56,7 @@ struct ConfigurationTable {
     deployment_deadline_seconds: Option<u32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct CanaryTable {
     count: Option<u32>,
@@ -67,7 +67,7 @@ struct CanaryTable {
     bake_seconds: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct ZonesTable {
     #[serde(default)]
@@ -89,13 +89,71 @@ pub fn load(path: &Path) -> Result<Group, SignError> {
     let bytes = read_start(path, FILE_BYTES_MAX)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| SignError::refused(format!("{shown}: it is not text")).with_hint(HINT))?;
-    read(&text).map_err(|Wrong { line, message }| {
+    read(&shown.to_string(), &text)
+}
+
+/// Reads a group from the text of its file, which messages call `shown`.
+pub fn read(shown: &str, text: &str) -> Result<Group, SignError> {
+    parse_group(text).map_err(|Wrong { line, message }| {
         let place = if line == 0 { String::new() } else { format!("{line}:") };
         SignError::refused(format!("{shown}:{place} {message}")).with_hint(HINT)
     })
 }
 
-fn read(text: &str) -> Result<Group, Wrong> {
+/// Writes a group's file: all of the group but its version, with nothing left to defaults.
+pub fn write(group: &Group) -> String {
+    let own = &group.configuration;
+    let file = match *own == own.minimum_healthy.into() {
+        true => toml::to_string(&file_of(group, own.minimum_healthy.to_string())),
+        false => toml::to_string(&file_of(group, table_of(own))),
+    };
+    file.expect("tables of texts, numbers and lists can be written")
+}
+
+fn file_of<C>(group: &Group, configuration: C) -> GroupFile<C> {
+    GroupFile {
+        name: group.name.clone(),
+        application: group.application.clone(),
+        filter: table_of_labels(&group.filter),
+        configuration,
+        minimum_healthy_seconds: group.minimum_healthy_seconds,
+        catch_up: group.catch_up,
+        deploy_to_new_hosts: group.deploy_to_new_hosts,
+        automatic_rollback: group.automatic_rollback,
+        failure_budget: group.failure_budget,
+    }
+}
+
+fn table_of(own: &DeploymentConfiguration) -> ConfigurationTable {
+    let written = |floor: MinimumHealthy| Spanned::new(0..0, floor.to_string());
+    let canary = own.canary.as_ref().map(|Canary { hosts, pause, bake_seconds }| {
+        let (count, labels) = match hosts {
+            CanaryHosts::Count(count) => (Some(*count), None),
+            CanaryHosts::Labels(labels) => (None, Some(table_of_labels(labels))),
+        };
+        CanaryTable { count, labels, pause: *pause, bake_seconds: *bake_seconds }
+    });
+    let zones = own.zones.as_ref().map(|zones| ZonesTable {
+        bake_seconds: zones.bake_seconds,
+        first_bake_seconds: Some(zones.first_bake_seconds),
+        minimum_healthy: Some(written(zones.minimum_healthy)),
+    });
+    ConfigurationTable {
+        name: own.name.clone(),
+        minimum_healthy: written(own.minimum_healthy),
+        waves: own.waves.iter().map(table_of_labels).collect(),
+        canary,
+        zones,
+        event_deadline_seconds: own.event_deadline_seconds,
+        deployment_deadline_seconds: own.deployment_deadline_seconds,
+    }
+}
+
+fn table_of_labels(labels: &Labels) -> LabelTable {
+    labels.iter().cloned().collect()
+}
+
+fn parse_group(text: &str) -> Result<Group, Wrong> {
     let named = |configuration: &Spanned<toml::Value>| configuration.get_ref().is_str();
     // Which of the two forms it has is asked first, so that each tells its own mistakes.
     let form: GroupFile<Spanned<toml::Value>> = parse(text)?;
@@ -199,12 +257,101 @@ const HINT: &str = "a group's file has name, application, configuration, and if 
 
 #[cfg(test)]
 mod tests {
+    use std::{fmt::Debug, str::FromStr};
+
+    use groundswell_protocol::limits::BAKE_SECONDS_MAX;
+    use proptest::{collection::btree_map, option, prelude::*};
+
     use super::*;
+
+    fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
+        "[a-zA-Z0-9+=,@_-][a-zA-Z0-9+=,.@_-]{0,20}".prop_map(|text| text.parse::<T>().unwrap())
+    }
+
+    fn some_labels(at_least: usize) -> impl Strategy<Value = Labels> {
+        let pairs = btree_map(name(), name(), at_least..4);
+        pairs.prop_map(|pairs| Labels::new(pairs.into_iter().collect()).unwrap())
+    }
+
+    fn floor() -> impl Strategy<Value = MinimumHealthy> {
+        prop_oneof![
+            Just(MinimumHealthy::AllAtOnce),
+            Just(MinimumHealthy::HalfAtATime),
+            Just(MinimumHealthy::OneAtATime),
+            any::<u32>().prop_map(MinimumHealthy::HostCount),
+            (0u8..100).prop_map(MinimumHealthy::FleetPercent),
+        ]
+    }
+
+    fn canary() -> impl Strategy<Value = Canary> {
+        let hosts = prop_oneof![
+            (1..u32::MAX).prop_map(CanaryHosts::Count),
+            some_labels(1).prop_map(CanaryHosts::Labels),
+        ];
+        (hosts, any::<bool>(), 0..=BAKE_SECONDS_MAX).prop_map(|(hosts, pause, bake_seconds)| {
+            Canary { hosts, pause, bake_seconds: if pause { 0 } else { bake_seconds } }
+        })
+    }
+
+    fn zones() -> impl Strategy<Value = Zones> {
+        let seconds = 0..=BAKE_SECONDS_MAX;
+        (seconds.clone(), floor(), seconds).prop_map(|(bake, minimum_healthy, first)| Zones {
+            bake_seconds: bake,
+            minimum_healthy,
+            first_bake_seconds: first,
+        })
+    }
+
+    fn any_configuration() -> impl Strategy<Value = DeploymentConfiguration> {
+        let waves = proptest::collection::vec(some_labels(1), 0..3);
+        let deadlines = (option::of(1u32..3600), option::of(1u32..86_400));
+        let all = (option::of(name()), waves, option::of(canary()), option::of(zones()), floor());
+        let staged = (all, deadlines).prop_map(|((name, waves, canary, zones, floor), times)| {
+            DeploymentConfiguration {
+                name,
+                waves,
+                canary,
+                zones,
+                event_deadline_seconds: times.0,
+                deployment_deadline_seconds: times.1,
+                ..floor.into()
+            }
+        });
+        prop_oneof![floor().prop_map(Into::into), staged]
+    }
+
+    fn any_group() -> impl Strategy<Value = Group> {
+        let words = (name(), name(), some_labels(0), any_configuration());
+        let numbers = (option::of(any::<u32>()), 0u32..3600);
+        (words, numbers, any::<[bool; 3]>()).prop_map(|(words, numbers, flags)| Group {
+            name: words.0,
+            application: words.1,
+            filter: words.2,
+            configuration: words.3,
+            version: 1,
+            failure_budget: numbers.0,
+            minimum_healthy_seconds: numbers.1,
+            catch_up: flags[0],
+            automatic_rollback: flags[1],
+            deploy_to_new_hosts: flags[2],
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn what_is_written_is_read_as_the_same_group(group in any_group()) {
+            prop_assume!(group.check().is_ok());
+            let text = write(&group);
+            prop_assert_eq!(parse_group(&text).map_err(|wrong| format!("{wrong:?}: {text}")), Ok(group));
+        }
+    }
 
     #[test]
     fn a_short_file_has_sensible_defaults() {
         let text = "name = \"web\"\napplication = \"shop\"\nconfiguration = \"HalfAtATime\"\n";
-        let group = read(text).unwrap();
+        let group = parse_group(text).unwrap();
         assert_eq!(group.configuration, MinimumHealthy::HalfAtATime.into());
         assert!(group.catch_up && group.deploy_to_new_hosts && group.automatic_rollback);
         assert_eq!((group.failure_budget, group.minimum_healthy_seconds), (None, 10));
@@ -212,7 +359,7 @@ mod tests {
 
     #[test]
     fn everything_can_be_asked_for() {
-        let group = read(
+        let group = parse_group(
             "name = \"web\"\napplication = \"shop\"\nfailure_budget = 2\ncatch_up = false\n\
              [filter]\nrole = \"web\"\n[configuration]\nname = \"careful\"\n\
              minimum_healthy = \"percent:75\"\nwaves = [{ tier = \"back\" }]\n\
@@ -235,7 +382,7 @@ mod tests {
     fn the_files_that_people_are_shown_can_be_read() {
         let shown = include_str!("../../README.md").split("```toml").skip(1);
         let files: Vec<_> = shown.filter_map(|block| block.split("```").next()).collect();
-        let groups: Vec<_> = files.iter().map(|file| read(file).unwrap()).collect();
+        let groups: Vec<_> = files.iter().map(|file| parse_group(file).unwrap()).collect();
         let [short, long] = groups.as_slice() else { panic!("{files:?}") };
         assert_eq!(short.minimum_healthy_seconds, watch());
         assert!(long.configuration.zones.is_some() && long.configuration.canary.is_some());
@@ -244,7 +391,7 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_line_and_key() {
         let head = "name = \"web\"\napplication = \"shop\"\n";
-        let wrong = |rest: &str| read(&format!("{head}{rest}")).unwrap_err();
+        let wrong = |rest: &str| parse_group(&format!("{head}{rest}")).unwrap_err();
         for (rest, line, message) in [
             ("configuration = \"Half\"\n", 3, "configuration: "),
             ("configuration = \"AllAtOnce\"\ncatchup = true\n", 4, "unknown field `catchup`"),

@@ -248,8 +248,8 @@ enum OrderCommand {
         /// Leave hosts as they are if the deployment fails.
         #[arg(long, conflicts_with = "fallback")]
         no_rollback: bool,
-        /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or
-        /// percent:N.
+        /// Another floor than the group's, for this deployment: AllAtOnce, HalfAtATime, OneAtATime,
+        /// count:N or percent:N. Canary, waves, zones and deadlines stay the group's.
         #[arg(long)]
         configuration: Option<MinimumHealthy>,
         /// What to do with files in the way that no revision put there: DISALLOW, OVERWRITE or
@@ -569,7 +569,7 @@ fn deploy_terms(
         None => Fallback::LastGood,
     };
     let mut deploy = group.deploy(release_id(release, trust)?, fallback);
-    deploy.configuration = configuration.map(Into::into);
+    deploy.configuration = group.configuration(*configuration, None)?;
     deploy.file_exists_behavior = *file_exists_behavior;
     deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
     (deploy.queue, deploy.only_outdated) = (*queue, *only_outdated);

@@ -2,12 +2,13 @@
 
 use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
+    rollout::{Canary, DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
     trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
 };
 use serde::Deserialize;
 
-use crate::{SignError, inspect};
+use crate::{SignError, group_file, inspect};
 
 /// The part of what `swell status --json` prints that an order is made from.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +38,9 @@ pub struct GroupState {
     /// Orders name that release as their fallback, unless told otherwise.
     #[serde(default = "yes")]
     pub automatic_rollback: bool,
+    /// Its settings, as its file.
+    #[serde(default)]
+    pub settings: Option<String>,
 }
 
 fn yes() -> bool {
@@ -70,6 +74,30 @@ impl GroupState {
         // Going back to what has just failed is no rollback.
         let fallback = fallback.filter(|fallback| *fallback != release);
         Deploy { fallback, ..Deploy::plain(release, self.version) }
+    }
+
+    /// The configuration of one deployment that is to have another floor, or another canary, than the
+    /// group says. All else stays as it is there, but for the name, which is that of the whole. None where
+    /// neither is asked for.
+    pub fn configuration(
+        &self,
+        floor: Option<MinimumHealthy>,
+        canary: Option<Canary>,
+    ) -> Result<Option<DeploymentConfiguration>, SignError> {
+        if floor.is_none() && canary.is_none() {
+            return Ok(None);
+        }
+        let settings = self.settings.as_deref().ok_or_else(|| {
+            let name = &self.name;
+            let reason = format!("nobody says here what else the configuration of {name} is");
+            SignError::refused(reason).with_hint("take the state from a host with a newer swelld")
+        })?;
+        let own = group_file::read("the group's settings", settings)?.configuration;
+        let minimum_healthy = floor.unwrap_or(own.minimum_healthy);
+        let canary = canary.or(own.canary);
+        let configuration = DeploymentConfiguration { name: None, canary, minimum_healthy, ..own };
+        configuration.check().map_err(|error| SignError::refused(error.to_string()))?;
+        Ok(Some(configuration))
     }
 }
 
@@ -161,7 +189,7 @@ const ORDER_SECONDS: u64 = 7 * 86_400;
 
 #[cfg(test)]
 mod tests {
-    use groundswell_protocol::trust::SecretKey;
+    use groundswell_protocol::{rollout::CanaryHosts, trust::SecretKey};
 
     use super::*;
 
@@ -169,6 +197,7 @@ mod tests {
         let name = GroupName::new("web").unwrap();
         let (sequence, head, automatic_rollback) = (7, Digest([7; 32]), true);
         let way_back = last_good_release;
+        let settings = Some(SETTINGS.into());
         GroupState {
             name,
             version: 3,
@@ -177,7 +206,33 @@ mod tests {
             last_good_release,
             way_back,
             automatic_rollback,
+            settings,
         }
+    }
+
+    const SETTINGS: &str = "name = \"web\"\napplication = \"shop\"\n[configuration]\n\
+        name = \"careful\"\nminimum_healthy = \"percent:75\"\nwaves = [{ tier = \"back\" }]\n\
+        deployment_deadline_seconds = 7200\n[configuration.canary]\ncount = 1\npause = true\n\
+        [configuration.zones]\nbake_seconds = 60\n";
+
+    #[test]
+    fn another_floor_or_canary_leaves_the_rest_of_the_configuration_as_it_is() {
+        let own = group_file::read("", SETTINGS).unwrap().configuration;
+        let group = group(None);
+        assert_eq!(group.configuration(None, None).unwrap(), None);
+        let floor = Some(MinimumHealthy::HalfAtATime);
+        let other = group.configuration(floor, None).unwrap().unwrap();
+        let (name, minimum_healthy) = (None, MinimumHealthy::HalfAtATime);
+        let expected = DeploymentConfiguration { name, minimum_healthy, ..own.clone() };
+        assert_eq!(other, expected, "waves, zones, canary and deadline");
+        let hosts = CanaryHosts::Count(3);
+        let canary = Canary { hosts, pause: false, bake_seconds: 9 };
+        let other = group.configuration(None, Some(canary.clone())).unwrap().unwrap();
+        let expected = DeploymentConfiguration { name: None, canary: Some(canary), ..own };
+        assert_eq!(other, expected);
+        let older = GroupState { settings: None, ..group };
+        let refused = older.configuration(floor, None).unwrap_err();
+        assert!(refused.to_string().contains("what else the configuration of web is"), "{refused}");
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Desk {
         let group = serde_json::json!({
             "name": "web", "version": 1, "sequence": 4, "head": Digest([4; 32]),
             "last_good_release": last_good, "way_back": last_good, "hosts": ["a"],
+            "settings": SETTINGS,
         });
         let state = serde_json::json!({"version": 1, "id": trust.fleet(), "groups": [group]});
         fs::write(self.path("state.json"), state.to_string()).unwrap();
@@ -364,6 +365,12 @@ fn an_order_names_the_command_that_takes_it_and_where_the_group_goes_back_to() {
     assert!(with(&["--fallback", &other]).contains(&format!("back to release {other}")));
     assert!(with(&["--no-rollback"]).contains("hosts stay as they are"));
     assert!(with(&[]).contains("swell deploy --order"));
+    // Another floor is another floor, and the hosts go in the same order.
+    with(&["--configuration", "HalfAtATime"]);
+    let shown = desk.run(&["inspect", &desk.text_of("order")]).unwrap();
+    for line in ["minimum healthy: HalfAtATime", "wave: tier=back", "deployment deadline: 7200 s"] {
+        assert!(shown.contains(&format!("  {line}\n")), "{line}: {shown}");
+    }
     // The state of another fleet would give the order a wrong place.
     let other = Desk::new();
     fs::copy(other.fleet_state(None), &state).unwrap();
@@ -459,3 +466,8 @@ fn only_the_start_of_a_long_bundle_is_read_to_show_it() {
     let shown = desk.run(&["inspect", &path.display().to_string()]).unwrap();
     assert!(shown.contains("a bundle with") && shown.contains("application: shop"), "{shown}");
 }
+
+/// What `swell group show --toml` prints of the group.
+const SETTINGS: &str = "name = \"web\"\napplication = \"shop\"\n[configuration]\n\
+    minimum_healthy = \"OneAtATime\"\ndeployment_deadline_seconds = 7200\n\
+    waves = [{ tier = \"back\" }]\n";

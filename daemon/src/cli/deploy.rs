@@ -10,7 +10,7 @@ use groundswell_protocol::{
     ids::{DeploymentId, Digest, FleetId, GroupName},
     limits::ENVELOPE_BYTES_MAX,
     revision::FileExistsBehavior,
-    rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
+    rollout::{Canary, CanaryHosts, MinimumHealthy},
     trust::{Action, Group, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
@@ -66,12 +66,12 @@ pub(super) struct DeployArguments {
         "file_exists_behavior", "ignore_application_stop_failures", "reason", "key", "passphrase_file",
     ])]
     order: Option<PathBuf>,
-    /// Replaces the group's configuration: AllAtOnce, HalfAtATime, OneAtATime, count:N or percent:N
-    /// hosts that stay healthy.
+    /// Another floor than the group's, for this deployment: AllAtOnce, HalfAtATime, OneAtATime, count:N
+    /// or percent:N hosts that stay healthy. Canary, waves, zones and deadlines stay the group's.
     #[arg(long)]
     configuration: Option<MinimumHealthy>,
-    /// Hosts that go first: a number, or labels as KEY=VALUE joined by commas. The others follow when
-    /// you say `swell resume`.
+    /// Another canary than the group's: a number of hosts that go first, or labels as KEY=VALUE joined
+    /// by commas. The others follow when you say `swell resume`.
     #[arg(long, value_name = "HOSTS", value_parser = canary)]
     canary: Option<CanaryHosts>,
     /// Seconds after which the others follow the canary by themselves.
@@ -321,7 +321,7 @@ fn sign_deploy(
     let mut deploy = state.deploy(find_release(fleet, group, release)?, fallback);
     deploy.queue = arguments.queue;
     deploy.only_outdated = arguments.only_outdated;
-    deploy.configuration = configuration(group, arguments)?;
+    deploy.configuration = state.configuration(arguments.configuration, canary_of(arguments))?;
     deploy.file_exists_behavior = arguments.file_exists_behavior;
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
@@ -350,26 +350,11 @@ pub(super) fn read_order(path: &Path, expected: &str) -> Result<Signed<Order>, F
     Ok(order)
 }
 
-/// The configuration that the flags ask for, if they ask for one.
-fn configuration(
-    group: &api::Group,
-    arguments: &DeployArguments,
-) -> Result<Option<DeploymentConfiguration>, Failed> {
-    let Some(hosts) = &arguments.canary else {
-        return Ok(arguments.configuration.map(Into::into));
-    };
-    // The group's own configuration may have more to it than a floor; a flag must not drop that.
-    let minimum = arguments.configuration.or_else(|| group.configuration.parse().ok());
-    let minimum = minimum.ok_or_else(|| {
-        let reason =
-            format!("the configuration of group {} is {}", group.name, group.configuration);
-        Failed::with_hint(reason, "name a floor with --configuration, or put the canary into it")
-    })?;
+/// The canary that the flags ask for, if they ask for one.
+fn canary_of(arguments: &DeployArguments) -> Option<Canary> {
+    let hosts = arguments.canary.clone()?;
     let bake_seconds = arguments.bake.unwrap_or(0);
-    let canary = Canary { hosts: hosts.clone(), pause: arguments.bake.is_none(), bake_seconds };
-    let configuration = DeploymentConfiguration { canary: Some(canary), ..minimum.into() };
-    configuration.check().map_err(|error| Failed::new(error.to_string()))?;
-    Ok(Some(configuration))
+    Some(Canary { hosts, pause: arguments.bake.is_none(), bake_seconds })
 }
 
 /// Reads `2`, or `canary=yes`.
@@ -424,6 +409,7 @@ pub(super) fn state(group: &api::Group) -> Result<GroupState, Failed> {
         last_good_release: last_good.transpose().map_err(not_understood)?,
         way_back: way_back.transpose().map_err(not_understood)?,
         automatic_rollback: group.automatic_rollback,
+        settings: group.settings.clone(),
     })
 }
 
@@ -474,6 +460,7 @@ mod tests {
             deploy_to_new_hosts: true,
             automatic_rollback: true,
             failure_budget: None,
+            settings: Some("name = \"web\"\n".into()),
         }
     }
 

@@ -173,6 +173,9 @@ pub struct Group {
     /// More failed hosts than this end a deployment.
     #[serde(default)]
     pub failure_budget: Option<u32>,
+    /// Its settings in force, as the file that `swell group apply` takes.
+    #[serde(default)]
+    pub settings: Option<String>,
 }
 
 fn yes() -> bool {

@@ -10,6 +10,7 @@ use groundswell_protocol::{
         Waiting,
     },
 };
+use groundswell_signer::group_file;
 use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
@@ -364,6 +365,7 @@ fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
         deploy_to_new_hosts: view.group.deploy_to_new_hosts,
         automatic_rollback: view.group.automatic_rollback,
         failure_budget: view.group.failure_budget,
+        settings: Some(group_file::write(view.group)),
     }
 }
 
