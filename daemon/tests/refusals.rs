@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use groundswell_daemon::scratch::{Fleet, Programs, Shop};
+use groundswell_daemon::{
+    control::api,
+    scratch::{Fleet, Programs, Shop},
+};
 use groundswell_protocol::{
     ids::{ApplicationName, ReleaseLabel},
     revision::{AppSpec, Entry, EntryKind, Manifest, Publisher, bundle_header},
@@ -151,6 +154,21 @@ async fn what_is_not_good_changes_nothing() {
     fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:3\"\n").unwrap();
     let path = group.display().to_string();
     fleet.swell(0, &["group", "apply", &path, "--key", &key]).unwrap();
+    // The settings in force are a file that changes nothing.
+    let settings = fleet.swell(0, &["group", "show", "db", "--toml"]).unwrap();
+    assert!(settings.contains("configuration = \"count:3\"\n"), "{settings}");
+    fs::write(&group, &settings).unwrap();
+    let said = fleet.swell(0, &["group", "apply", &path, "--key", &key]).unwrap();
+    assert!(said.contains("group db is unchanged, at version 1"), "{said}");
+    let shown = fleet.swell(0, &["group", "show", "db"]).unwrap();
+    assert!(shown.contains("  version: 1\n  application: a\n"), "{shown}");
+    let json = fleet.swell(0, &["group", "show", "db", "--json"]).unwrap();
+    let read: api::Group = serde_json::from_str(&json).unwrap();
+    assert_eq!(read.settings.as_deref().map(str::trim_end), Some(settings.trim_end()));
+    let listed = fleet.swell(0, &["group", "list"]).unwrap();
+    assert!(listed.contains("db     a ") && listed.contains("web    shop "), "{listed}");
+    let (_, text) = refused(&fleet, &["group", "show", "nowhere"]);
+    assert!(text.contains("there is no deployment group nowhere"), "{text}");
     // The wrong key for the job, where there is one.
     fs::write(&group, "name = \"db\"\napplication = \"a\"\nconfiguration = \"count:2\"\n").unwrap();
     let release_key = fleet.keys().join("release.key").display().to_string();

@@ -22,7 +22,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use groundswell_protocol::ids::ApplicationName;
+use groundswell_protocol::ids::{ApplicationName, GroupName};
 use groundswell_signer::SignError;
 use thiserror::Error;
 
@@ -137,6 +137,16 @@ enum Command {
 enum GroupCommand {
     /// Set a group up, or change it, as its TOML file says.
     Apply(deploy::ApplyArguments),
+    /// All groups: how many hosts, how many of them are down, and what they run.
+    List,
+    /// The settings of a group that are in force.
+    Show {
+        /// The deployment group.
+        group: GroupName,
+        /// Print the file that `swell group apply` takes: change it there, and hand it in.
+        #[arg(long)]
+        toml: bool,
+    },
 }
 
 /// Where the files of this host are.
@@ -319,6 +329,10 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         }
         Command::Group(GroupCommand::Apply(arguments)) => {
             deploy::apply(&client, &arguments, out).await?;
+        }
+        Command::Group(GroupCommand::List) => view::groups(&client, out).await?,
+        Command::Group(GroupCommand::Show { group, toml }) => {
+            view::group(&client, &group, toml, out).await?;
         }
         Command::Deploy(arguments) => return deploy::deploy(&client, arguments, out).await,
         Command::Stop(arguments) => operate::stop(&client, arguments, out).await?,

@@ -2,11 +2,12 @@
 
 use std::{fmt::Write, time::Duration};
 
-use groundswell_protocol::ids::{ApplicationName, DeploymentId, Malformed};
+use groundswell_protocol::ids::{ApplicationName, DeploymentId, GroupName, Malformed};
+use groundswell_signer::{group_file, inspect};
 
 use super::{
     Failed, Output,
-    deploy::list,
+    deploy::{find_group, list},
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
@@ -74,24 +75,64 @@ fn status_text(fleet: &Fleet) -> String {
     }
     write!(text, "\n{table}\n").ok();
     if !fleet.groups.is_empty() {
-        let mut table =
-            Table::new(&["GROUP", "APPLICATION", "HOSTS", "DOWN", "CONFIGURATION", "LAST GOOD"]);
-        for group in &fleet.groups {
-            table.row([
-                group.name.clone(),
-                group.application.clone(),
-                group.hosts.len().to_string(),
-                format!("{} of {}", group.down.len(), group.quota),
-                group.configuration.clone(),
-                or_dash(group.last_good.as_deref()),
-            ]);
-        }
-        writeln!(text, "{table}").ok();
+        writeln!(text, "{}", groups_table(fleet)).ok();
     }
     for deployment in &fleet.deployments {
         line(&mut text, summary_text(deployment));
     }
     text
+}
+
+fn groups_table(fleet: &Fleet) -> Table {
+    let mut table =
+        Table::new(&["GROUP", "APPLICATION", "HOSTS", "DOWN", "CONFIGURATION", "LAST GOOD"]);
+    for group in &fleet.groups {
+        table.row([
+            group.name.clone(),
+            group.application.clone(),
+            group.hosts.len().to_string(),
+            format!("{} of {}", group.down.len(), group.quota),
+            group.configuration.clone(),
+            or_dash(group.last_good.as_deref()),
+        ]);
+    }
+    table
+}
+
+pub(super) async fn groups(client: &Client, out: Output) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    if out.json {
+        return out.json(&fleet.groups);
+    }
+    out.line(match fleet.groups.is_empty() {
+        true => "there is no deployment group: make one with `swell group apply`".into(),
+        false => groups_table(&fleet).to_string(),
+    })
+}
+
+/// The settings of a group that are in force: for people, as a program reads them, or as their file.
+pub(super) async fn group(
+    client: &Client,
+    name: &GroupName,
+    toml: bool,
+    out: Output,
+) -> Result<(), Failed> {
+    let fleet = client.fleet().await?;
+    let group = find_group(&fleet, name)?;
+    if out.json && !toml {
+        return out.json(group);
+    }
+    let older = || {
+        let reason = format!("swelld does not say here what the settings of {name} are");
+        Failed::with_hint(reason, "update swelld on this host")
+    };
+    let text = group.settings.as_deref().ok_or_else(older)?;
+    if toml {
+        return out.line(text);
+    }
+    let mut settings = group_file::read(&format!("the settings of {name}"), text)?;
+    settings.version = group.version;
+    out.line(inspect::group(&settings))
 }
 
 /// What a host runs, with a mark where it is not the last good release of its group.
