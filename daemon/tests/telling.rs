@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Output, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -470,23 +471,34 @@ async fn what_scripts_write_is_read_on_other_hosts_while_they_run() {
     let report = fleet.wait_deployment(0, &id, PATIENCE, at_work).await.unwrap();
     let first = report.targets.iter().find(|target| target.status == "in progress").unwrap();
     let first = fleet.index_of(&first.host).unwrap();
-    let mut follower = fleet
-        .swell_command((first + 1) % 3, &["logs", &id, "--follow"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let follow = || {
+        let mut command = fleet.swell_command((first + 1) % 3, &["logs", &id, "--follow"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut follower = follow();
+    let (lines_in, lines) = mpsc::channel();
+    let said = BufReader::new(follower.stdout.take().unwrap());
+    std::thread::spawn(move || said.lines().try_for_each(|line| lines_in.send(line.unwrap())));
     let prefix = format!("{}  BeforeInstall     ", fleet.hosts()[first].name);
-    let seen = lines.by_ref().map(Result::unwrap).find(|line| line.contains("hostile")).unwrap();
+    let seen = loop {
+        let line = lines.recv_timeout(PATIENCE).expect("a line of the script that waits");
+        if line.contains("hostile") {
+            break line;
+        }
+    };
     assert!(seen.starts_with(&prefix), "{seen}");
     assert!(seen.ends_with("[stdout]hostile \\u{1b}[2J\\xff"), "{seen}");
+    // Whoever has seen enough is not kept.
+    let mut impatient = follow();
+    BufReader::new(impatient.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    kill(Pid::from_raw(i32::try_from(impatient.id()).unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(ended(impatient.wait_with_output().unwrap()).0, 130);
     // The script that has written it waits for this.
     for host in fleet.hosts() {
         fs::remove_file(host.dir().join("hold-BeforeInstall")).unwrap();
     }
-    let rest: Vec<_> = lines.map(Result::unwrap).collect();
+    let rest: Vec<_> = lines.iter().collect();
     let (code, _, errors) = ended(follower.wait_with_output().unwrap());
     assert!(code == 0 && errors.contains("succeeded, 3 of 3 hosts"), "{code}: {errors}");
     for (index, host) in fleet.hosts().iter().enumerate() {

@@ -131,7 +131,7 @@ fn tell_troubles(reading: &Reading<String>, id: &str) -> bool {
     let mut troubles = reading.troubles().peekable();
     let first = troubles.peek().map(|(host, _)| plain(host));
     for (host, reason) in troubles {
-        eprintln!("swell: {host} was not read to the end: {}", short(reason));
+        eprintln!("swell: {} was not read to the end: {}", plain(host), short(reason));
     }
     if let Some(host) = &first {
         eprintln!("swell: hint: read it with `swell logs {id} --host {host}` when it answers");
@@ -157,30 +157,35 @@ impl Printer {
     }
 
     fn line(&mut self, host: &str, line: &Line) -> Result<(), Failed> {
-        let event = line.event.map(|event| event.to_string());
         if self.out.json {
             return self.out.json_line(&LogLine {
                 deployment: self.deployment.clone(),
                 host: host.to_owned(),
-                event,
+                event: line.event.map(|event| event.to_string()),
                 text: String::from_utf8_lossy(&line.bytes).into_owned(),
                 bytes: str::from_utf8(&line.bytes).err().map(|_| HEXLOWER.encode(&line.bytes)),
                 ends: line.ends,
             });
         }
+        let text = self.text(host, line);
+        self.out.text(&text)
+    }
+
+    fn text(&mut self, host: &str, line: &Line) -> String {
         let goes_on = self.open.as_deref() == Some(host);
         let mut text = String::new();
         if self.open.is_some() && !goes_on {
             text.push('\n');
         }
         if let Some(width) = self.width.filter(|_| !goes_on) {
-            let (host, event) = (plain(host), or_dash(event.as_deref()));
+            let (host, event) = (plain(host), line.event.map(|event| event.to_string()));
+            let event = or_dash(event.as_deref());
             text.push_str(&format!("{host:width$}  {event:EVENT_WIDTH$}  "));
         }
         text.push_str(&plain_bytes(&line.bytes));
         text.push_str(if line.ends { "\n" } else { "" });
         self.open = (!line.ends).then(|| host.to_owned());
-        self.out.text(&text)
+        text
     }
 
     fn end(&mut self) -> Result<(), Failed> {
@@ -190,3 +195,29 @@ impl Printer {
 
 /// The longest of the events that a deployment has as a rule.
 const EVENT_WIDTH: usize = "ApplicationStart".len();
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::execute::LifecycleEvent;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_comes_in_pieces_is_one_line_unless_another_host_comes_between() {
+        let out = Output { json: false };
+        let (deployment, open) = ("d-AAAAAAAAA".to_owned(), None);
+        let mut printer = Printer { deployment, width: Some(6), open, out };
+        let mut said = |host: &str, bytes: &[u8], ends: bool| {
+            let event = ends.then_some(LifecycleEvent::AfterInstall);
+            printer.text(host, &Line { event, bytes: bytes.into(), ends })
+        };
+        assert_eq!(said("web-10", b"one ", false), "web-10  -                 one ");
+        assert_eq!(said("web-10", b"two", true), "two\n");
+        assert_eq!(said("web-1", b"\x1b[2J", true), "web-1   AfterInstall      \\u{1b}[2J\n");
+        assert_eq!(said("web-1", b"a", false), "web-1   -                 a");
+        assert_eq!(said("web-10", b"b", true), "\nweb-10  AfterInstall      b\n");
+        printer.width = None;
+        let alone = Line { event: None, bytes: b"as it is".into(), ends: true };
+        assert_eq!(printer.text("web-1", &alone), "as it is\n");
+    }
+}
