@@ -356,8 +356,8 @@ impl Rules {
                 let reach = if deploy.only_outdated { Reach::Outdated } else { Reach::All };
                 self.enqueue(id, order, deploy, reach);
                 let deployment = DeploymentId::of(id, false);
-                unless(self.has_canary(&self.deployments[&deployment]), "R4", || {
-                    format!("{deployment} is taken, and nobody is its canary")
+                unless(self.has_stages(&self.deployments[&deployment]), "R4", || {
+                    format!("{deployment} is taken, and nobody is its canary, or in a wave of it")
                 })?;
                 self.can_be_done(deployment)?;
             }
@@ -788,7 +788,7 @@ impl Rules {
         let Some(deployment) = moment.ledger.deployment(id) else { return Ok(()) };
         let waits = |tally: &&Tally| tally.began.is_none() && tally.end.is_none();
         let waiting = self.deployments.get(&id).filter(waits);
-        let lacks_canary = waiting.is_some_and(|tally| !self.has_canary(tally));
+        let lacks_stage = waiting.is_some_and(|tally| !self.has_stages(tally));
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         for (host, target) in &deployment.targets {
             let counts = target.status == TargetStatus::Succeeded;
@@ -808,7 +808,7 @@ impl Rules {
             // It was over before it began: stopped, out of time, or for nobody.
             let expired = tally.not_after.is_some_and(|until| until < moment.at);
             let changed = tally.group_version != group.group.version;
-            let may_not = expired || changed || lacks_canary;
+            let may_not = expired || changed || lacks_stage;
             let good = match &deployment.status {
                 DeploymentStatus::Stopped => tally.stopped,
                 DeploymentStatus::Failed { .. } => may_not,
@@ -913,7 +913,9 @@ impl Rules {
             format!("{id} is for other hosts than it must be")
         })?;
         tally.targets = targets;
-        unless(self.has_canary(&tally), "R4", || format!("{id} begins and has no canary"))?;
+        unless(self.has_stages(&tally), "R4", || {
+            format!("{id} begins and has no canary, or nobody in a wave")
+        })?;
         tally.began = Some(moment.at);
         tally.paused &= tally.by_operator;
         self.place(&mut tally, deployment)?;
@@ -942,14 +944,23 @@ impl Rules {
         !is_broken && quota_of(zones.minimum_healthy, &here) == 0
     }
 
-    /// False if a canary is asked for by labels that no host of the group has.
-    fn has_canary(&self, tally: &Tally) -> bool {
-        let canary = tally.configuration.canary.as_ref().filter(|_| tally.by_operator);
-        let Some(CanaryHosts::Labels(labels)) = canary.map(|canary| &canary.hosts) else {
+    /// False if a canary, or a wave, is asked for by labels that no host of the group has. No canary is a
+    /// host that was written off.
+    fn has_stages(&self, tally: &Tally) -> bool {
+        if !tally.by_operator {
             return true;
+        }
+        let is_in = |host: &HostId, labels: &Labels| labels.matches(&self.members[host].labels);
+        let own = &tally.configuration;
+        let is_canary = match own.canary.as_ref().map(|canary| &canary.hosts) {
+            Some(CanaryHosts::Labels(labels)) => {
+                self.hosts_of(&tally.group).iter().any(|host| is_in(host, labels))
+            }
+            _ => true,
         };
-        let hosts = self.hosts_of(&tally.group);
-        hosts.iter().any(|host| labels.matches(&self.members[host].labels))
+        let mut members: Vec<_> = self.members.keys().collect();
+        members.retain(|host| self.matches(&tally.group, **host));
+        is_canary && own.waves.iter().all(|wave| members.iter().any(|host| is_in(host, wave)))
     }
 
     /// Whom a deployment must be for, where that follows from its order.

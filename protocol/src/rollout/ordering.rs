@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     execute::Stopped,
-    ids::{DeploymentId, Digest, HostId, ReleaseLabel},
+    ids::{DeploymentId, Digest, HostId, Labels, ReleaseLabel},
     limits::QUEUED_DEPLOYMENTS_MAX,
     sabotage::{Defect, planted},
     time::UnixSeconds,
@@ -230,7 +230,7 @@ impl Ledger {
             return Err(Refusal::NothingMayBeDown { minimum, hosts });
         }
         if scope != Scope::Strayed {
-            self.check_canary(group, configuration)?;
+            self.check_stages(group, configuration)?;
         }
         let mut deployment = Deployment {
             id: DeploymentId::of(order.id(), false),
@@ -283,23 +283,38 @@ impl Ledger {
         Refusal::NoneOfZone { zone: self.zone_name(host), minimum, hosts }
     }
 
-    /// A canary by labels that no host of the group has is none: everything would go at once.
-    pub(super) fn check_canary(
+    /// A canary by labels that no host of the group has is none: everything would go at once. The hosts
+    /// that a wave was meant for would go with the rest; one that is written off is the wave's still.
+    pub(super) fn check_stages(
         &self,
         group: &GroupState,
         configuration: &DeploymentConfiguration,
     ) -> Result<(), Refusal> {
+        let filter = &group.group.filter;
         let canary = configuration.canary.as_ref().map(|canary| &canary.hosts);
-        let Some(CanaryHosts::Labels(labels)) = canary else { return Ok(()) };
-        let is_canary = |host: HostId| {
-            let known = self.state.members.get(&host);
-            known.is_some_and(|known| labels.matches(&known.member.labels))
-        };
-        if self.hosts_of(&group.group.filter).any(is_canary) {
-            return Ok(());
+        if let Some(CanaryHosts::Labels(labels)) = canary
+            && !self.hosts_of(filter).any(|host| self.has_labels(host, labels))
+        {
+            let (group, labels) = (group.group.name.clone(), labels.to_string());
+            return Err(Refusal::NoCanary { group, labels });
         }
-        let (group, labels) = (group.group.name.clone(), labels.to_string());
-        Err(Refusal::NoCanary { group, labels })
+        let is_empty = |wave: &Labels| {
+            let mut members = self.state.members.keys().copied();
+            !members.any(|host| self.has_labels(host, filter) && self.has_labels(host, wave))
+        };
+        match configuration.waves.iter().position(is_empty) {
+            Some(at) => {
+                let (group, labels) =
+                    (group.group.name.clone(), configuration.waves[at].to_string());
+                Err(Refusal::NoWave { group, number: at + 1, labels })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn has_labels(&self, host: HostId, wanted: &Labels) -> bool {
+        let known = self.state.members.get(&host);
+        known.is_some_and(|known| wanted.matches(&known.member.labels))
     }
 
     /// Fills in the hosts that a deployment is for now, and the stages in which they go.

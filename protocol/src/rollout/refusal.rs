@@ -141,6 +141,19 @@ pub enum Refusal {
         /// The labels.
         labels: String,
     },
+    /// Nobody would go in a wave, and those that it was meant for with the rest.
+    #[error(
+        "no host of group {group} has the labels of wave {number}, {labels}: correct them in the group's \
+         settings (see `swell hosts`), or leave the wave out"
+    )]
+    NoWave {
+        /// The group.
+        group: GroupName,
+        /// Which of its waves; the first is 1.
+        number: usize,
+        /// The labels.
+        labels: String,
+    },
     /// The floor is as high as the group.
     #[error(
         "HEALTH_CONSTRAINTS_INVALID: {minimum} of {hosts} hosts must stay healthy, \

@@ -7,6 +7,7 @@ use super::{
     deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, TargetStatus},
     kept::Kept,
     ledger::{GroupState, Ledger},
+    refusal::Refusal,
 };
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
@@ -139,12 +140,15 @@ impl Ledger {
         let id = group.queue.remove(next);
         let Some(mut deployment) = self.deployment(id).cloned() else { return true };
         let Some(group) = self.state.groups.get(name) else { return true };
-        let has_canary = match deployment.scope {
+        let has_stages = match deployment.scope {
             Scope::Strayed => Ok(()),
-            _ => self.check_canary(group, &deployment.configuration),
+            _ => self.check_stages(group, &deployment.configuration),
         };
-        let has_canary = has_canary.map_err(|refusal| format!("NO_CANARY: {refusal}"));
-        if let Err(reason) = may_begin(at, group, &deployment).and(has_canary) {
+        let has_stages = has_stages.map_err(|refusal| match refusal {
+            Refusal::NoWave { .. } => format!("NO_WAVE: {refusal}"),
+            refusal => format!("NO_CANARY: {refusal}"),
+        });
+        if let Err(reason) = may_begin(at, group, &deployment).and(has_stages) {
             if let Some(deployment) = self.deployment_mut(id) {
                 deployment.status = DeploymentStatus::Failed { reason };
                 deployment.ended_at = Some(at);

@@ -80,6 +80,31 @@ fn a_canary_that_has_not_run_yet_is_not_passed_over() {
 }
 
 #[test]
+fn a_wave_that_nobody_is_in_is_a_slip() {
+    let mut desk = Desk::new(3);
+    let waves = |all: &[&str]| {
+        let waves = all.iter().map(|labels| labels.parse().unwrap()).collect();
+        DeploymentConfiguration { waves, ..MinimumHealthy::AllAtOnce.into() }
+    };
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    let refused = desk.deploy_with("web", release, |deploy| {
+        deploy.configuration = Some(waves(&["role=db", "role=dbb"]));
+    });
+    let Err(refusal @ Refusal::NoWave { number: 2, .. }) = refused else { panic!("{refused:?}") };
+    assert!(refusal.to_string().contains("wave 2, role=dbb: correct them"), "{refusal}");
+    // Whoever was in it may be gone when the turn comes.
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    let second = desk.deploy_with("web", release, |deploy| {
+        (deploy.queue, deploy.configuration) = (true, Some(waves(&["role=db"])));
+    });
+    desk.admit_with(1, 1, 1, "role=web").unwrap();
+    assert_eq!(desk.roll().len(), 3);
+    let DeploymentStatus::Failed { reason } = desk.status(second.unwrap(), false) else { panic!() };
+    assert!(reason.starts_with("NO_WAVE: no host of group web"), "{reason}");
+}
+
+#[test]
 fn a_canary_that_nobody_is_lets_nothing_go() {
     let mut desk = Desk::new(3);
     let labelled = |labels: &str| {
