@@ -3,7 +3,7 @@
 //! The rules are here and the leader's clock is not: it says for how long each host was as it is. The
 //! choice is no matter of taste: the zone with the fewest voters first, then a hash of fleet and host,
 //! so every leader that sees the same hosts makes the same one. The leader never replaces itself: one that
-//! dies is replaced by the next, and one that may not vote any more stays until it leads no more.
+//! dies is replaced by the next, and one that may not vote any more lets another voter lead.
 
 use std::{
     cmp::Reverse,

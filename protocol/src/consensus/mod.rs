@@ -262,6 +262,15 @@ impl Consensus {
         self.stands_in_ticks = Some(STANDS_AFTER_TICKS);
     }
 
+    /// Lets another voter lead as soon as it has the whole log. Nothing is proposed until then; if it does
+    /// not take over in the time of an election, this one goes on.
+    pub fn hand_over(&mut self, heir: HostId) -> Vec<Output> {
+        if let Some(id) = id_of(&self.voters, heir).filter(|_| self.is_leading()) {
+            self.node.transfer_leader(id);
+        }
+        self.outputs()
+    }
+
     /// One tick has passed.
     pub fn tick(&mut self) -> Vec<Output> {
         if self.doubt.is_some() {
@@ -310,7 +319,9 @@ impl Consensus {
         from: HostId,
         frame: Frame,
     ) -> Result<Vec<Output>, WireError> {
-        if self.doubt.is_some() || self.is_asked_for_too_much(&frame) {
+        // It stands for leader only with the log that it stands for, whoever calls.
+        let is_called_too_soon = frame.calls_to_lead() && self.is_short();
+        if self.doubt.is_some() || self.is_asked_for_too_much(&frame) || is_called_too_soon {
             return Ok(Vec::new());
         }
         if let Some((index, term)) = frame.snapshot() {

@@ -1,7 +1,7 @@
 //! Frames between voters: our own mirror of the library's messages, and what is checked in them.
 
 use bytes::Bytes;
-use raft::{RawNode, Storage, eraftpb, eraftpb::MessageType};
+use raft::{CAMPAIGN_TRANSFER, RawNode, Storage, eraftpb, eraftpb::MessageType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -51,10 +51,14 @@ enum Kind {
     RequestPreVoteResponse,
     /// An append of nothing that only tells what is committed: who can follow need not answer.
     Committed,
+    /// The leader asks a voter to lead in its place.
+    TakeOver,
+    /// A request for a vote by the word of the leader: nobody holds back for that leader's sake.
+    RequestVoteAtOnce,
 }
 
 /// A message of the library is sent as the first of its kinds, unless it is known to be the other one.
-const KINDS: [(Kind, MessageType); 10] = [
+const KINDS: [(Kind, MessageType); 12] = [
     (Kind::Append, MessageType::MsgAppend),
     (Kind::AppendResponse, MessageType::MsgAppendResponse),
     (Kind::RequestVote, MessageType::MsgRequestVote),
@@ -65,6 +69,8 @@ const KINDS: [(Kind, MessageType); 10] = [
     (Kind::RequestPreVote, MessageType::MsgRequestPreVote),
     (Kind::RequestPreVoteResponse, MessageType::MsgRequestPreVoteResponse),
     (Kind::Committed, MessageType::MsgAppend),
+    (Kind::TakeOver, MessageType::MsgTimeoutNow),
+    (Kind::RequestVoteAtOnce, MessageType::MsgRequestVote),
 ];
 
 /// What one voter sends to another.
@@ -100,9 +106,13 @@ pub(super) struct Frame {
 /// With `only_tells`, as [`Kind::Committed`].
 pub(super) fn encode(mut message: eraftpb::Message, only_tells: bool, generation: u64) -> Vec<u8> {
     let kind = KINDS.iter().find(|(_, kind)| *kind == message.msg_type);
-    // The wrapper neither forwards proposals nor transfers leadership, so no other kind is made.
+    // The wrapper forwards nothing, so no other kind is made.
     let (kind, _) = kind.expect("the library sends the kinds of the table only");
-    let kind = if only_tells { &Kind::Committed } else { kind };
+    let kind = match kind {
+        _ if only_tells => &Kind::Committed,
+        Kind::RequestVote if message.context == CAMPAIGN_TRANSFER => &Kind::RequestVoteAtOnce,
+        kind => kind,
+    };
     let snapshot = message.snapshot.take().map(|snapshot| Snapshot {
         index: snapshot.get_metadata().index,
         term: snapshot.get_metadata().term,
@@ -131,13 +141,19 @@ pub(super) fn encode_word(word: Word, generation: u64) -> Vec<u8> {
 impl Frame {
     /// Where the log of a candidate ends that asks for a vote.
     pub(super) fn candidate(&self) -> Option<LogEnd> {
-        let asks = matches!(self.kind, Kind::RequestVote | Kind::RequestPreVote);
+        let asks =
+            matches!(self.kind, Kind::RequestVote | Kind::RequestVoteAtOnce | Kind::RequestPreVote);
         asks.then_some(LogEnd { term: self.log_term, index: self.index })
     }
 
     /// The term of the leader, if it only tells what is committed.
     pub(super) fn tells_commit(&self) -> Option<u64> {
         (self.kind == Kind::Committed).then_some(self.term)
+    }
+
+    /// True if its receiver is to lead.
+    pub(super) fn calls_to_lead(&self) -> bool {
+        self.kind == Kind::TakeOver
     }
 
     /// True for the answer to a sign of life.
@@ -229,7 +245,9 @@ pub(super) fn admit(
             check(sane, "a snapshot of the future")?;
         }
         Kind::Committed
+        | Kind::TakeOver
         | Kind::RequestVote
+        | Kind::RequestVoteAtOnce
         | Kind::RequestVoteResponse
         | Kind::RequestPreVote
         | Kind::RequestPreVoteResponse => {}
@@ -259,6 +277,9 @@ fn to_message(frame: Frame, from: u64, node: &RawNode<Log>) -> eraftpb::Message 
         reject_hint: frame.reject_hint,
         ..Default::default()
     };
+    if frame.kind == Kind::RequestVoteAtOnce {
+        message.context = CAMPAIGN_TRANSFER.into();
+    }
     let entries: Vec<_> = frame.entries.into_iter().map(to_entry).collect();
     message.set_entries(entries.into());
     if let Some(snapshot) = frame.snapshot {

@@ -31,6 +31,9 @@ pub(super) struct Leadership {
     /// When voters were last replaced, and when in each zone.
     replaced_at: Option<Mono>,
     replaced_in: BTreeMap<Option<ZoneName>, Mono>,
+    /// How often another voter was asked to lead instead, and when that may be so again.
+    handed_over: usize,
+    hands_over_at: Mono,
     /// Since when a slot that an operator has released is seen as held still.
     released_since: BTreeMap<(HostId, u64), Mono>,
 }
@@ -47,6 +50,8 @@ impl Leadership {
             unfit_since: BTreeMap::new(),
             replaced_at: None,
             replaced_in: BTreeMap::new(),
+            handed_over: 0,
+            hands_over_at: Mono::default(),
             released_since: BTreeMap::new(),
         }
     }
@@ -92,6 +97,7 @@ impl Node {
         self.propose_passed();
         self.propose_voters();
         self.propose_grants();
+        self.hand_over();
     }
 
     /// Grants what may be granted, as soon as the ledger allows it.
@@ -200,6 +206,30 @@ impl Node {
         }
     }
 
+    /// Lets another voter lead where this one may not vote any more: no leader replaces itself.
+    fn hand_over(&mut self) {
+        if self.ledger.may_vote(self.me) || self.now < self.leadership.hands_over_at {
+            return;
+        }
+        let may_lead = |host: &HostId| {
+            *host != self.me
+                && self.ledger.is_member(*host)
+                && self.ledger.may_vote(*host)
+                && self.looks_well(*host)
+                && self.links.is_up(*host)
+        };
+        let heirs: Vec<_> = self.voters().into_iter().filter(may_lead).collect();
+        let turn = self.leadership.handed_over.checked_rem(heirs.len());
+        let Some(heir) = turn.map(|turn| heirs[turn]) else { return };
+        self.leadership.handed_over += 1;
+        self.leadership.hands_over_at = self.now + HAND_OVER_AGAIN_AFTER;
+        let name = self.name_of(heir);
+        let note = format!("voters: this host may vote no more, by its labels: {name} is to lead");
+        self.out.push(Output::Note(note));
+        let outputs = self.consensus.as_mut().map(|consensus| consensus.hand_over(heir));
+        self.consensus_outputs(outputs.unwrap_or_default());
+    }
+
     /// A voter, and whether it should go.
     fn seat(&mut self, host: HostId) -> Seat {
         let (now, policy) = (self.now, self.leadership.policy);
@@ -286,3 +316,5 @@ fn versions_fit(one: &str, other: &str) -> bool {
 const LAG_ENTRIES_MAX: u64 = 250;
 const WELL_FOR: Duration = Duration::from_secs(1);
 const APPEAR_WITHIN: Duration = Duration::from_secs(15);
+/// One that has not taken over within a few elections may not be able to.
+const HAND_OVER_AGAIN_AFTER: Duration = Duration::from_secs(10);

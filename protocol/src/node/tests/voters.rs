@@ -160,6 +160,25 @@ fn a_removed_voter_is_replaced_at_once() {
 }
 
 #[test]
+fn a_leader_that_may_vote_no_more_lets_another_lead_and_is_replaced() {
+    let mut world = impatient(5, 3);
+    world.run_for(10);
+    let leader = world.leader().unwrap();
+    let enrolment = SecretKey::from_seed(&[204; 32]);
+    let mut cert = world.cert(leader, &enrolment);
+    let mut member = cert.verify_signatures(&world.trust).unwrap().content().clone();
+    (member.incarnation, member.labels) = (1, "voter=never".parse().unwrap());
+    cert.member = Signed::new(&member, world.trust.fleet(), &[&enrolment]).unwrap();
+    world.submit(leader, Entry::Admit(Box::new(cert)));
+    world.run_for(2);
+    let next = world.leader().unwrap();
+    assert_ne!(next, leader, "another one leads");
+    assert!(world.votes(leader), "it is not replaced at once");
+    world.run_until("a new voter", |world| world.is_settled(1));
+    assert!(!world.votes(leader));
+}
+
+#[test]
 fn a_voter_is_not_removed_while_another_is_dead() {
     let mut world = impatient(3, 3);
     let gone = world.other_voter();
