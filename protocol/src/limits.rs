@@ -38,6 +38,8 @@ pub const SLOT_DOCUMENT_BYTES_MAX: usize = 16 << 10;
 pub const VOTERS_MAX: usize = 7;
 /// Lists of voters that follow each other: at one a week, twenty years of them.
 pub const VOTER_LISTS_MAX: usize = 1024;
+/// So few changes of voters are left that people should hear of it: at one a week, five years of them.
+pub const VOTER_CHANGES_FEW: usize = 256;
 /// Lists of voters in one message, and in what an executor is asked: the rest comes with the next.
 pub const VOTER_LISTS_PER_MESSAGE_MAX: usize = 64;
 /// How long a group may ask its hosts to be healthy before a slot passes on; CodeDeploy's cap on one

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, time::Duration};
 
-use groundswell_protocol::ids::{ApplicationName, DeploymentId, GroupName, Malformed};
+use groundswell_protocol::{
+    ids::{ApplicationName, DeploymentId, GroupName, Malformed},
+    limits::VOTER_CHANGES_FEW,
+};
 use groundswell_signer::{group_file, inspect};
 
 use super::{
@@ -44,6 +47,9 @@ fn status_text(fleet: &Fleet) -> String {
     );
     if fleet.root_keys == 1 {
         line(&mut text, "root: 1 of 1: one key says who holds every role");
+    }
+    if let Some(left @ 0..=VOTER_CHANGES_FEW) = fleet.voter_changes_left {
+        line(&mut text, format!("voters can change {left} times more: see `swell voters`"));
     }
     if !fleet.joined {
         let why = fleet.turned_away.as_deref().unwrap_or("nobody has let it in yet");
@@ -480,6 +486,10 @@ pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
         table.row([voter.name.clone(), voter.standing.clone(), role.into()]);
     }
     let mut text = format!("{table}last entry applied here: {}", fleet.applied);
+    if let Some(left) = fleet.voter_changes_left.filter(|left| *left <= VOTER_CHANGES_FEW) {
+        text.push('\n');
+        text.push_str(&few_changes_text(left));
+    }
     if let Some(Doubt { heard, needed }) = &fleet.doubt {
         text.push_str(&format!(
             "\n{} does not vote yet: its machine was started, and {needed} other voters have to say what \
@@ -498,6 +508,16 @@ pub(super) async fn voters(client: &Client, out: Output) -> Result<(), Failed> {
         ));
     }
     out.line(text)
+}
+
+/// What to do about voters that have changed very often.
+fn few_changes_text(left: usize) -> String {
+    format!(
+        "the voters can change by themselves {left} times more: each change is kept for good, and there is \
+         room for so many\nkeep hosts that come and go from voting: approve them with the label \
+         voter=never\nwhen none is left, only `swell voters recover` puts another voter in the place of \
+         one that is gone"
+    )
 }
 
 fn time(seconds: u64) -> String {
@@ -542,6 +562,18 @@ mod tests {
         assert_eq!(text.lines().count(), before);
         let long = status_text(&fleet(&"x".repeat(64 << 10)));
         assert!(long.len() < 2000, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn it_is_said_long_before_the_voters_can_change_no_more() {
+        let mut fleet = fleet("no");
+        for (left, said) in [(None, false), (Some(257), false), (Some(256), true), (Some(0), true)]
+        {
+            fleet.voter_changes_left = left;
+            assert_eq!(status_text(&fleet).contains("see `swell voters`"), said, "{left:?}");
+        }
+        let text = few_changes_text(256);
+        assert!(text.contains("256 times") && text.contains("voter=never"), "{text}");
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub struct Fleet {
     /// have: it votes only for who has as much.
     #[serde(default)]
     pub lacks: Option<u64>,
+    /// How often the voters can change by themselves yet; null from an older daemon.
+    #[serde(default)]
+    pub voter_changes_left: Option<usize>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,
     /// Where this host looks for the fleet while it is connected to nobody.

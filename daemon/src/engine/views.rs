@@ -140,6 +140,7 @@ impl Engine {
             voters: voters.collect(),
             doubt,
             lacks: node.lacks(),
+            voter_changes_left: Some(ledger.voter_changes_left()),
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }

@@ -191,6 +191,14 @@ impl Node {
         if is_full && !seats.iter().any(|seat| seat.must_go) {
             return;
         }
+        if self.ledger.voter_changes_left() == 0 {
+            // Said once in a while to whoever reads the journal: nothing but people can do anything.
+            self.leadership.replaced_at = Some(now + policy.pace * QUIET_PACES);
+            let note = "voters: one should be replaced, and they can change by themselves no more: when the \
+                        fleet is quiet, let it go on with other voters by `swell voters recover`";
+            self.out.push(Output::Note(note.into()));
+            return;
+        }
         let prospects = self.prospects(&voters);
         let fleet = self.trust.fleet();
         let Some(list) = next_list(fleet, &voters, self.me, &seats, &prospects) else { return };
@@ -315,6 +323,8 @@ fn versions_fit(one: &str, other: &str) -> bool {
 /// How far behind a host may be that begins to vote.
 const LAG_ENTRIES_MAX: u64 = 250;
 const WELL_FOR: Duration = Duration::from_secs(1);
+/// How many times the pace of changes it takes until somebody is reminded that there are none.
+const QUIET_PACES: u32 = 60;
 const APPEAR_WITHIN: Duration = Duration::from_secs(15);
 /// One that has not taken over within a few elections may not be able to.
 const HAND_OVER_AGAIN_AFTER: Duration = Duration::from_secs(10);

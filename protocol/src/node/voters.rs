@@ -7,7 +7,7 @@ use crate::{
     consensus::{Assured, Consensus, Restored, Write},
     execute::Report,
     ids::{GroupName, HostId},
-    limits::{GROUPS_PER_HOST_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
+    limits::{GROUPS_PER_HOST_MAX, VOTER_CHANGES_FEW, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::{Entry, Refusal},
     sabotage::{Defect, planted},
     trust::{Counted, Electorate, Signed, VoterList},
@@ -61,6 +61,14 @@ impl Node {
         let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };
         let note = format!("voters: generation {generation} begins, {count} hosts, {part}");
         self.out.push(Output::Note(note));
+        let left = self.ledger.voter_changes_left();
+        if left <= VOTER_CHANGES_FEW {
+            let note = format!(
+                "voters: they can change by themselves {left} times more: keep hosts that come and go from \
+                 voting, by the label voter=never (see `swell voters`)"
+            );
+            self.out.push(Output::Note(note));
+        }
     }
 
     /// Goes on from a snapshot of another generation, or of the same on a host that follows.

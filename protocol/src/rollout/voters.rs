@@ -34,6 +34,13 @@ impl Ledger {
         self.state.next_voters.as_ref()
     }
 
+    /// How often the voters can change by themselves yet. All lists stay for good: a host that was away
+    /// believes each by the one before, and certificates by the voters of their time.
+    pub fn voter_changes_left(&self) -> usize {
+        let all = VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS;
+        all.saturating_sub(self.state.voter_lists.len())
+    }
+
     /// False for a host whose labels say `voter=never`.
     pub fn may_vote(&self, host: HostId) -> bool {
         let member = self.state.members.get(&host);
@@ -54,11 +61,7 @@ impl Ledger {
         let now = self.electorate.newest();
         refuse(self.state.next_voters.is_some(), "another change is under way")?;
         refuse(list.check().is_err(), "the list is malformed")?;
-        let lists = self.state.voter_lists.len();
-        refuse(
-            lists >= VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS,
-            "there were too many already",
-        )?;
+        refuse(self.voter_changes_left() == 0, "there were too many already")?;
         let follows = list.base.is_none()
             && list.parent == now.id()
             && list.generation == now.generation().saturating_add(1)

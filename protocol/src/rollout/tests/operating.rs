@@ -588,9 +588,11 @@ fn voters_leave_the_last_lists_of_the_chain_to_operators() {
     let theirs = VOTER_LISTS_MAX - VOTER_LISTS_FOR_OPERATORS;
     desk.ledger.state.voter_lists = vec![signed; theirs - 1].into();
     assert!(desk.ledger.check(NOW, &entry).is_ok());
+    assert_eq!(desk.ledger.voter_changes_left(), 1);
     let one_more = desk.ledger.state.voter_lists[0].clone();
     desk.ledger.state.voter_lists.push(one_more);
     assert!(matches!(desk.ledger.check(NOW, &entry), Err(Refusal::VoterChange(_))));
+    assert_eq!(desk.ledger.voter_changes_left(), 0);
     let recovery = desk.ledger.recovery(&[host(1)], 1).unwrap().claim().unwrap();
     let recovery = desk.sign(&recovery, 3);
     desk.ledger.recover(&recovery).unwrap();
