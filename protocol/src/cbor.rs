@@ -5,6 +5,8 @@
 //! not exactly what [`encode`] would write are refused. That one rule removes duplicate keys, long
 //! integer forms, tags, indefinite lengths, trailing bytes and unknown fields together.
 
+use std::io::{self, Write};
+
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -50,7 +52,26 @@ pub fn decode<T: Serialize + DeserializeOwned>(
     }
     let value: T = ciborium::de::from_reader_with_recursion_limit(bytes, CBOR_DEPTH_MAX)
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
-    if encode(&value) == bytes { Ok(value) } else { Err(DecodeError::NotCanonical) }
+    // As it is written, it is compared: what came may be large enough without a copy.
+    let mut left = Expected(bytes);
+    match ciborium::into_writer(&value, &mut left) {
+        Ok(()) if left.0.is_empty() => Ok(value),
+        _ => Err(DecodeError::NotCanonical),
+    }
+}
+
+/// Takes what was expected, and nothing else.
+struct Expected<'a>(&'a [u8]);
+
+impl Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use groundswell_protocol::{
@@ -28,7 +28,7 @@ use crate::{
     extended,
     journal::{durable, read_sealed, write_sealed},
     permissions::{self, Created, Rights},
-    place::{self, Dir, Kind, is_absent},
+    place::{self, Dir, Kind, Parents, is_absent},
     regular,
     space::Needed,
 };
@@ -41,9 +41,9 @@ pub(crate) struct Plan {
     /// Directories of the revision before that this one does not need, children first.
     emptied: Vec<PathBuf>,
     /// To be made, parents first.
-    directories: Vec<(PathBuf, Rights)>,
+    directories: Vec<(PathBuf, Arc<Rights>)>,
     /// By their targets.
-    files: BTreeMap<PathBuf, (Source, Rights)>,
+    files: BTreeMap<PathBuf, (Source, Arc<Rights>)>,
     belongings: Belongings,
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn plan(
         wanted.map(manifest, archive, &mapping.source, &destination)?;
     }
     let places = Places::of(&wanted.directories, before)?;
-    let mut files = BTreeMap::new();
+    let (mut files, mut parents) = (BTreeMap::new(), Parents::default());
     for (name, source) in wanted.files {
         let mut target = places.target(&name)?;
         let is_file = matches!(source, Source::File { .. });
@@ -126,7 +126,8 @@ pub(crate) fn plan(
         if places.needed.contains(&target) {
             return Err(format!("files: {} would be file and directory", target.display()));
         }
-        if !allowed(&target, before, behavior)? {
+        let there = parents.kind(&target).map_err(|error| named_in(&target, &error))?;
+        if !allowed(&target, there, before, behavior)? {
             continue;
         }
         if let Some((other, _)) = files.insert(target, (name, source)) {
@@ -134,7 +135,9 @@ pub(crate) fn plan(
         }
     }
     let rights = rights(&manifest.spec, root, &files, &places.missing)?;
-    let rights = |name: &PathBuf| rights.get(name).cloned().unwrap_or_default();
+    // Most have the same ones, or none.
+    let none = Arc::new(Rights::default());
+    let rights = |name: &PathBuf| rights.get(name).unwrap_or(&none).clone();
     let is = |path: &PathBuf, wanted: fn(Kind) -> bool| {
         place::kind(path).map(|kind| kind.is_some_and(wanted)).map_err(|e| named_in(path, &e))
     };
@@ -284,11 +287,12 @@ impl Places {
 /// True if the file is put in place, false if the one that is there is kept.
 fn allowed(
     target: &Path,
+    there: Option<Kind>,
     before: &Belongings,
     behavior: FileExistsBehavior,
 ) -> Result<bool, String> {
     let shown = target.display();
-    match (place::kind(target).map_err(|error| named_in(target, &error))?, behavior) {
+    match (there, behavior) {
         (None, _) => Ok(true),
         (Some(Kind::Directory), _) => can_go(target, before).map(|()| true),
         _ if before.files.contains(target) => Ok(true),
@@ -328,7 +332,7 @@ fn rights(
     root: &Path,
     files: &BTreeMap<PathBuf, (PathBuf, Source)>,
     directories: &BTreeMap<PathBuf, PathBuf>,
-) -> Result<BTreeMap<PathBuf, Rights>, String> {
+) -> Result<BTreeMap<PathBuf, Arc<Rights>>, String> {
     let regular = files.values().filter(|(_, source)| matches!(source, Source::File { .. }));
     let files: Vec<&Path> = regular.map(|(name, _)| name.as_path()).collect();
     let directories: Vec<&Path> = directories.values().map(PathBuf::as_path).collect();
@@ -392,6 +396,7 @@ impl Plan {
             }
         }
         make_directories(&directories, false)?;
+        let mut parents = Parents::default();
         for (target, (source, rights)) in &self.files {
             let beside = beside(target, undo.secret);
             let mut put = || {
@@ -413,10 +418,12 @@ impl Plan {
         fs::create_dir_all(&saved_dir)?;
         let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
         let mut files = Vec::new();
+        let mut parents = Parents::default();
         for (path, number) in self.files.keys().chain(&self.removed).zip(0_u32..) {
-            let is_saved = place::kind(path)?.is_some_and(|kind| kind != Kind::Directory);
+            let kind = named(path, parents.kind(path))?;
+            let is_saved = kind.is_some_and(|kind| kind != Kind::Directory);
             if is_saved {
-                let copied = Dir::of(path).and_then(|(from, name)| {
+                let copied = parents.of(path).and_then(|(from, name)| {
                     from.copy(name, &saved_dir, number.to_string().as_ref())
                 });
                 named(path, copied)?;
@@ -437,7 +444,10 @@ impl Plan {
 }
 
 /// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
-fn make_directories(all: &[(PathBuf, Rights)], early: bool) -> io::Result<Vec<(PathBuf, Rights)>> {
+fn make_directories(
+    all: &[(PathBuf, Arc<Rights>)],
+    early: bool,
+) -> io::Result<Vec<(PathBuf, Arc<Rights>)>> {
     let mut later = Vec::new();
     for (directory, rights) in all {
         if early && !can_be_made(directory)? {
@@ -455,25 +465,6 @@ fn can_be_made(directory: &Path) -> io::Result<bool> {
     match Dir::of(directory).and_then(|(dir, name)| dir.kind(name)) {
         Err(error) if is_absent(&error) => Ok(false),
         kind => named(directory, kind).map(|kind| kind.is_none()),
-    }
-}
-
-/// The directory that the last file was in, which most likely has the next one as well.
-#[derive(Default)]
-struct Parents(Option<(PathBuf, Dir)>);
-
-impl Parents {
-    fn of<'a>(&mut self, path: &'a Path) -> io::Result<(&Dir, &'a OsStr)> {
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        if self.0.as_ref().is_none_or(|(last, _)| last != above) {
-            self.0 = None;
-        }
-        match &mut self.0 {
-            Some((_, dir)) => Ok((dir, name)),
-            none => Ok((&none.insert((above.into(), Dir::open(above)?)).1, name)),
-        }
     }
 }
 

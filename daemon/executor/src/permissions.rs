@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::{PermissionsExt, fchown},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use groundswell_protocol::revision::{AppSpec, Permission, SelinuxContext};
@@ -63,10 +64,10 @@ pub(crate) fn resolve(
     spec: &AppSpec,
     root: &Path,
     created: &Created<'_>,
-) -> Result<BTreeMap<PathBuf, Rights>, String> {
+) -> Result<BTreeMap<PathBuf, Arc<Rights>>, String> {
     let mut all = BTreeMap::new();
     for permission in &spec.permissions {
-        let rights = rights_of(permission)?;
+        let rights = Arc::new(rights_of(permission)?);
         for target in targets(permission, &below(root, &permission.object), created)? {
             let is_default = rights.acl.as_ref().is_some_and(Acl::has_default);
             if is_default && created.files.contains(&target) {

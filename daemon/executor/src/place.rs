@@ -148,9 +148,35 @@ impl Dir {
 
 /// What is at `path`, of which no component above may be a link: behind one, nothing is there.
 pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
-    match Dir::of(path).and_then(|(dir, name)| dir.kind(name)) {
-        Err(error) if is_absent(&error) => Ok(None),
-        other => other,
+    Parents::default().kind(path)
+}
+
+/// The directory that the last path was in, held open: most likely it has the next one as well. One that is
+/// not there is remembered likewise.
+#[derive(Default)]
+pub(crate) struct Parents(Option<(PathBuf, Option<Dir>)>);
+
+impl Parents {
+    /// The directory that `path` is in, and its name there.
+    pub(crate) fn of<'a>(&mut self, path: &'a Path) -> io::Result<(&Dir, &'a OsStr)> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if self.0.as_ref().is_none_or(|(last, _)| last != above) {
+            let opened = Dir::open(above);
+            let absent = opened.as_ref().is_err_and(is_absent);
+            self.0 = Some((above.into(), if absent { None } else { Some(opened?) }));
+        }
+        let dir = self.0.as_ref().and_then(|(_, dir)| dir.as_ref());
+        Ok((dir.ok_or(io::ErrorKind::NotFound)?, name))
+    }
+
+    /// What is at `path`.
+    pub(crate) fn kind(&mut self, path: &Path) -> io::Result<Option<Kind>> {
+        match self.of(path).and_then(|(dir, name)| dir.kind(name)) {
+            Err(error) if is_absent(&error) => Ok(None),
+            other => other,
+        }
     }
 }
 
