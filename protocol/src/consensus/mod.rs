@@ -262,6 +262,11 @@ impl Consensus {
         self.stands_in_ticks = Some(STANDS_AFTER_TICKS);
     }
 
+    /// True while another voter is asked to lead: nothing is proposed meanwhile.
+    pub fn is_handing_over(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
     /// Lets another voter lead as soon as it has the whole log. Nothing is proposed until then; if it does
     /// not take over in the time of an election, this one goes on.
     pub fn hand_over(&mut self, heir: HostId) -> Vec<Output> {
@@ -319,9 +324,10 @@ impl Consensus {
         from: HostId,
         frame: Frame,
     ) -> Result<Vec<Output>, WireError> {
-        // It stands for leader only with the log that it stands for, whoever calls.
-        let is_called_too_soon = frame.calls_to_lead() && self.is_short();
-        if self.doubt.is_some() || self.is_asked_for_too_much(&frame) || is_called_too_soon {
+        // It stands for leader only with the log that it stands for, and when its own leader calls.
+        let may_be_called = !self.is_short() && self.node.raft.leader_id == sender;
+        let is_called_in_vain = frame.calls_to_lead() && !may_be_called;
+        if self.doubt.is_some() || self.is_asked_for_too_much(&frame) || is_called_in_vain {
             return Ok(Vec::new());
         }
         if let Some((index, term)) = frame.snapshot() {

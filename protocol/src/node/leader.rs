@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Node, Output};
 use crate::{
-    consensus::{Prospect, Seat, VoterPolicy, next_list},
+    consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
     fleet::Standing,
     ids::{HostId, ZoneName},
     limits::RELEASE_HOLD_OFF,
@@ -110,6 +110,7 @@ impl Node {
             || !self.feed.open_grants.is_empty()
             || self.leadership.granted_at == applied
             || self.leadership.granted_at == u64::MAX
+            || self.consensus.as_ref().is_some_and(Consensus::is_handing_over)
         {
             return;
         }
