@@ -621,6 +621,7 @@ impl Rules {
     pub(crate) fn recover(&mut self, generation: u64) {
         self.recovered_at = generation;
         self.uncounted = self.members.keys().copied().collect();
+        self.written_off.clear();
     }
 
     /// True if a host has not said since that it holds no slot which was lost.

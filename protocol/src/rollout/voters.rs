@@ -137,8 +137,9 @@ impl Ledger {
     }
 
     /// Goes on with this ledger by the word of operators. Slots that others had granted after it are not
-    /// known here: until a host says that it holds none of them, it counts as down. Indices leap, so
-    /// that none of theirs is ever given again.
+    /// known here: until a host says that it holds none of them, it counts as down. So does one that was
+    /// written off: it may have come back since, and hold one. Indices leap, so that none of theirs is ever
+    /// given again.
     pub fn recover(&mut self, signed: &Signed<VoterList>) -> Result<(), Refusal> {
         let list = self.trust.recovery(signed).map_err(Refusal::untrusted("list of voters"))?;
         let (expected, here) = (list.content().base.clone(), self.recovery_base());
@@ -152,6 +153,9 @@ impl Ledger {
         if !planted(Defect::CensusDropped) {
             self.state.uncounted =
                 self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
+            for host in std::mem::take(&mut *self.state.written_off).into_keys() {
+                self.count_in(host);
+            }
         }
         if !planted(Defect::IndicesDoNotLeap) {
             self.state.applied += INDICES_PER_LOSS;

@@ -652,6 +652,27 @@ fn a_slot_from_before_a_loss_waits_for_those_who_may_hold_a_lost_one() {
 }
 
 #[test]
+fn a_host_that_was_written_off_before_a_loss_may_hold_a_lost_slot() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let dead = desk.grant_next();
+    let token = desk.ledger.slot_of(host(dead)).unwrap().token;
+    desk.health(dead, false);
+    desk.act("web", Action::ReleaseSlot { host: host(dead), token }).unwrap();
+    desk.apply(Entry::Passed(Passed::HoldOff { host: host(dead), token })).unwrap();
+    assert_eq!(desk.down("web"), (0, 1));
+    let generation = recover(&mut desk);
+    for number in (0..3).filter(|number| *number != dead) {
+        count(&mut desk, number, &[], generation);
+    }
+    assert_eq!(desk.down("web").0, 1, "it may have come back and be at work");
+    assert!(desk.ledger.next_grants().is_empty());
+    desk.ledger.check_invariants();
+}
+
+#[test]
 fn a_host_that_a_lost_slot_left_broken_counts_as_broken() {
     let mut desk = Desk::new(3);
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
