@@ -192,9 +192,13 @@ impl Engine {
     ) -> impl Future<Output = LogPart> + use<> {
         let logs = self.logs.clone();
         let found = self.where_to_read(deployment, name);
+        // A host that catches up keeps what it does under the deployment that it catches up with.
+        let known = self.node.ledger().deployment(deployment);
+        let kept = known.map(|known| DeploymentId::of(known.order, known.goes_back));
+        let part = Part { deployment: kept.unwrap_or(deployment), offset };
         async move {
             let Some((host, addresses)) = found? else { return Ok(None) };
-            logs.read(host, addresses, Part { deployment, offset }).await
+            logs.read(host, addresses, part).await
         }
     }
 
