@@ -134,6 +134,8 @@ impl Engine {
             TargetStatus::Pending => !holders_only,
             _ => false,
         });
+        // In a large fleet hosts tell of their progress more rarely.
+        let moves_within = STALLED_SECONDS.max(2 * self.node.progress_every().as_secs());
         let (mut stalled, mut silent_holder) = (Vec::new(), None);
         for (host, target) in waited_for {
             let name = name_of(self.node.ledger(), *host);
@@ -143,7 +145,7 @@ impl Engine {
                 stalled.push(format!("{name} silent for {}", duration(silent)));
                 let holds = matches!(target.status, TargetStatus::InProgress { .. });
                 silent_holder = silent_holder.or_else(|| holds.then_some(name));
-            } else if seconds >= STALLED_SECONDS
+            } else if seconds >= moves_within
                 // Who holds a slot is at work, unless it cannot be.
                 && (!holders_only || self.says_nothing(*host, deployment))
                 && let Some(doing) = self.doing_in(*host, deployment)

@@ -166,7 +166,8 @@ impl Node {
     /// the fleet can bear to hear of it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
-        let knows_itself = self.record.is_some() || self.rollouts.has_executor();
+        let can_tell = self.rollouts.has_executor() && !self.is_catching_up();
+        let knows_itself = self.record.is_some() || can_tell;
         if !knows_itself && self.now < self.gossip.speaks_at || !self.is_above_own_record() {
             return;
         }
@@ -203,7 +204,7 @@ impl Node {
             signed_at: self.wall,
         };
         self.gossip.next_refresh_at = self.now + refresh_after(self.me, record.sequence);
-        self.gossip.next_progress_at = self.now + progress_after(self.view.roster.members());
+        self.gossip.next_progress_at = self.now + self.progress_every();
         let Some(signed) = self.sign(&record) else { return };
         let host = self.me;
         let mut letters = Vec::new();
@@ -346,6 +347,11 @@ impl Node {
         }
     }
 
+    /// The longest time between two words of a host that gets on.
+    pub fn progress_every(&self) -> Duration {
+        progress_after(self.view.roster.members())
+    }
+
     /// How long ago anything was heard of another host: over its link, if it is a neighbour, or by a
     /// new record.
     pub fn heard_ago(&self, host: HostId) -> Option<Duration> {
@@ -370,7 +376,7 @@ pub(super) fn progress_after(hosts: usize) -> Duration {
 }
 
 /// A host that was started says in one record that it is back and what it runs, if its executor answers
-/// within this.
+/// within this, and a voter that has applied again what is in its log.
 const EXECUTOR_AWAITED_MAX: Duration = Duration::from_secs(1);
 /// A member that accuses whatever it hears makes others answer this often, and no oftener.
 const REFUTE_EVERY: Duration = Duration::from_secs(1);
