@@ -158,12 +158,10 @@ impl Node {
         }
     }
 
-    /// Tells a new peer how new the voters are that this host knows. Nothing, of the first ones.
+    /// Tells a new peer how new the voters are that this host knows, the first ones as well: where a host was
+    /// started again before its peer saw the old link go, this is the only greeting.
     pub(super) fn greet_with_voters(&mut self, peer: HostId) {
-        let generation = self.electorate.newest().generation();
-        if generation > self.trust.genesis().generation {
-            self.send(peer, Message::VotersKnown(generation));
-        }
+        self.send(peer, Message::VotersKnown(self.electorate.newest().generation()));
     }
 
     /// A peer says how new the voters are that it knows.

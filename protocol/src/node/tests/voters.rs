@@ -179,6 +179,19 @@ fn a_leader_that_may_vote_no_more_lets_another_lead_and_is_replaced() {
 }
 
 #[test]
+fn whoever_is_left_behind_asks_even_if_its_peers_saw_no_link_go() {
+    let mut world = fleet(3, 3);
+    let peer = world.hosts[1].id;
+    world.feed(0, Input::LinkDown(peer));
+    world.wire.clear();
+    world.feed(0, Input::LinkUp(peer));
+    let asks = |(from, to, message): &(usize, usize, Message)| {
+        (*from, *to) == (0, 1) && matches!(message, Message::VotersKnown(0))
+    };
+    assert!(world.wire.iter().any(asks));
+}
+
+#[test]
 fn a_voter_is_not_removed_while_another_is_dead() {
     let mut world = impatient(3, 3);
     let gone = world.other_voter();
