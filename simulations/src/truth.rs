@@ -527,11 +527,6 @@ impl Truth {
         }
     }
 
-    /// How many hosts are being disturbed.
-    pub fn disturbed_hosts(&self) -> usize {
-        self.disturbed.len()
-    }
-
     /// True if a host is being disturbed by this slot.
     pub fn is_disturbed_by(&self, host: HostId, token: u64) -> bool {
         self.disturbed.get(&host) == Some(&token)
