@@ -391,14 +391,17 @@ fn who_interrupts_leaves_a_deployment_that_ends_by_itself_and_nothing_behind() {
     let one = host.bundle("one", &format!("{DATA}{hooks}"), &[("data", "1"), ("wait.sh", script)]);
     mkfifo(&host.live("gate"), Mode::S_IRWXU).unwrap();
     // What was left by those who were ended otherwise; one of them is still at work.
-    let [left, busy] = ["incoming-left", "incoming-busy"].map(|name| host.path("root").join(name));
-    for dir in [&left, &busy] {
+    let incoming = host.path("root/deployment-instructions/incoming");
+    let [left, busy] = ["left", "busy"].map(|name| incoming.join(name));
+    // And a group, whose id can be any.
+    let group = host.path("root/incoming-web");
+    for dir in [&left, &busy, &group] {
         fs::create_dir_all(dir.join("frames")).unwrap();
     }
     let held = Flock::lock(fs::File::open(&busy).unwrap(), FlockArg::LockShared).unwrap();
     let mut child = host.command(&one, &[]).stdout(Stdio::null()).spawn().unwrap();
     let mut gate = fs::File::options().write(true).open(host.live("gate")).unwrap();
-    assert!(!left.exists() && busy.exists());
+    assert!(!left.exists() && busy.exists() && group.exists());
     drop(held);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert!(!child.wait().unwrap().success());
@@ -410,8 +413,7 @@ fn who_interrupts_leaves_a_deployment_that_ends_by_itself_and_nothing_behind() {
     let run = host.succeeds(&host.bundle("three", DATA, &[("data", "3")]), &[]);
     assert!(!run.stderr.contains("was interrupted"), "{}", run.stderr);
     assert_eq!(read(host.live("app/data")), "3");
-    let names = fs::read_dir(host.path("root")).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains("incoming")).collect();
+    let left: Vec<_> = fs::read_dir(incoming).unwrap().map(Result::unwrap).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -124,11 +124,14 @@ struct Incoming {
 impl Incoming {
     fn new(root: &Path) -> Result<Self, Failed> {
         let make = || -> io::Result<Self> {
-            fs::create_dir_all(root)?;
-            sweep(root)?;
-            let dir = tempfile::Builder::new().prefix(INCOMING).tempdir_in(root)?;
-            let lock = Flock::lock(File::open(dir.path())?, FlockArg::LockShared);
-            Ok(Self { dir, _lock: lock.map_err(|(_, error)| error)? })
+            let all = root.join(INCOMING);
+            fs::create_dir_all(&all)?;
+            // Nobody sweeps what was made and is not held yet.
+            let _one = lock(&all, FlockArg::LockExclusive)?;
+            sweep(&all)?;
+            let dir = tempfile::tempdir_in(&all)?;
+            let lock = lock(dir.path(), FlockArg::LockShared)?;
+            Ok(Self { dir, _lock: lock })
         };
         make().map_err(|error| {
             let hint = match error.kind() {
@@ -144,20 +147,27 @@ impl Incoming {
 }
 
 /// Removes what was left by a process that was ended.
-fn sweep(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
+fn sweep(all: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(all)? {
         let path = entry?.path();
-        let is_ours =
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(INCOMING));
-        let Some(dir) = is_ours.then(|| File::open(&path).ok()).flatten() else { continue };
-        if Flock::lock(dir, FlockArg::LockExclusiveNonblock).is_ok() {
-            fs::remove_dir_all(path)?;
+        let removed = lock(&path, FlockArg::LockExclusiveNonblock)
+            .and_then(|_held| fs::remove_dir_all(&path));
+        match removed {
+            // Somebody needs it still, or has removed it just now.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) => {}
+            other => other?,
         }
     }
     Ok(())
 }
 
-const INCOMING: &str = "incoming-";
+fn lock(dir: &Path, kind: FlockArg) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(dir)?, kind).map_err(|(_, error)| error.into())
+}
+
+/// No group can have the id of the first directory, so nothing else is ever in the second.
+const INCOMING: &str = "deployment-instructions/incoming";
 
 fn deploy(
     arguments: &LocalArguments,
