@@ -267,18 +267,16 @@ impl Executor {
         let deployment = judged.into_deployment();
         let units = self.units.as_ref();
         let work = Work::new(&self.config, units, deployment, activation.before(), now);
-        let _lock = match self.wait_for_others(&group, activation.deployment, prepared) {
-            Ok(lock) => lock,
+        let taken = match self.wait_for_others(&group, activation.deployment, prepared) {
+            Ok(taken) => taken,
             Err(error) => give_up(&format!("{}: {error}", self.config.lock_file().display())),
         };
-        // The journal may have taken longer to be written than receipts are good for. Nothing is disturbed
-        // yet: whoever reads that this was interrupted brings new ones.
-        if let Err(reason) = prepared.check_age() {
-            eprintln!("swell-exec: group {group}: not begun: {reason}");
-            self.lock().running.remove(&group);
-            self.announce();
-            return;
-        }
+        // The journal, too, may have taken longer to be written than receipts are good for.
+        let lock = taken.and_then(|lock| prepared.check_age().map(|()| lock));
+        let _lock = match lock {
+            Ok(lock) => lock,
+            Err(reason) => return self.put_off(&group, &reason),
+        };
         work.run(activation.step, |standing, step| {
             if let Step::Ended(end) = step {
                 report_end(&group, token, end);
@@ -293,13 +291,15 @@ impl Executor {
         group: &GroupName,
         deployment: DeploymentName,
         prepared: &Prepared,
-    ) -> io::Result<Option<Flock<File>>> {
-        let who = format!("deployment {deployment} of group {group} by its fleet");
+    ) -> io::Result<Result<Flock<File>, String>> {
+        let who = by_fleet(group, deployment);
         let mut told = false;
         loop {
             match lock::try_take(&self.config.lock_file(), Hold::Together, &who)? {
-                Ok(lock) => return Ok(Some(lock)),
-                Err(_) if prepared.check_age().is_err() => return Ok(None),
+                Ok(lock) => return Ok(Ok(lock)),
+                Err(holder) if prepared.check_age().is_err() => {
+                    return Ok(Err(format!("{holder} has not ended")));
+                }
                 Err(holder) if !told => {
                     eprintln!("swell-exec: group {group}: waiting for {holder} to end");
                     told = true;
@@ -307,6 +307,22 @@ impl Executor {
                 Err(_) => thread::sleep(LOOKS_EVERY),
             }
         }
+    }
+
+    /// Ends the work of a thread that may not go on. What has disturbed nothing yet has not begun: its slot
+    /// can be used with new receipts, given up or released. Anything else was interrupted.
+    fn put_off(&self, group: &GroupName, reason: &str) {
+        eprintln!("swell-exec: group {group}: not begun: {reason}");
+        {
+            let mut inner = self.lock();
+            inner.running.remove(group);
+            let Some(state) = inner.groups.get_mut(group) else { return };
+            state.activation.take_if(|held| held.step == Step::Check);
+            if let Err(error) = state.write(&self.config.journal_dir()) {
+                give_up(&format!("the journal cannot be written: {error}"));
+            }
+        }
+        self.announce();
     }
 
     /// Writes down, durably, what a group has and which step is next. Without a journal nothing more may
@@ -537,6 +553,11 @@ impl Executor {
         // Nobody sees it poisoned: a panic ends the process.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the lock says of who has it.
+fn by_fleet(group: &GroupName, deployment: DeploymentName) -> String {
+    format!("deployment {deployment} of group {group} by its fleet")
 }
 
 fn report_end(group: &GroupName, token: u64, end: &End) {

@@ -826,6 +826,25 @@ fn while_somebody_deploys_on_this_host_alone_nothing_begins() {
 }
 
 #[test]
+fn what_has_waited_for_somebody_as_long_as_its_receipts_are_good_has_not_begun() {
+    let mut bench = Bench::new();
+    let evidence = bench.evidence();
+    let path = bench.path("state/lock");
+    fs::write(&path, "a deployment by swell local").unwrap();
+    let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
+    assert_eq!(bench.begin(&evidence), Response::Accepted);
+    let until = Instant::now() + Duration::from_secs(60);
+    while bench.report().groups[0].activation.is_some() {
+        assert!(Instant::now() < until, "it waits for ever");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bench.restart();
+    bench.assert_untouched();
+    drop(held);
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+}
+
+#[test]
 fn a_store_full_of_traps_holds_nobody() {
     let bench = Bench::new();
     let evidence = bench.evidence();
