@@ -12,7 +12,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -365,8 +365,12 @@ impl Plan {
     /// Does it. `dir` is the deployment's own directory, where what is replaced is saved.
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
         write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
-        let undo = self.save(dir)?;
-        write_sealed(&dir.join(UNDO), &undo)?;
+        let saved = self.save(dir).and_then(|undo| {
+            write_sealed(&dir.join(UNDO), &undo)?;
+            Ok(undo)
+        });
+        // Without a list nobody needs the copies, and they take the space that may be what was missing.
+        let undo = saved.inspect_err(|_| drop(fs::remove_dir_all(dir.join(SAVED))))?;
         // All that takes long comes first, beside what is there: until then the tree is the old one.
         let directories = make_directories(&self.directories, true)?;
         let mut parents = Parents::default();
@@ -415,7 +419,7 @@ impl Plan {
     fn save(&self, dir: &Path) -> io::Result<Undo> {
         let saved_dir = dir.join(SAVED);
         gone(fs::remove_dir_all(&saved_dir))?;
-        fs::create_dir_all(&saved_dir)?;
+        fs::DirBuilder::new().mode(0o700).create(&saved_dir)?;
         let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
         let mut files = Vec::new();
         let mut parents = Parents::default();
@@ -478,7 +482,8 @@ fn complete(dir: &Dir, beside: &OsStr, source: &Source, rights: &Rights) -> io::
             io::copy(&mut source, &mut file)?;
             let modified = source.metadata()?.modified()?;
             file.set_times(fs::FileTimes::new().set_modified(modified))?;
-            file.set_permissions(fs::Permissions::from_mode(*mode))?;
+            // Who may not read it in the end must not be able to open it before.
+            file.set_permissions(fs::Permissions::from_mode(rights.mode_before(*mode)))?;
             rights.apply(&file)
         }
     }
@@ -570,7 +575,7 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
     let saved_dir = dir.join(SAVED);
     let undo: Undo = match absent_is_none(read_sealed(&dir.join(UNDO))) {
         Ok(Some(undo)) => undo,
-        Ok(None) => return Ok(()),
+        Ok(None) => return forget(dir),
         Err(error) => {
             let what = format!(
                 "{error}; the old files are in {}: to go on without them, remove both",
@@ -1146,6 +1151,27 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
         complete("another", &source).unwrap();
         assert_eq!(fs::read_to_string(dir.join("another")).unwrap(), "ours");
+    }
+
+    #[test]
+    fn copies_are_roots_alone_and_go_when_their_list_cannot_be_written() {
+        let mut host = Host::new();
+        let first = host.install(&[("a", "1")], &none());
+        let (manifest, archive, dir) = host.revision(&[("a", "2")]);
+        let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+        // In the way of the list.
+        fs::create_dir(dir.join(UNDO)).unwrap();
+        second.carry_out(&dir).unwrap_err();
+        assert!(!dir.join(SAVED).exists());
+        assert_eq!(host.files(), owned(&[("a", "1")]));
+        fs::remove_dir(dir.join(UNDO)).unwrap();
+        let (_, whole) = dying_after(1, || second.carry_out(&dir));
+        assert!(!whole);
+        assert_eq!(fs::metadata(dir.join(SAVED)).unwrap().mode() & 0o777, 0o700);
+        // Left by a process that has ended before there was a list.
+        fs::remove_file(dir.join(UNDO)).unwrap();
+        undo(&dir).unwrap();
+        assert!(!dir.join(SAVED).exists());
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
+    /// The mode that a file may have until it is given its rights: nobody can open it then who cannot later.
+    pub(crate) fn mode_before(&self, mode: u32) -> u32 {
+        mode & self.mode.unwrap_or(mode)
+    }
+
     /// Gives them to an open file or directory: what has its name by now may be another's.
     pub(crate) fn apply(&self, file: &File) -> io::Result<()> {
         let is_given = self.owner.is_some() || self.group.is_some();
@@ -211,6 +216,14 @@ mod tests {
         assert!(refused.contains("/srv/a is a file"), "{refused}");
         permission.on_files = false;
         assert!(judge(&permission).is_ok());
+    }
+
+    #[test]
+    fn a_file_is_never_open_to_more_than_in_the_end() {
+        for (given, before) in [(None, 0o755), (Some(0o600), 0o600), (Some(0o770), 0o750)] {
+            let rights = Rights { mode: given, ..Rights::default() };
+            assert_eq!(rights.mode_before(0o755), before);
+        }
     }
 
     #[test]
