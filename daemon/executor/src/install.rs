@@ -388,6 +388,8 @@ impl Plan {
                 }
             }
         }
+        // Renaming can outlive a loss of power that what has the name does not.
+        sync(dir, undo.places())?;
         // What goes makes room for what comes: a link or file for a directory, and the reverse.
         for path in &self.removed {
             named(path, Dir::of(path).and_then(|(dir, name)| dir.remove(name)))?;
