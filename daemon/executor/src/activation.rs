@@ -331,8 +331,9 @@ impl Executor {
         {
             let mut inner = self.lock();
             let Some(state) = inner.groups.get_mut(group) else { return };
-            (state.current, state.installed) =
-                (standing.current.clone(), standing.installed.clone());
+            let Standing { current, installed, half_installed, .. } = standing.clone();
+            (state.current, state.installed) = (current, installed);
+            state.half_installed = half_installed;
             if *step == Step::Ended(End::Succeeded) {
                 state.staged.clear();
             }
@@ -392,16 +393,19 @@ impl Executor {
     /// Closes an activation that has ended, or that was interrupted and can never go on because its
     /// slot is nobody's any more.
     pub(crate) fn returned(&self, group: &GroupName, token: u64) -> Response {
-        let held = self.lock().groups.get(group).and_then(|state| state.activation.clone());
-        let Some(held) = held.filter(|held| held.token == token) else {
-            return Response::Accepted;
-        };
-        let Step::Ended(end) = held.step else { return self.abandon(group, token, &held) };
+        let held = self.lock().groups.get(group).and_then(|state| {
+            let held = state.activation.clone().filter(|held| held.token == token)?;
+            Some((state.has_installed(held.deployment), held))
+        });
+        let Some((is_installed, held)) = held else { return Response::Accepted };
+        if !held.step.has_ended() {
+            return self.abandon(group, token, &held);
+        }
         let deployment = held.deployment;
         // Not before the end is in the journal: until then a crash may lead back. And not after the
         // activation is closed: the list would undo this deployment when it is activated again. Where
         // the old files could not be put back, their only copies stay.
-        if end == End::Succeeded
+        if is_installed
             && let Err(error) = install::forget(&self.config.deployment_dir(group, deployment))
         {
             return refused(format!("the copies of the old files cannot be removed: {error}"));

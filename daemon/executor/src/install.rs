@@ -599,7 +599,10 @@ pub(crate) fn can_undo(dir: &Path) -> bool {
 
 /// Drops what would be needed to undo.
 pub(crate) fn forget(dir: &Path) -> io::Result<()> {
-    gone(fs::remove_file(dir.join(UNDO)))?;
+    if absent_is_none(fs::remove_file(dir.join(UNDO)))?.is_some() {
+        // A list that came back after a loss of power would miss the copies.
+        durable(dir, File::open(dir)?.sync_all());
+    }
     gone(fs::remove_dir_all(dir.join(SAVED)))
 }
 

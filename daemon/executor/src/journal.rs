@@ -43,6 +43,9 @@ pub(crate) struct GroupState {
     pub(crate) current: Option<Installed>,
     /// Whose files are in place; differs from `current` after a failure.
     pub(crate) installed: Option<Installed>,
+    /// The deployment of which only some files may be in place, over those of `installed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) half_installed: Option<DeploymentName>,
     /// Laid out and not yet activated.
     pub(crate) staged: Vec<Digest>,
     pub(crate) activation: Option<Activation>,
@@ -65,6 +68,10 @@ pub(crate) struct Standing {
     pub(crate) current: Option<Installed>,
     /// Whose files are in place; differs from `current` after a failure.
     pub(crate) installed: Option<Installed>,
+    /// The deployment of which only some files may be in place, over those of `installed`. The next one takes
+    /// them back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) half_installed: Option<DeploymentName>,
     /// What came last, whether or not it was installed. Fleets have no event of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) most_recent: Option<Installed>,
@@ -107,6 +114,7 @@ impl Activation {
         Standing {
             current: self.before_current.clone(),
             installed: self.before_installed.clone(),
+            half_installed: None,
             most_recent: None,
         }
     }
@@ -182,6 +190,7 @@ impl GroupState {
             released: Vec::new(),
             current: None,
             installed: None,
+            half_installed: None,
             staged: Vec::new(),
             activation: None,
         }
@@ -191,8 +200,13 @@ impl GroupState {
         Standing {
             current: self.current.clone(),
             installed: self.installed.clone(),
+            half_installed: self.half_installed,
             most_recent: None,
         }
+    }
+
+    pub(crate) fn has_installed(&self, name: DeploymentName) -> bool {
+        self.installed.as_ref().is_some_and(|installed| installed.deployment == name)
     }
 
     /// Notes that a slot is not to be acted on.
@@ -210,8 +224,14 @@ impl GroupState {
     pub(crate) fn end_released(&mut self) {
         let released = &self.released;
         let held = self.activation.as_mut().filter(|held| released.contains(&held.token));
-        let Some(Activation { step, .. }) = held else { return };
+        let Some(Activation { step, deployment, before_installed, .. }) = held else { return };
         let Ok(event) = step.event() else { return };
+        let installed = self.installed.as_ref().map(|installed| installed.deployment);
+        let is_whole = matches!(step, Step::Forward(_)) && installed == Some(*deployment);
+        if *step != Step::Check && !is_whole {
+            self.half_installed = Some(*deployment);
+            self.installed.clone_from(before_installed);
+        }
         *step = Step::Ended(End::Failed(Failure {
             log: String::new(),
             code: 5,

@@ -143,7 +143,7 @@ impl EventFailed {
 /// missing still has what ran. Only where the revision has scripts that run before, and may make users and
 /// move files away, this is asked again in Install alone.
 fn check(work: &mut Work<'_>) -> Step {
-    let Err(problem) = check_install(work) else {
+    let Err(problem) = take_back(work).and_then(|()| check_install(work)) else {
         let first = work.deployment.first(&work.before);
         return first.map_or(Step::Ended(End::Succeeded), Step::Forward);
     };
@@ -151,6 +151,15 @@ fn check(work: &mut Work<'_>) -> Step {
     work.log.begin(&install.to_string());
     let restored = work.now.current.is_some();
     Step::Ended(End::Failed(failure(work, &install, EventFailed::other(problem), restored)))
+}
+
+/// Takes back what an earlier deployment has left half installed.
+fn take_back(work: &mut Work<'_>) -> Result<(), String> {
+    let Some(half_installed) = work.now.half_installed else { return Ok(()) };
+    abandon(work.config, &work.deployment.group, half_installed)
+        .map_err(|problem| format!("{half_installed} has left files half installed: {problem}"))?;
+    work.now.half_installed = None;
+    Ok(())
 }
 
 fn check_install(work: &Work<'_>) -> Result<(), String> {
@@ -348,8 +357,11 @@ fn belongings_before(work: &Work<'_>) -> io::Result<Belongings> {
 
 fn restore_files(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
-    install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
     work.now.installed = work.before.installed.clone();
+    // Should it fail now, the next deployment tries again.
+    work.now.half_installed = Some(work.deployment.name());
+    install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
+    work.now.half_installed = None;
     let before = work.before.installed.as_ref().map(|before| before.deployment);
     work.mark(Marker::LastSuccessful, before);
     Ok(())

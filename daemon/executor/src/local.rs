@@ -78,6 +78,10 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
     stage::clear(&config);
     let mut group = Group::read(&config, &asked.group)?;
     group.take_back(&config)?;
+    if let Some(installed) = &group.standing.installed {
+        // The process may have ended before it did so.
+        drop(install::forget(&config.deployment_dir(&group.id, installed.deployment)));
+    }
     let units = Units::of_this_machine(config.scripts, config.keepers_dir())
         .map_err(|error| format!("{}: {error}", config.keepers_dir().display()))?;
     let deployment = lay_out(&config, asked, &group)?;

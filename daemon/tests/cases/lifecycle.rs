@@ -185,6 +185,26 @@ fn files_that_were_half_installed_go_back_though_a_script_of_the_way_back_fails(
     assert_eq!(read(host.live("app/data")), "one");
 }
 
+#[test]
+fn files_that_could_not_be_put_back_are_put_back_by_the_next_deployment() {
+    let host = Host::new();
+    host.succeeds(&host.bundle("one", DATA, &[("data", "1")]), &[]);
+    let hooks = "hooks:\n  AfterInstall:\n    - location: hide.sh\n";
+    let hide = "#!/bin/sh\ncd \"${0%/*}/..\"\nmv saved hidden\nexit 1\n";
+    let two = host.bundle("two", &format!("{DATA}{hooks}"), &[("data", "2"), ("hide.sh", hide)]);
+    let two = host.fails(&two, &[]);
+    assert!(two.failure("message").contains("could not be put back"), "{}", two.stderr);
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: see.sh\n";
+    let see = "#!/bin/sh\ncp {live}/app/data {live}/seen\n";
+    let three = host.bundle("three", &format!("{DATA}{hooks}"), &[("data", "3"), ("see.sh", see)]);
+    let run = host.fails(&three, &[]);
+    assert!(run.failure("message").contains("has left files half installed"), "{}", run.stderr);
+    fs::rename(two.dir().join("hidden"), two.dir().join("saved")).unwrap();
+    host.succeeds(&three, &[]);
+    assert_eq!((read(host.live("seen")), read(host.live("app/data"))), ("1".into(), "3".into()));
+    assert!(!two.dir().join("undo").exists() && !two.dir().join("saved").exists());
+}
+
 /// A host on which `one` runs, and has nothing to do but to tell when it is stopped.
 fn running() -> Host {
     let host = Host::new();

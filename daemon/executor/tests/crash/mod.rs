@@ -394,6 +394,61 @@ fn a_disk_that_makes_nothing_durable_ends_the_process() {
     }
 }
 
+/// A host whose executor was killed in Install, when some new files were complete.
+fn half_installed() -> (Bench, Evidence) {
+    for number in 0.. {
+        let (mut bench, evidence) = Bench::before(&FORWARD);
+        let tracer = Tracer::of(&bench.child, Fault::Kill(number));
+        let begun = bench.try_run(&evidence);
+        tracer.end(begun.is_none());
+        assert_eq!(begun, None, "it was never half installed");
+        if bench.has_temporaries() {
+            bench.child = start(bench.dir.path());
+            return (bench, evidence);
+        }
+    }
+    unreachable!()
+}
+
+impl Bench {
+    fn has_temporaries(&self) -> bool {
+        let is_it =
+            |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".swell-");
+        self.live().keys().any(is_it)
+    }
+}
+
+#[test]
+fn what_was_half_installed_under_a_slot_that_was_released_goes_with_the_next_deployment() {
+    let (mut bench, second) = half_installed();
+    let action = Action::ReleaseSlot { host: host(ME), token: TOKEN };
+    let release = bench.sign(&bench.order(3, second.order, action), OPERATOR);
+    assert_eq!(bench.ask(&Request::Stop(release)), Response::Accepted);
+    assert!(matches!(bench.outcome(), Outcome::Failed { .. }));
+    let group = GroupName::new("web").unwrap();
+    let returned = |token| Request::Returned { group: group.clone(), token };
+    assert_eq!(bench.ask(&returned(TOKEN)), Response::Accepted);
+    assert!(bench.has_temporaries(), "nobody has a slot for changing anything");
+
+    bench.release = write_store(&bench.path("store"), "3", &[]);
+    let order = Order { sequence: 3, parent: second.order, ..bench.deploy() };
+    let order = bench.sign(&order, OPERATOR);
+    let (id, orders) = (order.id(bench.fleet), vec![order]);
+    let third = Evidence { order: id, orders, ..bench.evidence() };
+    let (nonce, token) = (bench.prepare(&third), TOKEN + 1);
+    let receipt = |voter| Receipt { index: token, ..bench.receipt(&third, voter, nonce) };
+    let receipts = [20, 21].map(|voter| bench.sign(&receipt(voter), voter)).to_vec();
+    let activate = Request::Activate { evidence: Box::new(third.clone()), token, receipts };
+    assert_eq!(bench.ask(&activate), Response::Accepted);
+    assert_eq!(bench.outcome(), Outcome::Succeeded);
+    assert_eq!(bench.ask(&returned(token)), Response::Accepted);
+    assert!(!bench.has_temporaries());
+    let undo = bench.deployments().into_iter().find(|dir| dir.join("undo").exists());
+    assert_eq!(undo, None);
+    let only = |label: u8| bench.path("live/srv/app").join(format!("only-{label}")).exists();
+    assert_eq!([1, 2, 3].map(only), [false, false, true]);
+}
+
 #[test]
 fn voters_that_were_replaced_while_a_revision_is_laid_out_vouch_for_nothing_any_more() {
     let bench = Bench::new();
