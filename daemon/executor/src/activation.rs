@@ -428,6 +428,16 @@ impl Executor {
         if !interrupted(&self.lock()) {
             return Response::Accepted;
         }
+        let who = by_fleet(group, held.deployment);
+        let _lock = match lock::try_take(&self.config.lock_file(), Hold::Together, &who) {
+            Ok(Ok(lock)) => lock,
+            Ok(Err(holder)) => {
+                return refused(format!("the old files can be put back when {holder} has ended"));
+            }
+            Err(error) => {
+                return refused(format!("{}: {error}", self.config.lock_file().display()));
+            }
+        };
         if let Err(reason) = lifecycle::abandon(&self.config, group, held.deployment) {
             return refused(reason);
         }

@@ -1076,7 +1076,16 @@ fn what_was_interrupted_and_has_no_slot_any_more_is_given_up() {
         stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
     };
     assert!(runs());
-    assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    let returned = Request::Returned { group, token: TOKEN };
+    // Not while somebody else changes this host.
+    let path = bench.path("state/lock");
+    fs::write(&path, "a deployment by swell local").unwrap();
+    let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
+    let refused = refusal(bench.ask(&returned));
+    assert!(refused.contains("when a deployment by swell local has ended"), "{refused}");
+    assert!(runs() && bench.phase() == INTERRUPTED);
+    drop(held);
+    assert_eq!(bench.ask(&returned), Response::Accepted);
     assert!(!runs(), "its script goes on");
     let report = bench.report();
     assert_eq!((&report.groups[0].activation, &report.groups[0].current), (&None, &None));
