@@ -144,18 +144,24 @@ impl Executor {
             Err(reason) => return refused(reason),
         };
         let group = judged.group.content().name.clone();
-        let laid_out = stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment);
-        if let Err(reason) = laid_out {
+        if let Err(reason) = self.lay_out(&judged) {
             return refused(reason);
         }
-        // Releases that are laid out and never get their turn would fill the disk.
-        self.clear_old(&group);
         let release = judged.release.id();
         self.change(&group, |state| {
             if !state.staged.contains(&release) {
                 state.staged.push(release);
             }
         })
+    }
+
+    /// Old deployments go first: the room that this one needs may be theirs. And releases that are laid out
+    /// and never get their turn would fill the disk.
+    fn lay_out(&self, judged: &Judged) -> Result<(), String> {
+        let (group, deployment) = (&judged.group.content().name, judged.deployment);
+        let is_new = !self.config.deployment_dir(group, deployment).exists();
+        self.clear_old(group, usize::from(is_new));
+        stage::lay_out(&self.config, &judged.manifest, group, deployment)
     }
 
     /// Verifies everything, then begins the lifecycle, or goes on with one that was interrupted.
@@ -189,7 +195,7 @@ impl Executor {
     ) -> Result<(), String> {
         let (belief, judged) = self.judge(evidence, claim == Claim::Begins)?;
         let group = judged.group.content().name.clone();
-        stage::lay_out(&self.config, &judged.manifest, &group, judged.deployment)?;
+        self.lay_out(&judged)?;
         // Last, since laying out may take longer than receipts are good for.
         let prepared = self.lock().prepared.clone();
         let prepared = prepared.ok_or("no number was drawn for these receipts: prepare first")?;
@@ -417,7 +423,7 @@ impl Executor {
                 state.activation = None;
             }
         });
-        self.clear_old(group);
+        self.clear_old(group, 0);
         response
     }
 
@@ -450,8 +456,8 @@ impl Executor {
         })
     }
 
-    /// Removes old deployments' directories, but for as many as the settings let stay.
-    fn clear_old(&self, group: &GroupName) {
+    /// Removes old deployments' directories, but for as many as the settings let stay beside those to come.
+    fn clear_old(&self, group: &GroupName, to_come: usize) {
         let needed: BTreeSet<PathBuf> = {
             let inner = self.lock();
             let (Some(state), Some(belief)) = (inner.groups.get(group), &inner.belief) else {
@@ -473,7 +479,7 @@ impl Executor {
                 .collect()
         };
         let kept = usize::try_from(self.config.revisions_kept).unwrap_or(usize::MAX);
-        stage::clear_old(&self.config, group, &needed, kept);
+        stage::clear_old(&self.config, group, &needed, kept.saturating_sub(to_come));
     }
 
     fn belief(&self) -> Result<Arc<Belief>, String> {

@@ -211,6 +211,11 @@ fn lay_out(config: &Config, asked: LocalDeployment, group: &Group) -> Result<Dep
         })
         .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()))
         .map_err(|error| format!("{}: {error}", path.display()))?;
+    let standing = group.standing.named().map(|installed| installed.deployment);
+    let needed = standing.map(|name| config.deployment_dir(&asked.group, name)).collect();
+    let kept = usize::try_from(asked.revisions_kept).unwrap_or(usize::MAX);
+    // Before this one needs the room that may be theirs.
+    stage::clear_old(config, &asked.group, &needed, kept.saturating_sub(1));
     let installs = asked.events.iter().any(|event| event == INSTALL);
     let laid_out = match installs {
         true => stage::lay_out(config, &manifest, &asked.group, name),
@@ -219,10 +224,6 @@ fn lay_out(config: &Config, asked: LocalDeployment, group: &Group) -> Result<Dep
     // It may be as large as the revision, and what it is good for is over.
     drop(fs::remove_dir_all(&config.store_dir));
     laid_out?;
-    let standing = group.standing.named().map(|installed| installed.deployment);
-    let needed = standing.chain([name]).map(|name| config.deployment_dir(&asked.group, name));
-    let kept = usize::try_from(asked.revisions_kept).unwrap_or(usize::MAX);
-    stage::clear_old(config, &asked.group, &needed.collect(), kept);
     let label = ReleaseLabel::new(name.to_string()).map_err(|error| error.to_string())?;
     Ok(Deployment {
         group: asked.group,

@@ -809,6 +809,21 @@ fn a_host_keeps_as_many_deployments_as_its_settings_say() {
 }
 
 #[test]
+fn old_deployments_make_room_before_a_new_one_is_laid_out() {
+    let mut bench = Bench::new();
+    fs::write(bench.path("more.toml"), "revisions_kept = 2").unwrap();
+    bench.restart();
+    let first = bench.evidence();
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    let old = bench.path("root/web/d-OLD");
+    fs::create_dir(&old).unwrap();
+    let second = bench.publish(&[], &first);
+    fs::remove_dir_all(bench.path("store/frames")).unwrap();
+    refusal(bench.ask(&Request::Stage(Box::new(second))));
+    assert!(!old.exists());
+}
+
+#[test]
 fn while_somebody_deploys_on_this_host_alone_nothing_begins() {
     let bench = Bench::new();
     let evidence = bench.evidence();
