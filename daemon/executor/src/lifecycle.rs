@@ -325,6 +325,8 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
     let plan = plan(work).map_err(EventFailed::other)?;
+    // Scripts may have filled the disk since it was asked for.
+    plan.check_room(&dir).map_err(EventFailed::other)?;
     plan.carry_out(&dir).map_err(io)?;
     work.now.installed = Some(work.deployment.installs.clone());
     work.mark(Marker::LastSuccessful, Some(work.deployment.name()));

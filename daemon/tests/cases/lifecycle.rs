@@ -242,15 +242,35 @@ fn what_cannot_be_installed_is_found_before_anything_is_stopped() {
 fn what_there_is_no_room_for_is_found_before_anything_is_stopped() {
     let host = running();
     fs::create_dir(host.live("small")).unwrap();
-    let files = "files:\n  - source: data\n    destination: {live}/small\n";
-    let two = host.bundle("two", files, &[("data", &"x".repeat(100_000))]);
+    let two = host.bundle("two", SMALL, &[("data", &"x".repeat(100_000))]);
+    let run = on_a_small_file_system(&host, &two);
+    disturbed_nothing(&host, &run, "live/small has no room: 102400 bytes");
+}
+
+#[test]
+fn room_that_scripts_have_taken_is_missed_before_a_file_is_changed() {
+    let host = running();
+    fs::create_dir(host.live("small")).unwrap();
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: fill.sh\n";
+    let fill = ("fill.sh", "#!/bin/sh\nhead -c 50000 /dev/zero >{live}/small/fill\n");
+    let files = [("data", &*"x".repeat(20_000)), fill];
+    let two = host.bundle("two", &format!("{SMALL}{hooks}"), &files);
+    let run = on_a_small_file_system(&host, &two);
+    assert_eq!((run.code, run.failure("event")), (1, "Install"), "{}", run.stderr);
+    assert!(run.failure("message").contains("live/small has no room: 20480 bytes"));
+}
+
+const SMALL: &str = "files:\n  - source: data\n    destination: {live}/small\n";
+
+/// Deploys where `live/small` has 64 KiB.
+fn on_a_small_file_system(host: &Host, bundle: &Path) -> Run {
     let mut command = Command::new("unshare");
     command.args(if geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
     command.args(["sh", "-c", "mount -t tmpfs -o size=64k none $0 && exec \"$@\""]);
     command.arg(host.live("small"));
-    let local = host.command(&two, &[]);
+    let local = host.command(bundle, &[]);
     command.arg(local.get_program()).args(local.get_args());
-    disturbed_nothing(&host, &Run::of(command), "live/small has no room: 102400 bytes");
+    Run::of(command)
 }
 
 #[test]
