@@ -12,7 +12,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The trust bundle, the host's id and the journal; this process alone writes here.
+    /// The trust bundle, the host's id and the journal. This process alone writes here, but for `lock`, which
+    /// `swell local` takes while it deploys.
     pub(crate) state_dir: PathBuf,
     /// Revisions, laid out as AWS's agent does.
     pub(crate) root_dir: PathBuf,

@@ -1,8 +1,9 @@
 //! One deployment of this host alone, without a fleet: what `swell local` starts this program for.
 //!
 //! There is nothing to believe here. Whoever started the process could have done by hand all that it does;
-//! no daemon can ask for it. What it remembers is below the root that it was told, in files of its own, so
-//! it never meddles with what a fleet deploys on the same host.
+//! no daemon can ask for it. What it remembers is below the root that it was told, in files of its own. Of
+//! a fleet's executor on the same host it takes the lock, and nothing else; but the files that it installs go
+//! where their appspec says, over whatever a fleet has there if they may replace what is in the way.
 //!
 //! A deployment that was interrupted is not gone on with: the next one of its group takes its files back
 //! and begins anew, as the person who starts it can be asked.
