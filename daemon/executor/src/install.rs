@@ -352,6 +352,9 @@ impl Plan {
                 Source::Link { .. } => needed.file(above, 0),
             }
         }
+        for (directory, _) in &self.directories {
+            needed.file(directory.parent().unwrap_or(directory), 0);
+        }
         for path in self.files.keys().chain(&self.removed) {
             // On the same file system it only gets a second name.
             let there = fs::symlink_metadata(path).ok();

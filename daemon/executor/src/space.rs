@@ -1,12 +1,25 @@
 //! Room on the host's file systems, asked for before anything is written.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
-use nix::{sys::statvfs::statvfs, unistd::geteuid};
+use nix::{
+    sys::statvfs::{FsFlags, statvfs},
+    unistd::geteuid,
+};
 
-/// What is going to be written, by the file system that takes it.
+/// What is going to be written.
 #[derive(Default)]
-pub(crate) struct Needed<'a>(BTreeMap<u64, Need<'a>>);
+pub(crate) struct Needed<'a> {
+    /// By the file system that takes it.
+    needs: BTreeMap<u64, Need<'a>>,
+    /// Where. One file system may be mounted in several places, in one of them read-only.
+    dirs: BTreeSet<&'a Path>,
+}
 
 struct Need<'a> {
     at: &'a Path,
@@ -19,14 +32,23 @@ impl<'a> Needed<'a> {
     pub(crate) fn file(&mut self, dir: &'a Path, bytes: u64) {
         let there = |at: &'a Path| Some((at, fs::metadata(at).ok()?.dev()));
         let Some((at, device)) = dir.ancestors().find_map(there) else { return };
-        let need = self.0.entry(device).or_insert(Need { at, bytes: 0, files: 0 });
+        self.dirs.insert(at);
+        let need = self.needs.entry(device).or_insert(Need { at, bytes: 0, files: 0 });
         need.bytes = need.bytes.saturating_add(bytes.next_multiple_of(BLOCK_BYTES));
         need.files += 1;
     }
 
-    /// Refuses what does not fit. Others may fill a file system all the same before it is needed.
+    /// Refuses what does not fit, or where nothing can be written. Others may fill a file system all the same
+    /// before it is needed.
     pub(crate) fn check(&self) -> Result<(), String> {
-        self.0.values().try_for_each(|need| {
+        for dir in &self.dirs {
+            let shown = dir.display();
+            let there = statvfs(*dir).map_err(|error| format!("{shown}: {error}"))?;
+            if there.flags().contains(FsFlags::ST_RDONLY) {
+                return Err(format!("{shown} is mounted read-only: mount it for writing, too"));
+            }
+        }
+        self.needs.values().try_for_each(|need| {
             let at = need.at.display();
             let (bytes, files) = free(need.at).map_err(|error| format!("{at}: {error}"))?;
             for (what, needed, free) in

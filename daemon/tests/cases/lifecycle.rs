@@ -243,8 +243,17 @@ fn what_there_is_no_room_for_is_found_before_anything_is_stopped() {
     let host = running();
     fs::create_dir(host.live("small")).unwrap();
     let two = host.bundle("two", SMALL, &[("data", &"x".repeat(100_000))]);
-    let run = on_a_small_file_system(&host, &two);
+    let run = on_a_file_system(&host, &two, "size=64k");
     disturbed_nothing(&host, &run, "live/small has no room: 102400 bytes");
+}
+
+#[test]
+fn what_cannot_be_written_to_is_found_before_anything_is_stopped() {
+    let host = running();
+    fs::create_dir(host.live("small")).unwrap();
+    let two = host.bundle("two", SMALL, &[("data", "2")]);
+    let run = on_a_file_system(&host, &two, "ro");
+    disturbed_nothing(&host, &run, "live/small is mounted read-only");
 }
 
 #[test]
@@ -255,18 +264,19 @@ fn room_that_scripts_have_taken_is_missed_before_a_file_is_changed() {
     let fill = ("fill.sh", "#!/bin/sh\nhead -c 50000 /dev/zero >{live}/small/fill\n");
     let files = [("data", &*"x".repeat(20_000)), fill];
     let two = host.bundle("two", &format!("{SMALL}{hooks}"), &files);
-    let run = on_a_small_file_system(&host, &two);
+    let run = on_a_file_system(&host, &two, "size=64k");
     assert_eq!((run.code, run.failure("event")), (1, "Install"), "{}", run.stderr);
     assert!(run.failure("message").contains("live/small has no room: 20480 bytes"));
 }
 
 const SMALL: &str = "files:\n  - source: data\n    destination: {live}/small\n";
 
-/// Deploys where `live/small` has 64 KiB.
-fn on_a_small_file_system(host: &Host, bundle: &Path) -> Run {
+/// Deploys where `live/small` is a file system with these options.
+fn on_a_file_system(host: &Host, bundle: &Path, options: &str) -> Run {
     let mut command = Command::new("unshare");
     command.args(if geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
-    command.args(["sh", "-c", "mount -t tmpfs -o size=64k none $0 && exec \"$@\""]);
+    let mount = format!("mount -t tmpfs -o {options} none $0 && exec \"$@\"");
+    command.args(["sh", "-c", mount.as_str()]);
     command.arg(host.live("small"));
     let local = host.command(bundle, &[]);
     command.arg(local.get_program()).args(local.get_args());
