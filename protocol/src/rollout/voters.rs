@@ -193,7 +193,7 @@ impl Ledger {
     }
 
     /// True if a host has said that it runs a release in a group, and nothing else since.
-    pub(crate) fn has_run(&self, group: &GroupName, host: HostId) -> bool {
+    pub fn has_run(&self, group: &GroupName, host: HostId) -> bool {
         self.state.groups.get(group).is_some_and(|group| group.current.contains_key(&host))
     }
 
