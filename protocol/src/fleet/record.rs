@@ -61,8 +61,8 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
-    /// True if all that has changed since an earlier status is how far the host has got: people like to
-    /// see it, and nothing depends on it.
+    /// True if all that has changed since an earlier status is how far the host has got. Only people look
+    /// at that; whoever calls a host stalled by it allows for how rarely a large fleet is told.
     pub fn is_further_than(&self, earlier: &Self) -> bool {
         let same_kind = match (self.state, earlier.state) {
             (

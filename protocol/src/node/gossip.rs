@@ -376,7 +376,8 @@ pub(super) fn progress_after(hosts: usize) -> Duration {
 }
 
 /// A host that was started says in one record that it is back and what it runs, if its executor answers
-/// within this, and a voter that has applied again what is in its log.
+/// within this. A voter may need a second one: what it runs it works out when something moves, after it has
+/// applied its log again.
 const EXECUTOR_AWAITED_MAX: Duration = Duration::from_secs(1);
 /// A member that accuses whatever it hears makes others answer this often, and no oftener.
 const REFUTE_EVERY: Duration = Duration::from_secs(1);

@@ -782,6 +782,21 @@ fn progress_alone_is_told_once_a_second_and_what_comes_of_it_at_once() {
 }
 
 #[test]
+fn a_host_that_was_started_says_once_that_it_is_back_and_what_it_runs() {
+    let mut world = fleet(4, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let order = world.deploy(0, release, None);
+    world.run_until("the end", |world| world.status(0, order).is_over());
+    let id = world.hosts[3].id;
+    world.kill(3);
+    world.restart(3);
+    world.run_for(5);
+    let told = world.node(0).view().get(id).unwrap();
+    assert_eq!((told.groups.len(), told.sequence), (1, 1));
+}
+
+#[test]
 fn a_larger_fleet_is_told_of_progress_more_rarely() {
     let seconds = |hosts| gossip::progress_after(hosts).as_secs();
     assert_eq!([3, 100, 1_000, 10_000].map(seconds), [1, 1, 10, 100]);

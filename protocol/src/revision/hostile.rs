@@ -1,14 +1,13 @@
 //! A hundred thousand manifests, appspecs and bundles that somebody might make up: good ones, changed where
 //! it could hurt. Each is refused, or is found harmless here by rules of this file's own.
 
-use super::*;
+use super::{tests::signed_release, *};
 use crate::{
     cbor,
     execute::LifecycleEvent,
-    ids::{ApplicationName, Digest, FleetId, ReleaseLabel},
+    ids::Digest,
     limits::{PATH_COMPONENT_BYTES_MAX, PATH_DEPTH_MAX, SYMLINK_HOPS_MAX},
     time::UnixSeconds,
-    trust::{Release, SecretKey, Signed},
 };
 
 /// Numbers that look random and are the same for the same seed.
@@ -404,19 +403,7 @@ fn hostile_appspecs_are_refused_or_harmless() {
 fn hostile_bundles_are_refused_or_whole() {
     let (manifest, frames) = good();
     let bytes = manifest.to_bytes();
-    let release = Release {
-        label: ReleaseLabel::new("1").unwrap(),
-        parent: None,
-        manifest: Manifest::id_of(&bytes),
-        created_at: UnixSeconds(0),
-        application: ApplicationName::new("a").unwrap(),
-        architecture: None,
-        environments: Vec::new(),
-        content_bytes: manifest.total_bytes(),
-        manifest_bytes: u64::try_from(bytes.len()).unwrap(),
-    };
-    let signed =
-        Signed::new(&release, FleetId([1; 32]), &[&SecretKey::from_seed(&[1; 32])]).unwrap();
+    let signed = signed_release(&manifest);
     let mut good = bundle_header(&signed, &bytes);
     frames.iter().for_each(|frame| good.extend_from_slice(frame));
     let mut taken = 0;

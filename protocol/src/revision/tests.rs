@@ -283,19 +283,7 @@ fn manifest_and_bundle_are_pinned() {
         file_offset: 0,
     });
     let bytes = manifest.to_bytes();
-    let release = Release {
-        label: ReleaseLabel::new("1").unwrap(),
-        parent: None,
-        manifest: Manifest::id_of(&bytes),
-        created_at: UnixSeconds(0),
-        application: ApplicationName::new("a").unwrap(),
-        architecture: None,
-        environments: Vec::new(),
-        content_bytes: manifest.total_bytes(),
-        manifest_bytes: u64::try_from(bytes.len()).unwrap(),
-    };
-    let signed =
-        Signed::new(&release, FleetId([1; 32]), &[&SecretKey::from_seed(&[1; 32])]).unwrap();
+    let signed = signed_release(&manifest);
     let mut bundle = bundle_header(&signed, &bytes);
     frames.iter().for_each(|frame| bundle.extend_from_slice(frame));
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
@@ -366,4 +354,21 @@ proptest! {
             prop_assert_eq!(content, came);
         }
     }
+}
+
+/// A release of a manifest, as somebody has signed it.
+pub(super) fn signed_release(manifest: &Manifest) -> Signed<Release> {
+    let bytes = manifest.to_bytes();
+    let release = Release {
+        label: ReleaseLabel::new("1").unwrap(),
+        parent: None,
+        manifest: Manifest::id_of(&bytes),
+        created_at: UnixSeconds(0),
+        application: ApplicationName::new("a").unwrap(),
+        architecture: None,
+        environments: Vec::new(),
+        content_bytes: manifest.total_bytes(),
+        manifest_bytes: u64::try_from(bytes.len()).unwrap(),
+    };
+    Signed::new(&release, FleetId([1; 32]), &[&SecretKey::from_seed(&[1; 32])]).unwrap()
 }
