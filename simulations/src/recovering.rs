@@ -223,7 +223,7 @@ impl Truth {
     }
 
     /// True if a host begins with a slot that is its own on one of the lines; false if it is nobody's
-    /// host any more.
+    /// host any more, or not on the line that the slot is of. A member of the other one is waited for.
     pub(crate) fn may_begin(
         &mut self,
         host: HostId,
@@ -235,8 +235,9 @@ impl Truth {
         if here == Ok(true) || self.abandoned.is_none() {
             return here;
         }
-        match self.on(true, |truth| truth.begins(host, token, release, is_late)) {
-            Ok(true) => self.is_waited_for(host, token).map(|()| true),
+        match (&here, self.on(true, |truth| truth.begins(host, token, release, is_late))) {
+            (_, Ok(true)) => self.is_waited_for(host, token).map(|()| true),
+            (Err(_), Ok(false)) => self.is_waited_for(host, token).map(|()| false),
             _ => here,
         }
     }
