@@ -1,7 +1,7 @@
 //! Who gets in: the judgement that the mesh asks for before it hands a connection up.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -32,8 +32,8 @@ pub(super) struct Roster {
     pub(super) cert: MemberCert,
     /// Who votes, as far as this host knows.
     pub(super) electorate: Electorate,
-    /// Certificates that the ledger holds.
-    pub(super) admitted: BTreeSet<Digest>,
+    /// The hosts that the ledger counts, and by which certificate.
+    pub(super) admitted: BTreeMap<HostId, Digest>,
     /// Certificates that the voters refused, and why.
     pub(super) refused: BTreeMap<Digest, String>,
     /// What other hosts said when they turned this one away.
@@ -47,7 +47,7 @@ impl Gate {
         cert: MemberCert,
         applicants: mpsc::Sender<MemberCert>,
     ) -> Self {
-        let (admitted, refused) = (BTreeSet::new(), BTreeMap::new());
+        let (admitted, refused) = (BTreeMap::new(), BTreeMap::new());
         let electorate = Electorate::of(&trust);
         let roster = Roster { cert, electorate, admitted, refused, turned_away: None };
         let roster = RwLock::new(roster);
@@ -63,6 +63,12 @@ impl Gate {
     /// Reads the roster.
     pub(super) fn read<T>(&self, look: impl FnOnce(&Roster) -> T) -> T {
         look(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The voters are to count a certificate. A full queue means that many are before this one; it will
+    /// try again.
+    fn applies(&self, hello: &Hello) {
+        drop(self.applicants.try_send(hello.cert.clone()));
     }
 }
 
@@ -92,8 +98,13 @@ impl Gatekeeper for Gate {
             return Verdict::Refuse("the certificate is another host's".into());
         }
         let id = member.id();
-        // A member whose certificate has expired still hears stops and tells how it is.
-        if self.read(|roster| roster.admitted.contains(&id)) {
+        let refused = self.read(|roster| roster.refused.get(&id).cloned());
+        // A member whose certificate has expired still hears stops and tells how it is. One with an old
+        // certificate hears of the one that counts, and a newer one is for the voters to see.
+        if let Some(counted) = self.read(|roster| roster.admitted.get(&peer).copied()) {
+            if counted != id && refused.is_none() {
+                self.applies(hello);
+            }
             return Verdict::Admit(Arc::new(member));
         }
         if let Err(error) = hello.cert.verify_uncounted(&self.trust, now) {
@@ -109,11 +120,10 @@ impl Gatekeeper for Gate {
         if (young || voter) && hello.cert.verify(&self.trust, &electorate, now).is_ok() {
             return Verdict::Admit(Arc::new(member));
         }
-        if let Some(reason) = self.read(|roster| roster.refused.get(&id).cloned()) {
+        if let Some(reason) = refused {
             return Verdict::Refuse(reason);
         }
-        // A full queue means that many are before this one; it will try again.
-        drop(self.applicants.try_send(hello.cert.clone()));
+        self.applies(hello);
         Verdict::Pending
     }
 
@@ -221,7 +231,7 @@ mod tests {
     #[test]
     fn who_votes_now_is_let_in_by_a_host_that_was_away() {
         let (gate, _applicants, trust) = gate();
-        gate.update(|roster| roster.admitted.extend([Digest([9; 32])]));
+        gate.update(|roster| roster.admitted.extend([(host(9), Digest([9; 32]))]));
         let newcomer = cert(&trust, 30, u64::MAX);
         assert_eq!(judge(&gate, 30, &newcomer), "pending", "this ledger knows nothing of it");
         let name = |name| HostName::new(name).unwrap();
@@ -247,8 +257,16 @@ mod tests {
         let (gate, mut applicants, trust) = gate();
         let (member, stranger) = (cert(&trust, 30, 1), cert(&trust, 31, u64::MAX));
         let id = member.member.id(trust.fleet());
-        gate.update(|roster| roster.admitted.extend([id]));
+        gate.update(|roster| roster.admitted.extend([(host(30), id)]));
         assert_eq!(judge(&gate, 30, &member), "admit", "expired, and a member all the same");
+        assert!(applicants.try_recv().is_err(), "it counts already");
+        let another = cert(&trust, 30, 2);
+        assert_eq!(judge(&gate, 30, &another), "admit", "the host is a member by another one");
+        assert_eq!(applicants.try_recv().unwrap(), another, "it may be newer");
+        let id = another.member.id(trust.fleet());
+        gate.update(|roster| roster.refused.extend([(id, "not newer".into())]));
+        assert_eq!(judge(&gate, 30, &another), "admit", "the key is in the fleet");
+        assert!(applicants.try_recv().is_err(), "the voters have seen it");
         assert_eq!(judge(&gate, 31, &stranger), "pending");
         assert_eq!(applicants.try_recv().unwrap(), stranger, "the voters are asked");
         let id = stranger.member.id(trust.fleet());

@@ -373,7 +373,8 @@ impl Engine {
     }
 
     fn refresh_gate(&self) {
-        let admitted = self.node.ledger().members().map(|member| member.id).collect();
+        let members = self.node.ledger().members();
+        let admitted = members.map(|member| (member.host, member.id)).collect();
         let refused = self.node.refused_members();
         let electorate = self.node.electorate().clone();
         self.gate.update(|roster| {

@@ -201,6 +201,7 @@ pub struct Node {
     electorate: Electorate,
     cert: MemberCert,
     member_id: Digest,
+    incarnation: u64,
     /// The certificate needs no receipts, or has them. Checking takes several signatures, and is asked
     /// four times a second.
     cert_is_whole: bool,
@@ -274,12 +275,14 @@ impl Node {
         let consensus =
             voters.is_voter(me).then(|| Consensus::new(me, voters, restored, setup.seed, boot));
         let followed = if consensus.is_some() { Vec::new() } else { entries };
+        let member = setup.cert.verify_signatures(&setup.trust);
         let cert_is_whole = setup.cert.verify_though_expired(&setup.trust, &electorate).is_ok();
         let mut node = Self {
             me,
             key: setup.key,
             electorate,
             member_id: setup.cert.member.id(fleet),
+            incarnation: member.map_or(0, |member| member.content().incarnation),
             cert_is_whole,
             cert: setup.cert,
             epoch: setup.epoch,
@@ -514,11 +517,19 @@ impl Node {
         self.out.push(Output::Note(format!("group {group}: executor, {kind:?}: {reason}")));
     }
 
-    /// Gets this host into the ledger, and the voters' receipts for its certificate.
+    /// Gets this host into the ledger, and the voters' receipts for its certificate. The newest one
+    /// counts: a machine that was put back to an image takes over the fleet's copy of it.
     fn tend_admission(&mut self) {
-        if !self.ledger.is_member(self.me) {
-            self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
-            return;
+        match self.ledger.certificate(self.me) {
+            Some((_, counted)) if counted == self.incarnation => {}
+            Some((cert, counted)) if counted > self.incarnation => {
+                let cert = cert.clone();
+                self.take_certificate(cert, counted);
+            }
+            _ => {
+                self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
+                return;
+            }
         }
         if self.cert_is_whole {
             return;
@@ -533,6 +544,31 @@ impl Node {
                 self.send(voter, Message::WantAdmission { member });
             }
         }
+    }
+
+    /// Goes on with a newer certificate, which the ledger has verified.
+    fn take_certificate(&mut self, cert: MemberCert, incarnation: u64) {
+        self.member_id = cert.member.id(self.trust.fleet());
+        self.incarnation = incarnation;
+        self.cert = cert;
+        self.admissions.clear();
+        self.weigh_certificate();
+    }
+
+    /// Keeps this host's certificate if it is whole.
+    fn weigh_certificate(&mut self) {
+        let whole = self.cert.verify_though_expired(&self.trust, &self.electorate);
+        self.cert_is_whole = whole.is_ok();
+        if self.cert_is_whole {
+            self.out.push(Output::Certificate(self.cert.clone()));
+        }
+    }
+
+    /// True if the executor takes this host's certificate: no use of its token is still being
+    /// counted, and the ledger has no newer one.
+    fn cert_is_good(&self) -> bool {
+        let counted = self.ledger.certificate(self.me);
+        self.cert_is_whole && counted.is_none_or(|(_, counted)| counted <= self.incarnation)
     }
 
     fn give_admission(&mut self, to: HostId, member: Digest) {
@@ -601,11 +637,7 @@ impl Node {
         }
         self.admissions.insert(voter, receipt);
         self.cert.receipts = self.admissions.values().cloned().collect();
-        let whole = self.cert.verify_though_expired(&self.trust, &self.electorate);
-        self.cert_is_whole = whole.is_ok();
-        if self.cert_is_whole {
-            self.out.push(Output::Certificate(self.cert.clone()));
-        }
+        self.weigh_certificate();
     }
 
     /// Hands in again what hosts obey and the ledger does not know: until it does, the deployment

@@ -604,8 +604,7 @@ impl Node {
         order: Digest,
         release: Digest,
     ) -> Option<crate::execute::Evidence> {
-        // The executor would refuse a certificate whose use of its token is still being counted.
-        if !self.cert_is_whole {
+        if !self.cert_is_good() {
             return None;
         }
         let after = report.map_or((0, Digest::ZERO), |report| (report.sequence, report.head));

@@ -60,6 +60,8 @@ struct Host {
     disk: Disk,
     /// The start of its machine.
     boot: u64,
+    /// Of the certificate on its disk.
+    incarnation: u64,
     executor: FakeExecutor,
 }
 
@@ -130,7 +132,7 @@ impl World {
         for n in 1..=hosts {
             let (id, executor) = (host_id(n), FakeExecutor::default());
             let (node, disk, boot) = (None, Disk::default(), 1);
-            world.hosts.push(Host { seed: n, id, node, disk, boot, executor });
+            world.hosts.push(Host { seed: n, id, node, disk, boot, incarnation: 0, executor });
             world.start(usize::from(n) - 1, &enrolment);
         }
         world
@@ -165,7 +167,7 @@ impl World {
             zone: None,
             labels: Labels::default(),
             not_after: UnixSeconds(u64::MAX),
-            incarnation: 0,
+            incarnation: host.incarnation,
         };
         let member = Signed::new(&member, self.trust.fleet(), &[enrolment]).unwrap();
         MemberCert { token: None, member, receipts: Vec::new() }
@@ -1032,4 +1034,21 @@ fn a_host_that_was_put_back_goes_on_above_the_records_that_it_has_forgotten() {
         epoch > Some(before) && world.node(3).view().get(id).map(|record| record.epoch) == epoch
     });
     assert_eq!(world.hosts[3].disk.epoch, before + 1, "and what it counts from is on its disk");
+}
+
+#[test]
+fn the_newest_certificate_of_a_host_counts_wherever_it_is() {
+    let mut world = fleet(4, 3);
+    world.run_until("a leader", |world| world.leader().is_some());
+    let id = world.hosts[3].id;
+    world.hosts[3].incarnation = 1;
+    let newer = world.cert(3, &SecretKey::from_seed(&[204; 32]));
+    world.submit(0, Entry::Admit(Box::new(newer.clone())));
+    world.run_until("the host has the fleet's copy", |world| *world.node(3).cert() == newer);
+    world.hosts[3].incarnation = 2;
+    world.kill(3);
+    world.restart(3);
+    world.run_until("the fleet has the host's copy", |world| {
+        world.node(0).ledger().certificate(id).is_some_and(|(_, counted)| counted == 2)
+    });
 }

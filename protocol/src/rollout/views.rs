@@ -12,7 +12,7 @@ use crate::{
     },
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Action, Group, Order, Release, Signed, Subject},
+    trust::{Action, Group, MemberCert, Order, Release, Signed, Subject},
 };
 
 /// A member, for tables.
@@ -129,6 +129,12 @@ impl Ledger {
     /// One of them.
     pub fn member(&self, host: HostId) -> Option<HostView<'_>> {
         self.state.members.get(&host).map(|known| host_view(known))
+    }
+
+    /// The certificate by which a host is counted, and its incarnation.
+    pub fn certificate(&self, host: HostId) -> Option<(&MemberCert, u64)> {
+        let known = self.state.members.get(&host)?;
+        Some((&known.cert, known.member.incarnation))
     }
 
     /// True if `host` belongs to the fleet.
