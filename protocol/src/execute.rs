@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{DeploymentId, Digest, FleetId, GroupName, Malformed, Nonce, ReleaseLabel},
+    sabotage::{Defect, planted},
     trust::{Group, MemberCert, Order, Outcome, Receipt, Release, Signed, Trust, VoterList},
 };
 
@@ -309,6 +310,9 @@ pub struct GroupReport {
     pub stopped: Vec<Stopped>,
     /// Slots on which this host acts no more: an operator released them, or it gave them up unused.
     pub released: Vec<u64>,
+    /// The last slot that was used and closed; 0 before the first. This host acts no more on it, nor on
+    /// one before it.
+    pub closed: u64,
     /// The activation that runs, was interrupted, or has ended and was not yet returned.
     pub activation: Option<ActivationReport>,
 }
@@ -328,6 +332,19 @@ impl GroupReport {
     pub fn is_stopped(&self, order: Digest, goes_back: bool) -> bool {
         self.stopped.iter().any(|stop| stop.covers(order, goes_back))
     }
+
+    /// True if nothing will begin under a slot any more.
+    pub fn is_done_with(&self, token: u64) -> bool {
+        is_done_with(token, self.closed, &self.released)
+    }
+}
+
+/// True if nothing may begin under a slot any more: it was released or given up, or it or a later one
+/// was used and closed. That holds whoever vouches for it. A fleet that lost its voters may go on with a
+/// ledger that does not know yet that the slot was given back, and others have had their turn since.
+/// Tokens only grow, those of such a ledger included.
+pub fn is_done_with(token: u64, closed: u64, released: &[u64]) -> bool {
+    token <= closed && !planted(Defect::ClosedBeginsAgain) || released.contains(&token)
 }
 
 impl Stopped {

@@ -71,6 +71,7 @@ defects! {
     WrongMajority => "half of the voters count as a majority",
     ReceiptOfOtherEntry => "a voter vouches for another entry than it applied",
     ReceiptsNotRefreshed => "a host keeps receipts however old they are",
+    ClosedBeginsAgain => "an executor begins anew under a slot that it used before, if voters vouch for it",
     DoneBeforeTheEnd => "a host gives its slot back while the lifecycle runs",
     StopFreesAtOnce => "a host gives its slot back on a stop without asking the executor",
     BrokenReportedRestored => "a host that could not be restored says that it was",

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use groundswell_protocol::{
     execute::{
         ActivationReport, Evidence, GroupReport, LifecycleEvent, Phase, Report, Request, Response,
-        Stopped, was_lost,
+        Stopped, is_done_with, was_lost,
     },
     ids::{Digest, GroupName, HostId, Nonce, ReleaseLabel},
     limits::{RECEIPT_AGE_MAX, VOTERS_MAX},
@@ -46,6 +46,8 @@ pub struct GroupState {
     deploys: Vec<Signed<Order>>,
     stopped: Vec<Stopped>,
     released: Vec<u64>,
+    /// The last slot that was used and closed.
+    closed: u64,
     current: Option<(Digest, ReleaseLabel)>,
     staged: Vec<Digest>,
     /// The slot in use.
@@ -60,6 +62,7 @@ impl Default for GroupState {
             deploys: Vec::new(),
             stopped: Vec::new(),
             released: Vec::new(),
+            closed: 0,
             current: None,
             staged: Vec::new(),
             activation: None,
@@ -249,6 +252,9 @@ impl Executor {
                         state.current = None;
                         self.given_up.push(group.clone());
                     }
+                    if state.activation.is_none() {
+                        state.closed = state.closed.max(*token);
+                    }
                     self.version += 1;
                 }
                 Answered::Only(Response::Accepted)
@@ -279,8 +285,8 @@ impl Executor {
         let group = asker.trust.group(&evidence.group).map_err(|error| error.to_string())?;
         let name = group.content().name.clone();
         let state = self.journal.get(&name);
-        if state.is_some_and(|state| state.released.contains(&token)) {
-            return Err("this slot was released or given up".into());
+        if state.is_some_and(|state| is_done_with(token, state.closed, &state.released)) {
+            return Err("this slot was released, given up or given back".into());
         }
         let held = state.and_then(|state| state.activation.as_ref());
         let begins = match held {
@@ -294,7 +300,7 @@ impl Executor {
         let (name, release, label) = self.judge(asker, evidence, begins)?;
         let (next, skipped) = self.extended(asker, &name, &evidence.orders, begins)?;
         if next.released.contains(&token) {
-            return Err("this slot was released or given up".into());
+            return Err("this slot was released, given up or given back".into());
         }
         self.check_receipts(asker, &name, evidence.order, release, token, receipts)?;
         self.prepared = None;
@@ -592,6 +598,7 @@ impl Executor {
             current: state.current.clone(),
             staged: state.staged.clone(),
             released: state.released.clone(),
+            closed: state.closed,
             stopped: state.stopped.clone(),
             activation: state.activation.as_ref().map(|held| ActivationReport {
                 token: held.token,

@@ -9,7 +9,7 @@
 //! | S1 | hosts that are really disturbed, per group, against the quota when the last of them was granted |
 //! | S2 | every grant against holders, unhealthy and broken hosts of every group of the host |
 //! | V1 | a grant to a voter leaves a majority of the voters without a slot, and in reach |
-//! | S3 | a host begins only with a slot that is its own, held now, for that very release |
+//! | S3 | a host begins only with a slot that is its own, held now, for that very release, and that it has not used up |
 //! | S4 | tokens rise; a host holds one slot at most |
 //! | S5, S7 | slots change by a grant, by the holder's return of that very token, by replacement, and by nothing else; a host whose slot is freed is not being disturbed |
 //! | S6 | no voter vouches for two entries at one index |
@@ -91,6 +91,8 @@ pub struct Truth {
     pub(crate) rules: Rules,
     /// Who is being disturbed, and by which slot.
     pub(crate) disturbed: BTreeMap<HostId, u64>,
+    /// Slots under which a lifecycle has ended.
+    used: BTreeSet<(HostId, u64)>,
     /// Who was left without a working revision, and by which slot.
     pub(crate) broken: BTreeMap<(GroupName, HostId), u64>,
     /// Who was written off in the middle: an operator has said that it is not there.
@@ -128,6 +130,7 @@ impl Truth {
             states: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
+            used: BTreeSet::new(),
             broken: BTreeMap::new(),
             lost: BTreeSet::new(),
             receipts: BTreeMap::new(),
@@ -404,6 +407,8 @@ impl Truth {
         if !self.may_begin(host, token, release, is_late)? {
             return Ok(());
         }
+        let is_unused = !self.used.contains(&(host, token));
+        unless(is_unused, "S3", || format!("{} begins again on slot {token}", host.short()))?;
         self.disturbed.insert(host, token);
         self.lost.remove(&host);
         self.on_both(|truth| truth.quotas_hold(host, token))
@@ -516,6 +521,7 @@ impl Truth {
     /// An executor has ended a lifecycle.
     pub fn rests(&mut self, host: HostId, group: &GroupName, works: bool) {
         let token = self.disturbed.remove(&host).unwrap_or(0);
+        self.used.insert((host, token));
         if !self.is_somebody(host) {
             return;
         }

@@ -62,7 +62,7 @@ enum Claim {
 impl Inner {
     fn claim(&self, group: &GroupName, token: u64) -> Result<Claim, String> {
         let state = self.groups.get(group);
-        if state.is_some_and(|state| state.released.contains(&token)) {
+        if state.is_some_and(|state| state.is_done_with(token)) {
             return Err(RELEASED.into());
         }
         match state.and_then(|state| state.activation.as_ref()) {
@@ -78,7 +78,7 @@ impl Inner {
     }
 }
 
-const RELEASED: &str = "this slot was released or given up";
+const RELEASED: &str = "this slot was released, given up or given back";
 
 impl Executor {
     pub(crate) fn open(config: Config) -> io::Result<Self> {
@@ -220,7 +220,7 @@ impl Executor {
             if judge::extend(&belief, &mut state, &evidence.orders, true)? {
                 state.staged.retain(|staged| *staged == judged.release.id());
             }
-            if state.released.contains(&token) {
+            if state.is_done_with(token) {
                 return Err(RELEASED.into());
             }
             // A stop may have come since the order was judged. Whoever reads it in the report relies
@@ -420,7 +420,7 @@ impl Executor {
             // Another request may have closed it meanwhile, and a new activation have begun.
             let ended = |held: &Activation| held.token == token && held.step.has_ended();
             if state.activation.as_ref().is_some_and(ended) {
-                state.activation = None;
+                state.close(token);
             }
         });
         self.clear_old(group, 0);
@@ -450,8 +450,8 @@ impl Executor {
         self.change(group, |state| {
             let same = |now: &Activation| now.token == token && now.step == held.step;
             if state.activation.as_ref().is_some_and(same) {
-                state.installed = held.before_installed.clone();
-                (state.current, state.activation) = (None, None);
+                (state.current, state.installed) = (None, held.before_installed.clone());
+                state.close(token);
             }
         })
     }
@@ -614,6 +614,7 @@ fn report_of(state: &GroupState, running: &BTreeSet<GroupName>) -> GroupReport {
         staged: state.staged.clone(),
         stopped: state.stopped.clone(),
         released: state.released.clone(),
+        closed: state.closed,
         activation,
     }
 }

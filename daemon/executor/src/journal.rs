@@ -14,7 +14,7 @@ use std::{
 
 use groundswell_protocol::{
     cbor,
-    execute::{LifecycleEvent, Source, Stopped},
+    execute::{LifecycleEvent, Source, Stopped, is_done_with},
     ids::{Digest, GroupName, ReleaseLabel},
     trust::{Order, Outcome, Signed},
 };
@@ -39,6 +39,9 @@ pub(crate) struct GroupState {
     pub(crate) stopped: Vec<Stopped>,
     /// Slots that an operator released while this host may have held them, or that it gave up unused.
     pub(crate) released: Vec<u64>,
+    /// The last slot that was used and closed; 0 before the first.
+    #[serde(default)]
+    pub(crate) closed: u64,
     /// What runs and is healthy.
     pub(crate) current: Option<Installed>,
     /// Whose files are in place; differs from `current` after a failure.
@@ -188,6 +191,7 @@ impl GroupState {
             deploys: Vec::new(),
             stopped: Vec::new(),
             released: Vec::new(),
+            closed: 0,
             current: None,
             installed: None,
             half_installed: None,
@@ -209,9 +213,21 @@ impl GroupState {
         self.installed.as_ref().is_some_and(|installed| installed.deployment == name)
     }
 
+    /// Closes what was done under a slot. Nothing begins under it again.
+    pub(crate) fn close(&mut self, token: u64) {
+        self.activation = None;
+        self.closed = self.closed.max(token);
+        self.released.retain(|released| *released > token);
+    }
+
+    /// True if nothing may begin under a slot any more.
+    pub(crate) fn is_done_with(&self, token: u64) -> bool {
+        is_done_with(token, self.closed, &self.released)
+    }
+
     /// Notes that a slot is not to be acted on.
     pub(crate) fn release(&mut self, token: u64) {
-        if !self.released.contains(&token) {
+        if !self.is_done_with(token) {
             self.released.push(token);
             let surplus = self.released.len().saturating_sub(RELEASED_KEPT);
             self.released.drain(..surplus);

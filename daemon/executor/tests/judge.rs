@@ -12,6 +12,10 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -55,6 +59,10 @@ struct Bench {
     child: Child,
     fleet: FleetId,
     release: Release,
+    /// The slot that it holds.
+    token: AtomicU64,
+    /// How what was done under it has ended, once it was said.
+    ended: Mutex<Option<Outcome>>,
 }
 
 impl Drop for Bench {
@@ -92,7 +100,11 @@ impl Bench {
         fs::write(state.join("host.id"), host(ME).to_string()).unwrap();
         let release = write_store(&dir.path().join("store"), "1", &[]);
         let child = start(dir.path());
-        Self { dir, child, fleet, release }
+        Self { dir, child, fleet, release, token: AtomicU64::new(TOKEN), ended: Mutex::default() }
+    }
+
+    fn token(&self) -> u64 {
+        self.token.load(Ordering::Relaxed)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -203,9 +215,14 @@ impl Bench {
     fn run(&self, evidence: &Evidence) -> Outcome {
         assert_eq!(self.begin(evidence), Response::Accepted);
         let outcome = self.outcome();
-        let group = GroupName::new("web").unwrap();
-        assert_eq!(self.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+        assert_eq!(self.give_back(), Response::Accepted);
         outcome
+    }
+
+    /// Closes an activation. What comes next has another slot.
+    fn give_back(&self) -> Response {
+        let token = self.token.fetch_add(1, Ordering::Relaxed);
+        self.ask(&Request::Returned { group: GroupName::new("web").unwrap(), token })
     }
 
     fn phase(&self) -> Phase {
@@ -216,7 +233,7 @@ impl Bench {
         let release = evidence.release.id(self.fleet);
         let subject = Subject::Slot { host: host(ME), nonce, order: evidence.order, release };
         let voter = host(voter);
-        Receipt { entry: Digest([7; 32]), index: TOKEN, voter, subject, generation: 0 }
+        Receipt { entry: Digest([7; 32]), index: self.token(), voter, subject, generation: 0 }
     }
 
     fn ask(&self, request: &Request) -> Response {
@@ -245,7 +262,7 @@ impl Bench {
 
     fn activate(&self, evidence: &Evidence, receipts: Vec<Signed<Receipt>>) -> Response {
         let evidence = Box::new(evidence.clone());
-        self.ask(&Request::Activate { evidence, token: TOKEN, receipts })
+        self.ask(&Request::Activate { evidence, token: self.token(), receipts })
     }
 
     fn receipts(&self, evidence: &Evidence, nonce: Nonce, voters: &[u8]) -> Vec<Signed<Receipt>> {
@@ -400,8 +417,7 @@ fn what_is_signed_by_everybody_is_done() {
     // What it takes to go back is kept until nothing can lead back any more.
     let undo = bench.deployments().pop().unwrap().join("undo");
     assert!(undo.exists());
-    let group = GroupName::new("web").unwrap();
-    assert_eq!(bench.ask(&Request::Returned { group, token: TOKEN }), Response::Accepted);
+    assert_eq!(bench.give_back(), Response::Accepted);
     assert!(!undo.exists());
     assert!(bench.report().groups[0].activation.is_none());
     assert!(bench.report().groups[0].current.is_some());
@@ -638,7 +654,7 @@ fn a_slot_that_an_operator_released_is_not_acted_on() {
     let nonce = bench.prepare(&evidence);
     let receipts = bench.receipts(&evidence, nonce, &[20, 21, 22]);
     let refused = refusal(bench.activate(&evidence, receipts));
-    assert!(refused.contains("this slot was released or given up"), "{refused}");
+    assert!(refused.contains("this slot was released, given up or given back"), "{refused}");
     bench.assert_untouched();
 }
 
@@ -652,7 +668,9 @@ fn a_slot_that_was_given_up_is_not_acted_on_and_one_in_use_is_not_given_up() {
     };
     assert_eq!(give_up(), Response::Accepted);
     assert_eq!(bench.report().groups[0].released, [TOKEN]);
-    assert!(refusal(bench.begin(&evidence)).contains("this slot was released or given up"));
+    assert!(
+        refusal(bench.begin(&evidence)).contains("this slot was released, given up or given back")
+    );
     bench.assert_untouched();
 
     let mut bench = Bench::new();
@@ -660,6 +678,23 @@ fn a_slot_that_was_given_up_is_not_acted_on_and_one_in_use_is_not_given_up() {
     let group = GroupName::new("web").unwrap();
     let refused = refusal(bench.ask(&Request::GiveUp { group, token: TOKEN }));
     assert!(refused.contains("something was begun under slot"), "{refused}");
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+}
+
+#[test]
+fn a_slot_that_was_given_back_is_not_acted_on_again() {
+    let mut bench = Bench::new();
+    let evidence = bench.evidence();
+    assert_eq!(bench.run(&evidence), Outcome::Succeeded);
+    // Voters that go on with an older ledger vouch for it.
+    for used in [TOKEN, TOKEN - 1] {
+        bench.token.store(used, Ordering::Relaxed);
+        let refused = refusal(bench.begin(&evidence));
+        assert!(refused.contains("this slot was released, given up or given back"), "{refused}");
+        assert!(bench.report().groups[0].is_done_with(used));
+        bench.restart();
+    }
+    bench.token.store(TOKEN + 1, Ordering::Relaxed);
     assert_eq!(bench.run(&evidence), Outcome::Succeeded);
 }
 
@@ -1015,7 +1050,7 @@ fn a_slot_that_was_released_after_a_gap_is_not_acted_on() {
     let release = Action::ReleaseSlot { host: host(ME), token: TOKEN };
     let release = bench.sign(&bench.order(41, id, release), OPERATOR);
     let late = Evidence { order: id, orders: vec![order, release], ..bench.evidence() };
-    assert!(refusal(bench.begin(&late)).contains("this slot was released or given up"));
+    assert!(refusal(bench.begin(&late)).contains("this slot was released, given up or given back"));
     bench.assert_untouched();
 }
 
@@ -1100,7 +1135,7 @@ fn what_was_interrupted_and_has_no_slot_any_more_is_given_up() {
     assert!(refused.contains("when a deployment by swell local has ended"), "{refused}");
     assert!(runs() && bench.phase() == INTERRUPTED);
     drop(held);
-    assert_eq!(bench.ask(&returned), Response::Accepted);
+    assert_eq!(bench.give_back(), Response::Accepted);
     assert!(!runs(), "its script goes on");
     let report = bench.report();
     assert_eq!((&report.groups[0].activation, &report.groups[0].current), (&None, &None));

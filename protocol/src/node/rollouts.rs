@@ -358,7 +358,7 @@ impl Node {
         report: Option<&GroupReport>,
         token: u64,
     ) -> bool {
-        if report.is_some_and(|report| report.released.contains(&token)) {
+        if report.is_some_and(|report| report.is_done_with(token)) {
             return true;
         }
         if let Some(release) = self.ledger.release_of_slot(group, token).cloned() {
@@ -424,9 +424,9 @@ impl Node {
                 restored: report.is_some_and(|report| report.current.is_some()),
             });
         }
-        // The daemon that knew why is gone.
-        let given_up = report.is_some_and(|report| report.released.contains(&slot.token));
-        given_up.then(|| Outcome::Declined { reason: "it was given up before it was used".into() })
+        // The daemon that knew why is gone, or the ledger that knew how it ended.
+        let is_done = report.is_some_and(|report| report.is_done_with(slot.token));
+        is_done.then(|| Outcome::Declined { reason: "this host had given it back before".into() })
     }
 
     /// Gives back a slot that the executor has promised never to use. Without that it might begin, by
@@ -439,8 +439,8 @@ impl Node {
         token: u64,
         outcome: Outcome,
     ) {
-        let given_up = report.is_some_and(|report| report.released.contains(&token));
-        if given_up || planted(Defect::DeclinedWithoutPromise) {
+        let is_done = report.is_some_and(|report| report.is_done_with(token));
+        if is_done || planted(Defect::DeclinedWithoutPromise) {
             self.give_back(group, token, outcome);
             return;
         }

@@ -517,6 +517,7 @@ impl FakeExecutor {
                     staged: Vec::new(),
                     stopped: Vec::new(),
                     released: Vec::new(),
+                    closed: 0,
                     activation: None,
                 });
                 self.report.groups.len() - 1
@@ -550,7 +551,10 @@ impl FakeExecutor {
                 self.ends_at = Some(now + std::time::Duration::from_secs(1 + self.slow_by));
             }
             Request::GiveUp { token, .. } => group.released.push(token),
-            Request::Returned { .. } => group.activation = None,
+            Request::Returned { token, .. } => {
+                group.activation = None;
+                group.closed = token;
+            }
             Request::Stop(stop) => match trust.order(&stop).unwrap().content().action {
                 Action::Stop { order, rollback } => {
                     group.stopped.push(Stopped { order, rollback });

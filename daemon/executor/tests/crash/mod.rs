@@ -270,12 +270,17 @@ impl Bench {
             let Response::Report(report) = self.try_ask(&Request::Report { seen: 0 })? else {
                 panic!("no report")
             };
-            let activation = report.groups.first().and_then(|group| group.activation.clone());
+            let (group, token) = (report.groups.first(), self.token());
+            if group.is_some_and(|group| group.is_done_with(token)) {
+                self.token.store(token + 1, Ordering::Relaxed);
+                return self.ended.lock().unwrap().take();
+            }
+            let activation = group.and_then(|group| group.activation.clone());
             match activation.map(|activation| activation.phase) {
                 Some(Phase::Ended(outcome)) => {
                     let group = GroupName::new("web").unwrap();
-                    self.try_ask(&Request::Returned { group, token: TOKEN })?;
-                    return Some(outcome);
+                    *self.ended.lock().unwrap() = Some(outcome);
+                    self.try_ask(&Request::Returned { group, token })?;
                 }
                 Some(Phase::Running { .. }) => {}
                 Some(Phase::Interrupted { .. }) | None => {
@@ -288,7 +293,7 @@ impl Bench {
                     let receipts = self.receipts(evidence, nonce, &[20, 21]);
                     let evidence = Box::new(evidence.clone());
                     let response =
-                        self.try_ask(&Request::Activate { evidence, token: TOKEN, receipts })?;
+                        self.try_ask(&Request::Activate { evidence, token, receipts })?;
                     assert_eq!(response, Response::Accepted);
                 }
             }
@@ -421,13 +426,11 @@ impl Bench {
 #[test]
 fn what_was_half_installed_under_a_slot_that_was_released_goes_with_the_next_deployment() {
     let (mut bench, second) = half_installed();
-    let action = Action::ReleaseSlot { host: host(ME), token: TOKEN };
+    let action = Action::ReleaseSlot { host: host(ME), token: bench.token() };
     let release = bench.sign(&bench.order(3, second.order, action), OPERATOR);
     assert_eq!(bench.ask(&Request::Stop(release)), Response::Accepted);
     assert!(matches!(bench.outcome(), Outcome::Failed { .. }));
-    let group = GroupName::new("web").unwrap();
-    let returned = |token| Request::Returned { group: group.clone(), token };
-    assert_eq!(bench.ask(&returned(TOKEN)), Response::Accepted);
+    assert_eq!(bench.give_back(), Response::Accepted);
     assert!(bench.has_temporaries(), "nobody has a slot for changing anything");
 
     bench.release = write_store(&bench.path("store"), "3", &[]);
@@ -435,13 +438,7 @@ fn what_was_half_installed_under_a_slot_that_was_released_goes_with_the_next_dep
     let order = bench.sign(&order, OPERATOR);
     let (id, orders) = (order.id(bench.fleet), vec![order]);
     let third = Evidence { order: id, orders, ..bench.evidence() };
-    let (nonce, token) = (bench.prepare(&third), TOKEN + 1);
-    let receipt = |voter| Receipt { index: token, ..bench.receipt(&third, voter, nonce) };
-    let receipts = [20, 21].map(|voter| bench.sign(&receipt(voter), voter)).to_vec();
-    let activate = Request::Activate { evidence: Box::new(third.clone()), token, receipts };
-    assert_eq!(bench.ask(&activate), Response::Accepted);
-    assert_eq!(bench.outcome(), Outcome::Succeeded);
-    assert_eq!(bench.ask(&returned(token)), Response::Accepted);
+    assert_eq!(bench.run(&third), Outcome::Succeeded);
     assert!(!bench.has_temporaries());
     let undo = bench.deployments().into_iter().find(|dir| dir.join("undo").exists());
     assert_eq!(undo, None);

@@ -431,6 +431,7 @@ fn what_was_begun_for_a_group_that_was_lost_is_closed() {
         staged: Vec::new(),
         stopped: Vec::new(),
         released: Vec::new(),
+        closed: 0,
         activation: Some(activation),
     };
     let executor = &mut world.hosts[3].executor;
