@@ -103,6 +103,7 @@ defects! {
     CensusIgnored => "hosts that have not said what they hold do not count as down",
     CountedTooSoon => "a host says that it holds nothing while its executor heeds the voters that were lost",
     IndicesDoNotLeap => "after voters were lost indices go on where they were",
+    CommitsAhead => "a voter takes for agreed on what it alone may have",
     NobodyFed => "a voter gives the ledger to nobody who asks for it",
 }
 
@@ -111,10 +112,10 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<Defect>> = const { std::cell::Cell::new(None) };
 }
 
-/// Plants a defect for this thread, or none.
+/// Plants a defect for this thread, or none. What was planted before.
 #[cfg(feature = "simulation")]
-pub fn plant(defect: Option<Defect>) {
-    PLANTED.set(defect);
+pub fn plant(defect: Option<Defect>) -> Option<Defect> {
+    PLANTED.replace(defect)
 }
 
 /// True if this defect is planted here.

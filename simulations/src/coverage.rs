@@ -55,6 +55,7 @@ situations! {
     DiskWasSlow => "a leader waited for its disk while it had something to write",
     ExecutorDiskFailed => "an executor ended because its disk took nothing",
     VotersInARow => "voters reached their neighbours in a row and no others",
+    AppliedAhead => "a voter applied what was not agreed on, and something else was agreed on",
     KeyStolen => "somebody else spoke in the name of a host, which went on above it",
     QuorumLost => "no majority of voters was up",
     LateHostJoined => "a host joined after deployments had begun",

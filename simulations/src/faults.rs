@@ -96,6 +96,7 @@ impl World {
                 self.hosts[host].disk_takes = takes;
                 self.queue.plan(until, Event::Mend(index));
             }
+            FaultKind::Deceived(voter) => self.deceiving.begin(voter),
             FaultKind::Impostor(host) => self.impostor(host, until),
             FaultKind::MajorityLost { .. } => {
                 self.await_loss(index);
@@ -325,6 +326,8 @@ impl World {
     /// Everything is mended: no more faults, a quiet network, every host up.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
+        // Whoever has applied what was not agreed on is right again only on another disk.
+        self.is_over = self.deceiving.has_begun();
         self.recovering.end();
         self.trace.mix(&[32]);
         self.trace.say(self.now, || "everything is mended".into());

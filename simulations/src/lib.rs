@@ -9,6 +9,7 @@
 //! decisions. `swell-bench` measures a fleet of the real programs.
 
 pub mod coverage;
+mod deceiving;
 pub mod dice;
 mod executing;
 pub mod executor;

@@ -31,6 +31,7 @@ impl World {
         if self.trace.is_spoken() && !matches!(*message, Message::Heartbeat) {
             self.trace.say(self.now, || format!("{from} -> {to}: {}", describe(&message)));
         }
+        self.note_told(from, to, &message);
         let id = self.hosts[from].id;
         self.feed(to, Input::Message(id, *message));
         self.judge_view(to, &said);

@@ -308,6 +308,9 @@ pub enum FaultKind {
     Break(usize, usize),
     /// The wall clock jumps by so many seconds.
     WallJump(usize, i64),
+    /// From now on a voter takes for agreed on what it alone may have, as if the library were wrong there.
+    /// No host may be down too many for that.
+    Deceived(usize),
     /// A majority of the voters is lost, with or without other hosts, and operators let the fleet go on
     /// without it.
     MajorityLost {
@@ -375,7 +378,10 @@ impl Plan {
         faults.extend(draw_more_faults(&mut Dice::new(seed ^ 0x5107), size, voters, heal_at));
         let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
         if !faults.iter().any(forgets) {
-            faults.extend(draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at));
+            let rare = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
+            faults.extend(
+                rare.or_else(|| draw_deceived(&mut Dice::new(seed ^ 0xdece), voters, heal_at)),
+            );
         }
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         let mut plan = Self {
@@ -405,6 +411,11 @@ impl Plan {
             heal_at,
             heal_restarts: dice.permille(400),
         };
+        if plan.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Deceived(_))) {
+            // What others take over from it as a snapshot they believe: one voter is wrong, not several.
+            plan.snapshot_every = u64::MAX;
+            plan.voter_policy = VoterPolicy::after(Duration::from_secs(24 * 3600));
+        }
         if size > DRAWN_MAX {
             large::fit(&mut plan);
         }
@@ -803,6 +814,14 @@ fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
     let (cut, newest, draw) = (dice.permille(500), dice.permille(750), dice.number());
     let kind = FaultKind::MajorityLost { cut, newest, recovers_after, draw };
     Some(Fault { at: dice.between(10 * SECOND, heal_at - 22 * SECOND), lasts, kind })
+}
+
+/// In a few runs one of the voters is wrong about what is agreed on. More than one may be wrong about
+/// nothing less than the quota.
+fn draw_deceived(dice: &mut Dice, voters: usize, heal_at: Micros) -> Option<Fault> {
+    let at = dice.between(5 * SECOND, heal_at / 2);
+    let kind = FaultKind::Deceived(dice.index(voters));
+    (voters > 2 && dice.permille(50)).then_some(Fault { at, lasts: heal_at, kind })
 }
 
 fn draw_fault(dice: &mut Dice, kind: u64, hosts: &[HostPlan], voters: usize) -> FaultKind {

@@ -20,6 +20,9 @@ use crate::{
 impl World {
     /// Holds the promises against a host that has just done something.
     pub(crate) fn judge(&mut self, host: usize) {
+        if self.is_in_doubt(host) && !self.is_cleared(host) {
+            return;
+        }
         let left = self.is_left(host);
         if left {
             self.truth.turn();

@@ -23,6 +23,7 @@ use groundswell_protocol::{
 
 use crate::{
     coverage::{Coverage, Situation},
+    deceiving::Deceiving,
     dice::Dice,
     founding::{enrol, found},
     host::{Doom, Host, Overwritten},
@@ -137,6 +138,7 @@ pub struct World {
     pub(crate) memory: Vec<(Message, bool)>,
     pub(crate) delay: DelayLaw,
     pub(crate) recovering: Recovering,
+    pub(crate) deceiving: Deceiving,
 }
 
 /// How a run ended.
@@ -183,6 +185,7 @@ impl World {
             mending: Mending::default(),
             memory: Vec::new(),
             recovering: Recovering::default(),
+            deceiving: Deceiving::default(),
             plan,
         };
         if world.plan.is_large {
@@ -352,7 +355,10 @@ impl World {
         }
         let inputs = std::mem::take(&mut target.waiting);
         target.knew = node.ledger().applied_index();
-        let outputs = catch_unwind(AssertUnwindSafe(|| node.handle_all(mono, wall, inputs)));
+        let deceiving = &self.deceiving;
+        let outputs = catch_unwind(AssertUnwindSafe(|| {
+            deceiving.handle_all(host, node, (mono, wall), inputs)
+        }));
         match outputs {
             Ok(outputs) => self.perform(host, outputs),
             Err(panic) => self.panicked(host, &*panic),
@@ -360,6 +366,10 @@ impl World {
     }
 
     pub(crate) fn panicked(&mut self, host: usize, panic: &(dyn std::any::Any + Send)) {
+        if self.is_in_doubt(host) {
+            // The library ends the process where it finds that it was wrong.
+            return self.scrap(host);
+        }
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
         self.fail("F7", format!("host {host} panicked: {}", text.unwrap_or_default()));
@@ -503,6 +513,10 @@ impl World {
     }
 
     fn persist(&mut self, host: usize, write: Write) {
+        if self.is_in_doubt(host) {
+            self.hosts[host].disk.persist(write, |_| true);
+            return;
+        }
         let Write { hard_state, snapshot, anew, assured, epoch, .. } = &write;
         if epoch.is_some() {
             self.coverage.met(match self.hosts[host].forged {
@@ -603,7 +617,10 @@ impl World {
             // It may have been given before what came together with its request.
             let (left, knew) = (self.truth.is_left(content.generation), self.hosts[host].knew);
             let checked = self.truth.on(left, |truth| truth.vouches(&content, knew));
-            self.hold(checked);
+            // Whoever went astray vouches for anything. It is one of several.
+            if !self.is_in_doubt(host) {
+                self.hold(checked);
+            }
         }
         if self.plan.parrot == Some(host) {
             self.learn(&message);

@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use raft::{
-    Config, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb, eraftpb::MessageType,
+    Config, GetEntriesContext, ProgressState, RawNode, SnapshotStatus, StateRole, Storage, eraftpb,
+    eraftpb::MessageType,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -586,6 +587,13 @@ impl Consensus {
             self.send(light.take_messages(), &mut out);
             self.apply(light.take_committed_entries(), &mut out);
             self.node.advance_apply();
+        }
+        if planted(Defect::CommitsAhead) {
+            let (store, next) = (self.node.store(), self.committed() + 1);
+            let context = GetEntriesContext::empty(false);
+            let end = store.last_index().map_or(next, |last| last + 1);
+            let ahead = store.entries(next, end, None, context).unwrap_or_default();
+            self.apply(ahead, &mut out);
         }
         self.asked.clear();
         self.time_election();
