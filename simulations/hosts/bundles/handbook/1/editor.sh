@@ -1,0 +1,2 @@
+#!/bin/bash
+getent passwd editor >/dev/null || useradd --no-create-home editor

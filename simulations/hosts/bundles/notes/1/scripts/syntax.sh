@@ -1,0 +1,4 @@
+#!/bin/bash
+set -e
+cd /opt/notes
+node --check server.js

@@ -1,0 +1,2 @@
+#!/bin/bash
+systemctl reload-or-restart nginx

@@ -1,0 +1,2 @@
+#!/bin/bash
+rm -f /etc/nginx/sites-enabled/default
