@@ -30,7 +30,7 @@ use crate::{
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, Parents, is_absent},
     regular,
-    space::Needed,
+    space::{Mount, Needed},
 };
 
 /// What will be done, decided as a whole before anything is.
@@ -344,7 +344,7 @@ impl Plan {
     /// saved in `dir`.
     pub(crate) fn check_room(&self, dir: &Path) -> Result<(), String> {
         let mut needed = Needed::default();
-        let saves_here = fs::metadata(dir).map(|there| there.dev()).ok();
+        let saves_here = Mount::of(dir).map(|(mount, _)| mount).ok();
         for (target, (source, _)) in &self.files {
             let above = target.parent().unwrap_or(target);
             match source {
@@ -356,10 +356,10 @@ impl Plan {
             needed.file(directory.parent().unwrap_or(directory), 0);
         }
         for path in self.files.keys().chain(&self.removed) {
-            // On the same file system it only gets a second name.
-            let there = fs::symlink_metadata(path).ok();
-            if let Some(there) = there.filter(|there| Some(there.dev()) != saves_here) {
-                needed.file(dir, there.len());
+            // Within one mount it only gets a second name.
+            if let Some((_, bytes)) = Mount::of(path).ok().filter(|(at, _)| Some(*at) != saves_here)
+            {
+                needed.file(dir, bytes);
             }
         }
         needed.check()
@@ -439,7 +439,8 @@ impl Plan {
             }
             files.push((path.clone(), is_saved));
         }
-        durable(dir, saved_dir.file()?.sync_all());
+        // For all that had to be copied at once.
+        durable(dir, nix::unistd::syncfs(saved_dir.file()?).map_err(Into::into));
         let mut emptied = Vec::new();
         for directory in self.emptied.iter().rev() {
             let attributes = Dir::open(directory)?.file().and_then(|file| Attributes::of(&file));

@@ -19,7 +19,7 @@ use nix::{
     unistd::{self, Gid, Uid, UnlinkatFlags},
 };
 
-use crate::{extended, journal::durable, regular};
+use crate::{extended, regular};
 
 /// What there is at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Dir {
     }
 
     /// Gives what is at `name` a second name in `other` where that is possible, else makes a copy
-    /// with all its attributes.
+    /// with all its attributes. To make it durable is for the caller, who has more of them.
     pub(crate) fn copy(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<()> {
         step()?;
         if unistd::linkat(&self.0, name, &other.0, to, AtFlags::empty()).is_ok() {
@@ -136,9 +136,7 @@ impl Dir {
         file.set_permissions(there.permissions())?;
         let attributes = extended::read(&source)?;
         extended::write(&file, attributes.iter().map(|(name, value)| (name.as_str(), &value[..])))?;
-        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
-        durable(Path::new(to), file.sync_all());
-        Ok(())
+        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))
     }
 
     fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {

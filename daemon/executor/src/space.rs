@@ -11,6 +11,7 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::geteuid,
 };
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 /// What is going to be written.
 #[derive(Default)]
@@ -64,6 +65,24 @@ impl<'a> Needed<'a> {
             }
             Ok(())
         })
+    }
+}
+
+/// What a file is part of: beyond it nothing can have a second name. One file system may be mounted in several
+/// places, as systemd does it for whatever a unit may write to; Linux before 5.8 does not tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    device: (u32, u32),
+    id: u64,
+}
+
+impl Mount {
+    /// The mount that a path leads to, and the length of what is there. No link at its end is followed.
+    pub(crate) fn of(path: &Path) -> io::Result<(Self, u64)> {
+        let wanted = StatxFlags::SIZE | StatxFlags::MNT_ID;
+        let there = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let device = (there.stx_dev_major, there.stx_dev_minor);
+        Ok((Self { device, id: there.stx_mnt_id }, there.stx_size))
     }
 }
 

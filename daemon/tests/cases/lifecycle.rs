@@ -271,14 +271,33 @@ fn room_that_scripts_have_taken_is_missed_before_a_file_is_changed() {
 
 const SMALL: &str = "files:\n  - source: data\n    destination: {live}/small\n";
 
+#[test]
+fn room_for_copies_is_looked_for_where_a_second_name_cannot_be() {
+    let host = Host::new();
+    for dir in ["live/small", "root"] {
+        fs::create_dir(host.path(dir)).unwrap();
+    }
+    let two = host.bundle("two", SMALL, &[("data", &"x".repeat(100_000))]);
+    // One file system in two mounts, with room for the new file and not for a copy of the old one as well.
+    let prepare = "mount -t tmpfs -o size=400k none $0/root && mkdir $0/root/app \
+        && head -c 100000 /dev/zero >$0/root/app/data && mount --bind $0/root/app $0/live/small";
+    let run = after_mounting(&host, prepare, &two, &["-b", "OVERWRITE"]);
+    let message = run.failure("message");
+    assert!(message.contains("has no room: 204800 bytes are needed"), "{message}");
+}
+
 /// Deploys where `live/small` is a file system with these options.
 fn on_a_file_system(host: &Host, bundle: &Path, options: &str) -> Run {
+    let prepare = format!("mount -t tmpfs -o {options} none $0/live/small");
+    after_mounting(host, &prepare, bundle, &[])
+}
+
+/// Deploys where these commands, for which `$0` is the host's directory, have mounted something.
+fn after_mounting(host: &Host, prepare: &str, bundle: &Path, options: &[&str]) -> Run {
     let mut command = Command::new("unshare");
     command.args(if geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
-    let mount = format!("mount -t tmpfs -o {options} none $0 && exec \"$@\"");
-    command.args(["sh", "-c", mount.as_str()]);
-    command.arg(host.live("small"));
-    let local = host.command(bundle, &[]);
+    command.args(["sh", "-c", &format!("{prepare} && exec \"$@\"")]).arg(host.dir.path());
+    let local = host.command(bundle, options);
     command.arg(local.get_program()).args(local.get_args());
     Run::of(command)
 }
