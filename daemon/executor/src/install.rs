@@ -118,15 +118,18 @@ pub(crate) fn plan(
     let (mut files, mut parents) = (BTreeMap::new(), Parents::default());
     for (name, source) in wanted.files {
         let mut target = places.target(&name)?;
+        let mut look = |path: &Path| parents.kind(path).map_err(|error| named_in(path, &error));
+        let mut there = look(&target)?;
         let is_file = matches!(source, Source::File { .. });
-        if behavior == FileExistsBehavior::Overwrite && is_file && !before.files.contains(&target) {
+        let is_anothers = there == Some(Kind::Link) && !before.files.contains(&target);
+        if behavior == FileExistsBehavior::Overwrite && is_file && is_anothers {
             // As AWS's agent does: the link is somebody's, and stays.
             target = place::behind(&target, &|path| before.files.contains(path))?;
+            there = look(&target)?;
         }
         if places.needed.contains(&target) {
             return Err(format!("files: {} would be file and directory", target.display()));
         }
-        let there = parents.kind(&target).map_err(|error| named_in(&target, &error))?;
         if !allowed(&target, there, before, behavior)? {
             continue;
         }

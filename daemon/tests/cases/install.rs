@@ -342,6 +342,15 @@ fn c139_a_file_that_was_kept_is_in_the_way_again() {
 }
 
 #[test]
+fn what_may_replace_files_is_installed_where_there_are_none() {
+    let host = Host::new();
+    let mapping = "files:\n  - source: app\n    destination: {live}/new\n";
+    let bundle = host.bundle("one", mapping, &[("app/sub/data", "1")]);
+    host.succeeds(&bundle, &["-b", "OVERWRITE"]);
+    assert_eq!(read(host.live("new/sub/data")), "1");
+}
+
+#[test]
 fn c140_what_a_link_leads_to_is_replaced_and_the_link_stays() {
     let (host, bundle) = in_the_way("");
     fs::rename(host.live("x/f"), host.live("real")).unwrap();
