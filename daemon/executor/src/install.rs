@@ -26,7 +26,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     extended,
-    journal::{durable, read_sealed, write_sealed},
+    journal::{durable, read_sealed, replace, write_sealed},
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, Parents, is_absent},
     regular,
@@ -43,8 +43,17 @@ pub(crate) struct Plan {
     /// To be made, parents first.
     directories: Vec<(PathBuf, Arc<Rights>)>,
     /// By their targets.
-    files: BTreeMap<PathBuf, (Source, Arc<Rights>)>,
+    files: BTreeMap<PathBuf, New>,
     belongings: Belongings,
+}
+
+/// A file or a link that will be there.
+#[derive(Debug)]
+struct New {
+    source: Source,
+    rights: Arc<Rights>,
+    /// Whether its place was free. What has appeared there since is somebody's.
+    is_free: bool,
 }
 
 #[derive(Debug)]
@@ -133,7 +142,7 @@ pub(crate) fn plan(
         if !allowed(&target, there, before, behavior)? {
             continue;
         }
-        if let Some((other, _)) = files.insert(target, (name, source)) {
+        if let Some((other, ..)) = files.insert(target, (name, source, there.is_none())) {
             return Err(format!("files: {} would be made twice", other.display()));
         }
     }
@@ -164,7 +173,9 @@ pub(crate) fn plan(
     };
     let directories = places.missing.iter().map(|(path, name)| (path.clone(), rights(name)));
     let directories = directories.collect();
-    let files = files.into_iter().map(|(path, (name, source))| (path, (source, rights(&name))));
+    let files = files.into_iter().map(|(path, (name, source, is_free))| {
+        (path, New { source, rights: rights(&name), is_free })
+    });
     Ok(Plan { removed, emptied, directories, files: files.collect(), belongings })
 }
 
@@ -333,11 +344,11 @@ fn can_go(directory: &Path, before: &Belongings) -> Result<(), String> {
 fn rights(
     spec: &AppSpec,
     root: &Path,
-    files: &BTreeMap<PathBuf, (PathBuf, Source)>,
+    files: &BTreeMap<PathBuf, (PathBuf, Source, bool)>,
     directories: &BTreeMap<PathBuf, PathBuf>,
 ) -> Result<BTreeMap<PathBuf, Arc<Rights>>, String> {
-    let regular = files.values().filter(|(_, source)| matches!(source, Source::File { .. }));
-    let files: Vec<&Path> = regular.map(|(name, _)| name.as_path()).collect();
+    let regular = files.values().filter(|(_, source, _)| matches!(source, Source::File { .. }));
+    let files: Vec<&Path> = regular.map(|(name, ..)| name.as_path()).collect();
     let directories: Vec<&Path> = directories.values().map(PathBuf::as_path).collect();
     permissions::resolve(spec, root, &Created { files: &files, directories: &directories })
 }
@@ -348,9 +359,9 @@ impl Plan {
     pub(crate) fn check_room(&self, dir: &Path) -> Result<(), String> {
         let mut needed = Needed::default();
         let saves_here = Mount::of(dir).map(|(mount, _)| mount).ok();
-        for (target, (source, _)) in &self.files {
+        for (target, new) in &self.files {
             let above = target.parent().unwrap_or(target);
-            match source {
+            match &new.source {
                 Source::File { bytes, .. } => needed.file(above, *bytes),
                 Source::Link { .. } => needed.file(above, 0),
             }
@@ -368,7 +379,9 @@ impl Plan {
         needed.check()
     }
 
-    /// Does it. `dir` is the deployment's own directory, where what is replaced is saved.
+    /// Does it. `dir` is the deployment's own directory, where what is replaced is saved. Ends with
+    /// [`io::ErrorKind::AlreadyExists`] where something has appeared since the plan was made: undone and
+    /// planned anew, it is a file in the way like any other.
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
         write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
         let saved = self.save(dir).and_then(|undo| {
@@ -381,21 +394,19 @@ impl Plan {
         let directories = make_directories(&self.directories, true)?;
         let mut parents = Parents::default();
         let mut completed = BTreeSet::new();
-        for (target, (source, rights)) in &self.files {
+        for (target, new) in &self.files {
             match parents.of(target) {
                 Err(error) if is_absent(&error) => {}
                 found => {
                     let beside = beside(target, undo.secret);
-                    named(
-                        target,
-                        found.and_then(|(dir, _)| complete(dir, &beside, source, rights)),
-                    )?;
+                    named(target, found.and_then(|(dir, _)| complete(dir, &beside, new)))?;
                     completed.insert(target);
                 }
             }
         }
         // Renaming can outlive a loss of power that what has the name does not.
         sync(dir, undo.places())?;
+        replace(&dir.join(PLACING), b"")?;
         // What goes makes room for what comes: a link or file for a directory, and the reverse.
         for path in &self.removed {
             named(path, Dir::of(path).and_then(|(dir, name)| dir.remove(name)))?;
@@ -409,14 +420,18 @@ impl Plan {
         }
         make_directories(&directories, false)?;
         let mut parents = Parents::default();
-        for (target, (source, rights)) in &self.files {
+        // The list begins with these files, in this order.
+        for ((target, new), (_, is_saved)) in self.files.iter().zip(&undo.files) {
             let beside = beside(target, undo.secret);
             let mut put = || {
                 let (dir, name) = parents.of(target)?;
                 if !completed.contains(target) {
-                    complete(dir, &beside, source, rights)?;
+                    complete(dir, &beside, new)?;
                 }
-                dir.rename(&beside, name)
+                match is_saved {
+                    true => dir.rename(&beside, name),
+                    false => dir.rename_to_new(&beside, name),
+                }
             };
             named(target, put())?;
         }
@@ -426,6 +441,7 @@ impl Plan {
     /// Saves what will be replaced or removed.
     fn save(&self, dir: &Path) -> io::Result<Undo> {
         let saved_dir = dir.join(SAVED);
+        gone(fs::remove_file(dir.join(PLACING)))?;
         gone(fs::remove_dir_all(&saved_dir))?;
         fs::DirBuilder::new().mode(0o700).create(&saved_dir)?;
         let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
@@ -434,6 +450,9 @@ impl Plan {
         for (path, number) in self.files.keys().chain(&self.removed).zip(0_u32..) {
             let kind = named(path, parents.kind(path))?;
             let is_saved = kind.is_some_and(|kind| kind != Kind::Directory);
+            if is_saved && self.files.get(path).is_some_and(|new| new.is_free) {
+                return named(path, Err(io::ErrorKind::AlreadyExists.into()));
+            }
             if is_saved {
                 let copied = parents.of(path).and_then(|(from, name)| {
                     from.copy(name, &saved_dir, number.to_string().as_ref())
@@ -482,8 +501,9 @@ fn can_be_made(directory: &Path) -> io::Result<bool> {
 }
 
 /// Completes a file under a name beside its own.
-fn complete(dir: &Dir, beside: &OsStr, source: &Source, rights: &Rights) -> io::Result<()> {
-    match source {
+fn complete(dir: &Dir, beside: &OsStr, new: &New) -> io::Result<()> {
+    let rights = &new.rights;
+    match &new.source {
         Source::Link { target } => dir.symlink(beside, target.as_ref()),
         Source::File { path, mode, .. } => {
             let mut source = regular::open(path)?;
@@ -505,20 +525,32 @@ impl Undo {
     }
 
     /// Takes away what was put in place of nothing, and what was not completed.
-    fn take_away(&self) -> io::Result<()> {
-        for (path, is_saved) in &self.files {
-            let taken = Dir::of(path).and_then(|(dir, name)| {
-                dir.remove(&beside(path, self.secret))?;
-                // A directory is not what was put there: nothing was yet.
-                if *is_saved || dir.kind(name)? == Some(Kind::Directory) {
-                    return Ok(());
-                }
-                dir.remove(name)
-            });
-            match taken {
-                Err(error) if is_absent(&error) => {}
-                other => named(path, other)?,
+    fn take_away(&self, dir: &Path) -> io::Result<()> {
+        let mut parents = Parents::default();
+        if dir.join(PLACING).exists() {
+            for (path, _) in self.files.iter().filter(|(_, is_saved)| !is_saved) {
+                let beside = beside(path, self.secret);
+                absent_is_fine(
+                    path,
+                    parents.of(path).and_then(|(dir, name)| {
+                        // What waits beside has not taken its place: whatever is there is somebody else's. And
+                        // a directory is not what was put there: nothing was yet.
+                        if dir.kind(&beside)?.is_some() || dir.kind(name)? == Some(Kind::Directory)
+                        {
+                            return Ok(());
+                        }
+                        dir.remove(name)
+                    }),
+                )?;
             }
+            // Once those beside are gone nobody could tell any more.
+            sync(dir, self.places())?;
+            gone(fs::remove_file(dir.join(PLACING)))?;
+            durable(dir, File::open(dir)?.sync_all());
+        }
+        for (path, _) in &self.files {
+            let beside = beside(path, self.secret);
+            absent_is_fine(path, parents.of(path).and_then(|(dir, _)| dir.remove(&beside)))?;
         }
         for directory in self.directories.iter().rev() {
             // What others have put there keeps it.
@@ -593,7 +625,7 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
             return Err(io::Error::new(error.kind(), what));
         }
     };
-    undo.take_away()?;
+    undo.take_away(dir)?;
     undo.put_back(&saved_dir)?;
     sync(dir, undo.places().chain(undo.emptied.iter().map(|(path, _)| path.as_path())))?;
     forget(dir)
@@ -610,6 +642,7 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
         // A list that came back after a loss of power would miss the copies.
         durable(dir, File::open(dir)?.sync_all());
     }
+    gone(fs::remove_file(dir.join(PLACING)))?;
     gone(fs::remove_dir_all(dir.join(SAVED)))
 }
 
@@ -652,6 +685,14 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Where the directory is gone, nothing is left to take away.
+fn absent_is_fine(path: &Path, taken: io::Result<()>) -> io::Result<()> {
+    match taken {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => named(path, other),
+    }
+}
+
 fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), named_in(path, &error)))
 }
@@ -661,12 +702,19 @@ fn named_in(path: &Path, error: &io::Error) -> String {
 }
 
 const UNDO: &str = "undo";
+/// There from the first change to the live tree on: new files are complete, and take their places.
+const PLACING: &str = "placing";
 const SAVED: &str = "saved";
 const BELONGINGS: &str = "belongings";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{chown, symlink};
+    use std::{
+        cell::Cell,
+        io::Write,
+        os::unix::fs::{chown, symlink},
+        rc::Rc,
+    };
 
     use groundswell_protocol::{
         revision::{FileMapping, Permission, Publisher},
@@ -675,7 +723,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::{place::tests::dying_after, shown::shown_by_root};
+    use crate::{
+        place::tests::{at_each_step, dying_after},
+        shown::shown_by_root,
+    };
 
     /// A scratch host with an archive for each revision.
     struct Host {
@@ -938,6 +989,66 @@ mod tests {
         }
     }
 
+    /// Somebody puts a file where a new one comes, before each step of an installation that may then be
+    /// interrupted, and so may be the way back.
+    #[test]
+    fn what_appears_in_the_middle_is_never_lost() {
+        for name in ["app/b", "app/new/d"] {
+            let mut host = Host::new();
+            let first = host.install(&[("a", "1"), ("old", "1")], &none());
+            let before = host.files();
+            let (manifest, archive, dir) = host.revision(&[("a", "2"), ("b", "2"), ("new/d", "2")]);
+            let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+            let theirs = host.live().join(name);
+            let is_theirs =
+                |path: &Path| fs::read_to_string(path).is_ok_and(|text| text == "theirs");
+            let mut collisions = 0;
+            for race in 0.. {
+                let mut races = false;
+                for steps in race.. {
+                    let (count, path) = (Rc::new(Cell::new(0)), theirs.clone());
+                    let counter = count.clone();
+                    let hook = move || {
+                        if counter.replace(counter.get() + 1) == race {
+                            let made = File::create_new(&path);
+                            drop(made.and_then(|mut file| file.write_all(b"theirs")));
+                        }
+                        let dies = counter.get() > steps;
+                        if dies { Err(io::Error::other("the process has died")) } else { Ok(()) }
+                    };
+                    let done = at_each_step(hook, || second.carry_out(&dir));
+                    races |= count.get() > race;
+                    let has_died = count.get() > steps;
+                    let was_first = is_theirs(&theirs);
+                    if !has_died {
+                        let error = done.err().map(|error| error.kind());
+                        let expected = was_first.then_some(io::ErrorKind::AlreadyExists);
+                        assert_eq!(error, expected, "{name} before step {race}");
+                        collisions += u32::from(was_first);
+                    }
+                    for undo_steps in 0.. {
+                        let (_, undone) = dying_after(undo_steps, || undo(&dir));
+                        let what = format!("{name}, {race}, {steps}, {undo_steps}");
+                        assert_eq!(is_theirs(&theirs), was_first, "{what}");
+                        if undone {
+                            break;
+                        }
+                    }
+                    fs::remove_file(&theirs).ok();
+                    fs::remove_dir(host.live().join("app/new")).ok();
+                    assert_eq!(host.files(), before, "{name}, {race}, {steps}");
+                    if !has_died {
+                        break;
+                    }
+                }
+                if !races {
+                    break;
+                }
+            }
+            assert!(collisions > 3, "{name}: {collisions}");
+        }
+    }
+
     #[test]
     fn the_old_tree_is_whole_until_the_new_one_is_complete() {
         let mut host = Host::new();
@@ -1155,13 +1266,11 @@ mod tests {
         fs::write(&victim, "root's").unwrap();
         symlink(&victim, dir.join("beside")).unwrap();
         let held = Dir::open(&fs::canonicalize(&dir).unwrap()).unwrap();
-        let complete = |beside: &str, source: &Source| {
-            complete(&held, beside.as_ref(), source, &Rights::default())
-        };
         let source = Source::File { path: archive.join("app/a"), mode: 0o777, bytes: 4 };
-        complete("beside", &source).unwrap_err();
+        let new = New { source, rights: Arc::default(), is_free: true };
+        complete(&held, "beside".as_ref(), &new).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
-        complete("another", &source).unwrap();
+        complete(&held, "another".as_ref(), &new).unwrap();
         assert_eq!(fs::read_to_string(dir.join("another")).unwrap(), "ours");
     }
 

@@ -36,6 +36,8 @@ use crate::{
 };
 
 const UNKNOWN: u8 = 5;
+/// How often Install begins anew where others put files in its way meanwhile.
+const LOOKS_MAX: u32 = 3;
 /// Else a revision with a mistake in this event could be replaced by none.
 const IGNORE_STOP: &str = "; this is the revision before: to go on without its ApplicationStop, deploy with \
     --ignore-application-stop-failures";
@@ -324,10 +326,21 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
-    let plan = plan(work).map_err(EventFailed::other)?;
-    // Scripts may have filled the disk since it was asked for.
-    plan.check_room(&dir).map_err(EventFailed::other)?;
-    plan.carry_out(&dir).map_err(io)?;
+    let mut looks_left = LOOKS_MAX;
+    loop {
+        let plan = plan(work).map_err(EventFailed::other)?;
+        // Scripts may have filled the disk since it was asked for.
+        plan.check_room(&dir).map_err(EventFailed::other)?;
+        match plan.carry_out(&dir) {
+            // Somebody was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && looks_left > 0 => {
+                work.log.line(&format!("{error}; it has just appeared, and is looked at again"));
+                install::undo(&dir).map_err(io)?;
+                looks_left -= 1;
+            }
+            done => break done.map_err(io)?,
+        }
+    }
     work.now.installed = Some(work.deployment.installs.clone());
     work.mark(Marker::LastSuccessful, Some(work.deployment.name()));
     Ok(())

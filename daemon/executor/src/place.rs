@@ -19,6 +19,11 @@ use nix::{
     unistd::{self, Gid, Uid, UnlinkatFlags},
 };
 
+use rustix::{
+    fs::{RenameFlags, renameat_with},
+    io::Errno,
+};
+
 use crate::{extended, regular};
 
 /// What there is at a place.
@@ -97,6 +102,19 @@ impl Dir {
     pub(crate) fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         step()?;
         Ok(fcntl::renameat(&self.0, from, &self.0, to)?)
+    }
+
+    /// Renames to a name that nothing has. If something has it by now, that is an error of this kind.
+    pub(crate) fn rename_to_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        step()?;
+        match renameat_with(&self.0, from, &self.0, to, RenameFlags::NOREPLACE) {
+            // A file system that does not look and rename at once.
+            Err(Errno::INVAL | Errno::NOSYS) => match self.kind(to)? {
+                None => Ok(fcntl::renameat(&self.0, from, &self.0, to)?),
+                Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            },
+            other => Ok(other?),
+        }
     }
 
     /// Removes what is no directory, if it is there.
@@ -364,35 +382,46 @@ use tests::step;
 #[cfg(test)]
 pub(crate) mod tests {
     use std::{
-        cell::Cell,
+        cell::{Cell, RefCell},
         os::unix::fs::{PermissionsExt, lchown, symlink},
+        rc::Rc,
     };
 
     use super::*;
     use crate::shown::shown_by_root;
 
+    type Hook = Box<dyn FnMut() -> io::Result<()>>;
+
     thread_local! {
-        static STEPS_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     }
 
     pub(super) fn step() -> io::Result<()> {
-        match STEPS_LEFT.get() {
-            Some(0) => Err(io::Error::other("the process has died")),
-            Some(left) => {
-                STEPS_LEFT.set(Some(left - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        }
+        HOOK.with_borrow_mut(|hook| hook.as_mut().map_or(Ok(()), |hook| hook()))
+    }
+
+    /// Does something, and before each change to the tree what the hook does.
+    pub(crate) fn at_each_step<T>(
+        hook: impl FnMut() -> io::Result<()> + 'static,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        HOOK.set(Some(Box::new(hook)));
+        let result = work();
+        HOOK.set(None);
+        result
     }
 
     /// Does something, of which only this many changes to the tree happen. True if there were no
     /// more.
     pub(crate) fn dying_after<T>(steps: u32, work: impl FnOnce() -> T) -> (T, bool) {
-        STEPS_LEFT.set(Some(steps));
-        let result = work();
-        let left = STEPS_LEFT.replace(None);
-        (result, left != Some(0))
+        let left = Rc::new(Cell::new(Some(steps)));
+        let counter = left.clone();
+        let die = move || {
+            counter.set(counter.get().and_then(|left| left.checked_sub(1)));
+            counter.get().map(drop).ok_or_else(|| io::Error::other("the process has died"))
+        };
+        let result = at_each_step(die, work);
+        (result, left.get().is_some())
     }
 
     fn resolved(path: &Path) -> Result<Resolved, String> {

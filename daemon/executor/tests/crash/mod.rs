@@ -11,7 +11,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use groundswell_protocol::limits::RECEIPT_AGE_MAX;
+use groundswell_protocol::{limits::RECEIPT_AGE_MAX, revision::FileExistsBehavior};
 use nix::{
     errno::Errno,
     libc,
@@ -444,6 +444,49 @@ fn what_was_half_installed_under_a_slot_that_was_released_goes_with_the_next_dep
     assert_eq!(undo, None);
     let only = |label: u8| bench.path("live/srv/app").join(format!("only-{label}")).exists();
     assert_eq!([1, 2, 3].map(only), [false, false, true]);
+}
+
+/// A file appears where a new one is about to take its place.
+#[test]
+fn what_appears_in_the_middle_is_dealt_with_as_what_was_there_before() {
+    use FileExistsBehavior::{Disallow, Overwrite, Retain};
+    for (behavior, is_replaced) in [(Disallow, false), (Overwrite, true), (Retain, false)] {
+        let mut bench = Bench::new();
+        let first = bench.evidence();
+        assert_eq!(bench.run(&first), Outcome::Succeeded);
+        let before = bench.live();
+        bench.release = write_store(&bench.path("store"), "2", &[]);
+        let release = bench.sign(&bench.release, RELEASER).id(bench.fleet);
+        let mut deploy = Deploy::plain(release, 1);
+        deploy.file_exists_behavior = Some(behavior);
+        let order = bench.sign(&bench.order(2, first.order, Action::Deploy(deploy)), OPERATOR);
+        let second =
+            Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+        let theirs = bench.path("live/srv/app/only-2/data");
+        // No other change is made by this call.
+        let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_renameat2));
+        let outcome = thread::scope(|scope| {
+            let begun = scope.spawn(|| bench.try_run(&second));
+            tracer.stalls.recv_timeout(Duration::from_secs(20)).expect("a new file is put there");
+            fs::write(&theirs, "theirs").unwrap();
+            tracer.let_go();
+            bench.report();
+            begun.join().unwrap()
+        });
+        tracer.end(false);
+        assert_eq!(fs::read_to_string(&theirs).unwrap() == "2", is_replaced, "{behavior:?}");
+        match outcome {
+            Some(Outcome::Failed { message, restored, .. }) if behavior == Disallow => {
+                assert!(restored && message.contains("a file is in the way"), "{message}");
+                let mut after = bench.live();
+                // Directories stay for what is in them.
+                after.retain(|path, _| !path.starts_with("srv/app/only-2"));
+                assert_eq!(after, before);
+            }
+            other => assert_eq!(other, Some(Outcome::Succeeded), "{behavior:?}"),
+        }
+        assert!(!bench.has_temporaries());
+    }
 }
 
 #[test]
