@@ -31,6 +31,7 @@ situations! {
     DaemonDiedBetweenPersistAndSend => "a daemon died between writing and sending",
     DaemonDiedBetweenSends => "a daemon died between two messages of one step",
     StopRacedGrant => "a stop and a slot of the same order were under way at once",
+    StopRacedBeginning => "a stop came to a host whose executor had just begun, which its daemon did not know",
     StopCutShort => "a host died while it spread the word of a stop",
     StopFreedSlotUnused => "a slot was given back unused after a stop",
     SnapshotInstalledOnVoter => "a voter took over a snapshot",

@@ -40,9 +40,11 @@ impl World {
         let (now, wall) = (target.mono(self.now), target.wall(self.now));
         let asker = Asker { trust: &self.trust, host: target.id, now, wall };
         let answered = target.executor.answer(&asker, request, &mut self.dice, stage_fails);
+        let mut begun = None;
         let response = match answered {
             Answered::Only(response) => response,
             Answered::Begun(response, group) => {
+                begun = Some(group.clone());
                 let life = self.hosts[host].executor_life;
                 let due = self.now + self.dice.between(10, 300_000);
                 self.queue.plan(due, Event::Begin { host, life, group, due });
@@ -65,6 +67,9 @@ impl World {
         let answer = Ok(response);
         self.queue.plan(at + takes, Event::Answer { host, life, asked, answer });
         self.report_soon(host);
+        if let Some(group) = begun.filter(|_| !self.healed) {
+            self.stop_at_beginning(host, &group);
+        }
     }
 
     /// What cannot be made durable ends the executor, as often as it is started.

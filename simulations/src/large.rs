@@ -99,7 +99,8 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         ChoreKind::Remove { .. }
         | ChoreKind::Install { .. }
         | ChoreKind::Relabel { .. }
-        | ChoreKind::GiveAgain => true,
+        | ChoreKind::GiveAgain
+        | ChoreKind::StopAtBeginning => true,
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct People {
     named: u64,
     /// What somebody does as soon as the next host gets its slot.
     waiting: Vec<ChoreKind>,
+    /// Somebody waits to stop what the next host begins with.
+    stops_at_beginning: bool,
     /// Orders that were given.
     orders: Vec<Signed<Order>>,
     /// Hosts that were removed.
@@ -69,6 +71,7 @@ impl People {
             releases: BTreeMap::new(),
             named: 0,
             waiting: Vec::new(),
+            stops_at_beginning: false,
             orders: Vec::new(),
             removals: Vec::new(),
             last: BTreeMap::new(),
@@ -200,6 +203,7 @@ impl World {
                     self.feed(desk, Input::Submit(Entry::Order(order)));
                 }
             }
+            ChoreKind::StopAtBeginning => self.people.stops_at_beginning = true,
             ChoreKind::AtGrant(kind) => self.people.waiting.push((**kind).clone()),
         }
     }
@@ -457,6 +461,17 @@ impl World {
             self.hosts[desk].doomed = Some(Doom { border: Border::AfterSend, skip, down_for });
         }
         self.order(desk, self.group_name(group), Action::Stop { order, rollback });
+    }
+
+    /// The worst moment for a stop: the executor of a host has begun, and its daemon does not know.
+    pub(crate) fn stop_at_beginning(&mut self, host: usize, name: &GroupName) {
+        let group = self.plan.groups.iter().position(|group| group.name == name.as_str());
+        let Some(group) = group.filter(|_| self.hosts[host].paused.is_none()) else { return };
+        if !std::mem::take(&mut self.people.stops_at_beginning) {
+            return;
+        }
+        self.coverage.met(Situation::StopRacedBeginning);
+        self.stop(host, group, false);
     }
 
     fn order(&mut self, desk: usize, group: GroupName, action: Action) {

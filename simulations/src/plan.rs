@@ -211,6 +211,9 @@ pub enum ChoreKind {
     },
     /// Gives an order that was given before.
     GiveAgain,
+    /// Sits at the next host whose executor begins, and stops what it begins before its daemon has heard
+    /// of that.
+    StopAtBeginning,
     /// Does something at the moment when the next host gets its slot.
     AtGrant(Box<Self>),
 }
@@ -372,10 +375,11 @@ impl Plan {
         };
         let hosts = draw_hosts(&mut dice.fork(1), size, voters, heal_at, &habits);
         let groups = draw_groups(&mut dice.fork(2), &habits);
-        let chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
+        let mut chores = draw_chores(&mut dice.fork(3), &groups, &hosts, voters, heal_at, &habits);
         let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
         faults.extend(draw_more_faults(&mut Dice::new(seed ^ 0x5107), size, voters, heal_at));
+        chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
         let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
         if !faults.iter().any(forgets) {
             let rare = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
@@ -638,6 +642,13 @@ fn draw_chores(
     draw_haste(&mut dice.fork(1), groups.len(), &mut chores);
     chores.sort_by_key(|chore| chore.at);
     chores
+}
+
+/// In some fleets somebody stops what a host has just begun with, at that very host.
+fn draw_stops_at_beginning(dice: &mut Dice, heal_at: Micros) -> Vec<Chore> {
+    let count = if dice.permille(150) { dice.between(1, 3) } else { 0 };
+    let mut at = || dice.between(9 * SECOND, heal_at / 2);
+    (0..count).map(|_| Chore { at: at(), kind: ChoreKind::StopAtBeginning }).collect()
 }
 
 /// Here and there somebody gives a group more orders in a minute than are kept.
