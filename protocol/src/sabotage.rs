@@ -75,7 +75,7 @@ defects! {
     DoneBeforeTheEnd => "a host gives its slot back while the lifecycle runs",
     StopFreesAtOnce => "a host gives its slot back on a stop without asking the executor",
     BrokenReportedRestored => "a host that could not be restored says that it was",
-    ActsBeforeItKnows => "a voter that restarted acts on what it has not applied again",
+    ActsBeforeItKnows => "a voter that restarted acts on what it has not applied again, and its executor on what it has closed",
     StopsNotReminded => "a stop that hosts obey is handed in once and never again",
     VoteNotWritten => "a voter does not write its vote down",
     EntriesNotWritten => "a voter acknowledges entries that it has not written",
