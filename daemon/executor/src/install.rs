@@ -11,10 +11,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io,
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use groundswell_protocol::{
@@ -29,7 +30,6 @@ use crate::{
     journal::{durable, read_sealed, replace, write_sealed},
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, Parents, is_absent},
-    regular,
     space::{Mount, Needed},
 };
 
@@ -118,6 +118,7 @@ pub(crate) fn plan(
     before: &Belongings,
     behavior: FileExistsBehavior,
 ) -> Result<Plan, String> {
+    let archive = &fs::canonicalize(archive).map_err(|error| named_in(archive, &error))?;
     let mut wanted = Wanted::default();
     for mapping in &manifest.spec.files {
         let destination = below(root, &mapping.destination);
@@ -354,11 +355,15 @@ fn rights(
 }
 
 impl Plan {
+    /// Where something was when the plan was made.
+    fn replaced(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().filter(|(_, new)| !new.is_free).map(|(target, _)| target)
+    }
+
     /// Refuses what there is no room for. New files are completed before old ones go, and old ones are
     /// saved in `dir`.
     pub(crate) fn check_room(&self, dir: &Path) -> Result<(), String> {
         let mut needed = Needed::default();
-        let saves_here = Mount::of(dir).map(|(mount, _)| mount).ok();
         for (target, new) in &self.files {
             let above = target.parent().unwrap_or(target);
             match &new.source {
@@ -369,11 +374,15 @@ impl Plan {
         for (directory, _) in &self.directories {
             needed.file(directory.parent().unwrap_or(directory), 0);
         }
-        for path in self.files.keys().chain(&self.removed) {
-            // Within one mount it only gets a second name.
-            if let Some((_, bytes)) = Mount::of(path).ok().filter(|(at, _)| Some(*at) != saves_here)
-            {
-                needed.file(dir, bytes);
+        // Within one mount they only get a second name.
+        let (saves_here, mut above) = (Mount::of(dir).ok(), None);
+        for path in self.replaced().chain(&self.removed) {
+            let parent = path.parent().unwrap_or(path);
+            if above.is_none_or(|(last, _): (&Path, _)| last.as_os_str() != parent.as_os_str()) {
+                above = Some((parent, Mount::of(parent).ok()));
+            }
+            if above.is_some_and(|(_, mount)| mount != saves_here) {
+                needed.file(dir, fs::symlink_metadata(path).map_or(0, |there| there.len()));
             }
         }
         needed.check()
@@ -392,18 +401,7 @@ impl Plan {
         let undo = saved.inspect_err(|_| drop(fs::remove_dir_all(dir.join(SAVED))))?;
         // All that takes long comes first, beside what is there: until then the tree is the old one.
         let directories = make_directories(&self.directories, true)?;
-        let mut parents = Parents::default();
-        let mut completed = BTreeSet::new();
-        for (target, new) in &self.files {
-            match parents.of(target) {
-                Err(error) if is_absent(&error) => {}
-                found => {
-                    let beside = beside(target, undo.secret);
-                    named(target, found.and_then(|(dir, _)| complete(dir, &beside, new)))?;
-                    completed.insert(target);
-                }
-            }
-        }
+        let completed = self.complete(undo.secret)?;
         // Renaming can outlive a loss of power that what has the name does not.
         sync(dir, undo.places())?;
         replace(&dir.join(PLACING), b"")?;
@@ -419,14 +417,15 @@ impl Plan {
             }
         }
         make_directories(&directories, false)?;
-        let mut parents = Parents::default();
+        let (mut parents, mut completing) = (Parents::default(), Completing::default());
         // The list begins with these files, in this order.
-        for ((target, new), (_, is_saved)) in self.files.iter().zip(&undo.files) {
+        let files = self.files.iter().zip(&undo.files).zip(completed);
+        for (((target, new), (_, is_saved)), is_complete) in files {
             let beside = beside(target, undo.secret);
             let mut put = || {
                 let (dir, name) = parents.of(target)?;
-                if !completed.contains(target) {
-                    complete(dir, &beside, new)?;
+                if !is_complete {
+                    completing.complete(dir, &beside, new)?;
                 }
                 match is_saved {
                     true => dir.rename(&beside, name),
@@ -438,6 +437,21 @@ impl Plan {
         sync(dir, undo.places())
     }
 
+    /// Completes all files whose directories are there, and says of each whether it was one of them.
+    fn complete(&self, secret: Nonce) -> io::Result<Vec<bool>> {
+        let all: Vec<_> = self.files.iter().collect();
+        if all.len() < MANY {
+            return complete_some(&all, secret);
+        }
+        let (mine, others) = all.split_at(all.len() / 2);
+        thread::scope(|scope| {
+            let others = scope.spawn(|| complete_some(others, secret));
+            let mine = complete_some(mine, secret);
+            let others = others.join().map_err(|_| io::Error::other("a thread has panicked"))?;
+            Ok([mine?, others?].concat())
+        })
+    }
+
     /// Saves what will be replaced or removed.
     fn save(&self, dir: &Path) -> io::Result<Undo> {
         let saved_dir = dir.join(SAVED);
@@ -447,18 +461,16 @@ impl Plan {
         let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
         let mut files = Vec::new();
         let mut parents = Parents::default();
-        for (path, number) in self.files.keys().chain(&self.removed).zip(0_u32..) {
-            let kind = named(path, parents.kind(path))?;
-            let is_saved = kind.is_some_and(|kind| kind != Kind::Directory);
-            if is_saved && self.files.get(path).is_some_and(|new| new.is_free) {
-                return named(path, Err(io::ErrorKind::AlreadyExists.into()));
-            }
-            if is_saved {
+        let new = self.files.iter().map(|(target, new)| (target, new.is_free));
+        let all = new.chain(self.removed.iter().map(|path| (path, false)));
+        for ((path, is_free), number) in all.zip(0_u32..) {
+            // What has appeared in a free place is met when the new file goes there.
+            let is_saved = !is_free && {
                 let copied = parents.of(path).and_then(|(from, name)| {
                     from.copy(name, &saved_dir, number.to_string().as_ref())
                 });
-                named(path, copied)?;
-            }
+                absent_is_fine(path, copied)?.unwrap_or(false)
+            };
             files.push((path.clone(), is_saved));
         }
         // For all that had to be copied at once.
@@ -500,21 +512,47 @@ fn can_be_made(directory: &Path) -> io::Result<bool> {
     }
 }
 
-/// Completes a file under a name beside its own.
-fn complete(dir: &Dir, beside: &OsStr, new: &New) -> io::Result<()> {
-    let rights = &new.rights;
-    match &new.source {
-        Source::Link { target } => dir.symlink(beside, target.as_ref()),
-        Source::File { path, mode, .. } => {
-            let mut source = regular::open(path)?;
-            let mut file = dir.create(beside)?;
-            io::copy(&mut source, &mut file)?;
-            let modified = source.metadata()?.modified()?;
-            file.set_times(fs::FileTimes::new().set_modified(modified))?;
-            // Who may not read it in the end must not be able to open it before.
-            file.set_permissions(fs::Permissions::from_mode(rights.mode_before(*mode)))?;
-            rights.apply(&file)
+fn complete_some(files: &[(&PathBuf, &New)], secret: Nonce) -> io::Result<Vec<bool>> {
+    let (mut parents, mut completing) = (Parents::default(), Completing::default());
+    let complete = |(target, new): &(&PathBuf, &New)| {
+        let (dir, _) = match parents.of(target) {
+            Err(error) if is_absent(&error) => return Ok(false),
+            found => named(target, found)?,
+        };
+        named(target, completing.complete(dir, &beside(target, secret), new)).map(|()| true)
+    };
+    files.iter().map(complete).collect()
+}
+
+/// Completes files under names beside their own.
+#[derive(Default)]
+struct Completing {
+    sources: Parents,
+    buffer: Vec<u8>,
+}
+
+impl Completing {
+    fn complete(&mut self, dir: &Dir, beside: &OsStr, new: &New) -> io::Result<()> {
+        let (path, mode) = match &new.source {
+            Source::Link { target } => return dir.symlink(beside, target.as_ref()),
+            Source::File { path, mode, .. } => (path, *mode),
+        };
+        let (from, name) = self.sources.of(path)?;
+        let (mut source, there) = from.read(name)?;
+        let mut file = dir.create(beside)?;
+        match usize::try_from(there.len()) {
+            // In two calls, where the system's way to copy takes four.
+            Ok(bytes) if bytes <= SMALL_BYTES => {
+                self.buffer.resize(bytes, 0);
+                source.read_exact(&mut self.buffer)?;
+                file.write_all(&self.buffer)?;
+            }
+            _ => drop(io::copy(&mut source, &mut file)?),
         }
+        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
+        // Who may not read it in the end must not be able to open it before.
+        file.set_permissions(fs::Permissions::from_mode(new.rights.mode_before(mode)))?;
+        new.rights.apply(&file)
     }
 }
 
@@ -571,7 +609,9 @@ impl Undo {
             }
             let beside = beside(path, self.secret);
             let done = Dir::of(path).and_then(|(dir, name)| {
-                saved_dir.copy(number.to_string().as_ref(), &dir, &beside)?;
+                if !saved_dir.copy(number.to_string().as_ref(), &dir, &beside)? {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
                 dir.rename(&beside, name)?;
                 // Where both are names of one file already, renaming leaves both.
                 dir.remove(&beside)
@@ -651,8 +691,9 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
 fn beside(target: &Path, secret: Nonce) -> OsString {
     // The hash keeps long names within the limit of the file system.
     let path = target.as_os_str().as_encoded_bytes();
-    let hash = Digest::of_content(&[&secret.0[..], path].concat()).to_string();
-    format!(".swell-{}", &hash[..16]).into()
+    let Digest(hash) = Digest::of_content(&[&secret.0[..], path].concat());
+    let [a, b, c, d, e, f, g, h, ..] = hash;
+    format!(".swell-{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h])).into()
 }
 
 /// Makes what was done in `dir` and at these places durable, on whatever file systems they are.
@@ -685,11 +726,11 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Where the directory is gone, nothing is left to take away.
-fn absent_is_fine(path: &Path, taken: io::Result<()>) -> io::Result<()> {
-    match taken {
-        Err(error) if is_absent(&error) => Ok(()),
-        other => named(path, other),
+/// None where the directory is gone, and nothing can be in it.
+fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if is_absent(&error) => Ok(None),
+        other => named(path, other.map(Some)),
     }
 }
 
@@ -706,12 +747,15 @@ const UNDO: &str = "undo";
 const PLACING: &str = "placing";
 const SAVED: &str = "saved";
 const BELONGINGS: &str = "belongings";
+/// So many files are completed by two threads. For fewer a second one does not pay.
+const MANY: usize = 256;
+/// Files up to this length are read as a whole.
+const SMALL_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
     use std::{
         cell::Cell,
-        io::Write,
         os::unix::fs::{chown, symlink},
         rc::Rc,
     };
@@ -872,6 +916,33 @@ mod tests {
         // Again, as after a crash in between: nothing is left to do.
         undo(&dir).unwrap();
         assert_eq!(host.tree(), before);
+    }
+
+    #[test]
+    fn many_files_are_completed_by_two_threads_and_undone_if_one_fails() {
+        let mut host = Host::new();
+        let names: Vec<_> =
+            (0..MANY + 1).map(|number| format!("d{}/{number}", number % 7)).collect();
+        let of = |content| names.iter().map(|name| (name.as_str(), content)).collect::<Vec<_>>();
+        let first = host.install(&of("1"), &none());
+        let before = host.tree();
+        for broken in [0, MANY / 2, MANY] {
+            let (manifest, archive, dir) = host.revision(&of("2"));
+            let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+            let (name, _) = second.files.iter().nth(broken).unwrap();
+            let source =
+                archive.join("app").join(name.strip_prefix(host.live().join("app")).unwrap());
+            fs::rename(&source, dir.join("away")).unwrap();
+            let error = second.carry_out(&dir).unwrap_err();
+            assert!(error.to_string().contains(&name.display().to_string()), "{error}");
+            undo(&dir).unwrap();
+            assert_eq!(host.tree(), before);
+            fs::rename(dir.join("away"), &source).unwrap();
+            second.carry_out(&dir).unwrap();
+            assert!(host.files().iter().all(|(_, content)| content == "2"));
+            undo(&dir).unwrap();
+            assert_eq!(host.tree(), before);
+        }
     }
 
     #[test]
@@ -1268,9 +1339,10 @@ mod tests {
         let held = Dir::open(&fs::canonicalize(&dir).unwrap()).unwrap();
         let source = Source::File { path: archive.join("app/a"), mode: 0o777, bytes: 4 };
         let new = New { source, rights: Arc::default(), is_free: true };
-        complete(&held, "beside".as_ref(), &new).unwrap_err();
+        let mut completing = Completing::default();
+        completing.complete(&held, "beside".as_ref(), &new).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "root's");
-        complete(&held, "another".as_ref(), &new).unwrap();
+        completing.complete(&held, "another".as_ref(), &new).unwrap();
         assert_eq!(fs::read_to_string(dir.join("another")).unwrap(), "ours");
     }
 

@@ -131,22 +131,34 @@ impl Dir {
         Ok(unistd::unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
     }
 
+    /// Opens a regular file to read it.
+    pub(crate) fn read(&self, name: &OsStr) -> io::Result<(File, fs::Metadata)> {
+        regular::check(self.openat(name, regular::OPEN)?)
+    }
+
     /// Gives what is at `name` a second name in `other` where that is possible, else makes a copy
-    /// with all its attributes. To make it durable is for the caller, who has more of them.
-    pub(crate) fn copy(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<()> {
+    /// with all its attributes. To make it durable is for the caller, who has more of them. False if nothing is
+    /// there, or a directory.
+    pub(crate) fn copy(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
         step()?;
-        if unistd::linkat(&self.0, name, &other.0, to, AtFlags::empty()).is_ok() {
-            return Ok(());
+        match unistd::linkat(&self.0, name, &other.0, to, AtFlags::empty()) {
+            Ok(()) => return Ok(true),
+            Err(nix::errno::Errno::ENOENT) => return Ok(false),
+            Err(_) => {}
         }
-        if self.kind(name)? == Some(Kind::Link) {
-            let there = stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            other.symlink(to, &fcntl::readlinkat(&self.0, name)?)?;
-            let (owner, group) = (Uid::from_raw(there.st_uid), Gid::from_raw(there.st_gid));
-            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-            return Ok(unistd::fchownat(&other.0, to, Some(owner), Some(group), flags)?);
+        match self.kind(name)? {
+            None | Some(Kind::Directory) => return Ok(false),
+            Some(Kind::Link) => {
+                let there = stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                other.symlink(to, &fcntl::readlinkat(&self.0, name)?)?;
+                let (owner, group) = (Uid::from_raw(there.st_uid), Gid::from_raw(there.st_gid));
+                let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+                unistd::fchownat(&other.0, to, Some(owner), Some(group), flags)?;
+                return Ok(true);
+            }
+            Some(Kind::Other) => {}
         }
-        let mut source = regular::check(self.openat(name, regular::OPEN)?)?;
-        let there = source.metadata()?;
+        let (mut source, there) = self.read(name)?;
         let mut file = other.create(to)?;
         io::copy(&mut source, &mut file)?;
         // The owner first: changing it takes a set-uid bit away.
@@ -154,7 +166,8 @@ impl Dir {
         file.set_permissions(there.permissions())?;
         let attributes = extended::read(&source)?;
         extended::write(&file, attributes.iter().map(|(name, value)| (name.as_str(), &value[..])))?;
-        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))
+        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
+        Ok(true)
     }
 
     fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {
@@ -178,7 +191,8 @@ impl Parents {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if self.0.as_ref().is_none_or(|(last, _)| last != above) {
+        // As text: to compare component by component takes longer than to open a file.
+        if self.0.as_ref().is_none_or(|(last, _)| last.as_os_str() != above.as_os_str()) {
             let opened = Dir::open(above);
             let absent = opened.as_ref().is_err_and(is_absent);
             self.0 = Some((above.into(), if absent { None } else { Some(opened?) }));

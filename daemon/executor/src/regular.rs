@@ -5,7 +5,7 @@
 //! that grows while it is read. None of these may hold this process or fill its memory.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -18,7 +18,7 @@ pub(crate) const OPEN: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(
 
 /// Opens a regular file to read it.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    check(File::options().read(true).custom_flags(OPEN.bits()).open(path)?)
+    check(File::options().read(true).custom_flags(OPEN.bits()).open(path)?).map(|(file, _)| file)
 }
 
 /// Reads a regular file of at most `bytes_max` bytes.
@@ -33,10 +33,11 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives an open file back if it is a regular one.
-pub(crate) fn check(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() {
-        return Ok(file);
+/// Gives an open file back if it is a regular one, with what is known of it.
+pub(crate) fn check(file: File) -> io::Result<(File, Metadata)> {
+    let there = file.metadata()?;
+    if there.is_file() {
+        return Ok((file, there));
     }
     Err(io::Error::other("it is no regular file"))
 }

@@ -20,6 +20,8 @@ pub(crate) struct Needed<'a> {
     needs: BTreeMap<u64, Need<'a>>,
     /// Where. One file system may be mounted in several places, in one of them read-only.
     dirs: BTreeSet<&'a Path>,
+    /// The last directory that was asked about, and its file system: mostly the next one is the same.
+    last: Option<(&'a Path, u64)>,
 }
 
 struct Need<'a> {
@@ -31,10 +33,18 @@ struct Need<'a> {
 impl<'a> Needed<'a> {
     /// One more file of this length, in a directory that need not be there yet.
     pub(crate) fn file(&mut self, dir: &'a Path, bytes: u64) {
-        let there = |at: &'a Path| Some((at, fs::metadata(at).ok()?.dev()));
-        let Some((at, device)) = dir.ancestors().find_map(there) else { return };
-        self.dirs.insert(at);
-        let need = self.needs.entry(device).or_insert(Need { at, bytes: 0, files: 0 });
+        let device = match self.last {
+            Some((last, device)) if last.as_os_str() == dir.as_os_str() => device,
+            _ => {
+                let there = |at: &'a Path| Some((at, fs::metadata(at).ok()?.dev()));
+                let Some((at, device)) = dir.ancestors().find_map(there) else { return };
+                self.dirs.insert(at);
+                self.needs.entry(device).or_insert(Need { at, bytes: 0, files: 0 });
+                self.last = Some((dir, device));
+                device
+            }
+        };
+        let Some(need) = self.needs.get_mut(&device) else { return };
         need.bytes = need.bytes.saturating_add(bytes.next_multiple_of(BLOCK_BYTES));
         need.files += 1;
     }
@@ -77,12 +87,11 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// The mount that a path leads to, and the length of what is there. No link at its end is followed.
-    pub(crate) fn of(path: &Path) -> io::Result<(Self, u64)> {
-        let wanted = StatxFlags::SIZE | StatxFlags::MNT_ID;
-        let there = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+    /// The mount that a directory is in.
+    pub(crate) fn of(dir: &Path) -> io::Result<Self> {
+        let there = statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
         let device = (there.stx_dev_major, there.stx_dev_minor);
-        Ok((Self { device, id: there.stx_mnt_id }, there.stx_size))
+        Ok(Self { device, id: there.stx_mnt_id })
     }
 }
 
