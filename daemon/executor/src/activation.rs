@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::File,
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -85,8 +85,6 @@ impl Executor {
         let mut groups = journal::read(&config.journal_dir())?;
         groups.values_mut().for_each(GroupState::end_released);
         stage::clear(&config);
-        // Whoever deploys on this host alone sees by it that this root is taken.
-        fs::create_dir_all(config.all_logs_dir())?;
         let units = Units::of_this_machine(config.scripts, config.keepers_dir())?;
         let (belief, running) = (Belief::read(&config).ok().map(Arc::new), BTreeSet::new());
         let inner = Inner { version: 1, belief, groups, running, prepared: None };

@@ -88,7 +88,7 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
     let deployment = lay_out(&config, asked, &group)?;
     let (name, id) = (deployment.name(), deployment.group.clone());
     let before = group.standing.clone();
-    group.begin(&config, name)?;
+    group.begin(&config, &deployment)?;
     tell(&LocalNews::Begun {
         deployment: name.to_string(),
         dir: config.deployment_dir(&id, name).display().to_string(),
@@ -261,6 +261,9 @@ struct Group {
 struct Begun {
     deployment: DeploymentName,
     before: Standing,
+    /// Whether it is only of events, as that of the original hosts is which others replace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    changes_no_files: bool,
 }
 
 impl Group {
@@ -285,16 +288,23 @@ impl Group {
 
     /// Takes back what an interrupted deployment has done.
     fn take_back(&mut self, config: &Config) -> Result<(), String> {
-        let Some(Begun { deployment, before }) = self.begun.take() else { return Ok(()) };
+        let Some(begun) = self.begun.take() else { return Ok(()) };
+        let Begun { deployment, before, changes_no_files } = begun;
         lifecycle::abandon(config, &self.id, deployment)?;
-        self.standing = Standing { current: None, ..before };
+        // What ran runs still where only traffic was led away from it.
+        let current = before.current.clone().filter(|_| changes_no_files);
+        self.standing = Standing { current, ..before };
         self.write(config).map_err(|error| error.to_string())?;
         tell(&LocalNews::TakenBack { deployment: deployment.to_string() });
         Ok(())
     }
 
-    fn begin(&mut self, config: &Config, deployment: DeploymentName) -> Result<(), String> {
-        self.begun = Some(Begun { deployment, before: self.standing.clone() });
+    fn begin(&mut self, config: &Config, deployment: &Deployment) -> Result<(), String> {
+        self.begun = Some(Begun {
+            deployment: deployment.name(),
+            before: self.standing.clone(),
+            changes_no_files: !deployment.installs_files(),
+        });
         self.write(config).map_err(|error| error.to_string())
     }
 

@@ -33,6 +33,13 @@ pub(crate) struct Failed {
 /// Serves until the process is ended.
 pub(crate) fn run(config: Config) -> Result<(), Failed> {
     let listener = bind(&config)?;
+    // Whoever deploys on this host alone sees by it that this root is taken.
+    let logs = config.all_logs_dir();
+    fs::create_dir_all(&logs).map_err(|error| Failed {
+        code: 74,
+        message: format!("{}: {error}", logs.display()),
+        hint: "scripts are logged there, below root_dir of the settings: make it a directory that can be written to",
+    })?;
     let executor = Executor::open(config).map_err(|error| Failed {
         code: 74,
         message: format!("the journal: {error}"),

@@ -403,6 +403,23 @@ fn a_deployment_that_was_interrupted_is_taken_back_by_the_next() {
     assert!(hooks::is_gone(hooks::process(&host, "left")), "its script was left running");
 }
 
+#[test]
+fn what_runs_runs_still_after_events_that_were_interrupted() {
+    let is_parent = !Path::new("/run/systemd/system").exists();
+    if !shown(is_parent, "the parent of a script is its keeper here, and not the executor") {
+        return;
+    }
+    let host = Host::new();
+    let hooks = "hooks:\n  BeforeBlockTraffic:\n    - location: kill.sh\n";
+    let script = "#!/bin/sh\n[ -e {live}/killed ] && exit 1\n>{live}/killed\nkill -KILL $PPID\n";
+    host.succeeds(&host.bundle("one", hooks, &[("kill.sh", script)]), &["--events", "Install"]);
+    let original = ["--lifecycle", "original"];
+    let run = host.deploy(&host.path("one"), &original);
+    assert!(run.stderr.contains("swell-exec has ended before the deployment"), "{}", run.stderr);
+    let run = host.fails(&host.path("one"), &original);
+    assert_eq!(run.json["failure"]["restored"], true, "{}", run.json);
+}
+
 /// Writes the settings of an executor that serves a fleet here, and gives the file.
 fn executor_of_fleet(host: &Host) -> String {
     let at = |name: &str| host.path(name).display().to_string();
