@@ -5,7 +5,12 @@
 //! Where a file has a list already, from the directory above, the group's bits of its mode are the mask, and
 //! the group's rights are in the list.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::PermissionsExt};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
+};
 
 use groundswell_protocol::revision::{AclEntry, AclSubject};
 use nix::unistd::{Group, User};
@@ -52,17 +57,20 @@ impl Acl {
         !self.default.is_empty()
     }
 
-    /// Gives it to an open file or directory, in place of the list that is there. A mode that was asked for
-    /// is about the group, whatever the list says.
-    pub(crate) fn apply(&self, file: &File, mode_was_asked_for: bool) -> io::Result<()> {
-        let mode = file.metadata()?.permissions().mode();
-        let group = if mode_was_asked_for { None } else { owning_group(file)? };
+    /// Gives it to an open file or directory, in place of the list and the mode that are there; what it does
+    /// not say is that of `mode`. One that was asked for is about the group, whatever the list there says.
+    pub(crate) fn apply(&self, file: &File, mode: u32, was_asked_for: bool) -> io::Result<()> {
+        let group = if was_asked_for { None } else { owning_group(file)? };
         let named = |what: &str, error: Errno| {
             let error = io::Error::from(error);
             io::Error::new(error.kind(), format!("the {what} cannot be set: {error}"))
         };
         let access = encode(&complete(&self.access, mode, group));
         fsetxattr(file, ACCESS, &access, XattrFlags::empty()).map_err(|e| named("ACL", e))?;
+        if mode & 0o7000 != 0 {
+            let bits = file.metadata()?.permissions().mode() & 0o777 | mode & 0o7000;
+            file.set_permissions(fs::Permissions::from_mode(bits))?;
+        }
         if self.has_default() {
             let default = encode(&complete(&self.default, mode, group));
             return fsetxattr(file, DEFAULT, &default, XattrFlags::empty())
@@ -155,8 +163,6 @@ pub(crate) const DEFAULT: &str = "system.posix_acl_default";
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use rustix::fs::fgetxattr;
 
     use super::*;
@@ -174,7 +180,7 @@ mod tests {
     fn apply(entries: &[&str], mode: u32, file: &File) {
         let entries: Vec<_> = entries.iter().map(ToString::to_string).collect();
         file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
-        Acl::resolve(&entries).unwrap().apply(file, true).unwrap();
+        Acl::resolve(&entries).unwrap().apply(file, mode, true).unwrap();
     }
 
     const ANY: u32 = u32::MAX;
@@ -206,7 +212,7 @@ mod tests {
         file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
         let give = |entry: &str, mode_was_asked_for| {
             let acl = Acl::resolve(&[entry.to_owned()]).unwrap();
-            acl.apply(&file, mode_was_asked_for).unwrap();
+            acl.apply(&file, 0o644, mode_was_asked_for).unwrap();
             list(&file, ACCESS).unwrap()
         };
         // As getfacl shows it then: group::rwx, of which r-- is effective by the mask.
@@ -220,7 +226,7 @@ mod tests {
         fs::write(&path, "").unwrap();
         let file = File::open(&path).unwrap();
         file.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
-        Acl::default().apply(&file, false).unwrap();
+        Acl::default().apply(&file, 0o644, false).unwrap();
         assert_eq!(list(&file, ACCESS), None, "it is no more than the mode says");
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o644);
     }

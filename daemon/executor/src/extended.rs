@@ -86,7 +86,7 @@ mod tests {
     fn what_is_put_back_has_its_own_attributes_and_none_of_the_directory_above() {
         let dir = tempfile::tempdir().unwrap();
         let above = File::open(dir.path()).unwrap();
-        acl::Acl::resolve(&["d:u:12345:rwx".into()]).unwrap().apply(&above, true).unwrap();
+        acl::Acl::resolve(&["d:u:12345:rwx".into()]).unwrap().apply(&above, 0o755, true).unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "").unwrap();
         let file = File::open(&path).unwrap();

@@ -499,7 +499,11 @@ fn make_directories(
             continue;
         }
         let made = Dir::of(directory).and_then(|(dir, name)| dir.make_dir(name));
-        named(directory, made.and_then(|made| rights.apply(&made.file()?)))?;
+        let given = made.and_then(|made| {
+            let made = made.file()?;
+            rights.apply(&made, made.metadata()?.mode() & 0o7777)
+        });
+        named(directory, given)?;
     }
     Ok(later)
 }
@@ -550,9 +554,7 @@ impl Completing {
             _ => drop(io::copy(&mut source, &mut file)?),
         }
         file.set_times(fs::FileTimes::new().set_modified(there.modified()?))?;
-        // Who may not read it in the end must not be able to open it before.
-        file.set_permissions(fs::Permissions::from_mode(new.rights.mode_before(mode)))?;
-        new.rights.apply(&file)
+        new.rights.apply(&file, mode)
     }
 }
 

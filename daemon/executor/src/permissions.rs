@@ -29,24 +29,20 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    /// The mode that a file may have until it is given its rights: nobody can open it then who cannot later.
-    pub(crate) fn mode_before(&self, mode: u32) -> u32 {
-        mode & self.mode.unwrap_or(mode)
-    }
-
-    /// Gives them to an open file or directory: what has its name by now may be another's.
-    pub(crate) fn apply(&self, file: &File) -> io::Result<()> {
+    /// Gives them to an open file or directory: what has its name by now may be another's. `mode` is for
+    /// what is asked for no other. A new file is its maker's alone until one call gives it that, or the list in
+    /// its place: nobody can open it in between who cannot in the end.
+    pub(crate) fn apply(&self, file: &File, mode: u32) -> io::Result<()> {
         let is_given = self.owner.is_some() || self.group.is_some();
         if is_given {
             fchown(file, self.owner, self.group)?;
         }
-        if let Some(mode) = self.mode {
-            let loses = is_given && !file.metadata()?.is_dir();
-            let mode = if loses { without_set_id(mode) } else { mode };
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-        }
-        if let Some(acl) = &self.acl {
-            acl.apply(file, self.mode.is_some())?;
+        let mode = self.mode.unwrap_or(mode);
+        let loses = is_given && !file.metadata()?.is_dir();
+        let mode = if loses { without_set_id(mode) } else { mode };
+        match &self.acl {
+            Some(acl) => acl.apply(file, mode, self.mode.is_some())?,
+            None => file.set_permissions(fs::Permissions::from_mode(mode))?,
         }
         self.context.as_ref().map_or(Ok(()), |context| label::apply(context, file))
     }
@@ -219,10 +215,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_never_open_to_more_than_in_the_end() {
-        for (given, before) in [(None, 0o755), (Some(0o600), 0o600), (Some(0o770), 0o750)] {
-            let rights = Rights { mode: given, ..Rights::default() };
-            assert_eq!(rights.mode_before(0o755), before);
+    fn a_new_file_has_the_mode_that_was_asked_for_or_its_own() {
+        let list = Acl::resolve(&["u:12345:r".into()]).unwrap();
+        for (given, acl, expected) in [
+            (None, None, 0o2755),
+            (Some(0o600), None, 0o600),
+            // The bits of the group are the mask then.
+            (None, Some(list.clone()), 0o2755),
+            (Some(0o640), Some(list), 0o640),
+        ] {
+            let file = tempfile::tempfile().unwrap();
+            let rights = Rights { mode: given, acl, ..Rights::default() };
+            rights.apply(&file, 0o2755).unwrap();
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, expected);
         }
     }
 
