@@ -122,7 +122,7 @@ pub const FETCH_REST_MAX: Duration = Duration::from_secs(60);
 
 // --- hooks ---
 
-/// Output of one hook that is kept in its log file.
+/// What the log of one deployment on a host keeps: of all its scripts together, and of what they left running.
 pub const HOOK_OUTPUT_BYTES_MAX: u64 = 16 << 20;
 /// The end of a failed hook's output that travels with its outcome; AWS's own figure.
 pub const LOG_TAIL_BYTES_MAX: usize = 2048;
