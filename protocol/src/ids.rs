@@ -1,7 +1,8 @@
 //! Names and numbers with one meaning each. No bare string or integer crosses a module border.
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr, sync::OnceLock};
 
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
@@ -156,6 +157,13 @@ pub enum HashDomain {
 }
 
 impl HashDomain {
+    /// What the context is hashed to, once: most of what is hashed is as short as the context.
+    fn key(self) -> &'static ContextKey {
+        static KEYS: [OnceLock<ContextKey>; HashDomain::Records as usize + 1] =
+            [const { OnceLock::new() }; HashDomain::Records as usize + 1];
+        KEYS[self as usize].get_or_init(|| hash_derive_key_context(self.context()))
+    }
+
     fn context(self) -> &'static str {
         match self {
             Self::Document => "groundswell 2026-11-23 signed document",
@@ -174,7 +182,7 @@ impl Digest {
     /// Hashes `parts` in `domain`. The parts are joined as they are: callers with parts of varying
     /// length put the lengths in.
     pub fn of(domain: HashDomain, parts: &[&[u8]]) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key(domain.context());
+        let mut hasher = blake3::Hasher::new_from_context_key(domain.key());
         for part in parts {
             hasher.update(part);
         }

@@ -1,7 +1,7 @@
 //! One virtual host: a mind if it runs, a disk, a clock that is off, an executor.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -88,8 +88,8 @@ pub(crate) struct Host {
     pub(crate) knew: u64,
     /// The last generation and term in which it led.
     pub(crate) led: (u64, u64),
-    /// The newest version of each record that its view has had in this life.
-    pub(crate) seen: HashMap<HostId, (u64, u64)>,
+    /// By host, the newest version of its record that the view here has had in this life.
+    pub(crate) seen: Vec<(u64, u64)>,
 }
 
 /// A border at which a daemon dies.
@@ -225,7 +225,7 @@ impl Host {
             checked: 0,
             knew: 0,
             led: (0, 0),
-            seen: HashMap::new(),
+            seen: Vec::new(),
         }
     }
 

@@ -46,7 +46,7 @@ use groundswell_protocol::{
     fleet::Record,
     ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped},
-    trust::{Action, KeySet, Outcome, Receipt, Trust, Voters},
+    trust::{Action, KeySet, Outcome, Receipt, Trust, Verified, Voters},
 };
 
 use crate::{
@@ -109,7 +109,8 @@ pub struct Truth {
     pub(crate) abandoned: Option<Box<Line>>,
     /// True while that is looked at, and what the fleet goes on with stands in its place.
     pub(crate) turned: bool,
-    records: HashMap<(HostId, u64, u64), Record>,
+    /// What was said under each version of a record: the id of the document.
+    records: HashMap<(HostId, u64, u64), Digest>,
     /// Hosts that have forgotten what they said up to an epoch.
     forgetful: BTreeMap<HostId, u64>,
     pub(crate) met: Vec<Situation>,
@@ -598,13 +599,13 @@ impl Truth {
     }
 
     /// A record was seen on the wire.
-    pub fn says(&mut self, record: &Record) -> Checked {
-        let Record { host, epoch, sequence, .. } = *record;
-        let known = self.records.entry((host, epoch, sequence)).or_insert_with(|| record.clone());
+    pub fn says(&mut self, record: &Verified<Record>) -> Checked {
+        let Record { host, epoch, sequence, .. } = *record.content();
+        let known = self.records.entry((host, epoch, sequence)).or_insert(record.id());
         // Until it has met a newer one, a host whose disk was put back may say what it has forgotten
         // otherwise.
         let may_repeat = self.forgetful.get(&host).is_some_and(|until| epoch <= *until);
-        unless(known == record || may_repeat, "F1", || {
+        unless(*known == record.id() || may_repeat, "F1", || {
             format!("{} says two things as {:?}", host.short(), (epoch, sequence))
         })
     }

@@ -169,18 +169,21 @@ impl World {
 
     /// A host's view after records of these hosts came.
     pub(crate) fn judge_view(&mut self, host: usize, about: &[HostId]) {
+        let all = self.hosts.len();
         let Host { node: Some(node), seen, .. } = &mut self.hosts[host] else { return };
+        seen.resize(all, (0, 0));
         let mut checked = Ok(());
-        for record in about.iter().filter_map(|about| node.view().get(*about)) {
+        for verified in about.iter().filter_map(|about| node.view().verified(*about)) {
+            let record = verified.content();
             let version = (record.epoch, record.sequence);
-            let newest = seen.entry(record.host).or_default();
+            let newest = &mut seen[self.by_id[&record.host]];
             if version < *newest {
                 let what = format!("host {host} went back to {version:?} from {newest:?}");
                 checked = Err(Violation { promise: "F1", what });
             }
             if version > *newest {
                 *newest = version;
-                checked = checked.and_then(|()| self.truth.says(record));
+                checked = checked.and_then(|()| self.truth.says(verified));
             }
         }
         self.hold(checked);

@@ -5,6 +5,7 @@
 //! of many ears say. Each is a state machine of its own, and so the simulator runs ten thousand of
 //! them without the rest of a host.
 
+mod bits;
 mod ears;
 mod overlay;
 mod record;

@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasherDefault, Hasher},
     sync::OnceLock,
 };
 
@@ -64,7 +64,22 @@ pub struct Roster {
     clippy::disallowed_types,
     reason = "nobody goes through it, and its hash is always the same"
 )]
-type Lookup<K> = std::collections::HashMap<K, Number, BuildHasherDefault<DefaultHasher>>;
+type Lookup<K> = std::collections::HashMap<K, Number, BuildHasherDefault<Head>>;
+
+/// Hashes a key or its short form to its first bytes: they are as good as drawn.
+#[derive(Default)]
+struct Head(u64);
+
+impl Hasher for Head {
+    fn write(&mut self, bytes: &[u8]) {
+        let head = bytes.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
+        self.0 = (self.0 ^ head).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Seat {
@@ -115,9 +130,9 @@ struct Rounds {
 /// is the ring that goes round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stand {
-    first: usize,
-    at: usize,
-    end: usize,
+    first: u16,
+    at: u16,
+    end: u16,
 }
 
 impl Rounds {
@@ -127,12 +142,13 @@ impl Rounds {
         let mut stands: Vec<Option<[Stand; RINGS]>> = vec![None; hosts];
         for (ring, places) in rings.iter().enumerate() {
             let zones: Vec<_> = places.keys().map(|(zone, ..)| *zone).collect();
+            let place = |at| u16::try_from(at).unwrap_or(u16::MAX);
             let mut first = 0;
             for zone in zones.chunk_by(|one, next| one == next) {
                 let end = first + zone.len();
                 for (at, number) in (first..end).zip(&order[ring][first..end]) {
                     let stands = stands[number.index()].get_or_insert_with(Default::default);
-                    stands[ring] = Stand { first, at, end };
+                    stands[ring] = Stand { first: place(first), at: place(at), end: place(end) };
                 }
                 first = end;
             }
@@ -293,11 +309,9 @@ impl Roster {
     pub fn walk(&self, ring: usize, from: Number, way: Way) -> impl Iterator<Item = Number> {
         let rounds = self.rounds.get_or_init(|| Rounds::of(&self.rings, self.hosts.len()));
         let stand = rounds.stands.get(from.index()).copied().flatten();
-        let (order, Stand { first, at, end }) = match stand {
-            Some(stands) => (&rounds.order[ring], stands[ring]),
-            None => (&rounds.order[ring], Stand::default()),
-        };
-        let round = end - first;
+        let Stand { first, at, end } = stand.map_or_else(Stand::default, |stands| stands[ring]);
+        let [first, at, end] = [first, at, end].map(usize::from);
+        let (order, round) = (&rounds.order[ring], end - first);
         (1..round).map(move |steps| match way {
             Way::Up => order[first + (at - first + steps) % round],
             Way::Down => order[first + (at - first + round - steps) % round],

@@ -1,7 +1,7 @@
 //! How records spread: neighbours tell each other what has changed, and ask for what they lack.
 //!
-//! Each link has one mark per host whose record the peer may lack. Every [`SPREAD_EVERY`] the
-//! newest marks of every other link become an offer of a few bytes each; the record itself crosses a link only when it
+//! For each neighbour there is one mark per host whose record it may lack. Every [`SPREAD_EVERY`] the
+//! newest marks of every other one become an offer of a few bytes each; the record itself crosses a link only when it
 //! is asked for, so a host gets it about once and not ten times. What is urgent is pushed at once; where
 //! much is, the rest waits for the next tick and goes together.
 //! Only the newest version of a host is ever under way, so nothing is longer than the roster.
@@ -11,6 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    bits::Bits,
     records::{Differences, Inserted, Records, Statement, TreeNode, Version},
     roster::{Number, Roster},
 };
@@ -44,6 +45,7 @@ pub type Letter<S> = (Number, Say<S>);
 #[derive(Clone, Debug)]
 pub struct Spread {
     links: BTreeMap<Number, Link>,
+    told: Told,
     wanted: BTreeMap<Number, Want>,
     /// When a host's record was last pushed; kept for as long as it matters.
     urgent: BTreeMap<Number, Mono>,
@@ -57,10 +59,6 @@ pub struct Spread {
 /// What is under way on one link.
 #[derive(Clone, Debug, Default)]
 struct Link {
-    /// The peer is told of changes: one of the two counts the other as its neighbour.
-    gossips: bool,
-    /// Hosts whose record the peer may lack.
-    dirty: Marks,
     /// Hosts whose record the peer has asked for, or is to have at once.
     owed: Marks,
     /// Something that is owed is urgent.
@@ -93,6 +91,7 @@ impl Spread {
         };
         Self {
             links: BTreeMap::new(),
+            told: Told::default(),
             wanted: BTreeMap::new(),
             urgent: BTreeMap::new(),
             next_at: within(SPREAD_EVERY),
@@ -110,12 +109,14 @@ impl Spread {
         records: &mut Records<S>,
         out: &mut Vec<Letter<S>>,
     ) {
+        self.told.leave(peer);
         self.links.insert(peer, Link { credit: LINK_BURST_BYTES, ..Link::default() });
         out.push((peer, Say::Nodes(vec![records.root(roster)])));
     }
 
     /// A link is gone, and all that was under way on it.
     pub fn link_down(&mut self, peer: Number) {
+        self.told.leave(peer);
         self.links.remove(&peer);
         for want in self.wanted.values_mut() {
             want.offered_by.retain(|other| *other != peer);
@@ -124,13 +125,12 @@ impl Spread {
         self.ask_others();
     }
 
-    /// Says whether a peer is told of changes.
+    /// Says whether a peer is told of changes: if one of the two counts the other as its neighbour.
     pub fn set_gossips(&mut self, peer: Number, gossips: bool) {
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.gossips = gossips;
-            if !gossips {
-                link.dirty = Marks::default();
-            }
+        if !gossips {
+            self.told.leave(peer);
+        } else if self.links.contains_key(&peer) {
+            self.told.join(peer);
         }
     }
 
@@ -157,29 +157,37 @@ impl Spread {
     ) -> Inserted {
         let (version, bytes) = (record.version(), record.bytes());
         let inserted = records.put(roster, host, record);
-        if let Some(link) = from.and_then(|from| self.links.get_mut(&from))
+        if let Some(from) = from
             && inserted != Inserted::Old
         {
-            link.has(host);
+            self.has(from, host);
         }
         let had_it = self.came(host, version);
         if inserted != Inserted::New {
             return inserted;
         }
-        let urgent = urgent && self.may_push(now, host);
-        for (peer, link) in &mut self.links {
-            if Some(*peer) == from || !link.gossips || had_it.contains(peer) {
-                continue;
-            }
-            // What the link cannot carry now is offered: most of it comes by another one before.
-            if urgent && (link.owed.count + 1) * bytes <= link.credit {
-                link.owed.set(host);
-                link.is_pressed = true;
-            } else {
-                link.dirty.set(host);
+        let mut lacking = self.told.but(|peer| Some(peer) == from || had_it.contains(&peer));
+        if urgent && self.may_push(now, host) {
+            for (peer, link) in &mut self.links {
+                let bit = lacking & self.told.bit(*peer);
+                // What the link cannot carry now is offered: most of it comes by another one before.
+                if bit != 0 && (link.owed.count + 1) * bytes <= link.credit {
+                    link.owed.set(host);
+                    link.is_pressed = true;
+                    lacking &= !bit;
+                }
             }
         }
+        self.told.set(host, lacking);
         inserted
+    }
+
+    /// A peer has the newest record of a host that is here.
+    fn has(&mut self, peer: Number, host: Number) {
+        self.told.clear(host, self.told.bit(peer));
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.owed.clear(host);
+        }
     }
 
     /// Passes on what was taken in and is urgent, once between two ticks on each link.
@@ -187,7 +195,7 @@ impl Spread {
         for (peer, link) in &mut self.links {
             if link.is_pressed && !link.has_pushed {
                 link.has_pushed = true;
-                link.pay(*peer, records, out);
+                link.pay(*peer, &mut self.told, records, out);
             }
         }
     }
@@ -238,7 +246,7 @@ impl Spread {
             Say::Ask(hosts) => {
                 if let Some(link) = self.links.get_mut(&from) {
                     hosts.into_iter().for_each(|host| link.owed.set(host));
-                    link.pay(from, records, out);
+                    link.pay(from, &mut self.told, records, out);
                 }
             }
             Say::Give(_) => self.ask_more(now, from, out),
@@ -258,7 +266,7 @@ impl Spread {
                     self.compared(roster, records, from, bucket, &versions);
                 }
                 if let Some(link) = self.links.get_mut(&from) {
-                    link.pay(from, records, out);
+                    link.pay(from, &mut self.told, records, out);
                 }
                 self.ask_more(now, from, out);
             }
@@ -273,17 +281,17 @@ impl Spread {
         host: Number,
         version: Version,
     ) {
-        let Some(link) = self.links.get_mut(&from) else { return };
         let here = records.version(host);
         if here.is_some_and(|here| here >= version) {
             if here == Some(version) {
-                link.has(host);
-            } else if link.gossips {
-                link.dirty.set(host);
+                self.has(from, host);
+            } else {
+                self.told.set(host, self.told.bit(from));
             }
             return;
         }
-        link.dirty.clear(host);
+        let Some(link) = self.links.get_mut(&from) else { return };
+        self.told.clear(host, self.told.bit(from));
         let want = self.wanted.entry(host).or_insert_with(|| Want {
             version,
             asked: None,
@@ -387,11 +395,12 @@ impl Spread {
         for (place, (peer, link)) in self.links.iter_mut().enumerate() {
             link.credit = (link.credit + CREDIT).min(LINK_BURST_BYTES);
             link.has_pushed = false;
-            link.pay(*peer, records, out);
+            link.pay(*peer, &mut self.told, records, out);
             if place % 2 == self.turn {
-                link.offer(*peer, records, out);
+                self.told.offer(*peer, records, out);
             }
         }
+        self.told.tidy();
         if waiting {
             for peer in self.links.keys().copied().collect::<Vec<_>>() {
                 self.ask_more(now, peer, out);
@@ -427,8 +436,8 @@ impl Spread {
     /// One neighbour after the other; where there is none, whoever is connected.
     fn next_to_compare(&mut self) -> Option<Number> {
         let after = |last: Option<Number>, only_gossip: bool| {
-            let fits = |(_, link): &(&Number, &Link)| link.gossips || !only_gossip;
-            let mut rest = self.links.iter().filter(fits).map(|(peer, _)| *peer);
+            let fits = |peer: &Number| !only_gossip || self.told.bit(*peer) != 0;
+            let mut rest = self.links.keys().copied().filter(fits);
             rest.find(|peer| last.is_none_or(|last| *peer > last))
         };
         let last = self.last_compared;
@@ -442,26 +451,25 @@ impl Spread {
         let hosts = roster.len();
         let link = |link: &Link| {
             link.asked <= ASKS_PER_LINK_MAX
-                && [&link.dirty, &link.owed, &link.later]
-                    .iter()
-                    .all(|marks| marks.is_bounded(hosts))
+                && [&link.owed, &link.later].iter().all(|marks| marks.is_bounded(hosts))
         };
         self.wanted.len() <= hosts
             && self.urgent.len() <= hosts
+            && self.told.is_bounded(hosts)
             && self.links.values().all(link)
             && self.wanted.values().all(|want| want.offered_by.len() <= self.links.len())
     }
 }
 
 impl Link {
-    /// The peer has the newest record of a host that is here.
-    fn has(&mut self, host: Number) {
-        self.dirty.clear(host);
-        self.owed.clear(host);
-    }
-
     /// Sends what is owed, as far as the credit goes.
-    fn pay<S: Statement>(&mut self, peer: Number, records: &Records<S>, out: &mut Vec<Letter<S>>) {
+    fn pay<S: Statement>(
+        &mut self,
+        peer: Number,
+        told: &mut Told,
+        records: &Records<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
         self.is_pressed = false;
         let mut batch = Vec::new();
         while self.credit > 0
@@ -469,7 +477,7 @@ impl Link {
         {
             let Some(record) = records.get(host) else { continue };
             self.credit = self.credit.saturating_sub(record.bytes());
-            self.dirty.clear(host);
+            told.clear(host, told.bit(peer));
             batch.push((host, record.clone()));
             if batch.len() == RECORDS_PER_MESSAGE_MAX {
                 out.push((peer, Say::Give(std::mem::take(&mut batch))));
@@ -479,30 +487,142 @@ impl Link {
             out.push((peer, Say::Give(batch)));
         }
     }
+}
 
-    /// Tells of the newest changes, as many as fit.
+/// The peers that are told of changes, and which records each of them may lack. A record that comes
+/// touches one word, and not one place for each peer.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// Each has its place, and with it a bit. Where there is no room for another one, it hears of what
+    /// is new by comparing.
+    peers: Vec<Option<Number>>,
+    /// By host: who may lack its record.
+    lacking: Vec<u64>,
+    /// Marks in all of `lacking`.
+    count: usize,
+    /// Which marks were set when, in this order. What is no longer marked is passed over.
+    order: Vec<(Number, u64)>,
+}
+
+impl Told {
+    fn join(&mut self, peer: Number) {
+        if self.bit(peer) != 0 {
+            return;
+        }
+        match self.peers.iter().position(Option::is_none) {
+            Some(place) => self.peers[place] = Some(peer),
+            None if self.peers.len() < TOLD_MAX => self.peers.push(Some(peer)),
+            None => {}
+        }
+    }
+
+    fn leave(&mut self, peer: Number) {
+        let bit = self.bit(peer);
+        if bit == 0 {
+            return;
+        }
+        self.peers[bit.trailing_zeros() as usize] = None;
+        for lacking in &mut self.lacking {
+            self.count -= usize::from(*lacking & bit != 0);
+            *lacking &= !bit;
+        }
+        self.order.iter_mut().for_each(|(_, peers)| *peers &= !bit);
+    }
+
+    /// A peer's bit; no bit if it is not told of changes.
+    fn bit(&self, peer: Number) -> u64 {
+        self.peers.iter().position(|other| *other == Some(peer)).map_or(0, |place| 1 << place)
+    }
+
+    /// The bits of all but some.
+    fn but(&self, is_left_out: impl Fn(Number) -> bool) -> u64 {
+        let is_in = |peer: &Option<Number>| peer.is_some_and(|peer| !is_left_out(peer));
+        let bits = self.peers.iter().enumerate();
+        bits.fold(0, |bits, (place, peer)| bits | u64::from(is_in(peer)) << place)
+    }
+
+    /// These peers may lack a host's record.
+    fn set(&mut self, host: Number, peers: u64) {
+        if self.lacking.len() <= host.index() {
+            self.lacking.resize(host.index() + 1, 0);
+        }
+        let lacking = &mut self.lacking[host.index()];
+        let fresh = peers & !*lacking;
+        if fresh == 0 {
+            return;
+        }
+        *lacking |= fresh;
+        self.count += fresh.count_ones() as usize;
+        self.order.push((host, fresh));
+        if self.order.len() > self.order_max() {
+            self.compact();
+        }
+    }
+
+    /// They have it.
+    fn clear(&mut self, host: Number, peers: u64) {
+        if let Some(lacking) = self.lacking.get_mut(host.index()) {
+            self.count -= (*lacking & peers).count_ones() as usize;
+            *lacking &= !peers;
+        }
+    }
+
+    /// Tells a peer of the newest changes, as many as fit.
     fn offer<S: Statement>(
         &mut self,
         peer: Number,
         records: &Records<S>,
         out: &mut Vec<Letter<S>>,
     ) {
+        let bit = self.bit(peer);
         let mut offer = Vec::new();
-        while offer.len() < OFFERS_MAX
-            && let Some(host) = self.dirty.pop()
-        {
-            offer.extend(records.version(host).map(|version| (host, version)));
+        for (host, peers) in self.order.iter_mut().rev().filter(|(_, peers)| *peers & bit != 0) {
+            if offer.len() == OFFERS_MAX {
+                break;
+            }
+            *peers &= !bit;
+            let lacking = &mut self.lacking[host.index()];
+            if *lacking & bit != 0 {
+                *lacking &= !bit;
+                self.count -= 1;
+                offer.extend(records.version(*host).map(|version| (*host, version)));
+            }
         }
         if !offer.is_empty() {
             out.push((peer, Say::Offer(offer)));
         }
+    }
+
+    /// Forgets the order of what was told.
+    fn tidy(&mut self) {
+        self.order.retain(|(_, peers)| *peers != 0);
+    }
+
+    /// Forgets the order of what is no longer marked, and all but the last place of what is.
+    fn compact(&mut self) {
+        let mut open = self.lacking.clone();
+        for (host, peers) in self.order.iter_mut().rev() {
+            let open = &mut open[host.index()];
+            *peers &= *open;
+            *open &= !*peers;
+        }
+        self.tidy();
+    }
+
+    fn order_max(&self) -> usize {
+        2 * self.count + self.lacking.len() + MARKS_SLACK
+    }
+
+    fn is_bounded(&self, hosts: usize) -> bool {
+        let order_max = 2 * TOLD_MAX * hosts + hosts + MARKS_SLACK;
+        self.lacking.len() <= hosts && self.order.len() <= order_max
     }
 }
 
 /// A set of hosts that gives back first what was put in last.
 #[derive(Clone, Debug, Default)]
 struct Marks {
-    bits: Vec<u64>,
+    bits: Bits,
     count: usize,
     /// What was put in, in this order. What is no longer marked is passed over.
     order: Vec<Number>,
@@ -510,14 +630,9 @@ struct Marks {
 
 impl Marks {
     fn set(&mut self, host: Number) {
-        let (word, bit) = (host.index() / 64, host.index() % 64);
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
-        }
-        if self.bits[word] & (1 << bit) != 0 {
+        if !self.bits.set(host) {
             return;
         }
-        self.bits[word] |= 1 << bit;
         self.count += 1;
         self.order.push(host);
         if self.order.len() > 2 * self.count + MARKS_SLACK {
@@ -525,17 +640,10 @@ impl Marks {
         }
     }
 
-    fn is_set(&self, host: Number) -> bool {
-        let (word, bit) = (host.index() / 64, host.index() % 64);
-        self.bits.get(word).is_some_and(|bits| bits & (1 << bit) != 0)
-    }
-
     fn clear(&mut self, host: Number) -> bool {
-        let was = self.is_set(host);
-        if was {
-            self.bits[host.index() / 64] &= !(1 << (host.index() % 64));
-            self.count -= 1;
-        }
+        // As a rule there is nothing, and nothing has to be looked at.
+        let was = self.count > 0 && self.bits.clear(host);
+        self.count -= usize::from(was);
         was
     }
 
@@ -565,6 +673,8 @@ impl Marks {
     }
 }
 
+/// Peers that are told of changes: neighbours and guests come to fifty at most.
+const TOLD_MAX: usize = u64::BITS as usize;
 /// Places in the order of a set that may be out of date.
 const MARKS_SLACK: usize = 64;
 const TICKS_PER_SECOND: usize = 5;
@@ -759,7 +869,7 @@ mod tests {
         let link = &mesh.hosts[0].0.links[&number(1)];
         let pushed = mesh.bodies + link.owed.count;
         assert!(pushed <= mesh.roster.len() / 4, "{pushed}");
-        assert_eq!(pushed + link.dirty.count, mesh.roster.len(), "the rest is offered");
+        assert_eq!(pushed + mesh.hosts[0].0.told.count, mesh.roster.len(), "the rest is offered");
     }
 
     #[test]
@@ -847,6 +957,55 @@ mod tests {
             marks.clear(number(turn % 5));
         }
         assert!(marks.order.len() <= MARKS_SLACK + 2);
+    }
+
+    #[test]
+    fn peers_are_told_of_the_newest_first_and_of_each_once() {
+        let (roster, mut told, mut records) = (roster(10, 1), Told::default(), Records::new());
+        for host in roster.iter() {
+            records.put(&roster, host, Note(1));
+        }
+        let offered = |told: &mut Told, peer: usize| -> Vec<usize> {
+            let mut out = Vec::new();
+            told.offer(number(peer), &records, &mut out);
+            let offers = out.into_iter().flat_map(|(_, said)| match said {
+                Say::Offer(offer) => offer,
+                other => panic!("{other:?}"),
+            });
+            offers.map(|(host, _)| host.index()).collect()
+        };
+        [7, 8, 7].into_iter().for_each(|peer| told.join(number(peer)));
+        let (one, other) = (told.bit(number(7)), told.bit(number(8)));
+        [3, 1, 2, 1].into_iter().for_each(|host| told.set(number(host), one | other));
+        told.clear(number(2), one);
+        assert_eq!(offered(&mut told, 7), [1, 3]);
+        assert_eq!(offered(&mut told, 7), [0; 0]);
+        told.set(number(3), one);
+        assert_eq!(offered(&mut told, 8), [2, 1, 3]);
+        told.set(number(5), other);
+        told.leave(number(8));
+        told.join(number(9));
+        assert_eq!(told.bit(number(9)), other, "it has the other one's place");
+        assert_eq!(offered(&mut told, 9), [0; 0], "and lacks nothing that the other one lacked");
+        assert_eq!(offered(&mut told, 7), [3]);
+        told.tidy();
+        assert_eq!((told.count, told.order.len()), (0, 0));
+        for turn in 0..10_000 {
+            told.set(number(turn % 5), one);
+            told.clear(number(turn % 5), one);
+            assert!(told.is_bounded(roster.len()) && told.order.len() < 2 * MARKS_SLACK);
+        }
+    }
+
+    #[test]
+    fn one_peer_too_many_is_told_of_nothing() {
+        let mut told = Told::default();
+        (0..=TOLD_MAX).for_each(|peer| told.join(number(peer)));
+        assert_ne!(told.bit(number(TOLD_MAX - 1)), 0);
+        assert_eq!(told.bit(number(TOLD_MAX)), 0);
+        told.leave(number(5));
+        told.join(number(TOLD_MAX));
+        assert_eq!(told.bit(number(TOLD_MAX)), 1 << 5);
     }
 
     fn said() -> impl Strategy<Value = Say<Note>> {

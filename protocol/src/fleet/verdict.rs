@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    bits::Bits,
     records::{Records, Statement, Version},
     roster::{Number, Roster},
 };
@@ -52,6 +53,8 @@ pub struct Count {
 pub struct Verdicts {
     /// By accused host: who accuses which version of its record.
     charges: BTreeMap<Number, Vec<(Number, Version)>>,
+    /// Who is in there: of most hosts that is all that is asked.
+    charged: Bits,
     /// By accuser: whom.
     accused_by: BTreeMap<Number, Vec<Number>>,
     suspects: BTreeMap<Number, Suspicion>,
@@ -82,7 +85,7 @@ impl Verdicts {
         if !planted(Defect::NeverCleared) {
             self.suspects.remove(&by);
         }
-        if self.charges.contains_key(&by) {
+        if self.charged.has(by) {
             self.touched.insert(by);
         }
         self.touched.extend(accused.iter().map(|(host, _)| *host));
@@ -92,10 +95,12 @@ impl Verdicts {
                 charges.retain(|(accuser, _)| *accuser != by);
                 if charges.is_empty() {
                     self.charges.remove(&host);
+                    self.charged.clear(host);
                 }
             }
         }
         for (host, version) in &accused {
+            self.charged.set(*host);
             self.charges.entry(*host).or_default().push((by, *version));
         }
         if !accused.is_empty() {
@@ -142,7 +147,7 @@ impl Verdicts {
             for host in &turned {
                 let near =
                     roster.neighbours(*host, |other| before.contains(&other) || after(other));
-                touched.extend(near.iter().filter(|other| self.charges.contains_key(other)));
+                touched.extend(near.iter().filter(|other| self.charged.has(**other)));
             }
         }
         for host in turned {
@@ -182,9 +187,11 @@ impl Verdicts {
 
     /// True if any record here accuses a host's newest record.
     pub fn is_accused<S: Statement>(&self, records: &Records<S>, host: Number) -> bool {
-        let Some(current) = records.version(host) else { return false };
-        let charges = self.charges.get(&host);
-        charges.is_some_and(|charges| charges.iter().any(|(_, version)| *version == current))
+        if !self.charged.has(host) {
+            return false;
+        }
+        let (current, charges) = (records.version(host), self.charges.get(&host));
+        charges.is_some_and(|charges| charges.iter().any(|(_, of)| Some(*of) == current))
     }
 
     /// True if a new record of a host is what a verdict waits for: one of the first accusations of

@@ -34,7 +34,6 @@ pub struct Held {
     record: Verified<Record>,
     /// When it came, by this host's clock.
     came_at: Mono,
-    bytes: usize,
 }
 
 impl Held {
@@ -55,7 +54,7 @@ impl Statement for Held {
     }
 
     fn bytes(&self) -> usize {
-        self.bytes
+        self.record.bytes()
     }
 }
 
@@ -100,8 +99,7 @@ impl View {
         if self.records.get(number).is_none() && self.records.len() >= HOSTS_MAX {
             return Err(RecordRefused::Full);
         }
-        let bytes = record.bytes();
-        Ok((number, Held { record, came_at: now, bytes }))
+        Ok((number, Held { record, came_at: now }))
     }
 
     fn held(&self, host: HostId) -> Option<&Held> {
@@ -111,6 +109,11 @@ impl View {
     /// A host's newest record.
     pub fn get(&self, host: HostId) -> Option<&Record> {
         self.held(host).map(Held::record)
+    }
+
+    /// A host's newest record as it was verified.
+    pub fn verified(&self, host: HostId) -> Option<&Verified<Record>> {
+        self.held(host).map(|held| &held.record)
     }
 
     /// When a host's newest record came.

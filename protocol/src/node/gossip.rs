@@ -122,20 +122,31 @@ impl Node {
         self.post(letters);
     }
 
-    /// Keeps a record that was verified, if it is new, and lets everybody here know.
+    /// Keeps a record that was verified, if it is new, and lets everybody here know. It is urgent if it
+    /// tells what others wait for: one of the first accusations of a host, the answer to one, or a
+    /// failure. Everybody judges that for himself.
     fn put_record(&mut self, number: Number, held: Held, from: Option<HostId>) -> Inserted {
         let from = from.and_then(|from| self.view.roster.number(from));
-        let urgent = self.is_urgent(number, held.record());
-        let before = self.view.records.version(number);
+        let view = &mut self.view;
+        // What is urgent comes by many links, and matters once.
+        if view.records.judge(number, held.version()) != Inserted::New {
+            let (roster, records) = (&view.roster, &mut view.records);
+            return self.gossip.spread.put(self.now, roster, records, number, held, from, false);
+        }
+        let record = held.record();
+        let before = self.view.records.get(number).map(Held::record);
+        let restarted = before.is_none_or(|before| before.epoch != record.epoch);
+        let moved = before.is_none_or(|before| before.addresses != record.addresses);
+        let accused = self.accused_in(record);
+        let urgent = self.gossip.verdicts.is_awaited(&self.view.records, number, &accused)
+            || failures(record) > before.map_or(0, failures);
         let view = &mut self.view;
         let (roster, records) = (&view.roster, &mut view.records);
         let inserted =
             self.gossip.spread.put(self.now, roster, records, number, held.clone(), from, urgent);
-        if inserted == Inserted::New {
-            let restarted = before.is_none_or(|before| before.epoch != held.version().epoch);
-            self.gossip.ears.hear_of(self.now, number, restarted);
-            let accused = self.accused_in(held.record());
-            self.gossip.verdicts.record(number, accused);
+        self.gossip.ears.hear_of(self.now, number, restarted);
+        self.gossip.verdicts.record(number, accused);
+        if moved {
             self.learn_addresses(held.record());
         }
         inserted
@@ -148,18 +159,6 @@ impl Node {
             Some((self.view.roster.number(host)?, Version { epoch, sequence }))
         });
         accused.collect()
-    }
-
-    /// True if a record tells what others wait for: one of the first accusations of a host, the
-    /// answer to one, or a failure. Everybody judges that for himself.
-    fn is_urgent(&self, number: Number, record: &Record) -> bool {
-        let accused = self.accused_in(record);
-        let before = self.view.records.get(number).map(Held::record);
-        let failed = |record: &Record| {
-            record.groups.iter().filter(|group| group.state == HostState::Failed).count()
-        };
-        self.gossip.verdicts.is_awaited(&self.view.records, number, &accused)
-            || failed(record) > before.map_or(0, failed)
     }
 
     /// Signs a new record if anything that it says has changed, and spreads it. Progress alone waits until
@@ -373,6 +372,11 @@ fn refresh_after(host: HostId, sequence: u64) -> Duration {
 pub(super) fn progress_after(hosts: usize) -> Duration {
     let share = Duration::from_secs(1) / PROGRESS_PER_SECOND_MAX;
     PROGRESS_EVERY_MIN.max(share * u32::try_from(hosts).unwrap_or(u32::MAX))
+}
+
+/// How many groups a host has failed in, as it says.
+fn failures(record: &Record) -> usize {
+    record.groups.iter().filter(|group| group.state == HostState::Failed).count()
 }
 
 /// A host that was started says in one record that it is back and what it runs, if its executor answers

@@ -132,11 +132,11 @@ impl<T: Document> Signed<T> {
     /// Takes over the signatures under another copy of the same document that were found good.
     /// Nothing is changed by another document.
     pub fn absorb(&mut self, other: &Verified<T>) {
-        let theirs = &other.signed.envelope;
+        let theirs = &other.signed().envelope;
         if self.envelope.payload != theirs.payload {
             return;
         }
-        let good: Vec<_> = other.signers.iter().map(key_hint).collect();
+        let good: Vec<_> = other.signers().iter().map(key_hint).collect();
         let envelope = Arc::make_mut(&mut self.envelope);
         for one in theirs.signatures.iter().filter(|one| good.contains(&one.key)) {
             envelope.signatures.retain(|known| known.key != one.key);
@@ -225,9 +225,8 @@ impl<T: Document> Signed<T> {
         signers: Vec<PublicKey>,
     ) -> Result<Verified<T>, Untrusted> {
         content.check()?;
-        let (signed, bytes) = (self.clone(), self.to_bytes().len());
-        let signers = signers.into();
-        Ok(Verified { id: self.id(fleet), content: Arc::new(content), signed, bytes, signers })
+        let (id, signed, bytes) = (self.id(fleet), self.clone(), self.to_bytes().len());
+        Ok(Verified(Arc::new(Checked { content, id, signed, bytes, signers })))
     }
 
     fn decode(&self) -> Result<T, Untrusted> {
@@ -351,42 +350,39 @@ impl<'de, T: Document> Deserialize<'de> for Signed<T> {
     }
 }
 
-/// A document whose signatures were checked. Only verification makes one.
+/// A document whose signatures were checked. Only verification makes one. A copy is the same one.
 #[derive(Debug)]
-pub struct Verified<T> {
-    content: Arc<T>,
+pub struct Verified<T>(Arc<Checked<T>>);
+
+#[derive(Debug)]
+struct Checked<T> {
+    content: T,
     id: Digest,
     signed: Signed<T>,
     bytes: usize,
-    signers: Arc<[PublicKey]>,
+    signers: Vec<PublicKey>,
 }
 
 impl<T> Clone for Verified<T> {
     fn clone(&self) -> Self {
-        Self {
-            content: self.content.clone(),
-            id: self.id,
-            signed: self.signed.clone(),
-            bytes: self.bytes,
-            signers: self.signers.clone(),
-        }
+        Self(self.0.clone())
     }
 }
 
 impl<T> Verified<T> {
     /// What the document says.
     pub fn content(&self) -> &T {
-        &self.content
+        &self.0.content
     }
 
     /// Names the document; see [`Signed::id`].
     pub fn id(&self) -> Digest {
-        self.id
+        self.0.id
     }
 
     /// The signed form, to store and pass on.
     pub fn signed(&self) -> &Signed<T> {
-        &self.signed
+        &self.0.signed
     }
 
     /// True if this is what came of verifying `signed` for `fleet`: the same document under the same
@@ -395,23 +391,23 @@ impl<T> Verified<T> {
     where
         T: Document,
     {
-        self.signed == *signed && self.id == signed.id(fleet)
+        self.0.signed == *signed && self.0.id == signed.id(fleet)
     }
 
     /// The length of the signed form, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.0.bytes
     }
 
     /// The keys that vouched for it.
     pub fn signers(&self) -> &[PublicKey] {
-        &self.signers
+        &self.0.signers
     }
 }
 
 impl<T> PartialEq for Verified<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
+        self.0.id == other.0.id
     }
 }
 
