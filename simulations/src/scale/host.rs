@@ -73,6 +73,8 @@ pub(super) struct Host {
     pub(super) absence: Option<Absence>,
     pub(super) eager: Option<Eager>,
     pub(super) swim: Option<SwimEars>,
+    /// Hosts that it has called unreachable, and when for the first time.
+    pub(super) called: BTreeMap<Number, Mono>,
     /// When it last sent something to each peer.
     pub(super) spoke: BTreeMap<Number, Mono>,
     /// It publishes nothing.
@@ -115,6 +117,7 @@ impl Host {
             absence: None,
             eager: (rules == Rules::Eager).then(Eager::default),
             swim: (rules == Rules::Swim).then(SwimEars::default),
+            called: BTreeMap::new(),
             spoke: BTreeMap::new(),
             is_quiet: false,
             sequence: 1,
@@ -177,8 +180,10 @@ impl Host {
         let inserted = if let Some(eager) = &mut self.eager {
             eager.put(roster, &mut self.records, &self.overlay, host, &record, from)
         } else {
-            let urgent =
-                record.urgent || self.verdicts.is_awaited(&self.records, host, &record.accused);
+            // What is urgent comes by many links, and matters once.
+            let is_new = self.records.judge(host, record.version()) == Inserted::New;
+            let is_awaited = || self.verdicts.is_awaited(&self.records, host, &record.accused);
+            let urgent = is_new && (record.urgent || is_awaited());
             let records = &mut self.records;
             self.spread.put(now, roster, records, host, record.clone(), from, urgent)
         };

@@ -34,10 +34,6 @@ pub(super) struct World {
     pub(super) record_bytes: u64,
     /// Arrivals of tracked records: when each was published, and how long each host waited.
     pub(super) tracks: Vec<(Mono, Vec<Duration>)>,
-    /// Hosts that were called unreachable, by whom first and when.
-    pub(super) verdicts: BTreeMap<(Number, Number), Mono>,
-    /// Verdicts of one observer, by [`Rules::Swim`]: the same once for each spell of silence.
-    pub(super) declared: BTreeSet<(Number, Number, u64)>,
     /// What is due, by the slot of time in which it is.
     queue: BTreeMap<u64, Vec<Event>>,
     pub(super) events: u64,
@@ -93,8 +89,6 @@ impl World {
             offer_bytes: 0,
             record_bytes: 0,
             tracks: Vec::new(),
-            verdicts: BTreeMap::new(),
-            declared: BTreeSet::new(),
             queue: BTreeMap::new(),
             events: 0,
         };
@@ -210,12 +204,12 @@ impl World {
         let mut wishes = Wishes::default();
         host.listen(self.now, &self.roster, &self.bytes, &mut wishes);
         if let Some(swim) = &mut host.swim {
-            let epoch = self.now.0 / 30_000_000;
-            let declared = std::mem::take(&mut swim.declared).into_iter();
-            self.declared.extend(declared.map(|subject| (number, subject, epoch)));
+            for subject in swim.declared.drain(..) {
+                host.called.entry(subject).or_insert(self.now);
+            }
         } else {
             for subject in host.verdicts.unreachable(self.now) {
-                self.verdicts.entry((subject, number)).or_insert(self.now);
+                host.called.entry(subject).or_insert(self.now);
             }
         }
         self.carry_out(number, wishes);
