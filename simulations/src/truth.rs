@@ -601,7 +601,7 @@ impl Truth {
     /// A record was seen on the wire.
     pub fn says(&mut self, record: &Verified<Record>) -> Checked {
         let Record { host, epoch, sequence, .. } = *record.content();
-        let known = self.records.entry((host, epoch, sequence)).or_insert(record.id());
+        let known = self.records.entry((host, epoch, sequence)).or_insert_with(|| record.id());
         // Until it has met a newer one, a host whose disk was put back may say what it has forgotten
         // otherwise.
         let may_repeat = self.forgetful.get(&host).is_some_and(|until| epoch <= *until);
