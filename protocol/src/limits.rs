@@ -266,6 +266,9 @@ pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Deployments whose report is kept, per group.
 pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
+/// Deployments of a group that may be over while hosts that are away hold slots of them. All that those need
+/// when they come back is kept; the next deployment waits for them, or for an operator.
+pub const DEPLOYMENTS_HELD_MAX: usize = 8;
 /// Orders of a group that are kept beside those that may still be followed and what came after them. A
 /// host that was away for longer takes the chain up where it begins then.
 pub const ORDERS_KEPT_PER_GROUP: usize = 8;

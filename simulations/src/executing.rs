@@ -154,6 +154,7 @@ impl World {
         let checked = self.truth.disturbs(self.hosts[host].id, token, release, is_late);
         self.hold(checked);
         self.next_step(host, life, group.clone());
+        self.queue.plan(self.now, Event::Holds { host, begun: true });
     }
 
     pub(crate) fn next_step(&mut self, host: usize, life: u32, group: GroupName) {

@@ -75,6 +75,7 @@ impl World {
                     self.queue.plan(until, Event::Boot { host });
                 }
             }
+            FaultKind::HolderDies { begun } => self.doomed_holders.push((begun, fault.lasts)),
             FaultKind::PutBack(host) => {
                 // Careful people stop a daemon before they take an image of its disk.
                 if self.dice.permille(500) {
@@ -155,6 +156,16 @@ impl World {
         for (from, to) in self.ways(&kind) {
             self.mend_way(from, to);
         }
+    }
+
+    /// A host has got a slot, or has begun with it: some lose power then.
+    pub(crate) fn holder_dies(&mut self, host: usize, begun: bool) {
+        let doomed = self.doomed_holders.iter().position(|(when, _)| *when == begun);
+        let Some(doomed) = doomed.filter(|_| !self.healed) else { return };
+        let (_, lasts) = self.doomed_holders.swap_remove(doomed);
+        self.trace.say(self.now, || format!("host {host} dies with its slot"));
+        self.lose_power(host);
+        self.queue.plan(self.now + lasts, Event::Boot { host });
     }
 
     /// A machine is switched off, and comes back with the image of its daemon's disk that was taken

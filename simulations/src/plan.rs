@@ -294,6 +294,11 @@ pub enum FaultKind {
     RestartAll,
     /// Whoever holds a slot loses power.
     HoldersDie,
+    /// The next host that gets a slot loses power: at once, or when it has begun.
+    HolderDies {
+        /// It has begun.
+        begun: bool,
+    },
     /// The machine comes back with the disk that its daemon had when this began.
     PutBack(usize),
     /// Nothing can be written down on a host: its daemon ends, as often as it is started.
@@ -379,6 +384,10 @@ impl Plan {
         let mut faults = draw_faults(&mut dice.fork(4), &hosts[..size], voters, heal_at);
         faults.extend(draw_put_back(&mut dice.fork(7), size, voters, heal_at));
         faults.extend(draw_more_faults(&mut Dice::new(seed ^ 0x5107), size, voters, heal_at));
+        let dead = draw_dead_holders(&mut Dice::new(seed ^ 0xdead), groups.len(), heal_at);
+        let (dead, stops): (Vec<_>, Vec<_>) = dead.into_iter().unzip();
+        faults.extend(dead);
+        chores.extend(stops.into_iter().flatten());
         chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
         let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
         if !faults.iter().any(forgets) {
@@ -773,6 +782,24 @@ fn draw_faults(dice: &mut Dice, hosts: &[HostPlan], voters: usize, heal_at: Micr
         at += dice.between(1_000, 2 * pace);
     }
     faults
+}
+
+/// In some fleets hosts die with a slot in their hands, and are away while the others end what runs, which
+/// somebody may stop and send back just then.
+fn draw_dead_holders(
+    dice: &mut Dice,
+    groups: usize,
+    heal_at: Micros,
+) -> Vec<(Fault, Option<Chore>)> {
+    let count = if dice.permille(300) { dice.between(1, 3) } else { 0 };
+    let mut draw = || {
+        let (at, lasts) = (dice.between(9 * SECOND, heal_at), dice.between(15, 60) * SECOND);
+        let kind = FaultKind::HolderDies { begun: dice.permille(700) };
+        let stop = ChoreKind::Stop { group: dice.index(groups), rollback: true };
+        let chore = Chore { at, kind: ChoreKind::AtGrant(Box::new(stop)) };
+        (Fault { at, lasts, kind }, dice.permille(500).then_some(chore))
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 /// What some fleets have to bear beside their mixture: disks that are slow or full, voters in a row, a key

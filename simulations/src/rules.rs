@@ -11,7 +11,7 @@ use std::{
 
 use groundswell_protocol::{
     ids::{DeploymentId, Digest, GroupName, HostId, Labels, ZoneName},
-    limits::RELEASE_HOLD_OFF,
+    limits::{DEPLOYMENTS_HELD_MAX, RELEASE_HOLD_OFF},
     rollout::{
         CanaryHosts, Creator, Deployment, DeploymentConfiguration, DeploymentStatus, Entry, Ledger,
         MinimumHealthy, Passed, TargetStatus,
@@ -49,6 +49,8 @@ pub(crate) struct Rules {
     bounded: BTreeMap<Bound, Arc<BTreeSet<HostId>>>,
     last_token: u64,
     deployments: BTreeMap<DeploymentId, Tally>,
+    /// The last entry gave a slot back whose deployment was over.
+    pub(crate) is_late: bool,
     /// What a stop keeps from beginning, though it has not begun: with true, even the way back.
     stopped: BTreeMap<Digest, bool>,
 }
@@ -68,6 +70,8 @@ struct GroupRules {
     newest: Option<Digest>,
     last_good: Option<Digest>,
     current: BTreeMap<HostId, Digest>,
+    /// Who took the release of the newest order when it had been taken back from the others.
+    late: BTreeSet<HostId>,
 }
 
 /// A deployment as it was counted from orders and returns of slots.
@@ -176,6 +180,42 @@ impl Tally {
         self.budget.is_some_and(|budget| failed as u64 > u64::from(budget))
     }
 
+    /// True if it is over, and whoever took its release is sent back.
+    fn was_undone(&self) -> bool {
+        let goes_back = match &self.end {
+            Some(DeploymentStatus::Failed { .. }) => self.began.is_some(),
+            Some(DeploymentStatus::Stopped) => self.goes_back_when_stopped,
+            _ => false,
+        };
+        self.by_operator && self.fallback.is_some() && goes_back
+    }
+
+    /// Hosts whose part is not over and that hold no slot.
+    fn idle(&self) -> impl Iterator<Item = HostId> {
+        let rest = self.targets.iter().filter(|host| !self.is_over(**host));
+        rest.filter(|host| !self.busy.contains(*host)).copied()
+    }
+
+    /// True if it succeeds whatever comes of hosts that are away.
+    fn is_won(&self, away: &BTreeSet<HostId>) -> bool {
+        let enough = self.succeeded.len() >= self.floor().max(1);
+        let ends = self.overdue || self.canary_failed() || self.over_budget() || self.stopped;
+        let waits = self.idle().next().is_some() && (self.paused || self.held.is_some());
+        let gone = self.idle().chain(self.busy.iter().copied()).all(|host| away.contains(&host));
+        enough && !ends && !waits && gone
+    }
+
+    /// True if it fails whatever comes of those that hold slots.
+    fn is_lost(&self) -> bool {
+        let ends = self.overdue || self.canary_failed() || self.over_budget();
+        let left = self.targets.len().saturating_sub(self.failed.len());
+        let too_few = match self.idle().next() {
+            Some(_) => left <= self.floor(),
+            None => self.succeeded.len() + self.busy.len() < self.floor().max(1),
+        };
+        !self.stopped && (ends || too_few)
+    }
+
     fn leave(&mut self, host: HostId) {
         if self.busy.remove(&host) {
             self.lost.insert(host);
@@ -190,6 +230,7 @@ impl Rules {
     /// Reads an entry that has changed the ledger.
     pub(crate) fn apply(&mut self, moment: &Moment<'_>, entry: &Entry) -> Checked {
         let Moment { trust, now, .. } = *moment;
+        self.is_late = false;
         match entry {
             Entry::Admit(cert) => {
                 let Ok(member) = cert.verify_signatures(trust) else {
@@ -232,9 +273,11 @@ impl Rules {
             }
             Entry::Group(group) => {
                 let group = trust.group(group).map_err(|e| forged(&e))?.content().clone();
+                let held = self.slots.values().any(|token| self.grants[token].group == group.name);
                 match self.groups.get_mut(&group.name) {
                     Some(known) => {
-                        let moves = known.group.filter != group.filter && known.running.is_some();
+                        let busy = known.running.is_some() || held;
+                        let moves = known.group.filter != group.filter && busy;
                         known.group = group;
                         unless(!moves, "R2", || "hosts change while they deploy".into())?;
                     }
@@ -248,6 +291,7 @@ impl Rules {
                             newest: None,
                             last_good: None,
                             current: BTreeMap::new(),
+                            late: BTreeSet::new(),
                         };
                         self.groups.insert(group.name, fresh);
                     }
@@ -307,6 +351,7 @@ impl Rules {
         self.broken.retain(|(_, broken)| *broken != host);
         for group in self.groups.values_mut() {
             group.current.remove(&host);
+            group.late.remove(&host);
         }
         self.deployments.values_mut().for_each(|tally| tally.leave(host));
     }
@@ -427,6 +472,7 @@ impl Rules {
             ..Tally::new(reach)
         };
         group.newest = Some(id);
+        group.late.clear();
         let id = DeploymentId::of(id, false);
         group.queue.push(id);
         self.deployments.insert(id, tally);
@@ -679,11 +725,15 @@ impl Rules {
         let group = self.groups.get_mut(&granted.group).expect("groups stay");
         let Some(tally) = self.deployments.get_mut(&granted.deployment) else { return };
         tally.busy.remove(&host);
+        self.is_late = tally.end.is_some();
         match outcome {
             Outcome::Succeeded => {
                 group.current.insert(host, granted.release);
                 tally.succeeded.insert(host);
                 self.broken.remove(&entry);
+                if tally.was_undone() && group.newest == Some(tally.order) {
+                    group.late.insert(host);
+                }
             }
             Outcome::Failed { restored, .. } => {
                 tally.failed.insert(host);
@@ -732,9 +782,39 @@ impl Rules {
             self.sync_stages(moment)?;
             self.sync_ends(moment)?;
             if !self.sync_turns(moment)? {
-                return Ok(());
+                return self.nothing_is_awaited_in_vain();
             }
         }
+    }
+
+    /// A deployment does not wait for a host that holds a slot and is away where nothing hangs on it; and who
+    /// comes too late is sent back like the others.
+    fn nothing_is_awaited_in_vain(&self) -> Checked {
+        for (id, tally) in self.deployments.iter().filter(|(_, tally)| tally.began.is_some()) {
+            let silent = tally.busy.iter().all(|host| self.unhealthy.contains(host));
+            let clear = tally.stopped || tally.is_lost() || tally.is_won(&self.unhealthy);
+            let waits = tally.end.is_none() && silent && clear;
+            unless(!waits || self.left_held(&tally.group) >= DEPLOYMENTS_HELD_MAX, "R8", || {
+                format!("{id} waits for hosts that are away, and nothing hangs on them")
+            })?;
+        }
+        for (name, group) in &self.groups {
+            let is_idle = group.running.is_none() && group.queue.is_empty();
+            let late = group.late.iter().find(|host| {
+                let is_in = self.matches(name, **host) && !self.written_off.contains(*host);
+                is_in && !self.unhealthy.contains(*host)
+            });
+            unless(!is_idle || late.is_none(), "R3", || {
+                format!("a host of {name} runs what was taken back from the others")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Deployments of a group that are over and of which slots are held.
+    fn left_held(&self, group: &GroupName) -> usize {
+        let left = self.deployments.values().filter(|tally| tally.end.is_some());
+        left.filter(|tally| tally.group == *group && !tally.busy.is_empty()).count()
     }
 
     /// A stage begins when all before it are done, have been looked at and have baked.
@@ -825,31 +905,19 @@ impl Rules {
             self.begin(moment, &name, id, deployment)?;
         }
         let Some(tally) = self.deployments.get(&id) else { return Ok(()) };
-        let rest = tally.targets.iter().filter(|host| !tally.is_over(**host));
-        let shut = rest.copied().any(|host| self.never_goes(tally, host));
+        let shut = tally.idle().any(|host| self.never_goes(tally, host));
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         let group = self.groups.get_mut(&tally.group).expect("groups stay");
         tally.end = Some(deployment.status.clone());
         if group.running == Some(id) {
             group.running = None;
         }
-        unless(tally.busy.is_empty(), "R1", || {
+        unless(tally.busy.iter().all(|host| self.unhealthy.contains(host)), "R1", || {
             format!("{id} is over while hosts are at work for it")
         })?;
-        let enough = tally.succeeded.len() >= tally.floor().max(1);
-        let rest = tally.targets.iter().filter(|host| !tally.is_over(**host));
-        let away = rest.clone().all(|host| self.unhealthy.contains(host));
-        let done = rest.count() == 0;
-        let ends = tally.overdue || tally.canary_failed() || tally.over_budget();
-        let waits = tally.paused || tally.held.is_some();
-        let left = tally.targets.len().saturating_sub(tally.failed.len());
         let good = match &deployment.status {
-            DeploymentStatus::Succeeded => {
-                enough && !ends && !tally.stopped && (done || (away && !waits))
-            }
-            DeploymentStatus::Failed { .. } => {
-                !tally.stopped && (ends || shut || left <= tally.floor() || (done && !enough))
-            }
+            DeploymentStatus::Succeeded => tally.is_won(&self.unhealthy),
+            DeploymentStatus::Failed { .. } => tally.is_lost() || (shut && !tally.stopped),
             _ => tally.stopped,
         };
         unless(good, "R1", || {
@@ -905,9 +973,11 @@ impl Rules {
             None if deployment.creator == Creator::CatchUp => self.caught_up(name, deployment)?,
             None => self.undone(id, deployment)?,
         };
+        let goes_back = deployment.creator == Creator::Rollback;
         let group = self.groups.get_mut(name).expect("it is there");
         group.queue.retain(|queued| *queued != id);
         group.running = Some(id);
+        group.late.retain(|late| !goes_back || !deployment.targets.contains_key(late));
         let wanted = self.targets(&tally);
         let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
         unless(wanted.is_none_or(|wanted| wanted == targets), "R6", || {
@@ -1023,14 +1093,17 @@ impl Rules {
         let Some(undone) = undone.filter(|undone| undone.by_operator) else {
             return Err(Violation { promise: "R3", what: format!("{id} undoes nothing") });
         };
-        let failed = match &undone.end {
-            Some(DeploymentStatus::Failed { .. }) => undone.began.is_some(),
-            Some(DeploymentStatus::Stopped) => undone.goes_back_when_stopped,
-            _ => false,
-        };
         let to = undone.fallback == Some(deployment.release);
-        let took = deployment.targets.keys().all(|host| undone.succeeded.contains(host));
-        unless(failed && to && took, "R3", || format!("{id} goes back without reason"))?;
+        // First those who took it, and then each who was away until now.
+        let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
+        let is_first = id == DeploymentId::of(deployment.order, true);
+        let took = match is_first {
+            true => targets.is_subset(&undone.succeeded),
+            false => targets.is_subset(&self.groups[&undone.group].late),
+        };
+        unless(undone.was_undone() && to && took, "R3", || {
+            format!("{id} goes back without reason")
+        })?;
         Ok(Tally {
             order: undone.order,
             release: deployment.release,

@@ -20,6 +20,7 @@
 //! | R4, R5 | stages in their order, looked at and baked; no canary fails unnoticed; nothing begins in a pause |
 //! | R6 | deployments begin in their turn, for the hosts that they must be for; hosts catch up only with leave |
 //! | R7 | a removed key stays out; a released slot is free after its hold-off, and nobody vouches for it |
+//! | R8 | a deployment does not wait for a holder that is away where nothing hangs on it |
 //! | C1, C3 | one leader in a term of a generation, and it has all that is committed |
 //! | C2, C4, C6 | what one host applied at an index all do; equal prefixes are equal states |
 //! | C5 | what is committed is on the disks of a majority of those who vote then |
@@ -44,8 +45,8 @@ use std::{
 use groundswell_protocol::{
     consensus::LogEntry,
     fleet::Record,
-    ids::{Digest, GroupName, HostId},
-    rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped},
+    ids::{DeploymentId, Digest, GroupName, HostId},
+    rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped, TargetStatus},
     trust::{Action, KeySet, Outcome, Receipt, Trust, Verified, Voters},
 };
 
@@ -341,8 +342,23 @@ impl Truth {
             Entry::Health { healthy: true, .. } => met.push(Situation::UnreachableCleared),
             _ => {}
         }
+        if self.rules.is_late {
+            met.push(Situation::LeftHolderCameBack);
+        }
         let mut running = 0;
         for deployment in self.ledger.deployments() {
+            let goes_back = |again| deployment.id == DeploymentId::of(deployment.order, again);
+            if deployment.creator == Creator::Rollback && !goes_back(true) && !goes_back(false) {
+                met.push(Situation::LateHostSentBack);
+            }
+            let is_held = deployment.count(|s| matches!(s, TargetStatus::InProgress { .. })) > 0;
+            if is_held && deployment.status.is_over() {
+                met.push(Situation::EndedWithoutHolder);
+                let group = self.ledger.group(&deployment.group);
+                if group.is_some_and(|group| group.running.is_some()) {
+                    met.push(Situation::BeganWithLeftHolder);
+                }
+            }
             if deployment.creator == Creator::CatchUp {
                 met.push(Situation::CaughtUp);
             }

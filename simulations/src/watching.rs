@@ -158,9 +158,10 @@ impl World {
         if is_slot(data) {
             self.slot_moved();
         }
-        if !committed_text(data).starts_with("grant") {
+        let Some(host) = granted_to(data).and_then(|host| self.by_id.get(&host)).copied() else {
             return;
-        }
+        };
+        self.queue.plan(self.now, Event::Holds { host, begun: false });
         for kind in self.people.grant_came() {
             let at = self.now + self.dice.between(0, 400_000);
             self.queue.plan(at, Event::Later(Box::new(kind)));
@@ -198,6 +199,14 @@ impl World {
             self.fail("F3", format!("host {host} knows more hosts than there are"));
         }
         self.judge_view(host, &known);
+    }
+}
+
+/// The host to which an entry grants a slot.
+fn granted_to(data: &[u8]) -> Option<HostId> {
+    match groundswell_protocol::rollout::Stamped::from_bytes(data).ok()?.entry {
+        Entry::Grant(grant) => Some(grant.host),
+        _ => None,
     }
 }
 

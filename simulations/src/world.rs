@@ -76,6 +76,8 @@ pub(crate) enum Event {
     Fault(usize),
     /// It ends.
     Mend(usize),
+    /// A host has got a slot, or has begun with it.
+    Holds { host: usize, begun: bool },
     /// A link that flaps is cut.
     Cut { one: usize, other: usize, lasts: Micros },
     /// It is there again.
@@ -139,6 +141,8 @@ pub struct World {
     pub(crate) delay: DelayLaw,
     pub(crate) recovering: Recovering,
     pub(crate) deceiving: Deceiving,
+    /// Holders that are to die: when they have begun or at once, and for how long.
+    pub(crate) doomed_holders: Vec<(bool, Micros)>,
 }
 
 /// How a run ended.
@@ -186,6 +190,7 @@ impl World {
             memory: Vec::new(),
             recovering: Recovering::default(),
             deceiving: Deceiving::default(),
+            doomed_holders: Vec::new(),
             plan,
         };
         if world.plan.is_large {
@@ -288,6 +293,7 @@ impl World {
             Event::Resume { host } => self.resume(host),
             Event::Fault(index) => self.fault(index),
             Event::Mend(index) => self.mend(index),
+            Event::Holds { host, begun } => self.holder_dies(host, begun),
             Event::Cut { one, other, lasts } => self.cut_pair(one, other, Some(lasts)),
             Event::Uncut { one, other } => self.cut_pair(one, other, None),
             Event::Chore(index) => self.chore(index),

@@ -14,7 +14,7 @@ use super::{
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
-    api::{Doubt, Fleet, HostGroup, Release, Released, Report, Summary, WriteOff},
+    api::{Doubt, Fleet, HostGroup, Release, Released, Report, Slot, Summary, WriteOff},
     client::Client,
 };
 
@@ -86,7 +86,26 @@ fn status_text(fleet: &Fleet) -> String {
     for deployment in &fleet.deployments {
         line(&mut text, summary_text(deployment));
     }
+    left_text(&mut text, fleet);
     text
+}
+
+/// Who holds a slot of a deployment that is over, and what somebody may do about it.
+fn left_text(text: &mut String, fleet: &Fleet) {
+    for Slot { host, token, deployment, .. } in left(fleet) {
+        line(
+            text,
+            format!(
+                "{host} holds slot {token} of {deployment}, which is over: it counts as down until it \
+                 reports; if it is gone for good, `swell slots release {host}` or `swell hosts remove \
+                 {host}`"
+            ),
+        );
+    }
+}
+
+fn left(fleet: &Fleet) -> impl Iterator<Item = &Slot> {
+    fleet.slots.iter().filter(|slot| slot.is_left && slot.released.is_none())
 }
 
 fn groups_table(fleet: &Fleet) -> Table {
@@ -462,6 +481,7 @@ fn slots_text(fleet: &Fleet) -> String {
             line(&mut text, format!("{} ({}): {waiting}", deployment.id, deployment.group));
         }
     }
+    left_text(&mut text, fleet);
     for write_off in &fleet.written_off {
         let WriteOff { host, token, deployment, since } = write_off;
         let since = ago(*since);
@@ -598,6 +618,8 @@ mod tests {
             "token": 7, "host": "web-2", "deployment": "d-1", "since": 0, "group": "web",
             "silent_seconds": 240, "released": null,
         });
+        let mut left = slot.clone();
+        left["is_left"] = true.into();
         let waits = "1 of 1 slots held by web-2; web-2 silent for 4 min";
         let summary = serde_json::json!({
             "id": "d-1", "group": "web", "label": "1", "creator": "operator",
@@ -616,6 +638,15 @@ mod tests {
         assert!(text.contains("web-2  web    d-1") && text.contains("4 min ago"), "{text}");
         assert!(text.contains(&format!("d-1 (web): {waits}")), "{text}");
         assert!(text.contains("web-3 was written off"), "{text}");
+        let way_out = "`swell slots release web-2` or `swell hosts remove web-2`";
+        assert!(!text.contains(way_out), "its deployment waits for it: {text}");
+        fleet.slots = vec![serde_json::from_value(left).unwrap()];
+        for text in [slots_text(&fleet), status_text(&fleet)] {
+            assert!(
+                text.contains("slot 7 of d-1, which is over") && text.contains(way_out),
+                "{text}"
+            );
+        }
     }
 
     #[test]

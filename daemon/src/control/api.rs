@@ -235,6 +235,9 @@ pub struct Slot {
     /// When an operator ordered its release, in seconds since 1970: it is free after a hold-off.
     #[serde(default)]
     pub released: Option<u64>,
+    /// True if the deployment is over, and has not waited for the holder.
+    #[serde(default)]
+    pub is_left: bool,
 }
 
 /// A host that was written off.

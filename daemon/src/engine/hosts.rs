@@ -159,7 +159,7 @@ impl Engine {
         if more > 0 {
             text.push_str(&format!("; and {more} more"));
         }
-        // Nothing else frees a slot: until then the deployment is not over, whatever has become of it.
+        // Nothing else frees a slot. Where the outcome hangs on it, the deployment waits.
         if let Some(name) = silent_holder {
             text.push_str(&format!("; if it is gone for good, `swell slots release {name}`"));
         }

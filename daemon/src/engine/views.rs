@@ -96,6 +96,7 @@ impl Engine {
                     group: deployment.map(|d| d.group.to_string()).unwrap_or_default(),
                     silent_seconds: self.silence(slot.host),
                     released: slot.released.map(|at| at.0),
+                    is_left: slot.is_left,
                 }
             })
             .collect();

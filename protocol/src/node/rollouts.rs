@@ -389,6 +389,11 @@ impl Node {
             self.step_stopped(group, report, slot, stop);
             return HostState::Waiting;
         }
+        if slot.is_left {
+            let reason = "the deployment was over before it began here".into();
+            self.give_back_unused(group, report, token, Outcome::Declined { reason });
+            return HostState::Waiting;
+        }
         if let Some(outcome) = self.unusable(group, report, slot) {
             self.give_back_unused(group, report, token, outcome);
             return HostState::Waiting;

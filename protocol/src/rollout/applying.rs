@@ -129,13 +129,16 @@ impl Ledger {
             group.current.remove(&host);
             group.met.remove(&host);
             group.left.remove(&host);
+            group.late.remove(&host);
         }
-        let unfinished = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
-        for target in unfinished.filter_map(|deployment| deployment.targets.get_mut(&host)) {
-            if !target.status.is_over() {
-                target.status = TargetStatus::Removed;
-                target.ended_at = Some(at);
-            }
+        // A deployment may be over, and wait for nobody, while the host has a part in it.
+        let has_part = |deployment: &Deployment| {
+            deployment.targets.get(&host).is_some_and(|target| !target.status.is_over())
+        };
+        let its = self.state.deployments.values_mut().filter(|deployment| has_part(deployment));
+        for target in its.filter_map(|deployment| deployment.targets.get_mut(&host)) {
+            target.status = TargetStatus::Removed;
+            target.ended_at = Some(at);
         }
     }
 
@@ -158,6 +161,7 @@ impl Ledger {
                     current: Kept::default(),
                     met: Kept::default(),
                     left: Kept::default(),
+                    late: Kept::default(),
                     stopped_out_of_turn: Vec::new(),
                 };
                 self.state.groups.insert(content.name, fresh.into());
@@ -214,6 +218,7 @@ impl Ledger {
     fn enqueue(&mut self, at: UnixSeconds, deployment: Deployment, instead: bool) {
         let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
         group.left.clear();
+        group.late.clear();
         group.stopped_out_of_turn.clear();
         let (running, id) = (group.running, deployment.id);
         let overtaken = if instead { std::mem::take(&mut group.queue) } else { Vec::new() };
@@ -260,10 +265,11 @@ impl Ledger {
         }
     }
 
-    /// Says of every host that had no turn that it will have none.
+    /// Says of every host that had no turn that it will have none. Who holds a slot keeps it.
     pub(super) fn skip_rest(&mut self, id: DeploymentId) {
         let Some(deployment) = self.deployment_mut(id) else { return };
-        for target in deployment.targets.values_mut().filter(|t| !t.status.is_over()) {
+        let idle = |status: &TargetStatus| !status.is_over() && !status.is_busy();
+        for target in deployment.targets.values_mut().filter(|target| idle(&target.status)) {
             let reason = "the deployment ended first".into();
             target.status = TargetStatus::Skipped { reason };
         }
@@ -312,9 +318,13 @@ impl Ledger {
             }
             Outcome::Declined { reason } => TargetStatus::Skipped { reason },
         };
+        let took = status == TargetStatus::Succeeded;
         if let Some(target) = self.target_mut(slot.deployment, host) {
             target.status = status;
             target.ended_at = Some(at);
+        }
+        if took {
+            self.note_late(host, slot.deployment);
         }
     }
 

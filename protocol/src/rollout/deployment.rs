@@ -155,7 +155,7 @@ pub enum TargetStatus {
     Pending,
     /// Ready; waits for a slot.
     Waiting,
-    /// Holds a slot.
+    /// Holds a slot. The deployment may be over without it.
     InProgress {
         /// The slot.
         token: u64,
@@ -261,12 +261,16 @@ impl Deployment {
     /// How many more hosts may be taken before too few are left that have not failed: CodeDeploy's
     /// rule that healthy hosts which nobody works on never fall below the minimum.
     pub fn capacity(&self) -> usize {
+        self.spare().saturating_sub(self.count(TargetStatus::is_busy))
+    }
+
+    /// The same where nobody is at work.
+    fn spare(&self) -> usize {
         let mut failed = self.count(TargetStatus::is_failed);
         if planted(Defect::FailureNotCounted) {
             failed = 0;
         }
-        let busy = self.count(TargetStatus::is_busy);
-        self.size().saturating_sub(failed + busy).saturating_sub(self.minimum())
+        self.size().saturating_sub(failed).saturating_sub(self.minimum())
     }
 
     /// True if it only brings hosts to what the others run already.
@@ -360,14 +364,17 @@ impl Deployment {
     }
 
     /// What the targets amount to, if it is over. `is_away` tells hosts that cannot be reached, `is_shut`
-    /// those of zones of which none may be down.
+    /// those of zones of which none may be down. A host that is away and holds a slot keeps it, and is
+    /// waited for only if the outcome hangs on what it comes to.
     pub fn verdict(
         &self,
         is_away: impl Fn(HostId) -> bool,
         is_shut: impl Fn(HostId) -> bool,
     ) -> Option<DeploymentStatus> {
         let queued = self.status == DeploymentStatus::Queued;
-        if self.status.is_over() || queued || self.count(TargetStatus::is_busy) > 0 {
+        let at_work =
+            |(host, target): (&HostId, &Kept<Target>)| target.status.is_busy() && !is_away(*host);
+        if self.status.is_over() || queued || self.targets.iter().any(at_work) {
             return None;
         }
         if self.status == DeploymentStatus::Stopping {
@@ -389,7 +396,12 @@ impl Deployment {
             if enough && !waits && remaining.all(|(host, _)| is_away(*host)) {
                 return Some(DeploymentStatus::Succeeded);
             }
-            let none_left = self.capacity() == 0;
+            let silent = self.count(TargetStatus::is_busy);
+            if remaining.all(|(_, target)| target.status.is_busy()) {
+                return (succeeded + silent < floor)
+                    .then(|| self.too_few(&format!(", {silent} hold slots and are silent")));
+            }
+            let none_left = self.spare() == 0;
             return (none_left || self.is_at_shut_zones(is_away, is_shut)).then(|| {
                 let (hosts, minimum) = (self.size(), self.minimum());
                 let why = match none_left {
@@ -404,10 +416,25 @@ impl Deployment {
         if enough {
             return Some(DeploymentStatus::Succeeded);
         }
+        Some(self.too_few(""))
+    }
+
+    fn too_few(&self, and: &str) -> DeploymentStatus {
+        let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
+        let (hosts, failed) = (self.size(), self.count(TargetStatus::is_failed));
         let reason = format!(
-            "HEALTH_CONSTRAINTS: {succeeded} of {} hosts took the release, {failed} failed",
-            self.size()
+            "HEALTH_CONSTRAINTS: {succeeded} of {hosts} hosts took the release, {failed} failed{and}"
         );
-        Some(DeploymentStatus::Failed { reason })
+        DeploymentStatus::Failed { reason }
+    }
+
+    /// True if hosts that took the release are sent back, now that it is over.
+    pub(super) fn is_undone(&self) -> bool {
+        self.has_way_back()
+            && match self.status {
+                DeploymentStatus::Failed { .. } => true,
+                DeploymentStatus::Stopped => self.rolls_back_when_stopped,
+                _ => false,
+            }
     }
 }

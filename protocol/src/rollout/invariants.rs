@@ -7,6 +7,7 @@ use super::{
     ledger::Ledger,
     quotas::Sizes,
 };
+use crate::limits::DEPLOYMENTS_HELD_MAX;
 
 impl Ledger {
     /// Panics if a promise of the ledger is broken.
@@ -18,6 +19,7 @@ impl Ledger {
         assert_eq!(*self.sizes, Sizes::of(&self.state), "the hosts of groups are counted right");
         self.check_slots();
         self.check_turns();
+        self.check_left();
         for host in &self.state.removed {
             assert!(!self.state.members.contains_key(host), "a removed key never comes back");
         }
@@ -52,6 +54,20 @@ impl Ledger {
                     assert!(target.stage <= deployment.stage, "no stage begins before its turn");
                 }
             }
+        }
+    }
+
+    /// What is kept of deployments that are over, for hosts that hold slots of them, is bounded.
+    fn check_left(&self) {
+        for name in self.state.groups.keys() {
+            assert!(
+                self.left_held(name).len() <= DEPLOYMENTS_HELD_MAX,
+                "few are left with holders"
+            );
+        }
+        for deployment in self.state.deployments.values().filter(|d| d.status.is_over()) {
+            let waits = |status: &TargetStatus| !status.is_over() && !status.is_busy();
+            assert_eq!(deployment.count(waits), 0, "nobody waits for what is over");
         }
     }
 

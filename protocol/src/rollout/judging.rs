@@ -8,7 +8,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    ids::HostId,
+    ids::{DeploymentId, HostId},
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
     sabotage::{Defect, planted},
     time::UnixSeconds,
@@ -148,6 +148,11 @@ impl Ledger {
             if let Some(running) = known.running.filter(|_| known.group.filter != content.filter) {
                 return Err(Refusal::DeploymentRunning(running));
             }
+            let mut held = self.left_held(&content.name).into_iter();
+            let moves = known.group.filter != content.filter && !planted(Defect::HeldGroupMoves);
+            if let Some(deployment) = held.next().filter(|_| moves) {
+                return Err(self.held_still(deployment));
+            }
         }
         let in_many_others = |host: &HostId| {
             let others = self.groups_of(*host).filter(|other| other.group.name != content.name);
@@ -158,6 +163,13 @@ impl Ledger {
             return Err(Refusal::TooManyGroups { host });
         }
         Ok(Judged::Group(group))
+    }
+
+    /// What is said where a group cannot change while a host that is away holds a slot of it.
+    fn held_still(&self, deployment: DeploymentId) -> Refusal {
+        let held = self.state.slots.iter().filter(|(_, slot)| slot.deployment == deployment);
+        let holders = held.map(|(host, _)| self.name_of(*host).cloned());
+        Refusal::HeldStill { deployment, holders: holders.flatten().collect() }
     }
 
     fn judge_release(&self, signed: &Signed<Release>) -> Result<Judged, Refusal> {

@@ -244,8 +244,10 @@ impl Ledger {
 
     fn is_holder(&self, group: &GroupName, host: HostId) -> bool {
         let Some(slot) = self.state.slots.get(&host) else { return false };
-        !planted(Defect::HolderCountsAsHealthy)
-            || self.deployment(slot.deployment).is_some_and(|own| own.group == *group)
+        let own = self.deployment(slot.deployment);
+        let is_left = own.is_some_and(|own| own.status.is_over());
+        (!planted(Defect::HolderCountsAsHealthy) || own.is_some_and(|own| own.group == *group))
+            && (!planted(Defect::LeftHolderForgotten) || !is_left)
     }
 
     pub(super) fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {

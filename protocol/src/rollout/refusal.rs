@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::waiting::join;
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId, HostName, ReleaseLabel},
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX},
@@ -183,6 +184,18 @@ pub enum Refusal {
         "deployment {0} of this group is still running: wait for it, stop it, or deploy with --queue"
     )]
     DeploymentRunning(DeploymentId),
+    /// A host that holds a slot of the group might be in it no more.
+    #[error(
+        "deployment {deployment} is over and {} holds a slot of it still: the hosts of the group change \
+         when that is given back, or freed by `swell slots release` or `swell hosts remove`",
+        join(holders)
+    )]
+    HeldStill {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The holders.
+        holders: Vec<HostName>,
+    },
     /// The stop names no deploy order of the group.
     #[error("order {0} is no deploy order of this group")]
     NothingToStop(String),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
-    limits::{DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP},
+    limits::{DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP},
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Group, Verified},
@@ -41,7 +41,9 @@ impl Ledger {
     pub(super) fn settle_one(&mut self, at: UnixSeconds, id: DeploymentId) {
         let away = |host| self.state.unhealthy.contains(&host);
         let deployment = self.deployment(id);
-        let moves = deployment.is_none_or(|d| d.is_granting() && d.stage_is_done(away));
+        // Of one that is over there may be hosts to bring where the others are.
+        let moves = deployment
+            .is_none_or(|d| d.status.is_over() || (d.is_granting() && d.stage_is_done(away)));
         if moves || deployment.is_none_or(|d| self.verdict(d).is_some()) {
             self.settle(at);
         }
@@ -52,7 +54,22 @@ impl Ledger {
         let away = |host| self.state.unhealthy.contains(&host);
         let shut =
             |host| group.is_some_and(|group| self.is_shut(group, &deployment.configuration, host));
-        deployment.verdict(away, shut)
+        let verdict = deployment.verdict(away, shut)?;
+        let is_held = deployment.count(TargetStatus::is_busy) > 0;
+        (!is_held || self.may_be_left(&deployment.group)).then_some(verdict)
+    }
+
+    /// True if a deployment of a group may be over while hosts that are away hold slots of it. What is kept
+    /// for their return is bounded.
+    fn may_be_left(&self, group: &GroupName) -> bool {
+        self.left_held(group).len() < DEPLOYMENTS_HELD_MAX && !planted(Defect::DeadHolderAwaited)
+    }
+
+    /// Deployments of a group that are over and of which slots are held still.
+    pub(super) fn left_held(&self, group: &GroupName) -> BTreeSet<DeploymentId> {
+        let held = self.state.slots.values().filter_map(|slot| self.deployment(slot.deployment));
+        let left = held.filter(|d| d.group == *group && d.status.is_over());
+        left.map(|deployment| deployment.id).collect()
     }
 
     /// Lets the next stage begin where the present one is done and nothing is waited for.
@@ -84,47 +101,91 @@ impl Ledger {
         self.skip_rest(id);
         let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
         group.running = None;
-        match verdict {
-            DeploymentStatus::Succeeded => group.last_good = Some(deployment.release),
-            DeploymentStatus::Failed { .. } => self.roll_back(at, &deployment, "failed"),
-            DeploymentStatus::Stopped if deployment.rolls_back_when_stopped => {
-                self.roll_back(at, &deployment, "was stopped");
-            }
-            _ => {}
+        if verdict == DeploymentStatus::Succeeded {
+            group.last_good = Some(deployment.release);
+        }
+        let failed = matches!(verdict, DeploymentStatus::Failed { .. });
+        let again = planted(Defect::RollbackOfRollback) && failed;
+        if deployment.is_undone() || again {
+            let took = deployment.targets.iter();
+            let took = took.filter(|(_, t)| t.status == TargetStatus::Succeeded || again);
+            let took: Vec<_> = took.map(|(host, _)| *host).collect();
+            self.roll_back(at, &deployment, DeploymentId::of(deployment.order, true), &took);
         }
     }
 
     /// Brings hosts that took a release back to its order's fallback. There is no rollback of a
     /// rollback.
-    fn roll_back(&mut self, at: UnixSeconds, undone: &Deployment, why: &str) {
-        let again = planted(Defect::RollbackOfRollback);
-        let Some(fallback) =
-            undone.fallback.filter(|_| undone.creator == Creator::Operator || again)
-        else {
-            return;
-        };
+    fn roll_back(
+        &mut self,
+        at: UnixSeconds,
+        undone: &Deployment,
+        id: DeploymentId,
+        took: &[HostId],
+    ) {
+        let Some(fallback) = undone.fallback else { return };
         let Some(release) = self.release(fallback) else { return };
-        let took = undone.targets.iter();
-        let took = took.filter(|(_, t)| t.status == TargetStatus::Succeeded || again);
-        let took: Vec<_> =
-            took.map(|(host, _)| *host).filter(|host| self.is_member(*host)).collect();
+        let took: Vec<_> = took.iter().copied().filter(|host| self.is_member(*host)).collect();
         if took.is_empty() {
             return;
         }
+        let why = match undone.status {
+            DeploymentStatus::Stopped => "was stopped",
+            _ => "failed",
+        };
         // It undoes a deployment under the configuration that the operator gave that one.
         let mut rollback = Deployment {
-            id: DeploymentId::of(undone.order, true),
+            id,
             release: fallback,
             label: release.label,
             creator: Creator::Rollback,
             reason: format!("deployment {} {why}", undone.id),
-            fallback: undone.fallback.filter(|_| again),
+            fallback: undone.fallback.filter(|_| planted(Defect::RollbackOfRollback)),
             goes_back: true,
             scope: Scope::Some,
             ..undone.clone()
         };
         self.place(&mut rollback, &took);
         self.begin(at, rollback);
+    }
+
+    /// Notes that a host has taken a release which was taken back from the others meanwhile. A newer order
+    /// brings it where all hosts go.
+    pub(super) fn note_late(&mut self, host: HostId, id: DeploymentId) {
+        let Some(deployment) = self.deployment(id).filter(|d| d.is_undone()) else { return };
+        let name = deployment.group.clone();
+        let is_newest = self.newest_ordered(&name).is_some_and(|newest| newest.id == id);
+        let Some(group) = self.state.groups.get_mut(&name).filter(|_| is_newest) else { return };
+        if !planted(Defect::LateHostStays) {
+            group.late.insert(host);
+        }
+    }
+
+    /// Sends those back that took a release late; true if they are on their way.
+    fn send_late_back(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
+        let Some(group) = self.state.groups.get(name).filter(|g| !g.late.is_empty()) else {
+            return false;
+        };
+        let is_here = |host: &HostId| group.late.contains(host) && self.is_healthy(*host);
+        let hosts: Vec<_> = self.hosts_of(&group.group.filter).filter(is_here).collect();
+        let Some(undone) = self.newest_ordered(name).filter(|_| !hosts.is_empty()).cloned() else {
+            return false;
+        };
+        if let Some(group) = self.state.groups.get_mut(name) {
+            group.late.retain(|late| !hosts.contains(late));
+        }
+        let index = self.state.applied;
+        let id = DeploymentId::late(undone.order, index);
+        self.roll_back(at, &Deployment { index, ..undone }, id, &hosts);
+        true
+    }
+
+    /// The deployment of a group's newest order to deploy or to go back.
+    pub(super) fn newest_ordered(&self, group: &GroupName) -> Option<&Deployment> {
+        let of_group = self.state.deployments.values().map(|deployment| &**deployment);
+        let ordered =
+            of_group.filter(|d| d.group == *group && d.id == DeploymentId::of(d.order, false));
+        ordered.max_by_key(|deployment| deployment.index)
     }
 
     /// Begins what waits in a group where nothing runs; true if something began or was refused.
@@ -134,7 +195,7 @@ impl Ledger {
             return true;
         }
         if group.queue.is_empty() {
-            return self.catch_up(at, name);
+            return self.send_late_back(at, name) || self.catch_up(at, name);
         }
         let next = if planted(Defect::QueueOvertaken) { group.queue.len() - 1 } else { 0 };
         let id = group.queue.remove(next);
@@ -317,8 +378,10 @@ impl Ledger {
         self.forget_orders(&name);
     }
 
-    /// Keeps the newest reports of a group.
+    /// Keeps the newest reports of a group, and those that hosts have a part in still.
     fn forget_reports(&mut self, group: &GroupName) {
+        let mut needed = self.left_held(group);
+        needed.extend(self.newest_ordered(group).map(|newest| newest.id));
         let mut of_group: Vec<_> = self
             .state
             .deployments
@@ -329,12 +392,14 @@ impl Ledger {
         of_group.sort_unstable();
         let excess = of_group.len().saturating_sub(DEPLOYMENTS_KEPT_PER_GROUP);
         for (_, id) in of_group.into_iter().take(excess) {
-            self.state.deployments.remove(&id);
+            if !needed.contains(&id) {
+                self.state.deployments.remove(&id);
+            }
         }
     }
 
-    /// Keeps the orders that hosts may have to follow, what came after them, and a few before. No slot
-    /// is held for an order before those: as long as one is, its deployment is not over.
+    /// Keeps the orders that hosts may have to follow, what came after them, and a few before. For an order
+    /// before those nobody begins any more; who has begun, and was away until now, has the order itself.
     fn forget_orders(&mut self, group: &GroupName) {
         let unfinished = self.state.deployments.values();
         let unfinished = unfinished.filter(|d| d.group == *group && !d.status.is_over());

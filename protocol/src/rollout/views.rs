@@ -66,6 +66,8 @@ pub struct SlotView {
     pub release: Digest,
     /// The release is the fallback of the order.
     pub goes_back: bool,
+    /// The deployment is over, and has not waited for the holder.
+    pub is_left: bool,
     /// Since when.
     pub since: UnixSeconds,
     /// When an operator's order came to release it; it is free after a hold-off.
@@ -295,18 +297,21 @@ impl Ledger {
     }
 
     /// What a host has to do: in the groups that it is in, and in those that it has left but whose
-    /// deployment it still has a part in.
+    /// deployment it still has a part in, or a slot of.
     pub fn assignments(&self, host: HostId) -> Vec<Assignment> {
         let is_in: Vec<_> = self.groups_of(host).map(|group| &group.group.name).collect();
         let has_part = |group: &GroupState| {
             let running = group.running.and_then(|id| self.deployment(id));
             running.is_some_and(|deployment| deployment.targets.contains_key(&host))
         };
+        let slot = self.state.slots.get(&host);
+        let held = slot.and_then(|slot| self.deployment(slot.deployment)).map(|d| &d.group);
+        let is_its = |group: &GroupState| {
+            let name = &group.group.name;
+            is_in.contains(&name) || held == Some(name) || has_part(group)
+        };
         let groups = self.state.groups.values();
-        groups
-            .filter(|group| is_in.contains(&&group.group.name) || has_part(group))
-            .map(|group| self.assignment(host, group))
-            .collect()
+        groups.filter(|group| is_its(group)).map(|group| self.assignment(host, group)).collect()
     }
 
     fn assignment(&self, host: HostId, group: &GroupState) -> Assignment {
@@ -388,7 +393,11 @@ impl Ledger {
         // What the executor follows may have been lost with the voters who took it.
         let last = known.checked_sub(1).map(|last| state.orders.get(last));
         let is_it = |order: &Signed<Order>| order.id(self.trust.fleet()) == head;
-        let known = if last.is_none_or(|last| last.is_some_and(is_it)) { known } else { 0 };
+        let mut known = if last.is_none_or(|last| last.is_some_and(is_it)) { known } else { 0 };
+        if !state.orders.iter().any(|known| known.id(self.trust.fleet()) == order) {
+            // Who goes on with what it began has the order, and takes up the chain when it begins anew.
+            known = state.orders.len();
+        }
         Some(Evidence {
             cert: self.state.members.get(&host)?.cert.clone(),
             group: deployment.group_document.clone(),
@@ -420,13 +429,15 @@ impl Ledger {
     }
 
     fn slot_view(&self, host: HostId, slot: &Slot) -> SlotView {
+        let deployment = self.deployment(slot.deployment);
         SlotView {
             token: slot.token,
             host,
             deployment: slot.deployment,
             order: slot.grant.order,
             release: slot.grant.release,
-            goes_back: self.deployment(slot.deployment).is_some_and(|d| d.goes_back),
+            goes_back: deployment.is_some_and(|d| d.goes_back),
+            is_left: deployment.is_some_and(|d| d.status.is_over()),
             since: slot.since,
             released: slot.released,
         }

@@ -69,6 +69,8 @@ pub struct Full {
     pub quota: usize,
     /// Those that hold a slot.
     pub holders: Vec<HostName>,
+    /// Those of them that hold one of a deployment that is over, and has not waited for them.
+    pub left: Vec<HostName>,
     /// Those that are down without one.
     pub unhealthy: Vec<HostName>,
     /// Those that have not said what they hold since the voters were lost.
@@ -114,6 +116,10 @@ impl fmt::Display for Full {
             (quota, 0) => write!(f, "0 of {quota} slots held")?,
             (quota, held) => write!(f, "{held} of {quota} slots held by {}", join(&self.holders))?,
         }
+        for name in self.left.iter().take(LEFT_SHOWN) {
+            write!(f, "; {name} holds one of a deployment that is over: if it is gone for good, ")?;
+            write!(f, "`swell slots release {name}` or `swell hosts remove {name}`")?;
+        }
         if !self.unhealthy.is_empty() {
             let names = join(&self.unhealthy);
             write!(f, "; not healthy: {names} (`swell hosts remove` what is gone for good)")?;
@@ -135,9 +141,12 @@ fn fetching(hosts: usize) -> String {
     }
 }
 
-fn join(names: &[HostName]) -> String {
+pub(super) fn join(names: &[HostName]) -> String {
     names.iter().map(HostName::as_str).collect::<Vec<_>>().join(", ")
 }
+
+/// The others are in the table of slots.
+const LEFT_SHOWN: usize = 3;
 
 impl Ledger {
     /// Why a deployment does not move right now.
@@ -227,12 +236,16 @@ impl Ledger {
         let is_there =
             |host: &HostId| zone.as_ref().is_none_or(|zone| self.zone_name(*host) == *zone);
         for host in self.down(group).into_iter().filter(is_there) {
+            let name = self.name_of(host).cloned();
+            if self.slot_of(host).is_some_and(|slot| slot.is_left) {
+                full.left.extend(name.clone());
+            }
             let list = match self.state.slots.contains_key(&host) {
                 true => &mut full.holders,
                 false if self.is_uncounted(host) => &mut full.uncounted,
                 false => &mut full.unhealthy,
             };
-            list.extend(self.name_of(host).cloned());
+            list.extend(name);
         }
         full
     }

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+mod leaving;
 mod operating;
 #[cfg(feature = "simulation")]
 mod sharing;

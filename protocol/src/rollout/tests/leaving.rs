@@ -1,0 +1,207 @@
+//! Deployments that are over while a host that is away holds a slot of them.
+
+use super::*;
+use crate::limits::{DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP};
+
+/// A group of `hosts` of which `quota` may be down.
+fn desk(hosts: u8, quota: u32) -> Desk {
+    let mut desk = Desk::new(hosts);
+    let minimum = MinimumHealthy::HostCount(u32::from(hosts) - quota);
+    desk.group_with("web", |group| group.configuration = minimum.into()).unwrap();
+    desk
+}
+
+/// All others take the release; the last one gets its slot and is not heard of any more.
+fn leave_one(desk: &mut Desk, release: Digest, number: u8) -> Digest {
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want(number);
+    assert_eq!(desk.grant_next(), number);
+    desk.health(number, false);
+    desk.roll();
+    order
+}
+
+#[test]
+fn a_deployment_is_over_without_a_holder_that_is_away_and_its_slot_stays_held() {
+    let mut desk = desk(4, 2);
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    let order = leave_one(&mut desk, old, 3);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    let slot = desk.ledger.slot_of(host(3)).unwrap();
+    assert!(slot.is_left);
+    assert_eq!(desk.down("web"), (1, 2));
+    let next = desk.deploy_with("web", new, |_| {}).unwrap();
+    desk.want_all();
+    assert_eq!(desk.ledger.next_grants().len(), 1, "the holder counts");
+    let other = desk.grant_next();
+    let why = desk.ledger.why_waiting(DeploymentId::of(next, false)).to_string();
+    assert!(why.contains("`swell slots release h3` or `swell hosts remove h3`"), "{why}");
+    desk.done(other, Outcome::Succeeded);
+    desk.roll();
+    assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
+    desk.health(3, true);
+    desk.done(3, Outcome::Succeeded);
+    let first = desk.ledger.deployment(DeploymentId::of(order, false)).unwrap();
+    assert_eq!(
+        first.targets[&host(3)].status,
+        TargetStatus::Succeeded,
+        "it is told where it belongs"
+    );
+    assert_eq!((desk.down("web").0, desk.ledger.slots().count()), (0, 0));
+}
+
+#[test]
+fn a_holder_that_is_away_is_waited_for_where_the_outcome_hangs_on_it() {
+    let mut desk = desk(3, 3);
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let [last, first, second] = [desk.grant_next(), desk.grant_next(), desk.grant_next()];
+    desk.health(last, false);
+    desk.done(first, failure(true));
+    desk.done(second, failure(true));
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+    desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Stopped, "nobody waits for it then");
+    assert!(desk.ledger.slot_of(host(last)).is_some());
+}
+
+#[test]
+fn a_deployment_fails_where_a_holder_that_is_away_cannot_save_it() {
+    let mut desk = desk(3, 1);
+    desk.group_with("web", |group| {
+        group.configuration = MinimumHealthy::HostCount(2).into();
+        group.version = 2;
+    })
+    .unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let first = desk.grant_next();
+    desk.done(first, Outcome::Declined { reason: "no".into() });
+    desk.want_all();
+    let second = desk.grant_next();
+    desk.done(second, Outcome::Declined { reason: "no".into() });
+    desk.want_all();
+    let last = desk.grant_next();
+    desk.health(last, false);
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else {
+        panic!("it goes on")
+    };
+    assert!(reason.ends_with("1 hold slots and are silent"), "{reason}");
+}
+
+#[test]
+fn whoever_takes_a_release_late_is_sent_back_after_the_others() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |group| {
+        (group.failure_budget, group.configuration) = (Some(0), MinimumHealthy::AllAtOnce.into());
+    })
+    .unwrap();
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    desk.want_all();
+    let [took, fails, late] = [desk.grant_next(), desk.grant_next(), desk.grant_next()];
+    desk.done(took, Outcome::Succeeded);
+    desk.health(late, false);
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress, "one is at work");
+    desk.done(fails, failure(true));
+    assert!(matches!(desk.status(order, false), DeploymentStatus::Failed { .. }));
+    assert_eq!(desk.status(order, true), DeploymentStatus::InProgress, "the way back has begun");
+    desk.health(late, true);
+    desk.done(late, Outcome::Succeeded);
+    assert_eq!(desk.roll(), [took, late], "one after the other");
+    let back = desk.ledger.deployments()[0].clone();
+    assert_eq!((back.creator, back.release), (Creator::Rollback, old));
+    assert_eq!(back.targets.keys().collect::<Vec<_>>(), [&host(late)]);
+    assert_eq!(desk.roll(), [], "once");
+}
+
+#[test]
+fn whoever_takes_a_release_late_goes_where_a_newer_order_brings_it() {
+    let mut desk = desk(3, 3);
+    let (old, new) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    desk.want_all();
+    let late = desk.grant_next();
+    desk.health(late, false);
+    desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::Stopped);
+    let next = desk.deploy_with("web", new, |_| {}).unwrap();
+    desk.health(late, true);
+    desk.done(late, Outcome::Succeeded);
+    assert_eq!(desk.roll().len(), 3);
+    assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
+    assert_eq!(desk.ledger.deployments()[0].order, next, "nothing follows");
+}
+
+#[test]
+fn a_group_keeps_its_hosts_while_one_that_is_away_holds_a_slot_of_it() {
+    let mut desk = desk(4, 2);
+    let release = desk.release("web");
+    leave_one(&mut desk, release, 3);
+    let narrow = |desk: &mut Desk| {
+        desk.group_with("web", |group| {
+            (group.version, group.filter) = (2, "role=db".parse().unwrap());
+        })
+    };
+    let refused = narrow(&mut desk).unwrap_err();
+    assert!(refused.to_string().contains("h3 holds a slot of it still"), "{refused}");
+    desk.remove(3, 3).unwrap();
+    narrow(&mut desk).unwrap();
+}
+
+#[test]
+fn whoever_is_removed_has_no_part_in_what_is_over() {
+    let mut desk = desk(4, 2);
+    let release = desk.release("web");
+    let order = leave_one(&mut desk, release, 3);
+    desk.remove(3, 3).unwrap();
+    let deployment = desk.ledger.deployment(DeploymentId::of(order, false)).unwrap();
+    assert_eq!(deployment.targets[&host(3)].status, TargetStatus::Removed);
+}
+
+#[test]
+fn so_many_deployments_are_left_with_holders_and_no_more() {
+    let hosts = u8::try_from(DEPLOYMENTS_HELD_MAX).unwrap() + 3;
+    let mut desk = desk(hosts, u32::from(hosts) - 1);
+    for number in 0..hosts - 3 {
+        let release = desk.release("web");
+        let order = leave_one(&mut desk, release, number);
+        assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    }
+    let release = desk.release("web");
+    let order = leave_one(&mut desk, release, hosts - 3);
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress, "one more waits");
+    desk.health(0, true);
+    desk.done(0, Outcome::Succeeded);
+    desk.health(0, false);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn what_a_holder_needs_when_it_comes_back_is_kept() {
+    let mut desk = desk(3, 2);
+    let release = desk.release("web");
+    let order = leave_one(&mut desk, release, 2);
+    for _ in 0..=DEPLOYMENTS_KEPT_PER_GROUP {
+        let release = desk.release("web");
+        desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.roll();
+    }
+    let web = group_name("web");
+    let known = (1, order);
+    let evidence = desk.ledger.evidence(host(2), &web, order, release, known).unwrap();
+    assert!(evidence.orders.is_empty(), "it has the order, and goes on with what it began");
+    let assignment = &desk.ledger.assignments(host(2))[0];
+    assert!(assignment.slot.as_ref().is_some_and(|slot| slot.is_left && slot.order == order));
+    desk.done(2, Outcome::Succeeded);
+    let release = desk.release("web");
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    let id = DeploymentId::of(order, false);
+    assert!(desk.ledger.deployment(id).is_none(), "nobody needs it any more");
+}
