@@ -200,9 +200,13 @@ impl Tally {
     fn is_won(&self, away: &BTreeSet<HostId>) -> bool {
         let enough = self.succeeded.len() >= self.floor().max(1);
         let ends = self.overdue || self.canary_failed() || self.over_budget() || self.stopped;
+        // The release may have killed them all.
+        let dead = self.failed.len() + self.lost.len() + self.busy.len();
+        let too_many = self.budget.is_some_and(|budget| dead as u64 > u64::from(budget));
+        let canary = self.busy.iter().any(|host| self.is_canary(self.stage_of[host]));
         let waits = self.idle().next().is_some() && (self.paused || self.held.is_some());
         let gone = self.idle().chain(self.busy.iter().copied()).all(|host| away.contains(&host));
-        enough && !ends && !waits && gone
+        enough && !ends && !too_many && !canary && !waits && gone
     }
 
     /// True if it fails whatever comes of those that hold slots.

@@ -117,7 +117,7 @@ pub enum DeploymentStatus {
 }
 
 impl DeploymentStatus {
-    /// True if nothing more will happen.
+    /// True if nothing more begins. Hosts that are away may hold slots of it still.
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Queued | Self::InProgress | Self::Stopping)
     }
@@ -342,11 +342,16 @@ impl Deployment {
 
     /// Why no more hosts are taken, though some may be left and the floor would allow it.
     pub fn why_ending(&self) -> Option<String> {
+        self.why_ending_if(Target::is_casualty)
+    }
+
+    /// The same if these were the casualties.
+    fn why_ending_if(&self, is_casualty: impl Fn(&Target) -> bool) -> Option<String> {
         if self.overdue {
             let seconds = self.configuration.deployment_deadline_seconds.unwrap_or(0);
             return Some(format!("DEADLINE: it was not done within {seconds} seconds"));
         }
-        let casualties = || self.targets.values().filter(|target| target.is_casualty());
+        let casualties = || self.targets.values().filter(|target| is_casualty(target));
         let in_canary = |target: &Kept<Target>| {
             let stage = self.stages.get(usize::try_from(target.stage).unwrap_or(usize::MAX));
             stage.is_some_and(|stage| stage.is_canary)
@@ -383,45 +388,68 @@ impl Deployment {
         if let Some(reason) = self.why_ending() {
             return Some(DeploymentStatus::Failed { reason });
         }
-        let failed = self.count(TargetStatus::is_failed);
-        // A host that declined is as little on the release as one that failed.
-        let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
-        let floor = if planted(Defect::OneSuccessIsEnough) { 1 } else { self.minimum().max(1) };
-        let enough = succeeded >= floor;
-        let mut remaining = self.targets.iter().filter(|(_, target)| !target.status.is_over());
-        if remaining.clone().next().is_some() {
-            // A deployment does not wait for hosts that are away if it succeeds without them; they
-            // catch up. If it does not, they may be what it takes, so it is not failed for them.
-            let waits = self.paused || self.hold.is_some();
-            if enough && !waits && remaining.all(|(host, _)| is_away(*host)) {
-                return Some(DeploymentStatus::Succeeded);
-            }
-            let silent = self.count(TargetStatus::is_busy);
-            if remaining.all(|(_, target)| target.status.is_busy()) {
-                return (succeeded + silent < floor)
-                    .then(|| self.too_few(&format!(", {silent} hold slots and are silent")));
-            }
-            let none_left = self.spare() == 0;
-            return (none_left || self.is_at_shut_zones(is_away, is_shut)).then(|| {
-                let (hosts, minimum) = (self.size(), self.minimum());
-                let why = match none_left {
-                    true => {
-                        format!("{failed} of {hosts} hosts failed and {minimum} must stay healthy")
-                    }
-                    false => "of the zones that are left all hosts must stay healthy".into(),
-                };
-                DeploymentStatus::Failed { reason: format!("HEALTH_CONSTRAINTS: {why}") }
-            });
+        if self.targets.values().any(|target| !target.status.is_over()) {
+            return self.verdict_without_the_rest(is_away, is_shut);
         }
-        if enough {
+        Some(if self.has_enough() { DeploymentStatus::Succeeded } else { self.too_few("") })
+    }
+
+    /// The verdict where hosts are left that had no turn, or that hold slots and are away, if it is the same
+    /// whatever comes of them.
+    fn verdict_without_the_rest(
+        &self,
+        is_away: impl Fn(HostId) -> bool,
+        is_shut: impl Fn(HostId) -> bool,
+    ) -> Option<DeploymentStatus> {
+        let rest = || self.targets.iter().filter(|(_, target)| !target.status.is_over());
+        let all_hold = rest().all(|(_, target)| target.status.is_busy());
+        // A deployment does not wait for hosts that are away if it succeeds without them; they
+        // catch up. If it does not, they may be what it takes, so it is not failed for them.
+        let waits = (self.paused || self.hold.is_some()) && !all_hold;
+        let all_away = rest().all(|(host, _)| is_away(*host));
+        if self.has_enough() && !waits && all_away && !self.hangs_on_holders() {
             return Some(DeploymentStatus::Succeeded);
         }
-        Some(self.too_few(""))
+        if all_hold {
+            let silent = self.count(TargetStatus::is_busy);
+            return (self.succeeded() + silent < self.floor())
+                .then(|| self.too_few(&format!(", {silent} hold slots and are silent")));
+        }
+        let none_left = self.spare() == 0;
+        (none_left || self.is_at_shut_zones(is_away, is_shut)).then(|| {
+            let (hosts, minimum) = (self.size(), self.minimum());
+            let failed = self.count(TargetStatus::is_failed);
+            let why = match none_left {
+                true => format!("{failed} of {hosts} hosts failed and {minimum} must stay healthy"),
+                false => "of the zones that are left all hosts must stay healthy".into(),
+            };
+            DeploymentStatus::Failed { reason: format!("HEALTH_CONSTRAINTS: {why}") }
+        })
+    }
+
+    /// True if it would end for the failures of those that hold slots: the release may have killed them.
+    fn hangs_on_holders(&self) -> bool {
+        let may_be_lost = |target: &Target| target.is_casualty() || target.status.is_busy();
+        self.why_ending_if(may_be_lost).is_some()
+    }
+
+    /// A host that declined is as little on the release as one that failed.
+    fn succeeded(&self) -> usize {
+        self.count(|status| *status == TargetStatus::Succeeded)
+    }
+
+    fn has_enough(&self) -> bool {
+        self.succeeded() >= self.floor()
+    }
+
+    /// How many hosts must take the release. Nobody's success is none.
+    fn floor(&self) -> usize {
+        if planted(Defect::OneSuccessIsEnough) { 1 } else { self.minimum().max(1) }
     }
 
     fn too_few(&self, and: &str) -> DeploymentStatus {
-        let succeeded = self.count(|status| *status == TargetStatus::Succeeded);
-        let (hosts, failed) = (self.size(), self.count(TargetStatus::is_failed));
+        let (hosts, succeeded) = (self.size(), self.succeeded());
+        let failed = self.count(TargetStatus::is_failed);
         let reason = format!(
             "HEALTH_CONSTRAINTS: {succeeded} of {hosts} hosts took the release, {failed} failed{and}"
         );

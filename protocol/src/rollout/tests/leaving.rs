@@ -139,6 +139,132 @@ fn whoever_takes_a_release_late_goes_where_a_newer_order_brings_it() {
     assert_eq!(desk.ledger.deployments()[0].order, next, "nothing follows");
 }
 
+/// A group of `hosts` that all run the release that comes back, and nobody is asked to wait for others.
+fn desk_at_rest(hosts: u8, change: impl FnOnce(&mut Group)) -> (Desk, Digest) {
+    let mut desk = Desk::new(hosts);
+    desk.group_with("web", |group| {
+        group.configuration = MinimumHealthy::AllAtOnce.into();
+        change(group);
+    })
+    .unwrap();
+    let old = desk.release("web");
+    desk.deploy_with("web", old, |_| {}).unwrap();
+    desk.roll();
+    (desk, old)
+}
+
+/// Orders a release with a way back; one host gets its slot and is not heard of any more.
+fn lose_one(desk: &mut Desk, old: Digest) -> (Digest, u8) {
+    let new = desk.release("web");
+    let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+    desk.want_all();
+    let lost = desk.grant_next();
+    desk.health(lost, false);
+    (order, lost)
+}
+
+/// The host that was lost ends what it had begun.
+fn returns(desk: &mut Desk, lost: u8) {
+    desk.health(lost, true);
+    desk.done(lost, Outcome::Succeeded);
+}
+
+#[test]
+fn no_success_hangs_on_hosts_that_the_release_may_have_killed() {
+    for (budget, status) in [
+        (Some(0), DeploymentStatus::InProgress),
+        (Some(1), DeploymentStatus::InProgress),
+        (Some(2), DeploymentStatus::Succeeded),
+        (None, DeploymentStatus::Succeeded),
+    ] {
+        let (mut desk, old) = desk_at_rest(4, |group| {
+            group.failure_budget = budget;
+            group.configuration = MinimumHealthy::HalfAtATime.into();
+        });
+        let new = desk.release("web");
+        let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
+        for _ in 0..2 {
+            desk.want_all();
+            let took = desk.grant_next();
+            desk.done(took, Outcome::Succeeded);
+        }
+        desk.want_all();
+        let [one, other] = [desk.grant_next(), desk.grant_next()];
+        desk.health(one, false);
+        desk.health(other, false);
+        assert_eq!(desk.status(order, false), status, "{budget:?}");
+        let good = desk.ledger.group(&group_name("web")).unwrap().last_good;
+        assert_eq!(good == Some(new), status == DeploymentStatus::Succeeded);
+        desk.health(one, true);
+        desk.done(one, failure(true));
+        let failed = matches!(desk.status(order, false), DeploymentStatus::Failed { .. });
+        assert_eq!(failed, budget == Some(0), "{budget:?}");
+    }
+}
+
+#[test]
+fn a_canary_that_may_be_dead_is_waited_for() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        let canary = Canary { hosts: CanaryHosts::Count(2), pause: false, bake_seconds: 0 };
+        group.configuration =
+            DeploymentConfiguration { canary: Some(canary), ..MinimumHealthy::AllAtOnce.into() };
+    })
+    .unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let [took, lost] = [desk.grant_next(), desk.grant_next()];
+    desk.done(took, Outcome::Succeeded);
+    for away in (0..4).filter(|number| *number != took) {
+        desk.health(away, false);
+    }
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+    returns(&mut desk, lost);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_pause_keeps_nobody_waiting_where_all_have_had_their_turn() {
+    let (mut desk, old) = desk_at_rest(3, |_| {});
+    let (order, lost) = lose_one(&mut desk, old);
+    let [one, other] = [desk.grant_next(), desk.grant_next()];
+    desk.done(one, Outcome::Succeeded);
+    desk.act("web", Action::Pause { order }).unwrap();
+    assert_eq!(desk.status(order, false), DeploymentStatus::InProgress);
+    desk.done(other, Outcome::Succeeded);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    assert!(desk.ledger.slot_of(host(lost)).is_some());
+}
+
+#[test]
+fn zones_that_are_shut_end_a_deployment_that_has_enough() {
+    let mut desk = Desk::in_zones(5, &["a", "a", "b", "b", "b"]);
+    desk.group_with("web", |group| {
+        let minimum_healthy = MinimumHealthy::HostCount(1);
+        let zones = Zones { minimum_healthy, bake_seconds: 0, first_bake_seconds: 0 };
+        group.configuration =
+            DeploymentConfiguration { zones: Some(zones), ..MinimumHealthy::AllAtOnce.into() };
+    })
+    .unwrap();
+    let release = desk.release("web");
+    desk.health(0, false);
+    desk.health(1, false);
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let [one, other] = [desk.grant_next(), desk.grant_next()];
+    desk.done(one, Outcome::Succeeded);
+    desk.done(other, Outcome::Succeeded);
+    let last = desk.grant_next();
+    desk.health(0, true);
+    desk.remove(1, 3).unwrap();
+    desk.done(last, Outcome::Succeeded);
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else {
+        panic!("it goes on")
+    };
+    assert!(reason.contains("of the zones that are left"), "{reason}");
+}
+
 #[test]
 fn a_group_keeps_its_hosts_while_one_that_is_away_holds_a_slot_of_it() {
     let mut desk = desk(4, 2);
