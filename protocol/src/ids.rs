@@ -401,12 +401,6 @@ impl DeploymentId {
         Self::drawn(&[b"catch up", &order.0, &index.to_be_bytes()])
     }
 
-    /// The id of the rollback that begins at an index of the ledger, for hosts that took the release of
-    /// `order` when it had been taken back from the others.
-    pub fn late(order: Digest, index: u64) -> Self {
-        Self::drawn(&[b"late", &order.0, &index.to_be_bytes()])
-    }
-
     fn drawn(parts: &[&[u8]]) -> Self {
         const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
         let hash = Digest::of(HashDomain::Entry, parts);

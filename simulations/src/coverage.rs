@@ -40,7 +40,7 @@ situations! {
     MinorityLeaderBelieved => "a leader that was cut off still believed in itself while another led",
     EndedWithoutHolder => "a deployment was over while a host that was away held a slot of it",
     LeftHolderCameBack => "a host gave a slot back whose deployment was over",
-    LateHostSentBack => "a host took a release late and was sent back after the others",
+    LateHostBrought => "a host took a release late and was brought to where the others are",
     BeganWithLeftHolder => "a deployment began while a host held a slot of an older one",
     RollbackRan => "a rollback deployment ran",
     RollbackSucceeded => "a rollback deployment succeeded",

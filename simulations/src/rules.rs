@@ -51,6 +51,8 @@ pub(crate) struct Rules {
     deployments: BTreeMap<DeploymentId, Tally>,
     /// The last entry gave a slot back whose deployment was over.
     pub(crate) is_late: bool,
+    /// With the last entry somebody who came late set out for where the others are.
+    pub(crate) late_brought: bool,
     /// What a stop keeps from beginning, though it has not begun: with true, even the way back.
     stopped: BTreeMap<Digest, bool>,
 }
@@ -70,7 +72,7 @@ struct GroupRules {
     newest: Option<Digest>,
     last_good: Option<Digest>,
     current: BTreeMap<HostId, Digest>,
-    /// Who took the release of the newest order when it had been taken back from the others.
+    /// Who took the release of what was over, unless all others were to have it then.
     late: BTreeSet<HostId>,
 }
 
@@ -234,7 +236,7 @@ impl Rules {
     /// Reads an entry that has changed the ledger.
     pub(crate) fn apply(&mut self, moment: &Moment<'_>, entry: &Entry) -> Checked {
         let Moment { trust, now, .. } = *moment;
-        self.is_late = false;
+        (self.is_late, self.late_brought) = (false, false);
         match entry {
             Entry::Admit(cert) => {
                 let Ok(member) = cert.verify_signatures(trust) else {
@@ -476,7 +478,6 @@ impl Rules {
             ..Tally::new(reach)
         };
         group.newest = Some(id);
-        group.late.clear();
         let id = DeploymentId::of(id, false);
         group.queue.push(id);
         self.deployments.insert(id, tally);
@@ -509,7 +510,10 @@ impl Rules {
                 self.written_off.insert(host);
                 self.unhealthy.insert(host);
                 if let Some(Granted { group, deployment, .. }) = self.grants.get(&token).cloned() {
-                    self.groups.get_mut(&group).map(|group| group.current.remove(&host));
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.current.remove(&host);
+                        group.late.remove(&host);
+                    }
                     self.broken.insert((group, host));
                     if let Some(tally) = self.deployments.get_mut(&deployment) {
                         tally.leave(host);
@@ -730,14 +734,17 @@ impl Rules {
         let Some(tally) = self.deployments.get_mut(&granted.deployment) else { return };
         tally.busy.remove(&host);
         self.is_late = tally.end.is_some();
+        let is_good = group.running.is_none() && group.last_good == Some(granted.release);
+        match outcome {
+            _ if !self.is_late => drop(group.late.remove(&host)),
+            Outcome::Succeeded if !is_good => drop(group.late.insert(host)),
+            _ => {}
+        }
         match outcome {
             Outcome::Succeeded => {
                 group.current.insert(host, granted.release);
                 tally.succeeded.insert(host);
                 self.broken.remove(&entry);
-                if tally.was_undone() && group.newest == Some(tally.order) {
-                    group.late.insert(host);
-                }
             }
             Outcome::Failed { restored, .. } => {
                 tally.failed.insert(host);
@@ -802,17 +809,71 @@ impl Rules {
                 format!("{id} waits for hosts that are away, and nothing hangs on them")
             })?;
         }
-        for (name, group) in &self.groups {
-            let is_idle = group.running.is_none() && group.queue.is_empty();
-            let late = group.late.iter().find(|host| {
-                let is_in = self.matches(name, **host) && !self.written_off.contains(*host);
-                is_in && !self.unhealthy.contains(*host)
-            });
-            unless(!is_idle || late.is_none(), "R3", || {
-                format!("a host of {name} runs what was taken back from the others")
-            })?;
+        self.groups.keys().try_for_each(|name| self.nobody_is_left_late(name))
+    }
+
+    /// Where nothing runs nobody who can be brought is where it came late, and the others are not.
+    fn nobody_is_left_late(&self, name: &GroupName) -> Checked {
+        let group = &self.groups[name];
+        if group.late.is_empty() || group.running.is_some() || !group.queue.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let Some((to, _)) = self.others_are_at(name) else { return Ok(()) };
+        let own = &group.group.configuration;
+        let may_go = |host: &HostId| {
+            let is_there = !self.unhealthy.contains(host) && !self.holds(name, *host);
+            is_there && !self.never_goes(name, own, *host)
+        };
+        let hosts = self.hosts_of(name);
+        let mut late = hosts.intersection(&group.late);
+        let strayed = late.any(|host| may_go(host) && group.current.get(host) != Some(&to));
+        // By an order that was for other hosts nobody goes.
+        let same = self.newest(name).is_some_and(|it| it.group_version == group.group.version);
+        let none_goes = quota_of(own.minimum_healthy, &hosts) == 0;
+        unless(!same || none_goes || !strayed, "R3", || {
+            format!("a host of {name} runs what it took late, and the others do not")
+        })
+    }
+
+    /// True if a host holds a slot of a group.
+    fn holds(&self, group: &GroupName, host: HostId) -> bool {
+        self.slots.get(&host).is_some_and(|token| self.grants[token].group == *group)
+    }
+
+    /// What came of a group's newest order to deploy or to go back.
+    fn newest(&self, group: &GroupName) -> Option<&Tally> {
+        let newest = self.groups[group].newest?;
+        self.deployments.get(&DeploymentId::of(newest, false))
+    }
+
+    /// The release that the newest order left a group at, if hosts follow it there; with true that is back.
+    fn others_are_at(&self, group: &GroupName) -> Option<(Digest, bool)> {
+        let newest = self.newest(group)?;
+        let id = DeploymentId::of(newest.order, false);
+        let acted = self.grants.values().any(|granted| granted.deployment == id);
+        let failed = matches!(newest.end, Some(DeploymentStatus::Failed { .. }));
+        let stopped = newest.end == Some(DeploymentStatus::Stopped);
+        let undone = newest.by_operator && (failed || (stopped && newest.goes_back_when_stopped));
+        let to = match newest.end {
+            Some(DeploymentStatus::Succeeded) => Some((newest.release, false)),
+            _ if undone => newest.fallback.map(|fallback| (fallback, true)),
+            _ => None,
+        };
+        // Of one that never acted nobody was sent back; all others are at the last success then.
+        let last_good = self.groups[group].last_good;
+        let good = |to: &Digest, back: bool| !back || acted || last_good == Some(*to);
+        let may = self.stopped.get(&newest.order);
+        to.filter(|(to, back)| good(to, *back) && may.is_none_or(|full| !full && *back))
+    }
+
+    /// True if a release was tried in a group and was never good: nobody is sent back to it.
+    fn has_failed(&self, group: &GroupName, release: Digest) -> bool {
+        let of_group = self.deployments.values().filter(|tally| tally.group == *group);
+        let mut tried = of_group.filter(|tally| tally.release == release).peekable();
+        let was_good = self.groups[group].last_good == Some(release);
+        tried.peek().is_some()
+            && !was_good
+            && tried.all(|tally| tally.end != Some(DeploymentStatus::Succeeded))
     }
 
     /// Deployments of a group that are over and of which slots are held.
@@ -909,7 +970,8 @@ impl Rules {
             self.begin(moment, &name, id, deployment)?;
         }
         let Some(tally) = self.deployments.get(&id) else { return Ok(()) };
-        let shut = tally.idle().any(|host| self.never_goes(tally, host));
+        let (of, own) = (&tally.group, &tally.configuration);
+        let shut = tally.idle().any(|host| self.never_goes(of, own, host));
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         let group = self.groups.get_mut(&tally.group).expect("groups stay");
         tally.end = Some(deployment.status.clone());
@@ -930,6 +992,7 @@ impl Rules {
         })?;
         if deployment.status == DeploymentStatus::Succeeded {
             group.last_good = Some(tally.release);
+            group.late.retain(|host| group.current.get(host) != Some(&tally.release));
         }
         Ok(())
     }
@@ -972,16 +1035,15 @@ impl Rules {
                 unless(group.queue.first() == Some(&id), "R6", || {
                     format!("{id} begins before its turn")
                 })?;
-                tally
+                let fallback = tally.fallback.filter(|release| !self.has_failed(name, *release));
+                Tally { fallback, ..tally }
             }
             None if deployment.creator == Creator::CatchUp => self.caught_up(name, deployment)?,
             None => self.undone(id, deployment)?,
         };
-        let goes_back = deployment.creator == Creator::Rollback;
         let group = self.groups.get_mut(name).expect("it is there");
         group.queue.retain(|queued| *queued != id);
         group.running = Some(id);
-        group.late.retain(|late| !goes_back || !deployment.targets.contains_key(late));
         let wanted = self.targets(&tally);
         let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
         unless(wanted.is_none_or(|wanted| wanted == targets), "R6", || {
@@ -1003,19 +1065,20 @@ impl Rules {
     fn can_be_done(&self, id: DeploymentId) -> Checked {
         let tally = &self.deployments[&id];
         let targets = self.targets(tally).unwrap_or_default();
-        unless(!targets.iter().any(|host| self.never_goes(tally, *host)), "R1", || {
+        let shut = |host: &HostId| self.never_goes(&tally.group, &tally.configuration, *host);
+        unless(!targets.iter().any(shut), "R1", || {
             format!("{id} is taken, and of a zone of it none may be down")
         })
     }
 
     /// True if all hosts of a host's zone must stay well, which keeps it as it is. One that a release has
     /// broken is not well.
-    fn never_goes(&self, tally: &Tally, host: HostId) -> bool {
-        let Some(zones) = &tally.configuration.zones else { return false };
+    fn never_goes(&self, group: &GroupName, own: &DeploymentConfiguration, host: HostId) -> bool {
+        let Some(zones) = &own.zones else { return false };
         let zone = |host: &HostId| self.members.get(host).map(|known| &known.zone);
-        let mut here = self.hosts_of(&tally.group);
+        let mut here = self.hosts_of(group);
         here.retain(|other| zone(other) == zone(&host));
-        let is_broken = self.broken.contains(&(tally.group.clone(), host));
+        let is_broken = self.broken.contains(&(group.clone(), host));
         !is_broken && quota_of(zones.minimum_healthy, &here) == 0
     }
 
@@ -1054,20 +1117,24 @@ impl Rules {
     }
 
     /// A deployment that nobody ordered brings hosts to what the others run.
-    fn caught_up(&self, name: &GroupName, deployment: &Deployment) -> Result<Tally, Violation> {
+    fn caught_up(&mut self, name: &GroupName, deployment: &Deployment) -> Result<Tally, Violation> {
         let group = &self.groups[name];
+        let to = (deployment.release, deployment.goes_back);
+        self.late_brought = self.others_are_at(name) == Some(to)
+            && deployment.targets.keys().all(|host| group.late.contains(host));
         let late = group.group.catch_up || group.group.deploy_to_new_hosts;
         let newest = group.newest == Some(deployment.order);
         let good = group.last_good == Some(deployment.release);
         let stopped = self.stopped.get(&deployment.order);
         let may = stopped.is_none_or(|full| !full && deployment.goes_back);
-        unless(late && newest && good && may && group.queue.is_empty(), "R6", || {
+        let may_come = self.late_brought || (late && good && may);
+        unless(may_come && newest && group.queue.is_empty(), "R6", || {
             format!("{} catches up without leave", deployment.id)
         })?;
         let behind = deployment.targets.keys().all(|host| {
             let broken = self.broken.contains(&(name.clone(), *host));
             let behind = group.current.get(host) != Some(&deployment.release);
-            (broken || behind) && !self.unhealthy.contains(host)
+            (broken || behind) && !self.unhealthy.contains(host) && !self.holds(name, *host)
         });
         unless(behind, "R6", || format!("{} is for hosts that need nothing", deployment.id))?;
         let mut configuration = group.group.configuration.clone();
@@ -1098,13 +1165,7 @@ impl Rules {
             return Err(Violation { promise: "R3", what: format!("{id} undoes nothing") });
         };
         let to = undone.fallback == Some(deployment.release);
-        // First those who took it, and then each who was away until now.
-        let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
-        let is_first = id == DeploymentId::of(deployment.order, true);
-        let took = match is_first {
-            true => targets.is_subset(&undone.succeeded),
-            false => targets.is_subset(&self.groups[&undone.group].late),
-        };
+        let took = deployment.targets.keys().all(|host| undone.succeeded.contains(host));
         unless(undone.was_undone() && to && took, "R3", || {
             format!("{id} goes back without reason")
         })?;

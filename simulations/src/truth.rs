@@ -45,7 +45,7 @@ use std::{
 use groundswell_protocol::{
     consensus::LogEntry,
     fleet::Record,
-    ids::{DeploymentId, Digest, GroupName, HostId},
+    ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped, TargetStatus},
     trust::{Action, KeySet, Outcome, Receipt, Trust, Verified, Voters},
 };
@@ -345,12 +345,11 @@ impl Truth {
         if self.rules.is_late {
             met.push(Situation::LeftHolderCameBack);
         }
+        if self.rules.late_brought {
+            met.push(Situation::LateHostBrought);
+        }
         let mut running = 0;
         for deployment in self.ledger.deployments() {
-            let goes_back = |again| deployment.id == DeploymentId::of(deployment.order, again);
-            if deployment.creator == Creator::Rollback && !goes_back(true) && !goes_back(false) {
-                met.push(Situation::LateHostSentBack);
-            }
             let is_held = deployment.count(|s| matches!(s, TargetStatus::InProgress { .. })) > 0;
             if is_held && deployment.status.is_over() {
                 met.push(Situation::EndedWithoutHolder);

@@ -218,7 +218,6 @@ impl Ledger {
     fn enqueue(&mut self, at: UnixSeconds, deployment: Deployment, instead: bool) {
         let Some(group) = self.state.groups.get_mut(&deployment.group) else { return };
         group.left.clear();
-        group.late.clear();
         group.stopped_out_of_turn.clear();
         let (running, id) = (group.running, deployment.id);
         let overtaken = if instead { std::mem::take(&mut group.queue) } else { Vec::new() };
@@ -294,11 +293,19 @@ impl Ledger {
 
     fn free(&mut self, at: UnixSeconds, host: HostId, outcome: Outcome) {
         let Some(slot) = self.state.slots.remove(&host) else { return };
-        let Some(name) = self.deployment(slot.deployment).map(|d| d.group.clone()) else { return };
-        let catching_up = self.deployment(slot.deployment).is_some_and(Deployment::is_catch_up);
+        let Some(deployment) = self.deployment(slot.deployment) else { return };
+        let (name, catching_up) = (deployment.group.clone(), deployment.is_catch_up());
+        let is_late = deployment.status.is_over();
         let Some(group) = self.state.groups.get_mut(&name) else { return };
         if catching_up && outcome != Outcome::Succeeded {
             group.left.insert(host);
+        }
+        // Whoever ends something late may be alone with it.
+        let is_good = group.running.is_none() && group.last_good == Some(slot.grant.release);
+        if !is_late {
+            group.late.remove(&host);
+        } else if outcome == Outcome::Succeeded && !is_good && !planted(Defect::LateHostStays) {
+            group.late.insert(host);
         }
         let status = match outcome {
             Outcome::Succeeded => {
@@ -318,13 +325,9 @@ impl Ledger {
             }
             Outcome::Declined { reason } => TargetStatus::Skipped { reason },
         };
-        let took = status == TargetStatus::Succeeded;
         if let Some(target) = self.target_mut(slot.deployment, host) {
             target.status = status;
             target.ended_at = Some(at);
-        }
-        if took {
-            self.note_late(host, slot.deployment);
         }
     }
 
@@ -361,6 +364,7 @@ impl Ledger {
         let Some(name) = self.deployment(deployment).map(|d| d.group.clone()) else { return };
         if let Some(group) = self.state.groups.get_mut(&name) {
             group.current.remove(&host);
+            group.late.remove(&host);
         }
         self.state.broken.insert((name, host));
     }

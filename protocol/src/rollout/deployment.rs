@@ -456,6 +456,17 @@ impl Deployment {
         DeploymentStatus::Failed { reason }
     }
 
+    /// Where it has left the group, if it is known: it is the newest one that was ordered.
+    pub(super) fn leads_to(&self, last_good: Option<Digest>) -> Option<Digest> {
+        if self.status == DeploymentStatus::Succeeded {
+            return Some(self.release);
+        }
+        // Before anybody had a slot of it nobody was sent back, and what ran was the last that was good.
+        let has_acted = self.targets.values().any(|target| target.started_at.is_some());
+        let fallback = self.fallback.filter(|_| self.is_undone())?;
+        (has_acted || last_good == Some(fallback)).then_some(fallback)
+    }
+
     /// True if hosts that took the release are sent back, now that it is over.
     pub(super) fn is_undone(&self) -> bool {
         self.has_way_back()

@@ -103,7 +103,8 @@ pub(super) struct GroupState {
     pub(super) met: Kept<BTreeSet<HostId>>,
     /// Hosts that did not catch up when they had their chance. The next order gives them another.
     pub(super) left: Kept<BTreeSet<HostId>>,
-    /// Hosts that took the release of the newest order when it had been taken back from the others.
+    /// Hosts that took the release of a deployment which was over, unless it was then the group's last success.
+    /// They come to where the others are.
     pub(super) late: Kept<BTreeSet<HostId>>,
     /// Stops since the newest order to deploy or to go back that have no place in the chain.
     pub(super) stopped_out_of_turn: Vec<Stopped>,

@@ -197,8 +197,10 @@ impl Ledger {
         deploy: &Deploy,
     ) -> Result<Ordered, Refusal> {
         let deployment = self.draft(at, group, order, deploy, Scope::Strayed)?;
-        // What runs may bring hosts to another release before it has stopped.
-        if deployment.targets.is_empty() && group.running.is_none() {
+        // What runs may bring hosts to another release before it has stopped, and so may a holder that was
+        // away when it comes back.
+        let may_stray = group.running.is_some() || self.holds_other(group, deploy.release);
+        if deployment.targets.is_empty() && !may_stray {
             return Err(Refusal::NothingOutdated(group.group.name.clone()));
         }
         let (creator, not_after) = (Creator::Rollback, None);

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     configuration::DeploymentConfiguration,
     deployment::Deployment,
-    ledger::{GroupState, Ledger, State},
+    ledger::{GroupState, Ledger, Slot, State},
     refusal::Refusal,
 };
 use crate::{
-    ids::{GroupName, HostId, Labels, ZoneName},
+    ids::{Digest, GroupName, HostId, Labels, ZoneName},
     sabotage::{Defect, planted},
 };
 
@@ -240,6 +240,17 @@ impl Ledger {
             .filter(|host| self.state.counts_in(filter, **host) && is_down(host))
             .copied()
             .collect()
+    }
+
+    /// True if a slot of the group is held for another release than this one.
+    pub(super) fn holds_other(&self, group: &GroupState, release: Digest) -> bool {
+        let mut others = self.state.slots.values().filter(|slot| slot.grant.release != release);
+        others.any(|slot| self.is_of(slot, &group.group.name))
+    }
+
+    /// True if a slot is held for a deployment of the group.
+    pub(super) fn is_of(&self, slot: &Slot, group: &GroupName) -> bool {
+        self.deployment(slot.deployment).is_some_and(|own| own.group == *group)
     }
 
     fn is_holder(&self, group: &GroupName, host: HostId) -> bool {

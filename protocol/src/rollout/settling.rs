@@ -103,6 +103,8 @@ impl Ledger {
         group.running = None;
         if verdict == DeploymentStatus::Succeeded {
             group.last_good = Some(deployment.release);
+            let current = group.current.clone();
+            group.late.retain(|host| current.get(host) != Some(&deployment.release));
         }
         let failed = matches!(verdict, DeploymentStatus::Failed { .. });
         let again = planted(Defect::RollbackOfRollback) && failed;
@@ -110,19 +112,13 @@ impl Ledger {
             let took = deployment.targets.iter();
             let took = took.filter(|(_, t)| t.status == TargetStatus::Succeeded || again);
             let took: Vec<_> = took.map(|(host, _)| *host).collect();
-            self.roll_back(at, &deployment, DeploymentId::of(deployment.order, true), &took);
+            self.roll_back(at, &deployment, &took);
         }
     }
 
     /// Brings hosts that took a release back to its order's fallback. There is no rollback of a
     /// rollback.
-    fn roll_back(
-        &mut self,
-        at: UnixSeconds,
-        undone: &Deployment,
-        id: DeploymentId,
-        took: &[HostId],
-    ) {
+    fn roll_back(&mut self, at: UnixSeconds, undone: &Deployment, took: &[HostId]) {
         let Some(fallback) = undone.fallback else { return };
         let Some(release) = self.release(fallback) else { return };
         let took: Vec<_> = took.iter().copied().filter(|host| self.is_member(*host)).collect();
@@ -135,7 +131,7 @@ impl Ledger {
         };
         // It undoes a deployment under the configuration that the operator gave that one.
         let mut rollback = Deployment {
-            id,
+            id: DeploymentId::of(undone.order, true),
             release: fallback,
             label: release.label,
             creator: Creator::Rollback,
@@ -147,37 +143,6 @@ impl Ledger {
         };
         self.place(&mut rollback, &took);
         self.begin(at, rollback);
-    }
-
-    /// Notes that a host has taken a release which was taken back from the others meanwhile. A newer order
-    /// brings it where all hosts go.
-    pub(super) fn note_late(&mut self, host: HostId, id: DeploymentId) {
-        let Some(deployment) = self.deployment(id).filter(|d| d.is_undone()) else { return };
-        let name = deployment.group.clone();
-        let is_newest = self.newest_ordered(&name).is_some_and(|newest| newest.id == id);
-        let Some(group) = self.state.groups.get_mut(&name).filter(|_| is_newest) else { return };
-        if !planted(Defect::LateHostStays) {
-            group.late.insert(host);
-        }
-    }
-
-    /// Sends those back that took a release late; true if they are on their way.
-    fn send_late_back(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
-        let Some(group) = self.state.groups.get(name).filter(|g| !g.late.is_empty()) else {
-            return false;
-        };
-        let is_here = |host: &HostId| group.late.contains(host) && self.is_healthy(*host);
-        let hosts: Vec<_> = self.hosts_of(&group.group.filter).filter(is_here).collect();
-        let Some(undone) = self.newest_ordered(name).filter(|_| !hosts.is_empty()).cloned() else {
-            return false;
-        };
-        if let Some(group) = self.state.groups.get_mut(name) {
-            group.late.retain(|late| !hosts.contains(late));
-        }
-        let index = self.state.applied;
-        let id = DeploymentId::late(undone.order, index);
-        self.roll_back(at, &Deployment { index, ..undone }, id, &hosts);
-        true
     }
 
     /// The deployment of a group's newest order to deploy or to go back.
@@ -195,7 +160,7 @@ impl Ledger {
             return true;
         }
         if group.queue.is_empty() {
-            return self.send_late_back(at, name) || self.catch_up(at, name);
+            return self.catch_up(at, name);
         }
         let next = if planted(Defect::QueueOvertaken) { group.queue.len() - 1 } else { 0 };
         let id = group.queue.remove(next);
@@ -242,40 +207,24 @@ impl Ledger {
         true
     }
 
-    /// Brings hosts that were away, or that are new, to the release of the group's last success, if
-    /// the group says so and its newest order allows it.
+    /// Brings hosts to what the others run.
     fn catch_up(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
-        let Some(group) = self.state.groups.get(name) else { return false };
-        let Some(release) = group.last_good else { return false };
-        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
+        let Some(group) = self.state.groups.get(name).filter(|group| self.quota(group) > 0) else {
             return false;
-        }
-        let hosts = self.hosts_of(&group.group.filter).filter(|host| {
-            let wanted = if group.met.contains(host) {
-                group.group.catch_up
-            } else {
-                group.group.deploy_to_new_hosts
-            };
-            let behind =
-                group.current.get(host) != Some(&release) || self.is_broken_in(name, *host);
-            let away = self.state.unhealthy.contains(host);
-            let shut = self.is_shut(group, &group.group.configuration, *host);
-            wanted && behind && !away && !shut && !group.left.contains(host)
-        });
-        let mut hosts: Vec<_> = hosts.collect();
-        if hosts.is_empty() || self.quota(group) == 0 {
-            return false;
-        }
-        // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
-        let Some(catch_up) = self.newest_allowed(group, release) else { return false };
+        };
         // Executors judge by the group as the order names it.
-        hosts.retain(|host| {
-            let known = self.state.members.get(host);
-            known.is_some_and(|known| catch_up.group.content().filter.matches(&known.member.labels))
-        });
-        if hosts.is_empty() {
+        let fits = |(catch_up, mut hosts): (CatchUp, Vec<HostId>)| {
+            let filter = &catch_up.group.content().filter;
+            hosts.retain(|host| {
+                let known = self.state.members.get(host);
+                known.is_some_and(|known| filter.matches(&known.member.labels))
+            });
+            (!hosts.is_empty()).then_some((catch_up, hosts))
+        };
+        let late = self.late(group).and_then(fits);
+        let Some((catch_up, hosts)) = late.or_else(|| self.behind(group).and_then(fits)) else {
             return false;
-        }
+        };
         let Some(release) = self.release(catch_up.release) else { return false };
         let index = self.state.applied;
         let mut deployment = Deployment {
@@ -311,6 +260,62 @@ impl Ledger {
         self.place(&mut deployment, &hosts);
         self.begin(at, deployment);
         true
+    }
+
+    /// Hosts that were away, or that are new, if the group says that they come to the release of its last
+    /// success and its newest order allows it.
+    fn behind(&self, group: &GroupState) -> Option<(CatchUp, Vec<HostId>)> {
+        let (name, release) = (&group.group.name, group.last_good?);
+        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
+            return None;
+        }
+        let hosts = self.hosts_to_bring(group).filter(|host| {
+            let wanted = if group.met.contains(host) {
+                group.group.catch_up
+            } else {
+                group.group.deploy_to_new_hosts
+            };
+            let behind =
+                group.current.get(host) != Some(&release) || self.is_broken_in(name, *host);
+            wanted && behind && !group.left.contains(host)
+        });
+        let hosts: Vec<_> = hosts.collect();
+        // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
+        if hosts.is_empty() { None } else { Some((self.newest_allowed(group, release)?, hosts)) }
+    }
+
+    /// Hosts that came late to a release on which the others are not, and the way to those: by the newest
+    /// order, which is the only one that hosts still follow. Where it has none the next one brings them.
+    fn late(&self, group: &GroupState) -> Option<(CatchUp, Vec<HostId>)> {
+        if group.late.is_empty() {
+            return None;
+        }
+        let newest = self.newest_ordered(&group.group.name)?;
+        let (order, goes_back) = (newest.order, newest.is_undone());
+        let release = newest.leads_to(group.last_good)?;
+        let strayed =
+            |host: &HostId| group.late.contains(host) && group.current.get(host) != Some(&release);
+        let hosts: Vec<_> = self.hosts_to_bring(group).filter(strayed).collect();
+        let out_of_turn = || group.stopped_out_of_turn.iter().any(|s| s.covers(order, goes_back));
+        let is_stopped =
+            || out_of_turn() || self.stop_of(&group.group.name, order, goes_back).is_some();
+        if hosts.is_empty() || is_stopped() {
+            return None;
+        }
+        let group = self.trust.group(&newest.group_document).ok()?;
+        Some((CatchUp { order, release, goes_back, group }, hosts))
+    }
+
+    /// Hosts of a group that can be reached and may get a slot, and hold none of it: whoever does ends that
+    /// first.
+    fn hosts_to_bring(&self, group: &GroupState) -> impl Iterator<Item = HostId> {
+        let holds = |host: &HostId| {
+            self.state.slots.get(host).is_some_and(|slot| self.is_of(slot, &group.group.name))
+        };
+        self.hosts_of(&group.group.filter).filter(move |host| {
+            let shut = self.is_shut(group, &group.group.configuration, *host);
+            self.is_healthy(*host) && !shut && !holds(host)
+        })
     }
 
     /// The order by which hosts of a group may come to the release of its last success: the newest
@@ -399,7 +404,7 @@ impl Ledger {
     }
 
     /// Keeps the orders that hosts may have to follow, what came after them, and a few before. For an order
-    /// before those nobody begins any more; who has begun, and was away until now, has the order itself.
+    /// before those nobody gets a slot any more; who has begun, and was away until now, has the order itself.
     fn forget_orders(&mut self, group: &GroupName) {
         let unfinished = self.state.deployments.values();
         let unfinished = unfinished.filter(|d| d.group == *group && !d.status.is_over());

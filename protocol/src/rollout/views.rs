@@ -191,7 +191,8 @@ impl Ledger {
             let runs = group.current.get(&host);
             self.is_broken_in(name, host) || runs.is_some_and(|release| *release != good)
         };
-        if group.running.is_some() || self.hosts_of(&group.group.filter).any(has_strayed) {
+        let is_under_way = group.running.is_some() || self.holds_other(group, good);
+        if is_under_way || self.hosts_of(&group.group.filter).any(has_strayed) {
             return Some(good);
         }
         let forward = self.deployments().into_iter().filter(|deployment| {

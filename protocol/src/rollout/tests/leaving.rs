@@ -114,7 +114,7 @@ fn whoever_takes_a_release_late_is_sent_back_after_the_others() {
     desk.done(late, Outcome::Succeeded);
     assert_eq!(desk.roll(), [took, late], "one after the other");
     let back = desk.ledger.deployments()[0].clone();
-    assert_eq!((back.creator, back.release), (Creator::Rollback, old));
+    assert_eq!((back.creator, back.release, back.goes_back), (Creator::CatchUp, old, true));
     assert_eq!(back.targets.keys().collect::<Vec<_>>(), [&host(late)]);
     assert_eq!(desk.roll(), [], "once");
 }
@@ -167,6 +167,12 @@ fn lose_one(desk: &mut Desk, old: Digest) -> (Digest, u8) {
 fn returns(desk: &mut Desk, lost: u8) {
     desk.health(lost, true);
     desk.done(lost, Outcome::Succeeded);
+}
+
+/// By which order, and to what, hosts were last brought that came late.
+fn brought(desk: &Desk) -> (Creator, Digest, Digest) {
+    let newest = desk.ledger.deployments()[0];
+    (newest.creator, newest.order, newest.release)
 }
 
 #[test]
@@ -263,6 +269,115 @@ fn zones_that_are_shut_end_a_deployment_that_has_enough() {
         panic!("it goes on")
     };
     assert!(reason.contains("of the zones that are left"), "{reason}");
+}
+
+#[test]
+fn whoever_comes_late_goes_where_a_rollback_left_the_others() {
+    for is_stopped_before in [false, true] {
+        let (mut desk, old) = desk_at_rest(3, |_| {});
+        let (order, lost) = lose_one(&mut desk, old);
+        if is_stopped_before {
+            desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+        }
+        assert_eq!(desk.ledger.way_back(&group_name("web")), Some(old));
+        let back = desk.act("web", Action::Rollback(Deploy::plain(old, 1))).unwrap();
+        assert_eq!(desk.status(order, false), DeploymentStatus::Stopped);
+        assert_eq!(desk.status(back, false), DeploymentStatus::Succeeded, "nobody has strayed");
+        returns(&mut desk, lost);
+        assert_eq!(desk.roll(), [lost]);
+        assert_eq!(brought(&desk), (Creator::CatchUp, back, old));
+    }
+}
+
+#[test]
+fn whoever_comes_late_goes_where_a_newer_release_is_that_it_has_missed() {
+    let (mut desk, old) = desk_at_rest(4, |group| group.failure_budget = Some(1));
+    let (order, lost) = lose_one(&mut desk, old);
+    desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+    let mended = desk.release("web");
+    let next = desk.deploy_with("web", mended, |_| {}).unwrap();
+    assert_eq!(desk.roll().len(), 3);
+    assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
+    returns(&mut desk, lost);
+    assert_eq!(desk.roll(), [lost]);
+    assert_eq!(brought(&desk), (Creator::CatchUp, next, mended));
+}
+
+#[test]
+fn an_order_that_never_acts_leaves_nobody_where_it_came_late() {
+    for expires in [true, false] {
+        let (mut desk, old) = desk_at_rest(3, |_| {});
+        let (order, lost) = lose_one(&mut desk, old);
+        let other = desk.release("web");
+        let queued = desk.deploy_with("web", other, |deploy| {
+            (deploy.queue, deploy.fallback) = (true, Some(old));
+        });
+        let queued = queued.unwrap();
+        if !expires {
+            desk.act("web", Action::Stop { order: queued, rollback: false }).unwrap();
+        }
+        let at = UnixSeconds(NOW.0 + if expires { 100 } else { 0 });
+        let stop = desk.order("web", Action::Stop { order, rollback: true });
+        let stop = desk.sign(&stop, 3);
+        desk.apply_at(at, Entry::Order(stop)).unwrap();
+        assert!(desk.ledger.group(&group_name("web")).unwrap().running.is_none());
+        returns(&mut desk, lost);
+        if expires {
+            assert_eq!(desk.roll(), [lost]);
+            assert_eq!(brought(&desk), (Creator::CatchUp, queued, old));
+            continue;
+        }
+        assert_eq!(desk.roll(), [], "no host follows what was stopped");
+        desk.health(lost, false);
+        let next = desk.deploy_with("web", other, |_| {}).unwrap();
+        assert_eq!(desk.roll().len(), 2);
+        desk.health(lost, true);
+        assert_eq!(desk.roll(), [lost], "the next order has a way");
+        assert_eq!(brought(&desk), (Creator::CatchUp, next, other));
+    }
+}
+
+#[test]
+fn whoever_holds_a_slot_ends_that_before_it_catches_up_and_does_so_once() {
+    for is_undone in [false, true] {
+        let (mut desk, old) = desk_at_rest(3, |group| group.catch_up = true);
+        let (order, lost) = lose_one(&mut desk, old);
+        if is_undone {
+            desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+        }
+        desk.roll();
+        let before = desk.ledger.deployments().len();
+        desk.health(lost, true);
+        assert_eq!(desk.ledger.deployments().len(), before, "it holds a slot");
+        desk.done(lost, Outcome::Succeeded);
+        assert_eq!(desk.roll(), if is_undone { vec![lost] } else { Vec::new() });
+        assert_eq!(desk.ledger.deployments().len(), before + usize::from(is_undone), "once");
+    }
+}
+
+#[test]
+fn whoever_is_brought_late_keeps_no_operator_waiting_and_is_not_forgotten() {
+    for is_stopped in [false, true] {
+        let (mut desk, old) = desk_at_rest(3, |_| {});
+        let (order, lost) = lose_one(&mut desk, old);
+        desk.act("web", Action::Stop { order, rollback: true }).unwrap();
+        returns(&mut desk, lost);
+        assert_eq!(brought(&desk), (Creator::CatchUp, order, old));
+        desk.health(lost, false);
+        if is_stopped {
+            desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+            desk.health(lost, true);
+            assert_eq!(desk.roll(), [], "an operator has stopped it");
+            desk.health(lost, false);
+        }
+        let next = desk.release("web");
+        let newer = desk.deploy_with("web", next, |_| {}).unwrap();
+        assert_eq!(desk.roll().len(), 2);
+        assert_eq!(desk.status(newer, false), DeploymentStatus::Succeeded);
+        desk.health(lost, true);
+        assert_eq!(desk.roll(), [lost]);
+        assert_eq!(brought(&desk), (Creator::CatchUp, newer, next));
+    }
 }
 
 #[test]
