@@ -294,14 +294,8 @@ fn ended_text(report: &api::Report) -> String {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         text.push_str(&format!("\nfailed on {}{more}: see `swell show {id}`", list(some)));
     }
-    match report.summary.in_progress {
-        0 => {}
-        1 => text.push_str("\n1 host is away and holds its slot still: see `swell slots`"),
-        hosts => {
-            text.push_str(&format!(
-                "\n{hosts} hosts are away and hold slots still: see `swell slots`"
-            ));
-        }
+    if let Some(held) = view::held_text(&report.summary) {
+        text.push_str(&format!("\n{held}"));
     }
     text
 }

@@ -313,12 +313,20 @@ pub(super) async fn slots(
     let action = Action::ReleaseSlot { host: host_id(&fleet, &host)?, token: slot.token };
     let signed = sign(&fleet, &group, action, reason, &operator)?;
     let seconds = RELEASE_HOLD_OFF.as_secs();
+    let deployment = &slot.deployment;
+    let then = match slot.is_left {
+        true => {
+            format!("deployment {deployment} is over, and that changes nothing of how it ended")
+        }
+        false => format!(
+            "{host} counts as failed then, and deployment {deployment} goes on where that is allowed: if \
+             it was the release, `swell stop {deployment}` before"
+        ),
+    };
     let said = format!(
         "slot {} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
-         it counts as no host of its groups\n{host} counts as failed then, and deployment {deployment} \
-         goes on where that is allowed: if it was the release, `swell stop {deployment}` before",
+         it counts as no host of its groups\n{then}",
         slot.token,
-        deployment = slot.deployment
     );
     hand_in(client, &signed, &said, out).await
 }

@@ -322,7 +322,20 @@ pub(super) fn report_text(report: &Report) -> String {
         let id = &summary.id;
         line(&mut text, format!("    all of it: swell logs {id} --host {host}"));
     }
+    if let Some(held) = held_text(summary) {
+        line(&mut text, held);
+    }
     text
+}
+
+/// How many hosts hold slots of a deployment that is over.
+pub(super) fn held_text(summary: &Summary) -> Option<String> {
+    match summary.in_progress {
+        _ if !summary.is_over() => None,
+        0 => None,
+        1 => Some("1 host is away and holds its slot still: see `swell slots`".into()),
+        hosts => Some(format!("{hosts} hosts are away and hold slots still: see `swell slots`")),
+    }
 }
 
 pub(super) async fn releases(
