@@ -266,6 +266,9 @@ pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Deployments whose report is kept, per group.
 pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
+/// What is kept of the hosts of deployments that are over, in all groups together, beside the few reports that
+/// each group keeps always: a quarter of what a snapshot may be.
+pub const REPORTS_BYTES_MAX: usize = 32 << 20;
 /// Deployments of a group that may be over while hosts that are away hold slots of them. All that those need
 /// when they come back is kept; the next deployment waits for them, or for an operator.
 pub const DEPLOYMENTS_HELD_MAX: usize = 8;
@@ -295,6 +298,7 @@ const _: () = {
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(ROOT_BYTES_MAX < ENVELOPE_BYTES_MAX);
+    assert!(REPORTS_BYTES_MAX as u64 <= SNAPSHOT_BYTES_MAX / 4);
     assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
     assert!(RECORDS_PER_MESSAGE_MAX * (RECORD_BYTES_MAX + 2048) < MESSAGE_BYTES_MAX);
     assert!(VERSIONS_PER_MESSAGE_MAX * 64 < MESSAGE_BYTES_MAX);

@@ -204,6 +204,18 @@ impl TargetStatus {
 }
 
 impl Target {
+    /// About as many bytes as it is written down in.
+    fn report_bytes(&self) -> usize {
+        let texts = match &self.status {
+            TargetStatus::Failed { script, message, log, .. } => {
+                script.len() + message.len() + log.len()
+            }
+            TargetStatus::Skipped { reason } => reason.len(),
+            _ => 0,
+        };
+        TARGET_BYTES + texts
+    }
+
     /// True if the host failed, or was given up while it was at work: it may be the release that did it.
     fn is_casualty(&self) -> bool {
         let was_at_work = self.started_at.is_some();
@@ -271,6 +283,11 @@ impl Deployment {
             failed = 0;
         }
         self.size().saturating_sub(failed).saturating_sub(self.minimum())
+    }
+
+    /// About as many bytes as its hosts are written down in.
+    pub(super) fn report_bytes(&self) -> usize {
+        self.targets.values().map(|target| target.report_bytes()).sum()
     }
 
     /// True if it only brings hosts to what the others run already.
@@ -477,3 +494,6 @@ impl Deployment {
             }
     }
 }
+
+/// The key of a host, two times, a name and numbers.
+const TARGET_BYTES: usize = 80;

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
-    limits::{DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP},
+    limits::{
+        DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP, ORDERS_KEPT_PER_GROUP, REPORTS_BYTES_MAX,
+    },
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Group, Verified},
@@ -383,24 +385,40 @@ impl Ledger {
         self.forget_orders(&name);
     }
 
-    /// Keeps the newest reports of a group, and those that hosts have a part in still.
+    /// Keeps the newest reports of a group, and of all groups together as much as a snapshot has room for.
     fn forget_reports(&mut self, group: &GroupName) {
-        let mut needed = self.left_held(group);
-        needed.extend(self.newest_ordered(group).map(|newest| newest.id));
-        let mut of_group: Vec<_> = self
-            .state
-            .deployments
-            .values()
-            .filter(|deployment| deployment.group == *group && deployment.status.is_over())
-            .map(|deployment| (deployment.index, deployment.id))
-            .collect();
-        of_group.sort_unstable();
-        let excess = of_group.len().saturating_sub(DEPLOYMENTS_KEPT_PER_GROUP);
-        for (_, id) in of_group.into_iter().take(excess) {
-            if !needed.contains(&id) {
+        let needed = self.needed_reports();
+        let over = self.state.deployments.values().filter(|deployment| deployment.status.is_over());
+        let mut over: Vec<_> =
+            over.map(|d| (d.index, d.id, d.group == *group, d.report_bytes())).collect();
+        over.sort_unstable();
+        let mut bytes: usize = over.iter().map(|(.., bytes)| bytes).sum();
+        let mut of_group = over.iter().filter(|(_, _, is_its, _)| *is_its).count();
+        for (_, id, is_its, size) in over {
+            let excess = is_its && of_group > DEPLOYMENTS_KEPT_PER_GROUP;
+            if (excess || bytes > REPORTS_BYTES_MAX) && !needed.contains(&id) {
                 self.state.deployments.remove(&id);
+                bytes -= size;
+                of_group -= usize::from(is_its);
             }
         }
+    }
+
+    /// Reports that stay: in which hosts have a part, and of each group the newest one, that of its newest
+    /// order, and its last success.
+    fn needed_reports(&self) -> BTreeSet<DeploymentId> {
+        let mut needed = BTreeSet::new();
+        for name in self.state.groups.keys() {
+            let over = self.state.deployments.values().filter(|d| d.group == *name);
+            let over = over.filter(|d| d.status.is_over());
+            let newest = over.clone().max_by_key(|d| (d.index, d.creator as u8));
+            let good = over.filter(|d| d.status == DeploymentStatus::Succeeded);
+            let good = good.max_by_key(|d| (d.index, d.creator as u8));
+            needed.extend(newest.into_iter().chain(good).map(|deployment| deployment.id));
+            needed.extend(self.newest_ordered(name).map(|newest| newest.id));
+            needed.extend(self.left_held(name));
+        }
+        needed
     }
 
     /// Keeps the orders that hosts may have to follow, what came after them, and a few before. For an order

@@ -1,7 +1,9 @@
 //! Deployments that are over while a host that is away holds a slot of them.
 
 use super::*;
-use crate::limits::{DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP};
+use crate::limits::{
+    DEPLOYMENTS_HELD_MAX, DEPLOYMENTS_KEPT_PER_GROUP, LOG_TAIL_BYTES_MAX, REPORTS_BYTES_MAX,
+};
 
 /// A group of `hosts` of which `quota` may be down.
 fn desk(hosts: u8, quota: u32) -> Desk {
@@ -445,4 +447,50 @@ fn what_a_holder_needs_when_it_comes_back_is_kept() {
     desk.deploy_with("web", release, |_| {}).unwrap();
     let id = DeploymentId::of(order, false);
     assert!(desk.ledger.deployment(id).is_none(), "nobody needs it any more");
+}
+
+#[test]
+fn reports_that_say_much_are_dropped_before_a_snapshot_gets_too_large() {
+    let mut desk = desk(2, 2);
+    let long = || match failure(true) {
+        Outcome::Failed { code, event, script, message, restored, .. } => {
+            let log = "x".repeat(LOG_TAIL_BYTES_MAX);
+            Outcome::Failed { log, code, event, script, message, restored }
+        }
+        other => other,
+    };
+    let run = |desk: &mut Desk, outcome: &Outcome| {
+        let release = desk.release("web");
+        let order = desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.want_all();
+        for number in [desk.grant_next(), desk.grant_next()] {
+            desk.done(number, outcome.clone());
+        }
+        DeploymentId::of(order, false)
+    };
+    let good = run(&mut desk, &Outcome::Succeeded);
+    let bad: Vec<_> = (0..4).map(|_| run(&mut desk, &long())).collect();
+    let sizes = |desk: &Desk| {
+        let all = bad.iter().filter_map(|id| desk.ledger.deployment(*id));
+        all.map(Deployment::report_bytes).collect::<Vec<_>>()
+    };
+    let size = sizes(&desk)[0];
+    assert!((2 * LOG_TAIL_BYTES_MAX..3 * LOG_TAIL_BYTES_MAX).contains(&size), "{size}");
+    // As if its hosts were many more.
+    let state = &mut *desk.ledger.state;
+    let first = state.deployments.get_mut(&bad[0]).unwrap();
+    let target = first.targets.values().next().unwrap().clone();
+    for number in 0..u32::try_from(REPORTS_BYTES_MAX / LOG_TAIL_BYTES_MAX).unwrap() {
+        let mut id = [0xee; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        first.targets.insert(HostId(id), target.clone());
+    }
+    let last = run(&mut desk, &Outcome::Succeeded);
+    let kept: Vec<_> = bad.iter().map(|id| desk.ledger.deployment(*id).is_some()).collect();
+    assert_eq!(kept, [false, true, true, true], "the oldest goes, and no more than that");
+    assert!(
+        desk.ledger.deployment(good).is_some_and(|d| d.report_bytes() > 0),
+        "the last success then"
+    );
+    assert_eq!(desk.ledger.deployments()[0].id, last);
 }
