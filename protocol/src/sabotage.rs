@@ -46,7 +46,6 @@ defects! {
     HolderCountsAsHealthy => "a host that holds a slot for another group does not count as down",
     DeadHolderAwaited => "a deployment is not over while a host that is away holds a slot of it",
     LeftHolderForgotten => "who holds a slot of a deployment that is over does not count as down",
-    LateHostStays => "a host that took a release after it was taken back is not sent back",
     HeldGroupMoves => "a group gets other hosts while a slot of a deployment that is over is held",
     SecondSlot => "a host that holds a slot is granted another one",
     OldDoneFrees => "the return of an old slot frees the present one",

@@ -46,9 +46,16 @@ impl Deceiving {
         (mono, wall): (Mono, UnixSeconds),
         inputs: Vec<Input>,
     ) -> Vec<Output> {
-        let planted = (self.voter == Some(host)).then(|| plant(Some(Defect::CommitsAhead)));
+        if self.voter != Some(host) {
+            return node.handle_all(mono, wall, inputs);
+        }
+        let before = plant(Some(Defect::CommitsAhead));
+        if before.is_some() {
+            // What is looked for is planted on all hosts, or they would differ for that alone.
+            plant(before);
+        }
         let outputs = node.handle_all(mono, wall, inputs);
-        planted.map(plant);
+        plant(before);
         outputs
     }
 }

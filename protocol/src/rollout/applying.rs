@@ -304,7 +304,7 @@ impl Ledger {
         let is_good = group.running.is_none() && group.last_good == Some(slot.grant.release);
         if !is_late {
             group.late.remove(&host);
-        } else if outcome == Outcome::Succeeded && !is_good && !planted(Defect::LateHostStays) {
+        } else if outcome == Outcome::Succeeded && !is_good {
             group.late.insert(host);
         }
         let status = match outcome {
