@@ -298,6 +298,8 @@ const _: () = {
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
     assert!(ROOT_BYTES_MAX < ENVELOPE_BYTES_MAX);
+    // Places on the rings of the overlay are of this size.
+    assert!(HOSTS_MAX <= u16::MAX as usize);
     assert!(REPORTS_BYTES_MAX as u64 <= SNAPSHOT_BYTES_MAX / 4);
     assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
     assert!(RECORDS_PER_MESSAGE_MAX * (RECORD_BYTES_MAX + 2048) < MESSAGE_BYTES_MAX);

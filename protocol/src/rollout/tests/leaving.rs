@@ -95,14 +95,8 @@ fn a_deployment_fails_where_a_holder_that_is_away_cannot_save_it() {
 
 #[test]
 fn whoever_takes_a_release_late_is_sent_back_after_the_others() {
-    let mut desk = Desk::new(3);
-    desk.group_with("web", |group| {
-        (group.failure_budget, group.configuration) = (Some(0), MinimumHealthy::AllAtOnce.into());
-    })
-    .unwrap();
-    let (old, new) = (desk.release("web"), desk.release("web"));
-    desk.deploy_with("web", old, |_| {}).unwrap();
-    desk.roll();
+    let (mut desk, old) = desk_at_rest(3, |group| group.failure_budget = Some(0));
+    let new = desk.release("web");
     let order = desk.deploy_with("web", new, |deploy| deploy.fallback = Some(old)).unwrap();
     desk.want_all();
     let [took, fails, late] = [desk.grant_next(), desk.grant_next(), desk.grant_next()];
