@@ -43,7 +43,7 @@ pub enum Welcome {
 }
 
 /// The protocol's version in [`Hello`].
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// One message on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -78,6 +78,9 @@ pub fn order(order: &Order) -> String {
         Action::ReleaseSlot { host, token } => {
             fields.put("of host", host).put("releases slot", token)
         }
+        Action::Waive { host, generation } => {
+            fields.put("waives host", host).put("after the recovery of generation", generation)
+        }
     }
     .end()
 }
@@ -98,7 +101,7 @@ fn deploy(fields: Fields, deploy: &Deploy) -> Fields {
     }
 }
 
-/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume` or `ReleaseSlot`.
+/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot` or `Waive`.
 pub fn action_name(action: &Action) -> &'static str {
     match action {
         Action::Deploy(_) => "Deploy",
@@ -107,6 +110,7 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Pause { .. } => "Pause",
         Action::Resume { .. } => "Resume",
         Action::ReleaseSlot { .. } => "ReleaseSlot",
+        Action::Waive { .. } => "Waive",
     }
 }
 

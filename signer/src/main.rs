@@ -314,6 +314,18 @@ enum OrderCommand {
         #[arg(long, value_name = "N")]
         token: u64,
     },
+    /// Write off a host of the group that has not said what it holds since the voters were lost, and will
+    /// not come back soon. Only for a host that is down: see `swell slots waive --help`.
+    Waive {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The host's key, as `swell hosts --json` prints it.
+        #[arg(long, value_name = "KEY")]
+        host: HostId,
+        /// The recovery, as `recovered_at` in what `swell status --json` prints.
+        #[arg(long, value_name = "GENERATION")]
+        recovery: u64,
+    },
 }
 
 #[derive(Args)]
@@ -518,6 +530,10 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
             let action = Action::ReleaseSlot { host: *host, token: *token };
             (action, String::new(), "order")
         }
+        OrderCommand::Waive { host, recovery, .. } => {
+            let action = Action::Waive { host: *host, generation: *recovery };
+            (action, String::new(), "order")
+        }
         OrderCommand::Rollback { release, .. } => {
             let release = match release {
                 Some(text) => release_id(text, &trust)?,
@@ -635,7 +651,8 @@ impl OrderCommand {
             | Self::Stop { place, .. }
             | Self::Pause { place, .. }
             | Self::Resume { place, .. }
-            | Self::ReleaseSlot { place, .. } => place,
+            | Self::ReleaseSlot { place, .. }
+            | Self::Waive { place, .. } => place,
         }
     }
 }

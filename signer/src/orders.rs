@@ -144,7 +144,8 @@ pub fn order(
     Ok(Signed::new(&order, fleet, &[operator])?)
 }
 
-/// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume` or `ReleaseSlot`.
+/// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot` or
+/// `Waive`.
 /// Nothing is verified: it only tells a person's slip before the order is handed in.
 pub fn claimed_action(order: &Signed<Order>) -> Result<String, Untrusted> {
     order.unverified_words(|order| inspect::action_name(&order.action).into())

@@ -105,6 +105,8 @@ situations! {
     LongSplitHealed => "a split ended that had lasted for most of a minute",
     AllRestarted => "all daemons were started again at once",
     HoldersDiedTogether => "two holders or more lost power together",
+    HostWaived => "a host was written off that had not said what it holds since voters were lost",
+    WaivedCameBack => "a host that was written off before it had said so was heard of again",
     GrantLost => "a host was granted a slot that the fleet knew nothing of after it was recovered",
     MajorityReturned => "a majority of the voters came back after the fleet had gone on without it",
     CensusWaited => "a group waited for hosts to say what they hold after its voters were lost",

@@ -449,7 +449,10 @@ impl Executor {
                 Action::ReleaseSlot { host, token } if *host == asker.host => {
                     next.released.push(*token);
                 }
-                Action::Pause { .. } | Action::Resume { .. } | Action::ReleaseSlot { .. } => {}
+                Action::Pause { .. }
+                | Action::Resume { .. }
+                | Action::ReleaseSlot { .. }
+                | Action::Waive { .. } => {}
             }
         }
         Ok((next, skipped))

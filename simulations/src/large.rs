@@ -100,6 +100,7 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         | ChoreKind::Install { .. }
         | ChoreKind::Relabel { .. }
         | ChoreKind::GiveAgain
+        | ChoreKind::Waive
         | ChoreKind::StopAtBeginning => true,
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use groundswell_protocol::{
-    ids::{ApplicationName, Digest, GroupName, HostName, ReleaseLabel},
+    ids::{ApplicationName, Digest, GroupName, HostId, HostName, ReleaseLabel},
     node::{Input, Node},
     rollout::{DeploymentConfiguration, Entry, Hold, TargetStatus},
     time::UnixSeconds,
@@ -193,6 +193,7 @@ impl World {
             ChoreKind::ReleaseSlot { group, stands_still } => {
                 self.release_slot(desk, *group, *stands_still);
             }
+            ChoreKind::Waive => self.waive(desk),
             ChoreKind::Remove { host } => self.remove(desk, *host),
             ChoreKind::Install { host } => self.install_anew(*host),
             ChoreKind::Relabel { host, a, b } => self.relabel(*host, (*a, *b)),
@@ -283,6 +284,30 @@ impl World {
             self.pause(holder, true, self.now + lasts);
         }
         self.order(desk, name, Action::ReleaseSlot { host, token });
+    }
+
+    /// Writes off a host that has not said what it holds since the voters were lost. Not every operator looks
+    /// twice.
+    fn waive(&mut self, desk: usize) {
+        let Some(node) = self.node(desk) else { return };
+        let ledger = node.ledger();
+        let recovered_at = ledger.electorate().recovered_at();
+        let members: Vec<_> = ledger.members().map(|member| member.host).collect();
+        let is_meant = |host: &HostId| ledger.is_uncounted(*host) && !ledger.is_healthy(*host);
+        let gone: Vec<_> = members.iter().copied().filter(is_meant).collect();
+        let silent: Vec<_> =
+            members.iter().copied().filter(|host| ledger.is_uncounted(*host)).collect();
+        let careless = self.people.dice.permille(400);
+        let of = if careless { silent } else { gone };
+        if recovered_at == 0 || of.is_empty() {
+            return;
+        }
+        let host = *self.people.dice.pick(&of);
+        let groups = self.truth.rules.groups_of(host);
+        let generation = recovered_at - u64::from(self.people.dice.permille(300));
+        if let Some(group) = groups.first().cloned() {
+            self.order(desk, group, Action::Waive { host, generation });
+        }
     }
 
     /// Removes a host for good. It is switched off some time after it is out.

@@ -190,6 +190,9 @@ pub enum ChoreKind {
         /// It stands still for so long and is alive.
         stands_still: Option<Micros>,
     },
+    /// Waives hosts that have not said what they hold since voters were lost: one that is away, and now and
+    /// then another one, or for another loss.
+    Waive,
     /// Removes a host from the fleet.
     Remove {
         /// Which.
@@ -390,10 +393,15 @@ impl Plan {
         chores.extend(stops.into_iter().flatten());
         chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
         let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
+        let mut heal_at = heal_at;
         if !faults.iter().any(forgets) {
-            let rare = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
+            let loss = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
+            // Whoever is lost for long is back before everything is mended.
+            if let Some(loss) = loss.as_ref().filter(|loss| loss.lasts >= WAIVED_AFTER) {
+                heal_at = heal_at.max(loss.at + loss.lasts + 12 * SECOND);
+            }
             faults.extend(
-                rare.or_else(|| draw_deceived(&mut Dice::new(seed ^ 0xdece), voters, heal_at)),
+                loss.or_else(|| draw_deceived(&mut Dice::new(seed ^ 0xdece), voters, heal_at)),
             );
         }
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
@@ -839,6 +847,9 @@ fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -
     })
 }
 
+/// A recovery, a verdict and an order after the loss of voters, and the hold-off.
+const WAIVED_AFTER: Micros = 100 * SECOND;
+
 /// In a few runs a majority of the voters is lost.
 fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
     if !dice.permille(120) {
@@ -850,8 +861,12 @@ fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
         false => heal_at,
     };
     let (cut, newest, draw) = (dice.permille(500), dice.permille(750), dice.number());
+    let at = dice.between(10 * SECOND, heal_at - 22 * SECOND);
+    // Long enough for somebody to waive those who are lost, and for the hold-off.
+    let is_long = dice.permille(400);
+    let lasts = if is_long { WAIVED_AFTER + dice.between(0, 20 * SECOND) } else { lasts };
     let kind = FaultKind::MajorityLost { cut, newest, recovers_after, draw };
-    Some(Fault { at: dice.between(10 * SECOND, heal_at - 22 * SECOND), lasts, kind })
+    Some(Fault { at, lasts, kind })
 }
 
 /// In a few runs one of the voters is wrong about what is agreed on. More than one may be wrong about

@@ -20,7 +20,7 @@ use crate::{
     coverage::Situation,
     dice::Dice,
     founding::person,
-    plan::{FaultKind, Micros, SECOND},
+    plan::{ChoreKind, FaultKind, Micros, SECOND},
     rules::{Moment, Rules},
     truth::{Checked, Truth, Violation, unless},
     world::{Event, World},
@@ -193,11 +193,11 @@ impl Truth {
         !self.turned || self.rules.grants.contains_key(&token)
     }
 
-    /// True if a host is in the fleet, or was in what was left and not removed since.
+    /// True if a host is in the fleet, or was in what was left and has not left it since.
     pub(crate) fn is_somebody(&self, host: HostId) -> bool {
         let (newest, left) = self.both();
         let was = left.is_some_and(|left| left.is_member(host));
-        newest.is_member(host) || was && !newest.was_removed(host)
+        newest.is_member(host) || was && !newest.has_left(host)
     }
 
     /// True if a slot is held. One that was lost is, as long as its holder has not said that it holds
@@ -440,6 +440,10 @@ impl World {
             }
         }
         self.queue.plan(self.now + SECOND, Event::HandInAgain);
+        for _ in 0..WAIVERS {
+            let at = self.now + self.dice.between(2, 25) * SECOND;
+            self.queue.plan(at, Event::Later(Box::new(ChoreKind::Waive)));
+        }
     }
 
     /// Who was removed stays out, though the fleet may have lost the word of it.
@@ -509,6 +513,8 @@ impl World {
     }
 }
 
+/// How often somebody looks for hosts to waive after a recovery.
+const WAIVERS: usize = 8;
 /// If no slot is granted or given back in this time, a majority is lost all the same.
 const LOST_WITHIN: Micros = 8 * SECOND;
 

@@ -31,12 +31,16 @@ pub(crate) struct Rules {
     members: BTreeMap<HostId, Known>,
     names: BTreeMap<String, HostId>,
     removed: BTreeSet<HostId>,
+    /// Hosts that were in the fleet once and are not now.
+    left: BTreeSet<HostId>,
     groups: BTreeMap<GroupName, GroupRules>,
     /// Who holds which slot.
     pub(crate) slots: BTreeMap<HostId, u64>,
     /// Slots that an operator released: when that was so in true time, and by which entry.
     released: BTreeMap<u64, (Micros, u64)>,
     written_off: BTreeSet<HostId>,
+    /// Hosts that an operator has waived, and since when in true time.
+    waived: BTreeMap<HostId, Micros>,
     unhealthy: BTreeSet<HostId>,
     broken: BTreeSet<(GroupName, HostId)>,
     /// Who may hold a slot that was lost with the voters who granted it.
@@ -49,6 +53,8 @@ pub(crate) struct Rules {
     bounded: BTreeMap<Bound, Arc<BTreeSet<HostId>>>,
     last_token: u64,
     deployments: BTreeMap<DeploymentId, Tally>,
+    /// By the last entry a host is heard of again that was written off and has not said what it holds.
+    pub(crate) waived_is_back: bool,
     /// The last entry gave a slot back whose deployment was over.
     pub(crate) is_late: bool,
     /// With the last entry somebody who came late set out for where the others are.
@@ -236,7 +242,7 @@ impl Rules {
     /// Reads an entry that has changed the ledger.
     pub(crate) fn apply(&mut self, moment: &Moment<'_>, entry: &Entry) -> Checked {
         let Moment { trust, now, .. } = *moment;
-        (self.is_late, self.late_brought) = (false, false);
+        (self.is_late, self.late_brought, self.waived_is_back) = (false, false, false);
         match entry {
             Entry::Admit(cert) => {
                 let Ok(member) = cert.verify_signatures(trust) else {
@@ -264,6 +270,7 @@ impl Rules {
                     }
                 }
                 self.members.insert(host, Known { labels, zone });
+                self.left.remove(&host);
             }
             Entry::Remove(removal) => {
                 let removal = trust.removal(removal).map_err(|e| forged(&e))?;
@@ -315,6 +322,7 @@ impl Rules {
                         self.broken.insert((name.clone(), *host));
                     }
                 }
+                self.waived.remove(host);
                 let asked = self.uncounted.remove(host) && *generation >= self.recovered_at;
                 unless(asked, "S8", || {
                     format!("{} is counted, by a word of generation {generation}", host.short())
@@ -337,7 +345,8 @@ impl Rules {
             }
             Entry::Health { host, healthy: true } => {
                 self.unhealthy.remove(host);
-                self.written_off.remove(host);
+                self.waived_is_back = self.written_off.remove(host) && self.is_uncounted(*host);
+                self.waived.remove(host);
             }
             Entry::Health { host, healthy: false } => {
                 self.unhealthy.insert(*host);
@@ -350,10 +359,12 @@ impl Rules {
     /// A host is in the fleet no more.
     fn forget(&mut self, host: HostId) {
         self.members.remove(&host);
+        self.left.insert(host);
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
+        self.waived.remove(&host);
         self.broken.retain(|(_, broken)| *broken != host);
         for group in self.groups.values_mut() {
             group.current.remove(&host);
@@ -450,6 +461,14 @@ impl Rules {
                 })?;
                 self.released.insert(*token, (moment.now, moment.index));
             }
+            Action::Waive { host, generation } => {
+                let is_meant = self.uncounted.contains(host) && *generation == self.recovered_at;
+                let is_gone = self.unhealthy.contains(host) && self.matches(name, *host);
+                self.waived.insert(*host, moment.now);
+                unless(is_meant && is_gone, "S8", || {
+                    format!("{} is waived, by an order for generation {generation}", host.short())
+                })?;
+            }
         }
         Ok(())
     }
@@ -504,6 +523,11 @@ impl Rules {
                     .is_some_and(|(began, seconds)| moment.at.0 >= began.0 + u64::from(seconds));
                 unless(due, "R4", || format!("{deployment} has time left"))
             }
+            Passed::Waiver { host } => {
+                let since = self.waived.remove(&host);
+                self.written_off.insert(host);
+                self.held_off(since, now, &host.short())
+            }
             Passed::HoldOff { host, token } => {
                 let since = self.released.remove(&token);
                 self.slots.remove(&host);
@@ -519,12 +543,16 @@ impl Rules {
                         tally.leave(host);
                     }
                 }
-                // By the leader's clock, which may run fast by a twentieth.
-                let least = RELEASE_HOLD_OFF.as_micros() * 95 / 100;
-                let waited = since.is_some_and(|(since, _)| u128::from(now - since) >= least);
-                unless(waited, "R7", || format!("slot {token} was free before its hold-off"))
+                self.held_off(since.map(|(since, _)| since), now, &format!("slot {token}"))
             }
         }
+    }
+
+    /// By the leader's clock, which may run fast by a twentieth.
+    fn held_off(&self, since: Option<Micros>, now: Micros, what: &str) -> Checked {
+        let least = RELEASE_HOLD_OFF.as_micros() * 95 / 100;
+        let waited = since.is_some_and(|since| u128::from(now - since) >= least);
+        unless(waited, "R7", || format!("{what} was free before its hold-off"))
     }
 
     fn grant(
@@ -676,6 +704,7 @@ impl Rules {
         self.recovered_at = generation;
         self.uncounted = self.members.keys().copied().collect();
         self.written_off.clear();
+        self.waived.clear();
     }
 
     /// True if a host has not said since that it holds no slot which was lost.
@@ -683,15 +712,9 @@ impl Rules {
         self.uncounted.contains(&host)
     }
 
-    /// True if a host was removed from the fleet for good.
-    pub(crate) fn was_removed(&self, host: HostId) -> bool {
-        self.removed.contains(&host)
-    }
-
-    /// True if a host has said that it runs something in a group, or that nothing runs there any more.
-    pub(crate) fn runs_or_broke(&self, group: &GroupName, host: HostId) -> bool {
-        self.groups.get(group).is_some_and(|known| known.current.contains_key(&host))
-            || self.broken.contains(&(group.clone(), host))
+    /// True if a host was in the fleet, and was removed or installed anew with another key.
+    pub(crate) fn has_left(&self, host: HostId) -> bool {
+        self.left.contains(&host)
     }
 
     /// The groups that a host is in.

@@ -13,7 +13,7 @@
 //! | S4 | tokens rise; a host holds one slot at most |
 //! | S5, S7 | slots change by a grant, by the holder's return of that very token, by replacement, and by nothing else; a host whose slot is freed is not being disturbed |
 //! | S6 | no voter vouches for two entries at one index |
-//! | S8 | after voters were lost, hosts that have not said what they hold count as down and get no slot; whoever is counted is not disturbed under a lost slot, and its executor heeds the lost voters no more |
+//! | S8 | after voters were lost, hosts that have not said what they hold count as down and get no slot; whoever is counted is not disturbed under a lost slot, and its executor heeds the lost voters no more; only who is away is waived, after that very loss |
 //! | S9 | orders of a group form one chain |
 //! | S11 | an entry that was applied is old news when it comes again |
 //! | R1 to R3 | the failure budget; nothing begins after a stop; no rollback of a rollback |
@@ -337,10 +337,14 @@ impl Truth {
                     met.push(Situation::CensusWaited);
                 }
             }
+            Entry::Passed(Passed::Waiver { .. }) => met.push(Situation::HostWaived),
             Entry::Passed(Passed::HoldOff { .. }) => met.push(Situation::WrittenOff),
             Entry::Health { healthy: false, .. } => met.push(Situation::UnreachableCalled),
             Entry::Health { healthy: true, .. } => met.push(Situation::UnreachableCleared),
             _ => {}
+        }
+        if self.rules.waived_is_back {
+            met.push(Situation::WaivedCameBack);
         }
         if self.rules.is_late {
             met.push(Situation::LeftHolderCameBack);

@@ -192,7 +192,8 @@ fn heed(belief: &Belief, state: &mut GroupState, signed: &Signed<Order>, order: 
         // Whether hosts get slots just now is for the voters to say.
         Action::Pause { .. } | Action::Resume { .. } => {}
         Action::ReleaseSlot { host, token } if *host == belief.host => state.release(*token),
-        Action::ReleaseSlot { .. } => {}
+        // What is waived is the fleet's waiting. What this host holds it says itself.
+        Action::ReleaseSlot { .. } | Action::Waive { .. } => {}
     }
 }
 

@@ -133,6 +133,22 @@ pub(super) enum SlotsCommand {
         #[command(flatten)]
         operator: OperatorKey,
     },
+    /// Write off a host that has not said, since the voters were lost, that it holds no slot which was lost
+    /// with them, and will not come back soon. After a minute it is waited for no more; it counts as no
+    /// host of its groups until it is heard of, and then as down until it has said what it holds.
+    ///
+    /// Only for a host that is down: one that is paused for longer than that minute, exactly between
+    /// its last look at its receipts and its first step, would be disturbed beside the next one; and so
+    /// would one that is cut off together with a majority of the voters that were lost.
+    Waive {
+        /// The host.
+        host: String,
+        /// Why, for those who read the chain of orders.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
 }
 
 #[derive(Subcommand)]
@@ -302,18 +318,31 @@ pub(super) async fn slots(
     command: SlotsCommand,
     out: Output,
 ) -> Result<(), Failed> {
-    let SlotsCommand::Release { host, reason, operator } = command;
     let fleet = client.fleet().await?;
+    let (signed, said) = match command {
+        SlotsCommand::Release { host, reason, operator } => {
+            release_slot(&fleet, &host, reason, &operator)?
+        }
+        SlotsCommand::Waive { host, reason, operator } => waive(&fleet, &host, reason, &operator)?,
+    };
+    hand_in(client, &signed, &said, out).await
+}
+
+fn release_slot(
+    fleet: &Fleet,
+    host: &str,
+    reason: String,
+    operator: &OperatorKey,
+) -> Result<(Signed<Order>, String), Failed> {
     let slot = fleet.slots.iter().find(|slot| slot.host == host).ok_or_else(|| {
         let holders: Vec<_> = fleet.slots.iter().map(|slot| slot.host.as_str()).collect();
         let hint = format!("slots are held by: {}", list(&holders));
         Failed::with_hint(format!("{host} holds no slot"), hint)
     })?;
     let group = slot.group.parse().map_err(not_understood)?;
-    let action = Action::ReleaseSlot { host: host_id(&fleet, &host)?, token: slot.token };
-    let signed = sign(&fleet, &group, action, reason, &operator)?;
-    let seconds = RELEASE_HOLD_OFF.as_secs();
-    let deployment = &slot.deployment;
+    let action = Action::ReleaseSlot { host: host_id(fleet, host)?, token: slot.token };
+    let signed = sign(fleet, &group, action, reason, operator)?;
+    let (token, deployment, seconds) = (slot.token, &slot.deployment, RELEASE_HOLD_OFF.as_secs());
     let then = match slot.is_left {
         true => {
             format!("deployment {deployment} is over, and that changes nothing of how it ended")
@@ -324,11 +353,38 @@ pub(super) async fn slots(
         ),
     };
     let said = format!(
-        "slot {} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
-         it counts as no host of its groups\n{then}",
-        slot.token,
+        "slot {token} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
+         it counts as no host of its groups\n{then}"
     );
-    hand_in(client, &signed, &said, out).await
+    Ok((signed, said))
+}
+
+/// The order that a host is not waited for which has not said what it holds. It is one of any group that the
+/// host is in.
+fn waive(
+    fleet: &Fleet,
+    host: &str,
+    reason: String,
+    operator: &OperatorKey,
+) -> Result<(Signed<Order>, String), Failed> {
+    let id = host_id(fleet, host)?;
+    let generation = fleet.recovered_at.ok_or_else(|| {
+        let reason = "no voters were lost here: every slot is known";
+        Failed::with_hint(reason, "a slot that is held is freed by `swell slots release`")
+    })?;
+    let group = fleet.groups.iter().find(|group| group.hosts.iter().any(|name| name == host));
+    let group = group.ok_or_else(|| {
+        let reason = format!("{host} is in no group: nothing waits for it");
+        Failed::with_hint(reason, "see `swell hosts`")
+    })?;
+    let name = group.name.parse().map_err(not_understood)?;
+    let signed = sign(fleet, &name, Action::Waive { host: id, generation }, reason, operator)?;
+    let seconds = RELEASE_HOLD_OFF.as_secs();
+    let said = format!(
+        "{host} is waited for no more in {seconds} s, unless it is heard of before; until {host} is heard of \
+         it counts as no host of its groups then, and after that as down until it says what it holds"
+    );
+    Ok((signed, said))
 }
 
 pub(super) async fn voters(

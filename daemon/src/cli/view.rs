@@ -497,13 +497,12 @@ fn slots_text(fleet: &Fleet) -> String {
     left_text(&mut text, fleet);
     for write_off in &fleet.written_off {
         let WriteOff { host, token, deployment, since } = write_off;
+        let with = match (token, deployment) {
+            (Some(token), Some(deployment)) => format!("with slot {token} of {deployment}"),
+            _ => "and may hold a slot that was lost with voters".into(),
+        };
         let since = ago(*since);
-        line(
-            &mut text,
-            format!(
-                "{host} was written off {since} with slot {token} of {deployment}; not heard of since"
-            ),
-        );
+        line(&mut text, format!("{host} was written off {since} {with}; not heard of since"));
     }
     text
 }
@@ -643,8 +642,8 @@ mod tests {
         fleet.deployments.push(serde_json::from_value(summary).unwrap());
         fleet.written_off.push(WriteOff {
             host: "web-3".into(),
-            token: 5,
-            deployment: "d-0".into(),
+            token: Some(5),
+            deployment: Some("d-0".into()),
             since: 0,
         });
         let text = slots_text(&fleet);

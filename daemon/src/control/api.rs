@@ -54,6 +54,9 @@ pub struct Fleet {
     /// How often the voters can change by themselves yet; null from an older daemon.
     #[serde(default)]
     pub voter_changes_left: Option<usize>,
+    /// The generation of voters with which operators let the fleet go on when a majority was lost.
+    #[serde(default)]
+    pub recovered_at: Option<u64>,
     /// Deployments that run, newest first, and the last one that ended.
     pub deployments: Vec<Summary>,
     /// Where this host looks for the fleet while it is connected to nobody.
@@ -245,10 +248,10 @@ pub struct Slot {
 pub struct WriteOff {
     /// Its name.
     pub host: String,
-    /// The slot that it held.
-    pub token: u64,
+    /// The slot that it held; null if it may have held one that was lost with the voters.
+    pub token: Option<u64>,
     /// The deployment.
-    pub deployment: String,
+    pub deployment: Option<String>,
     /// Since when it is written off, in seconds since 1970.
     pub since: u64,
 }

@@ -103,8 +103,8 @@ impl Engine {
         slots.sort_by_key(|slot| slot.token);
         let written_off = ledger.written_off().map(|write_off| api::WriteOff {
             host: name_of(ledger, write_off.host),
-            token: write_off.token,
-            deployment: write_off.deployment.to_string(),
+            token: write_off.slot.map(|(token, _)| token),
+            deployment: write_off.slot.map(|(_, deployment)| deployment.to_string()),
             since: write_off.since.0,
         });
         let voters = node.electorate().newest().list().iter().map(|voter| api::Voter {
@@ -142,6 +142,7 @@ impl Engine {
             doubt,
             lacks: node.lacks(),
             voter_changes_left: Some(ledger.voter_changes_left()),
+            recovered_at: Some(ledger.electorate().recovered_at()).filter(|at| *at > 0),
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }

@@ -35,7 +35,7 @@ pub(super) struct Leadership {
     handed_over: usize,
     hands_over_at: Mono,
     /// Since when a slot that an operator has released is seen as held still.
-    released_since: BTreeMap<(HostId, u64), Mono>,
+    released_since: BTreeMap<Passed, Mono>,
 }
 
 impl Leadership {
@@ -167,10 +167,10 @@ impl Node {
         let mut passed = self.ledger.due(self.wall);
         let held = self.ledger.hold_offs();
         self.leadership.released_since.retain(|slot, _| held.contains(slot));
-        for (host, token) in held {
-            let since = *self.leadership.released_since.entry((host, token)).or_insert(self.now);
+        for over in held {
+            let since = *self.leadership.released_since.entry(over).or_insert(self.now);
             if self.now.since(since) >= RELEASE_HOLD_OFF || planted(Defect::NoHoldOff) {
-                passed.push(Passed::HoldOff { host, token });
+                passed.push(over);
             }
         }
         for passed in passed {

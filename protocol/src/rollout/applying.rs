@@ -51,6 +51,7 @@ impl Ledger {
             }
             Judged::Health { host, healthy: true } => {
                 self.state.unhealthy.remove(&host);
+                self.state.waived.remove(&host);
                 if self.state.written_off.remove(&host).is_some() {
                     self.count_in(host);
                 }
@@ -124,6 +125,7 @@ impl Ledger {
         self.state.unhealthy.remove(&host);
         self.state.written_off.remove(&host);
         self.state.uncounted.remove(&host);
+        self.state.waived.remove(&host);
         self.state.broken.retain(|(_, broken)| *broken != host);
         for group in self.state.groups.values_mut() {
             group.current.remove(&host);
@@ -210,6 +212,9 @@ impl Ledger {
                 if let Some(slot) = self.state.slots.get_mut(&host) {
                     slot.released = Some(at);
                 }
+            }
+            Ordered::Waive { host } => {
+                self.state.waived.insert(host, at);
             }
         }
     }
@@ -345,6 +350,7 @@ impl Ledger {
                 }
             }
             Passed::HoldOff { host, .. } => self.write_off(at, host),
+            Passed::Waiver { host } => self.waive(at, host),
         }
     }
 
@@ -359,7 +365,8 @@ impl Ledger {
             target.ended_at = Some(at);
         }
         self.count_out(host);
-        self.state.written_off.insert(host, WriteOff { token, deployment, at });
+        let slot = Some((token, deployment));
+        self.state.written_off.insert(host, WriteOff { slot, at });
         self.state.unhealthy.insert(host);
         let Some(name) = self.deployment(deployment).map(|d| d.group.clone()) else { return };
         if let Some(group) = self.state.groups.get_mut(&name) {
@@ -367,5 +374,16 @@ impl Ledger {
             group.late.remove(&host);
         }
         self.state.broken.insert((name, host));
+    }
+
+    /// Writes off a host that has not said whether it holds a slot which was lost. When it is heard of it
+    /// counts as down again, until it has said so.
+    fn waive(&mut self, at: UnixSeconds, host: HostId) {
+        self.state.waived.remove(&host);
+        if planted(Defect::WaivedStaysCounted) {
+            self.state.uncounted.remove(&host);
+        }
+        self.count_out(host);
+        self.state.written_off.insert(host, WriteOff { slot: None, at });
     }
 }

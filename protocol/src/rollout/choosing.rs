@@ -104,9 +104,11 @@ impl Ledger {
         due
     }
 
-    /// Slots that an operator has ordered to be released and that are held still.
-    pub fn hold_offs(&self) -> Vec<(HostId, u64)> {
+    /// What becomes of slots that an operator has ordered to be released and that are held still, and of hosts
+    /// that one has waived, once the hold-off is over.
+    pub fn hold_offs(&self) -> Vec<Passed> {
         let slots = self.state.slots.iter().filter(|(_, slot)| slot.released.is_some());
-        slots.map(|(host, slot)| (*host, slot.token)).collect()
+        let slots = slots.map(|(host, slot)| Passed::HoldOff { host: *host, token: slot.token });
+        slots.chain(self.state.waived.keys().map(|host| Passed::Waiver { host: *host })).collect()
     }
 }

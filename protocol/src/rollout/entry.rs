@@ -73,6 +73,11 @@ pub enum Passed {
         /// The deployment.
         deployment: DeploymentId,
     },
+    /// The hold-off is over after which a host is written off that has not said what it holds.
+    Waiver {
+        /// The host.
+        host: HostId,
+    },
     /// The hold-off is over after which a slot is free that an operator ordered to be released.
     HoldOff {
         /// The holder.

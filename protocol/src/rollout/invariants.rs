@@ -27,7 +27,11 @@ impl Ledger {
             assert!(self.state.members.contains_key(host), "only members are written off");
             assert!(self.state.unhealthy.contains(host), "who is heard of is not written off");
             assert!(!self.state.slots.contains_key(host), "who is written off holds no slot");
-            assert!(write_off.token <= self.state.applied, "a token is an index of the past");
+            let token = write_off.slot.map_or(0, |(token, _)| token);
+            assert!(token <= self.state.applied, "a token is an index of the past");
+        }
+        for host in self.state.waived.keys() {
+            assert!(self.is_uncounted(*host), "who has said what it holds is not waived");
         }
     }
 

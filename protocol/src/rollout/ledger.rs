@@ -60,7 +60,7 @@ pub(super) struct State {
     pub(super) releases: Kept<BTreeMap<Digest, Signed<Release>>>,
     pub(super) deployments: Kept<BTreeMap<DeploymentId, Kept<Deployment>>>,
     pub(super) slots: Kept<BTreeMap<HostId, Slot>>,
-    /// Hosts that an operator wrote off while they held a slot, until they are heard of again.
+    /// Hosts that an operator wrote off while they held a slot, or may have, until they are heard of again.
     pub(super) written_off: Kept<BTreeMap<HostId, WriteOff>>,
     /// Hosts that the fleet's records call unhealthy.
     pub(super) unhealthy: Kept<BTreeSet<HostId>>,
@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) next_voters: Option<Signed<VoterList>>,
     /// Hosts that may hold a slot which was lost with the voters who granted it. They count as down.
     pub(super) uncounted: Kept<BTreeSet<HostId>>,
+    /// Those of them that an operator has waived, and since when. They are written off after a hold-off.
+    pub(super) waived: Kept<BTreeMap<HostId, UnixSeconds>>,
 }
 
 /// A host of the fleet.
@@ -125,8 +127,8 @@ pub(super) struct Slot {
 /// A host that was written off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WriteOff {
-    pub(super) token: u64,
-    pub(super) deployment: DeploymentId,
+    /// The slot that it held, and for which deployment; none where nobody knows whether it held one.
+    pub(super) slot: Option<(u64, DeploymentId)>,
     pub(super) at: UnixSeconds,
 }
 
@@ -188,6 +190,9 @@ pub(super) enum Ordered {
         deployment: DeploymentId,
     },
     ReleaseSlot {
+        host: HostId,
+    },
+    Waive {
         host: HostId,
     },
 }

@@ -122,7 +122,37 @@ impl Ledger {
                 }
                 Ok(Ordered::ReleaseSlot { host: *host })
             }
+            Action::Waive { host, generation } => self.judge_waiver(group, *host, *generation),
         }
+    }
+
+    /// An operator says of a host that it is not there, and not what it holds: whoever is heard of says that
+    /// itself.
+    fn judge_waiver(
+        &self,
+        group: &GroupState,
+        host: HostId,
+        generation: u64,
+    ) -> Result<Ordered, Refusal> {
+        let name = || self.name_of(host).map_or_else(|| host.short(), ToString::to_string);
+        let recovered_at = self.electorate.recovered_at();
+        if generation != recovered_at && !planted(Defect::AnyWaiverTaken) {
+            return Err(Refusal::OtherRecovery { expected: recovered_at, got: generation });
+        }
+        let is_in = self.groups_of(host).any(|its| its.group.name == group.group.name);
+        let is_waived =
+            self.state.waived.contains_key(&host) || self.state.written_off.contains_key(&host);
+        if !is_in || !self.is_uncounted(host) || is_waived {
+            return Err(Refusal::NothingToWaive(name()));
+        }
+        if self.is_healthy(host) && !planted(Defect::LivingHostWaived) {
+            return Err(Refusal::HeardOf(name()));
+        }
+        // Its voters vouch for a slot that is known: that is to be released.
+        if self.state.slots.contains_key(&host) {
+            return Err(Refusal::HoldsKnownSlot(name()));
+        }
+        Ok(Ordered::Waive { host })
     }
 
     fn judge_stop(

@@ -238,6 +238,32 @@ pub enum Refusal {
     /// The slot has been given back, or was never granted.
     #[error("slot {0} is not held in this group: see `swell slots`")]
     NoSuchSlot(u64),
+    /// It has said what it holds, is waived already, or is of another group.
+    #[error(
+        "there is nothing to waive of {0} in this group: it has said what it holds, or it was waived \
+         already: see `swell slots`"
+    )]
+    NothingToWaive(String),
+    /// Whoever is there says itself what it holds.
+    #[error(
+        "{0} is heard of and says itself what it holds: wait for that, see `swell hosts`, or remove it with \
+         `swell hosts remove`"
+    )]
+    HeardOf(String),
+    /// What it may hold is known.
+    #[error("{0} holds a slot that is known: free it by `swell slots release {0}` first")]
+    HoldsKnownSlot(String),
+    /// It was signed for another loss of voters.
+    #[error(
+        "the waiver is for the recovery of generation {got}, and the last one was of {expected}: look and \
+         sign a new one"
+    )]
+    OtherRecovery {
+        /// Of the last recovery; 0 if there was none.
+        expected: u64,
+        /// The one that was signed.
+        got: u64,
+    },
     /// It is on its way.
     #[error("slot {0} is being released already: it is free after the hold-off")]
     ReleasedAlready(u64),

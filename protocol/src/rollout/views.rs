@@ -79,10 +79,8 @@ pub struct SlotView {
 pub struct WriteOffView {
     /// The host.
     pub host: HostId,
-    /// The slot that it held.
-    pub token: u64,
-    /// For which deployment.
-    pub deployment: DeploymentId,
+    /// The slot that it held, and for which deployment; none if it may have held one that was lost.
+    pub slot: Option<(u64, DeploymentId)>,
     /// Since when it is written off.
     pub since: UnixSeconds,
 }
@@ -281,8 +279,7 @@ impl Ledger {
     pub fn written_off(&self) -> impl Iterator<Item = WriteOffView> {
         self.state.written_off.iter().map(|(host, write_off)| WriteOffView {
             host: *host,
-            token: write_off.token,
-            deployment: write_off.deployment,
+            slot: write_off.slot,
             since: write_off.at,
         })
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::{
+    kept::Kept,
     ledger::{Judged, Ledger},
     refusal::Refusal,
 };
@@ -153,6 +154,7 @@ impl Ledger {
         if !planted(Defect::CensusDropped) {
             self.state.uncounted =
                 self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
+            self.state.waived = Kept::default();
             for host in std::mem::take(&mut *self.state.written_off).into_keys() {
                 self.count_in(host);
             }
@@ -184,6 +186,7 @@ impl Ledger {
     pub(super) fn recount(&mut self, counted: Counted) {
         let Counted { host, broken, .. } = counted;
         self.state.uncounted.remove(&host);
+        self.state.waived.remove(&host);
         for name in broken {
             if let Some(group) = self.state.groups.get_mut(&name) {
                 group.current.remove(&host);

@@ -125,7 +125,11 @@ impl fmt::Display for Full {
             write!(f, "; not healthy: {names} (`swell hosts remove` what is gone for good)")?;
         }
         if !self.uncounted.is_empty() {
-            write!(f, "; not counted since voters were lost: {}", join(&self.uncounted))?;
+            let names = join(&self.uncounted);
+            write!(
+                f,
+                "; not counted since voters were lost: {names} (`swell slots waive` what is gone)"
+            )?;
         }
         match self.staging {
             0 => Ok(()),

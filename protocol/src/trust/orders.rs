@@ -113,6 +113,15 @@ pub enum Action {
         /// The slot. A later one of the same host is not meant.
         token: u64,
     },
+    /// Write off a host that is not heard of and has not said, since the voters were lost, that it holds no
+    /// slot which was lost with them. It counts as down no more after a hold-off, until it is heard of.
+    Waive {
+        /// The host.
+        host: HostId,
+        /// The generation of voters with which the fleet went on. After another loss the host may hold
+        /// another slot.
+        generation: u64,
+    },
 }
 
 /// The terms of a deployment.

@@ -216,7 +216,7 @@ fn a_released_slot_is_free_after_the_hold_off_and_its_holder_is_written_off() {
     // Held until the hold-off is over, and nobody vouches for it any more.
     assert!(desk.ledger.slot_of(host(dead)).is_some() && desk.ledger.next_grants().is_empty());
     assert!(desk.ledger.receipt_subject(token, crate::ids::Nonce([0; 16])).is_none());
-    assert_eq!(desk.ledger.hold_offs(), [(host(dead), token)]);
+    assert_eq!(desk.ledger.hold_offs(), [Passed::HoldOff { host: host(dead), token }]);
     desk.apply(passed).unwrap();
     assert_eq!(desk.ledger.written_off().next().unwrap().host, host(dead));
     assert_eq!(desk.down("web"), (0, 1), "it counts neither as down nor as a host");
@@ -717,3 +717,74 @@ fn the_way_back_from_a_release_that_runs_everywhere_is_to_the_one_before_it() {
     desk.roll();
     assert_eq!(desk.ledger.way_back(&web), None);
 }
+
+#[test]
+fn a_host_that_is_gone_after_a_loss_is_waived_and_says_what_it_holds_when_it_is_back() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let waive = |generation| Action::Waive { host: host(2), generation };
+    let never = desk.act("web", waive(0));
+    assert!(matches!(never, Err(Refusal::NothingToWaive(_))), "nothing was lost");
+    let generation = recover(&mut desk);
+    for number in [0, 1] {
+        count(&mut desk, number, &[], generation);
+    }
+    assert_eq!(desk.down("web"), (1, 1), "it may hold a slot");
+    let lives = desk.act("web", waive(generation)).unwrap_err();
+    assert!(lives.to_string().contains("h2 is heard of"), "{lives}");
+    desk.health(2, false);
+    let other = desk.act("web", waive(generation - 1));
+    assert_eq!(other, Err(Refusal::OtherRecovery { expected: generation, got: generation - 1 }));
+    let passed = Entry::Passed(Passed::Waiver { host: host(2) });
+    assert_eq!(desk.apply(passed.clone()), Ok(false), "nobody has waived it");
+    desk.act("web", waive(generation)).unwrap();
+    assert!(matches!(desk.act("web", waive(generation)), Err(Refusal::NothingToWaive(_))));
+    assert_eq!(desk.down("web"), (1, 1), "the hold-off is not over");
+    assert_eq!(desk.ledger.hold_offs(), [Passed::Waiver { host: host(2) }]);
+    desk.apply(passed).unwrap();
+    assert_eq!((desk.down("web"), desk.ledger.hold_offs().len()), ((0, 1), 0));
+    let listed: Vec<_> = desk.ledger.written_off().map(|one| (one.host, one.slot)).collect();
+    assert_eq!(listed, [(host(2), None)]);
+    desk.health(2, true);
+    assert_eq!((desk.down("web"), desk.ledger.written_off().count()), ((1, 1), 0));
+    count(&mut desk, 2, &[], generation);
+    assert_eq!(desk.down("web"), (0, 1));
+}
+
+#[test]
+fn a_host_that_is_heard_of_in_the_hold_off_is_not_written_off() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let generation = recover(&mut desk);
+    desk.health(2, false);
+    desk.act("web", Action::Waive { host: host(2), generation }).unwrap();
+    desk.health(2, true);
+    assert_eq!(desk.apply(Entry::Passed(Passed::Waiver { host: host(2) })), Ok(false));
+    assert!(desk.ledger.is_uncounted(host(2)));
+}
+
+#[test]
+fn a_slot_that_is_known_after_a_loss_is_released_and_not_waived() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let holder = desk.grant_next();
+    let generation = recover(&mut desk);
+    desk.health(holder, false);
+    let refused = desk.act("web", Action::Waive { host: host(holder), generation });
+    assert!(matches!(refused, Err(Refusal::HoldsKnownSlot(_))), "{refused:?}");
+}
+    let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    desk.act("web", Action::ReleaseSlot { host: host(holder), token }).unwrap();
+    desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })).unwrap();
+    let away = desk.act("web", Action::Waive { host: host(holder), generation });
+    assert!(matches!(away, Err(Refusal::NothingToWaive(_))), "{away:?}");
+    let others = (0..3).filter(|number| *number != holder);
+    others.for_each(|number| count(&mut desk, number, &[], generation));
+    assert_eq!(desk.down("web"), (0, 1));
+    desk.ledger.check_invariants();
+    // Another slot of it may have been lost: that one was known does not tell.
+    desk.health(holder, true);
+    assert!(desk.ledger.is_uncounted(host(holder)));
