@@ -117,10 +117,8 @@ impl Ledger {
         }
         // Until another host votes in its place, those that are left must be able to agree.
         let voters = self.electorate.newest();
-        let lives = |voter: &HostId| {
-            let gone = &self.state.removed;
-            voter != host && !gone.contains(voter) && !self.state.unhealthy.contains(voter)
-        };
+        let lives =
+            |voter: &HostId| voter != host && self.is_member(*voter) && self.is_healthy(*voter);
         let too_few = voters.hosts().filter(lives).count() < voters.majority();
         if (voters.is_voter(*host) && too_few) || self.comes_next(*host) {
             return Err(Refusal::IsVoter { name: name.clone() });

@@ -348,6 +348,15 @@ fn a_removed_host_holds_nothing_counts_nowhere_and_never_comes_back() {
 }
 
 #[test]
+fn a_voter_is_not_removed_while_another_was_installed_anew_and_votes_no_more() {
+    let mut desk = Desk::founded(5, 3, &[]);
+    // Its key is out, and another host has to vote in its place first.
+    assert_eq!(desk.admit(9, 1, 1), Ok(true));
+    assert!(matches!(desk.remove(0, 3), Err(Refusal::IsVoter { .. })));
+    assert_eq!(desk.remove(4, 3), Ok(true));
+}
+
+#[test]
 fn a_deployment_does_not_wait_for_hosts_that_are_away_and_they_catch_up() {
     for catch_up in [true, false] {
         let mut desk = Desk::new(4);
