@@ -466,9 +466,18 @@ impl Node {
 
     /// Asks a voter for what this host has not seen, if this host follows.
     pub(super) fn ask_ledger_of(&mut self, peer: HostId) {
-        if self.follows() && self.is_voter(peer) {
+        if self.follows() && self.is_fed_by(peer) {
             let first = self.ledger.applied_index() + 1;
             self.send(peer, Message::WantLedger { first });
+        }
+    }
+
+    /// Asks everybody who may know.
+    pub(super) fn ask_ledger_of_all(&mut self) {
+        for peer in self.feeders() {
+            if self.links.is_up(peer) {
+                self.ask_ledger_of(peer);
+            }
         }
     }
 
@@ -478,20 +487,22 @@ impl Node {
         if !self.follows() || planted(Defect::AskedOnce) {
             return;
         }
-        let voters = self.voters().into_iter().filter(|voter| self.links.is_up(*voter));
-        let voters: Vec<_> = voters.collect();
+        let feeders = self.feeders().into_iter().filter(|peer| self.links.is_up(*peer));
+        let feeders: Vec<_> = feeders.collect();
         self.feed.asked = self.feed.asked.wrapping_add(1);
-        if let Some(voter) = voters.get(self.feed.asked % voters.len().max(1)) {
-            self.ask_ledger_of(*voter);
+        if let Some(peer) = feeders.get(self.feed.asked % feeders.len().max(1)) {
+            self.ask_ledger_of(*peer);
         }
     }
 
     pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
-        if self.consensus.is_none() || planted(Defect::NobodyFed) {
+        if !self.feeds() || planted(Defect::NobodyFed) {
             return;
         }
-        let (has, sent) = (first.saturating_sub(1), self.ledger.applied_index());
-        self.feed.followers.insert(to, Follower { has, sent, is_fed: true });
+        if self.consensus.is_some() {
+            let (has, sent) = (first.saturating_sub(1), self.ledger.applied_index());
+            self.feed.followers.insert(to, Follower { has, sent, is_fed: true });
+        }
         self.send_entries(to, first);
     }
 
@@ -573,10 +584,12 @@ impl Node {
         voter_applied: u64,
         leader: Option<HostId>,
     ) {
-        if self.consensus.is_some() || !self.is_voter(from) {
+        if self.consensus.is_some() || !self.is_fed_by(from) {
             return;
         }
-        self.feed.heard_leader = leader;
+        if self.is_voter(from) {
+            self.feed.heard_leader = leader;
+        }
         // Past this no ledger is ever; a voter that says so would make this host deaf to the others.
         if voter_applied > LEDGER_INDEX_MAX {
             return;
@@ -629,7 +642,7 @@ impl Node {
     pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64, term: u64) {
         let behind = self.ledger.applied_index() < index && index <= LEDGER_INDEX_MAX;
         let sane = (1..=TERM_MAX).contains(&term);
-        if self.follows() && self.is_voter(from) && behind && sane {
+        if self.follows() && self.is_fed_by(from) && behind && sane {
             self.pull_snapshot(from, index, term);
         }
     }

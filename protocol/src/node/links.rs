@@ -32,8 +32,9 @@ pub(super) struct Links {
     spoke: BTreeMap<HostId, Mono>,
     /// When a heartbeat is due at the earliest.
     next_beat_at: Mono,
-    /// The other voters of a generation, in the order in which this host follows them.
-    voters: Option<(u64, Vec<HostId>)>,
+    /// The other voters of a generation, in the order in which this host follows them; with those before them
+    /// for as long as it is left behind.
+    voters: Option<((u64, bool), Vec<HostId>)>,
 }
 
 /// Where a host may be reached.
@@ -193,10 +194,11 @@ impl Node {
 
     /// The voters to be connected to, sorted.
     fn wanted_voters(&mut self) -> Vec<Number> {
-        let all = self.consensus.is_some() || self.needs_receipts();
-        let generation = self.electorate.newest().generation();
-        if self.links.voters.as_ref().is_none_or(|(known, _)| *known != generation) {
-            self.links.voters = Some((generation, self.voters_in_order()));
+        let is_behind = self.is_left_behind();
+        let all = self.consensus.is_some() || self.needs_receipts() || is_behind;
+        let which = (self.electorate.newest().generation(), is_behind);
+        if self.links.voters.as_ref().is_none_or(|(known, _)| *known != which) {
+            self.links.voters = Some((which, self.voters_in_order()));
         }
         let voters = self.links.voters.iter().flat_map(|(_, voters)| voters);
         let (mut wanted, mut counted) = (Vec::new(), 0);
@@ -216,7 +218,7 @@ impl Node {
     /// The other voters, in an order of this host's own.
     fn voters_in_order(&self) -> Vec<HostId> {
         let me = self.me;
-        let mut voters: Vec<_> = self.voters().into_iter().filter(|voter| *voter != me).collect();
+        let mut voters: Vec<_> = self.feeders().into_iter().filter(|voter| *voter != me).collect();
         voters.sort_by_cached_key(|voter| {
             Digest::of(HashDomain::Ring, &[b"voter", &voter.0, &me.0]).0
         });

@@ -79,11 +79,7 @@ impl Node {
     /// A follower asks the voters anew; to a voter the leader tells it again.
     fn give_up_snapshot(&mut self) {
         self.incoming = None;
-        for voter in self.voters() {
-            if self.links.is_up(voter) {
-                self.ask_ledger_of(voter);
-            }
-        }
+        self.ask_ledger_of_all();
     }
 
     fn ask_for_part(&mut self) {

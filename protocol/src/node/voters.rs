@@ -10,7 +10,7 @@ use crate::{
     limits::{GROUPS_PER_HOST_MAX, VOTER_CHANGES_FEW, VOTER_LISTS_PER_MESSAGE_MAX},
     rollout::{Entry, Refusal},
     sabotage::{Defect, planted},
-    trust::{Counted, Electorate, Signed, VoterList},
+    trust::{Counted, Electorate, Signed, VoterList, Voters},
     wire::Message,
 };
 
@@ -26,6 +26,27 @@ impl Node {
 
     pub(super) fn is_voter(&self, host: HostId) -> bool {
         self.electorate.newest().is_voter(host)
+    }
+
+    /// Whose word of the ledger is taken. Where the newest voters begin may be known to none of them, and
+    /// only to who agreed on them: until this host has come to it, those count as well.
+    pub(super) fn feeders(&self) -> Vec<HostId> {
+        let former = self.electorate.former().filter(|_| self.is_left_behind());
+        let mut feeders = self.voters();
+        feeders.extend(former.into_iter().flat_map(Voters::hosts));
+        feeders.sort_unstable();
+        feeders.dedup();
+        feeders
+    }
+
+    pub(super) fn is_fed_by(&self, host: HostId) -> bool {
+        self.feeders().contains(&host)
+    }
+
+    /// True if others may take the ledger from this host.
+    pub(super) fn feeds(&self) -> bool {
+        let voted = self.electorate.former().is_some_and(|former| former.is_voter(self.me));
+        self.consensus.is_some() || voted
     }
 
     /// The generation that the ledger has come to.
@@ -188,11 +209,7 @@ impl Node {
         if lists.len() == VOTER_LISTS_PER_MESSAGE_MAX {
             self.send(from, Message::VotersKnown(own));
         }
-        for voter in self.voters() {
-            if self.links.is_up(voter) {
-                self.ask_ledger_of(voter);
-            }
-        }
+        self.ask_ledger_of_all();
     }
 
     /// A voter signs the list that is planned, until the ledger shows it.

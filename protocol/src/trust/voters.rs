@@ -187,6 +187,13 @@ impl Electorate {
         self.lists.last().expect("the genesis is always there")
     }
 
+    /// The voters who agreed on the newest. None where nobody did: in the first generation, and where
+    /// operators have named them.
+    pub fn former(&self) -> Option<&Voters> {
+        let is_agreed = self.newest().generation > self.recovered_at();
+        self.lists.iter().nth_back(1).filter(|_| is_agreed)
+    }
+
     /// True if operators have named voters after a majority was lost.
     pub fn was_recovered(&self) -> bool {
         self.recovered_at() > 0

@@ -99,6 +99,27 @@ fn a_voter_that_slept_through_a_change_goes_on_in_the_new_generation() {
 }
 
 #[test]
+fn voters_who_all_forgot_where_they_begin_hear_it_from_one_that_was_replaced() {
+    let mut world = impatient(5, 3);
+    world.group(MinimumHealthy::HostCount(0));
+    world.run_for(10);
+    let images: Vec<_> = world.hosts.iter().map(|host| host.disk.clone()).collect();
+    let gone = world.other_voter();
+    world.kill(gone);
+    world.run_until("a new voter", |world| world.is_settled(1));
+    world.restart(gone);
+    world.run_until("it hears of it", |world| world.is_settled(1));
+    for host in (0..5).filter(|host| *host != gone) {
+        world.kill(host);
+        world.hosts[host].disk = images[host].clone();
+        world.restart(host);
+    }
+    world.run_until("they hear of it", |world| world.is_settled(1));
+    world.run_until("a leader", |world| world.leader().is_some());
+    world.deploys("1.0.0");
+}
+
+#[test]
 fn the_leader_is_replaced_by_the_one_after_it() {
     let mut world = impatient(4, 3);
     let leader = world.leader().unwrap();
