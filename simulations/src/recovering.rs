@@ -242,16 +242,6 @@ impl Truth {
         }
     }
 
-    /// A host has said what it holds. Where the fleet never heard that it ran anything, it is as well as
-    /// before, whatever failed there meanwhile.
-    pub(crate) fn counts_again(&mut self, host: HostId) {
-        let rules = &self.rules;
-        let holds = |token: &u64| rules.slots.get(&host) == Some(token);
-        self.broken.retain(|(group, other), token| {
-            *other != host || holds(token) || rules.runs_or_broke(group, host)
-        });
-    }
-
     /// A host acts on a slot of the other line. In the groups that it is in here there is room for it, as
     /// long as nothing was granted without counting it.
     pub(crate) fn lost_slot_fits(&self, host: HostId) -> Checked {

@@ -319,8 +319,8 @@ impl Rules {
                 for name in broken {
                     if let Some(group) = self.groups.get_mut(name) {
                         group.current.remove(host);
-                        self.broken.insert((name.clone(), *host));
                     }
+                    self.broken.insert((name.clone(), *host));
                 }
                 self.waived.remove(host);
                 let asked = self.uncounted.remove(host) && *generation >= self.recovered_at;

@@ -222,11 +222,6 @@ impl Truth {
             self.planned.insert(before.generation(), entry.index);
         }
         self.part_with(&stamped.entry);
-        if let (true, Entry::Counted(counted)) = (changed, &stamped.entry)
-            && let Ok(counted) = counted.verify_host(self.trust.fleet())
-        {
-            self.counts_again(counted.content().host);
-        }
         if changed {
             self.note(&stamped.entry);
         }

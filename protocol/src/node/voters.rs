@@ -271,19 +271,17 @@ impl Node {
         if begun.any(|activation| Some(activation.token) != held) {
             return;
         }
-        let broken = self.groups_without_a_revision(report);
+        let broken = Self::groups_without_a_revision(report);
         if let Some(counted) = self.sign(&Counted { host: self.me, broken, generation }) {
             self.submit(Entry::Counted(counted), false);
         }
     }
 
-    /// Groups of which this host runs nothing any more, though the ledger has it that it does: what came
-    /// between was lost with the voters.
-    fn groups_without_a_revision(&self, report: &Report) -> BTreeSet<GroupName> {
-        let groups = report.groups.iter();
-        let broken = groups.filter(|group| group.current.is_none() && group.activation.is_none());
-        let known = broken.filter(|group| self.ledger.has_run(&group.group, self.me));
-        known.map(|group| group.group.clone()).take(GROUPS_PER_HOST_MAX).collect()
+    /// Groups in which this host has used a slot and runs nothing: the word of it may be lost with the voters.
+    fn groups_without_a_revision(report: &Report) -> BTreeSet<GroupName> {
+        let used = report.groups.iter().filter(|group| group.closed > 0);
+        let broken = used.filter(|group| group.current.is_none() && group.activation.is_none());
+        broken.map(|group| group.group.clone()).take(GROUPS_PER_HOST_MAX).collect()
     }
 
     /// Until when this voter gives no receipts: from the plan of a new list on, it is none of the old.

@@ -13,7 +13,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    ids::{GroupName, HostId},
+    ids::HostId,
     limits::VOTER_LISTS_MAX,
     sabotage::{Defect, planted},
     trust::{Base, Counted, Document, Electorate, Signed, Verified, Voter, VoterList},
@@ -188,16 +188,12 @@ impl Ledger {
         self.state.uncounted.remove(&host);
         self.state.waived.remove(&host);
         for name in broken {
+            // The voters may have lost the group, too; it may be handed in again.
             if let Some(group) = self.state.groups.get_mut(&name) {
                 group.current.remove(&host);
-                self.state.broken.insert((name, host));
             }
+            self.state.broken.insert((name, host));
         }
-    }
-
-    /// True if a host has said that it runs a release in a group, and nothing else since.
-    pub fn has_run(&self, group: &GroupName, host: HostId) -> bool {
-        self.state.groups.get(group).is_some_and(|group| group.current.contains_key(&host))
     }
 
     /// False while a slot from before the voters were lost may have been given back since then, and its

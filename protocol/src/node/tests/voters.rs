@@ -361,15 +361,12 @@ fn a_fleet_that_lost_its_majority_goes_on_by_the_word_of_operators() {
     world.deploys("1.0.1");
 }
 
-#[test]
-fn a_slot_that_was_lost_with_its_voters_still_counts() {
-    let mut world = impatient(6, 3);
-    world.group(MinimumHealthy::OneAtATime);
-    let release = world.release("1.0.0");
+/// Two voters and one host that is none see each other and deploy a release to that host; the others see
+/// nothing of it.
+fn deploys_out_of_sight(world: &mut World, release: Digest) -> ([usize; 2], usize, Vec<usize>) {
     world.run_until("everybody knows it", |world| {
         (0..6).all(|host| world.node(host).ledger().release(release).is_some())
     });
-    // Two voters and one host see each other, and nobody else.
     let leader = world.leader().unwrap();
     let second = world.other_voter();
     let holder = (0..6).find(|host| !world.votes(*host)).unwrap();
@@ -382,25 +379,56 @@ fn a_slot_that_was_lost_with_its_voters_still_counts() {
             world.disconnect(*host, *other);
         }
     }
+    ([leader, second], holder, away)
+}
+
+/// The two voters are lost, and the fleet goes on with the newest ledger of those who saw nothing.
+fn goes_on_without(world: &mut World, lost: [usize; 2], holder: usize, away: &[usize]) -> usize {
+    lost.into_iter().for_each(|voter| world.kill(voter));
+    for other in away {
+        world.connect(holder, *other);
+    }
+    let applied = |host: &&usize| world.node(**host).ledger().applied_index();
+    let from = *away.iter().max_by_key(applied).unwrap();
+    world.recover(from, away).unwrap();
+    world.run_until("a leader", |world| world.leader().is_some());
+    from
+}
+
+#[test]
+fn a_host_that_failed_by_a_slot_which_nobody_knows_counts_as_broken() {
+    let mut world = impatient(6, 3);
+    world.group(MinimumHealthy::HostCount(0));
+    let release = world.release("1.0.0");
+    world.bad.insert(release);
+    let (lost, holder, away) = deploys_out_of_sight(&mut world, release);
+    world.run_until("it has failed and said so", |world| {
+        let groups = &world.hosts[holder].executor.report.groups;
+        groups.first().is_some_and(|group| group.closed > 0 && group.activation.is_none())
+    });
+    let from = goes_on_without(&mut world, lost, holder, &away);
+    let id = world.hosts[holder].id;
+    world.run_until("it is counted", |world| !world.node(from).ledger().is_uncounted(id));
+    assert!(world.node(from).ledger().is_broken(id));
+}
+
+#[test]
+fn a_slot_that_was_lost_with_its_voters_still_counts() {
+    let mut world = impatient(6, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    let (lost, holder, away) = deploys_out_of_sight(&mut world, release);
     world.hosts[holder].executor.slow_by = 100;
     world
         .run_until("the holder is at work", |world| world.hosts[holder].executor.ends_at.is_some());
-    let lost = world.node(holder).ledger().slot_of(world.hosts[holder].id).unwrap().token;
-    world.kill(leader);
-    world.kill(second);
-    for other in &away {
-        world.connect(holder, *other);
-    }
-    let from = *away.iter().max_by_key(|h| world.node(**h).ledger().applied_index()).unwrap();
-    assert!(world.node(from).ledger().applied_index() < lost, "it knows nothing of the slot");
-    world.recover(from, &away).unwrap();
-    world.run_until("a leader", |world| world.leader().is_some());
+    let from = goes_on_without(&mut world, lost, holder, &away);
+    let slot = world.node(from).ledger().slot_of(world.hosts[holder].id);
+    assert!(slot.is_none(), "it knows nothing of the slot");
     let done = |world: &World| {
         away.iter().all(|host| world.hosts[*host].executor.report.groups[0].current.is_some())
     };
     // The other two count as down for good: only the quota of the group is of interest here.
-    let removed: Vec<_> = [leader, second].to_vec();
-    for gone in removed {
+    for gone in lost {
         let removal = removal(&world, gone);
         world.submit(from, removal);
     }
