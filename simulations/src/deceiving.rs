@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use groundswell_protocol::{
-    node::{Input, Node, Output},
+    node::{Input, LogRecord, Node, Output},
     sabotage::{Defect, plant},
     time::{Mono, UnixSeconds},
     wire::Message,
@@ -77,8 +77,8 @@ impl World {
         }
     }
 
-    /// True if a host that was in doubt is like all others again: its ledger is as was agreed on. Entries
-    /// that changed nothing may be others all the same.
+    /// True if a host that was in doubt is like all others again: its ledger is as was agreed on, and so are
+    /// the entries that it would read again.
     pub(crate) fn is_cleared(&mut self, host: usize) -> bool {
         let Some(node) = self.node(host) else { return false };
         let applied = node.ledger().applied_index();
@@ -87,7 +87,16 @@ impl World {
             self.coverage.met(Situation::AppliedAhead);
             self.deceiving.astray.insert(host);
         }
-        if self.deceiving.voter == Some(host) || self.deceiving.astray.contains(&host) {
+        // Those that changed nothing may be others all the same.
+        let is_agreed = |(index, entry): (&u64, &LogRecord)| {
+            *index > applied
+                || self.truth.entry(*index).is_none_or(|agreed| agreed.data == entry.data)
+        };
+        let read_again = self.hosts[host].disk.log.iter().all(is_agreed);
+        if self.deceiving.voter == Some(host)
+            || self.deceiving.astray.contains(&host)
+            || !read_again
+        {
             return false;
         }
         self.hosts[host].checked = applied;

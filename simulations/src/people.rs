@@ -319,6 +319,11 @@ impl World {
         let holders = holders.filter(|host| *host >= self.plan.voters && !replaced(*host));
         let host = holders.filter(|host| self.plan.hosts[*host].replaces.is_none()).last();
         let host = host.unwrap_or(fallback);
+        // With whom they have just gone on they do not remove on the side that was left.
+        let voters = self.truth.ledger.electorate().newest();
+        if self.truth.abandoned.is_some() && voters.is_voter(self.hosts[host].id) {
+            return;
+        }
         let removal = Removal {
             host: self.hosts[host].id,
             name: HostName::new(format!("h{host}")).expect("a good name"),
@@ -334,14 +339,14 @@ impl World {
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
-        // Whoever votes is needed since others were lost, one is gone and not replaced yet, or one was put
-        // back and has to be told by the rest.
+        // Whoever votes is needed since others were lost, or one is gone and not replaced yet. Where one
+        // was put back and has to be told by the rest, whoever is about to vote is needed as well.
         let voters = self.truth.ledger.electorate().newest();
         let is_needed = self.truth.abandoned.is_some()
-            || self.hosts.iter().any(|host| host.forgotten.is_some())
             || voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
         let votes = is_needed && voters.is_voter(self.hosts[old].id);
-        if self.hosts[old].gone || !self.hosts[host].gone || votes {
+        let is_doubtful = self.hosts.iter().any(|host| host.forgotten.is_some());
+        if self.hosts[old].gone || !self.hosts[host].gone || votes || is_doubtful {
             return;
         }
         self.coverage.met(Situation::HostInstalledAnew);

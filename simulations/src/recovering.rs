@@ -201,14 +201,14 @@ impl Truth {
     }
 
     /// True if a slot is held. One that was lost is, as long as its holder has not said that it holds
-    /// none.
+    /// none; so is that of a holder which was installed anew where it was known.
     pub(crate) fn is_theirs(&self, host: HostId, token: u64) -> Result<bool, Violation> {
         let (newest, left) = self.both();
         let holds = |rules: &Rules| rules.slots.get(&host) == Some(&token);
         if holds(newest) {
             return Ok(true);
         }
-        if !left.is_some_and(holds) {
+        if !left.is_some_and(|left| holds(left) || left.has_left(host)) {
             return Ok(false);
         }
         self.is_waited_for(host, token).map(|()| true)

@@ -278,10 +278,10 @@ impl Rules {
                 self.forget(host);
                 self.removed.insert(host);
                 let voters = moment.ledger.electorate().newest();
-                let gone = voters.hosts().filter(|voter| self.removed.contains(voter)).count();
+                let gone = voters.hosts().filter(|voter| self.left.contains(voter)).count();
                 let (is_voter, all) = (voters.is_voter(host), voters.list().len());
                 unless(!is_voter || (all - gone) * 2 > all, "R7", || {
-                    format!("of {all} voters {gone} are removed")
+                    format!("of {all} voters {gone} are gone")
                 })?;
             }
             Entry::Group(group) => {
@@ -944,9 +944,14 @@ impl Rules {
     }
 
     fn sync_ends(&mut self, moment: &Moment<'_>) -> Checked {
-        // What ran makes room for what began after it and was over with that.
+        // What ran makes room for what began after it and was over with that, and so does that, in turn.
         let mut all: Vec<_> = self.deployments.keys().copied().collect();
-        all.sort_by_key(|id| self.deployments[id].began.is_none());
+        let turn = |id: &DeploymentId| {
+            let Tally { began, group, .. } = &self.deployments[id];
+            let queue = &self.groups[group].queue;
+            (began.is_none(), queue.iter().position(|queued| queued == id))
+        };
+        all.sort_by_cached_key(turn);
         for id in all {
             self.sync_end(moment, id)?;
         }
