@@ -1,28 +1,34 @@
 //! Fetching revisions from other hosts, and serving them.
 //!
-//! [`Transfers`] is one task. It owns the running fetches and what the neighbours say they hold; it
-//! tells the engine how far each revision is. Which frame is asked of whom is decided in
-//! `protocol::swarm`; here questions become calls and answers become files. Nothing is lost in a
-//! crash but the frames that were not synced, and those are fetched again.
+//! [`Transfers`] is one task. It owns the host's [`Swarm`] and tells the engine how far each revision
+//! is. Which frame is asked of whom and who is given what next is decided in `protocol::swarm`; here
+//! questions become calls and answers become files. Nothing is lost in a crash but the frames that were
+//! not synced, and those are fetched again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use groundswell_protocol::{
     ids::{Digest, HostId},
-    limits::CALL_BYTES_MAX,
+    limits::{CALL_BYTES_MAX, SWARM_INBOX_BYTES_MAX},
     node::Progress,
     revision::Manifest,
-    swarm::{Ask, Failure, Fetch, Turns},
-    time::Mono,
-    wire::{Call, Holding, Message, Reply},
+    swarm::{Ask, Failure, Give, HoldingRefused, Output, Rates, Swarm, Turns},
+    wire::{Call, Holding, Reply},
 };
 use tokio::sync::mpsc;
 
-use crate::{clock::Clock, mesh::Mesh, store::Store};
+use crate::{
+    clock::Clock,
+    mesh::{Mesh, ReplyTo},
+    store::Store,
+};
 
 /// What the task is told.
 #[derive(Debug)]
@@ -40,6 +46,14 @@ pub enum TransferInput {
     Imported(Digest),
     /// A peer says what it holds.
     Have(HostId, Vec<Holding>),
+    /// A peer holds more frames of a revision.
+    HaveMore(HostId, Digest, Vec<u32>),
+    /// A peer asks for a frame of a revision.
+    Asked(HostId, Digest, u32, ReplyTo),
+    /// A peer waits no more for a frame that it asked for.
+    Unwanted(HostId, Digest, u32),
+    /// A frame is on the wire to a peer, or cannot be given.
+    Given(Give),
     /// A peer's link is up.
     LinkUp(HostId),
     /// A peer is gone.
@@ -51,7 +65,7 @@ pub enum TransferInput {
     /// A revision that is here in full was made durable, or could not be.
     Synced(Digest, Result<(), String>),
     /// A call for a frame has ended.
-    FrameFetched(Digest, HostId, u32, Result<(), FrameTrouble>),
+    FrameFetched(Ask, Result<(), FrameTrouble>),
 }
 
 /// Why a manifest did not come.
@@ -74,6 +88,56 @@ pub enum FrameTrouble {
     Store(String),
 }
 
+/// Where the task is told things.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    inputs: mpsc::UnboundedSender<TransferInput>,
+    /// Of what peers have said and the task has not looked at.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    /// Tells it what happens on this host.
+    pub fn tell(&self, input: TransferInput) {
+        // It ends when the host does.
+        drop(self.inputs.send(input));
+    }
+
+    /// Tells it what a peer says. False if peers say more than the task can follow: what is lost then
+    /// is said anew where the peer's link begins anew.
+    #[must_use]
+    pub fn hear(&self, input: TransferInput) -> bool {
+        let bytes = input.bytes_of_peer();
+        let queued = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if queued > SWARM_INBOX_BYTES_MAX {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.tell(input);
+        true
+    }
+
+    fn taken(&self, input: &TransferInput) {
+        self.bytes.fetch_sub(input.bytes_of_peer(), Ordering::Relaxed);
+    }
+}
+
+impl TransferInput {
+    /// About how much of memory a peer has filled with it.
+    fn bytes_of_peer(&self) -> usize {
+        let more = match self {
+            Self::Have(_, holdings) => {
+                let bytes = holdings.iter().map(|holding| holding.frames.len());
+                bytes.sum::<usize>() + size_of_val(&holdings[..])
+            }
+            Self::HaveMore(_, _, frames) => size_of_val(&frames[..]),
+            Self::Asked(..) | Self::Unwanted(..) => 0,
+            _ => return 0,
+        };
+        size_of::<Self>() + more
+    }
+}
+
 /// Progress of revisions, for the engine.
 pub type Reports = mpsc::Sender<(Digest, Progress)>;
 
@@ -83,30 +147,11 @@ pub struct Transfers {
     mesh: Mesh,
     clock: Clock,
     reports: Reports,
-    inbox: mpsc::UnboundedSender<TransferInput>,
-    links: BTreeSet<HostId>,
-    holdings: BTreeMap<HostId, Holdings>,
+    inbox: Inbox,
+    swarm: Swarm,
     jobs: BTreeMap<Digest, Job>,
-}
-
-/// What a peer says that it holds, as far as it is kept.
-#[derive(Default)]
-struct Holdings {
-    by_manifest: BTreeMap<Digest, Holding>,
-    bytes: usize,
-}
-
-impl Holdings {
-    /// Keeps what fits. The rest is not asked for at this peer.
-    fn keep(&mut self, holding: Holding) {
-        let size = |holding: &Holding| holding.frames.len() + size_of::<Holding>() * 2;
-        let before = self.by_manifest.remove(&holding.manifest);
-        self.bytes -= before.as_ref().map_or(0, size);
-        if self.bytes + size(&holding) <= HOLDINGS_BYTES_PER_PEER_MAX {
-            self.bytes += size(&holding);
-            self.by_manifest.insert(holding.manifest, holding);
-        }
-    }
+    /// Where answers go that peers wait for.
+    replies: BTreeMap<(HostId, Digest, u32), ReplyTo>,
 }
 
 /// One revision on its way here.
@@ -115,9 +160,7 @@ struct Job {
     manifest_asked: bool,
     /// Whom to ask for the manifest.
     turns: Turns,
-    fetch: Option<Fetch>,
     last_percent: Option<u8>,
-    announced: u32,
 }
 
 impl Transfers {
@@ -127,32 +170,59 @@ impl Transfers {
         mesh: Mesh,
         clock: Clock,
         reports: Reports,
-    ) -> mpsc::UnboundedSender<TransferInput> {
-        let (inbox, mut inputs) = mpsc::unbounded_channel();
+        seed: u64,
+    ) -> Inbox {
+        let (inputs_in, mut inputs) = mpsc::unbounded_channel();
+        let inbox = Inbox { inputs: inputs_in, bytes: Arc::default() };
         let mut transfers = Self {
             store,
             mesh,
             clock,
             reports,
             inbox: inbox.clone(),
-            links: BTreeSet::new(),
-            holdings: BTreeMap::new(),
+            swarm: Swarm::new(Rates::default(), seed),
             jobs: BTreeMap::new(),
+            replies: BTreeMap::new(),
         };
+        for manifest in transfers.store.manifests() {
+            if transfers.is_complete(&manifest) {
+                transfers.open(manifest);
+            }
+        }
         tokio::spawn(async move {
-            let mut beat = tokio::time::interval(BEAT);
-            beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                tokio::select! {
-                    input = inputs.recv() => match input {
-                        Some(input) => transfers.take(input).await,
-                        None => return,
-                    },
-                    _ = beat.tick(), if !transfers.jobs.is_empty() => transfers.advance().await,
+                let input = tokio::time::timeout(transfers.rest(), inputs.recv());
+                match input.await {
+                    Ok(Some(input)) => transfers.take_all(input, &mut inputs).await,
+                    Ok(None) => return,
+                    Err(_) => {}
                 }
+                transfers.advance().await;
             }
         });
         inbox
+    }
+
+    /// How long nothing has to be done if nothing happens.
+    fn rest(&self) -> Duration {
+        let beat = if self.jobs.is_empty() { IDLE } else { BEAT };
+        let deadline = self.swarm.next_deadline();
+        deadline.map_or(beat, |at| at.since(self.clock.mono()).min(beat))
+    }
+
+    /// Takes in what has come, all at once: what is to be done then is done once.
+    async fn take_all(
+        &mut self,
+        first: TransferInput,
+        inputs: &mut mpsc::UnboundedReceiver<TransferInput>,
+    ) {
+        let (mut next, mut left) = (Some(first), INPUTS_AT_ONCE_MAX);
+        while let Some(input) = next {
+            self.inbox.taken(&input);
+            self.take(input).await;
+            left -= 1;
+            next = (left > 0).then(|| inputs.try_recv().ok()).flatten();
+        }
     }
 
     async fn take(&mut self, input: TransferInput) {
@@ -161,34 +231,67 @@ impl Transfers {
                 self.recheck(manifest, bytes);
             }
             TransferInput::Fetch { manifest, bytes, recheck: false }
-            | TransferInput::Rechecked(manifest, bytes) => self.fetch(manifest, bytes),
+            | TransferInput::Rechecked(manifest, bytes) => self.fetch(manifest, bytes).await,
             TransferInput::Imported(manifest) => {
                 self.jobs.remove(&manifest);
+                if !self.swarm.is_done(manifest) && self.open(manifest) {
+                    self.swarm.premiere(manifest);
+                }
                 self.complete(manifest);
             }
             TransferInput::Synced(manifest, outcome) => self.synced(manifest, outcome).await,
-            TransferInput::Have(peer, holdings) => self.have(peer, holdings),
-            TransferInput::LinkUp(peer) => {
-                self.links.insert(peer);
-                self.announce_all_to(peer);
-            }
-            TransferInput::LinkDown(peer) => {
-                self.links.remove(&peer);
-                self.holdings.remove(&peer);
-                for job in self.jobs.values_mut() {
-                    if let Some(fetch) = &mut job.fetch {
-                        fetch.peer_gone(peer);
-                    }
+            TransferInput::Have(peer, holdings) => {
+                for holding in holdings {
+                    self.open_if_lacking(&holding);
+                    said(peer, self.swarm.holding(peer, holding));
                 }
+            }
+            TransferInput::HaveMore(peer, manifest, frames) => {
+                said(peer, self.swarm.more(peer, manifest, &frames));
+            }
+            TransferInput::Asked(peer, manifest, index, reply) => {
+                self.asked(peer, manifest, index, reply);
+            }
+            TransferInput::Unwanted(peer, manifest, index) => {
+                self.swarm.cancelled(peer, manifest, index);
+            }
+            TransferInput::Given(give) => self.swarm.given(give.peer, give.manifest, give.index),
+            TransferInput::LinkUp(peer) => self.swarm.peer_up(peer),
+            TransferInput::LinkDown(peer) => {
+                self.swarm.peer_gone(peer);
+                self.replies.retain(|(of, ..), _| *of != peer);
             }
             TransferInput::ManifestFetched(manifest, peer, outcome) => {
                 self.manifest_fetched(manifest, peer, outcome).await;
             }
-            TransferInput::FrameFetched(manifest, peer, index, outcome) => {
-                self.frame_fetched(manifest, peer, index, outcome).await;
-            }
+            TransferInput::FrameFetched(ask, outcome) => self.frame_fetched(ask, outcome).await,
         }
-        self.advance().await;
+    }
+
+    /// A peer asks for a frame. It is answered in its turn, or told at once that it will not be.
+    fn asked(&mut self, peer: HostId, manifest: Digest, index: u32, reply: ReplyTo) {
+        if !self.swarm.is_open(manifest) && self.is_complete(&manifest) {
+            self.open(manifest);
+        }
+        match self.swarm.asked(self.clock.mono(), peer, manifest, index) {
+            Ok(()) => drop(self.replies.insert((peer, manifest, index), reply)),
+            Err(Failure::Absent) => reply.send(Reply::Absent),
+            Err(_) => reply.send(Reply::Busy),
+        }
+    }
+
+    fn give(&mut self, give: Give) {
+        let inbox = self.inbox.clone();
+        let Some(reply) = self.replies.remove(&(give.peer, give.manifest, give.index)) else {
+            return inbox.tell(TransferInput::Given(give));
+        };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let frame = tokio::task::spawn_blocking(move || store.frame(&give.frame)).await;
+            let found = frame.ok().flatten().map_or(Reply::Absent, Reply::Bytes);
+            reply.send_through(found).await;
+            inbox.tell(TransferInput::Given(give));
+        });
     }
 
     async fn manifest_fetched(
@@ -201,16 +304,13 @@ impl Transfers {
         let Some(job) = self.jobs.get_mut(&manifest) else { return };
         job.manifest_asked = false;
         match outcome {
-            Ok(()) => self.begin_frames(manifest),
+            Ok(()) => self.open_wanted(manifest).await,
             Err(ManifestTrouble::Peer(reason)) => {
                 tracing::debug!(peer = peer.short(), reason, "a peer gave no manifest");
                 job.turns.failed(now, peer);
             }
             // The node asks again after a while: whatever it was may be mended by then.
-            Err(ManifestTrouble::Store(reason)) => {
-                self.jobs.remove(&manifest);
-                self.report(manifest, Progress::Troubled(reason)).await;
-            }
+            Err(ManifestTrouble::Store(reason)) => self.give_up(manifest, reason).await,
         }
     }
 
@@ -220,25 +320,24 @@ impl Transfers {
             if let Some(content) = store.manifest(&manifest) {
                 store.recheck(&content);
             }
-            drop(inbox.send(TransferInput::Rechecked(manifest, bytes)));
+            inbox.tell(TransferInput::Rechecked(manifest, bytes));
         });
     }
 
-    fn fetch(&mut self, manifest: Digest, manifest_bytes: u64) {
+    async fn fetch(&mut self, manifest: Digest, manifest_bytes: u64) {
         if self.is_complete(&manifest) {
+            self.open(manifest);
             self.complete(manifest);
             return;
         }
-        self.jobs.entry(manifest).or_insert_with(|| Job {
-            manifest_bytes,
-            manifest_asked: false,
-            turns: Turns::default(),
-            fetch: None,
-            last_percent: None,
-            announced: 0,
-        });
+        if self.jobs.contains_key(&manifest) {
+            return;
+        }
+        let turns = Turns::default();
+        let job = Job { manifest_bytes, manifest_asked: false, turns, last_percent: None };
+        self.jobs.insert(manifest, job);
         if self.store.manifest(&manifest).is_some() {
-            self.begin_frames(manifest);
+            self.open_wanted(manifest).await;
         }
     }
 
@@ -246,90 +345,82 @@ impl Transfers {
         self.store.manifest(manifest).is_some_and(|m| self.store.missing(&m).is_empty())
     }
 
-    fn have(&mut self, peer: HostId, holdings: Vec<Holding>) {
-        let known = self.holdings.entry(peer).or_default();
-        for holding in holdings {
-            if let Some(fetch) =
-                self.jobs.get_mut(&holding.manifest).and_then(|job| job.fetch.as_mut())
-            {
-                offer(fetch, peer, &holding);
-            }
-            known.keep(holding);
-        }
-    }
-
-    /// The manifest is here: plan the frames.
-    fn begin_frames(&mut self, manifest: Digest) {
-        let Some(content) = self.store.manifest(&manifest) else { return };
-        let Some(job) = self.jobs.get_mut(&manifest) else { return };
-        if job.fetch.is_some() {
-            return;
+    /// Takes part in the swarm of a revision whose manifest is here. False if there are too many.
+    fn open(&mut self, manifest: Digest) -> bool {
+        let Some(content) = self.store.manifest(&manifest) else { return true };
+        if self.swarm.is_done(manifest) && self.store.missing(&content).is_empty() {
+            return true;
         }
         let store = &self.store;
-        let seed = u64::from_be_bytes([
-            manifest.0[0],
-            manifest.0[1],
-            manifest.0[2],
-            manifest.0[3],
-            manifest.0[4],
-            manifest.0[5],
-            manifest.0[6],
-            manifest.0[7],
-        ]) ^ self.clock.mono().0;
-        let mut fetch = Fetch::new(manifest, &content.frames, |frame| store.has_frame(frame), seed);
-        for (peer, holdings) in &self.holdings {
-            if let Some(holding) = holdings.by_manifest.get(&manifest) {
-                offer(&mut fetch, *peer, holding);
-            }
-        }
-        job.fetch = Some(fetch);
+        self.swarm.open(self.clock.mono(), manifest, content, |frame| store.has_frame(frame))
     }
 
-    /// Asks for what may be asked for now, and ends what is done.
+    /// A revision that is here and made way for others is opened again where a peer lacks some of it.
+    fn open_if_lacking(&mut self, said: &Holding) {
+        if self.swarm.is_open(said.manifest) {
+            return;
+        }
+        let Some(content) = self.store.manifest(&said.manifest) else { return };
+        let lacks = !said.frames.is_empty() && said.claims() < content.frames.len();
+        if lacks && self.is_complete(&said.manifest) {
+            self.open(said.manifest);
+        }
+    }
+
+    async fn open_wanted(&mut self, manifest: Digest) {
+        if !self.open(manifest) {
+            self.give_up(manifest, "as many revisions as may be are on their way".into()).await;
+        }
+    }
+
+    /// It is not the peers' fault: the fetch ends, and the node begins another after a while. What is here
+    /// is still given.
+    async fn give_up(&mut self, manifest: Digest, reason: String) {
+        if self.jobs.remove(&manifest).is_none() {
+            return;
+        }
+        tracing::error!(revision = manifest.short(), %reason, "a revision is not fetched for now");
+        self.swarm.stop_fetching(manifest);
+        self.report(manifest, Progress::Troubled(reason)).await;
+    }
+
+    /// Does what is to be done now, and ends what is done.
     async fn advance(&mut self) {
-        let now = self.clock.mono();
-        let mut done = Vec::new();
+        for output in self.swarm.poll(self.clock.mono()) {
+            match output {
+                Output::Ask(ask) => self.ask_frame(ask),
+                Output::Give(give) => self.give(give),
+                Output::Refuse(Give { peer, manifest, index, .. }) => {
+                    if let Some(reply) = self.replies.remove(&(peer, manifest, index)) {
+                        reply.send(Reply::Absent);
+                    }
+                }
+                Output::Send(peer, message) => self.mesh.send(peer, &message),
+            }
+        }
         let manifests: Vec<_> = self.jobs.keys().copied().collect();
         for manifest in manifests {
-            self.ask_manifest(manifest);
-            let asks = self.next_asks(manifest, now);
-            for ask in asks {
-                self.ask_frame(manifest, ask);
-            }
-            let Some(fetch) = self.jobs.get(&manifest).and_then(|job| job.fetch.as_ref()) else {
-                continue;
-            };
-            if fetch.is_done() {
-                done.push(manifest);
-            } else {
-                let progress = fetch.progress();
-                let percent = progress.bytes_done * 100 / progress.bytes_total.max(1);
-                self.report_percent(manifest, u8::try_from(percent).unwrap_or(99)).await;
+            match self.swarm.progress(manifest) {
+                None => self.ask_manifest(manifest),
+                Some(_) if self.swarm.is_done(manifest) => {
+                    self.jobs.remove(&manifest);
+                    self.complete(manifest);
+                }
+                Some(progress) => {
+                    let percent = progress.bytes_done * 100 / progress.bytes_total.max(1);
+                    self.report_percent(manifest, u8::try_from(percent).unwrap_or(99)).await;
+                }
             }
         }
-        for manifest in done {
-            self.jobs.remove(&manifest);
-            self.complete(manifest);
-        }
-    }
-
-    fn next_asks(&mut self, manifest: Digest, now: Mono) -> Vec<Ask> {
-        let fetch = self.jobs.get_mut(&manifest).and_then(|job| job.fetch.as_mut());
-        fetch.map(|fetch| fetch.next(now)).unwrap_or_default()
     }
 
     fn ask_manifest(&mut self, manifest: Digest) {
         let now = self.clock.mono();
         let Some(job) = self.jobs.get_mut(&manifest) else { return };
-        if job.fetch.is_some() || job.manifest_asked {
+        if job.manifest_asked {
             return;
         }
-        let holds = |(_, held): &(&HostId, &Holdings)| held.by_manifest.contains_key(&manifest);
-        let holders = self.holdings.iter().filter(holds).map(|(peer, _)| *peer);
-        let Some(peer) = job.turns.next(now, holders.filter(|peer| self.links.contains(peer)))
-        else {
-            return;
-        };
+        let Some(peer) = job.turns.next(now, self.swarm.holders(manifest)) else { return };
         job.manifest_asked = true;
         let (bytes, mesh, store) = (job.manifest_bytes, self.mesh.clone(), self.store.clone());
         let inbox = self.inbox.clone();
@@ -339,49 +430,33 @@ impl Transfers {
             let outcome = outcome.unwrap_or_else(|_| {
                 Err(ManifestTrouble::Peer("it takes too long over a manifest".into()))
             });
-            drop(inbox.send(TransferInput::ManifestFetched(manifest, peer, outcome)));
+            inbox.tell(TransferInput::ManifestFetched(manifest, peer, outcome));
         });
     }
 
-    fn ask_frame(&self, manifest: Digest, ask: Ask) {
+    fn ask_frame(&self, ask: Ask) {
         let (mesh, store, inbox) = (self.mesh.clone(), self.store.clone(), self.inbox.clone());
         tokio::spawn(async move {
             let outcome = fetch_frame(&mesh, store, &ask).await;
-            let (peer, index) = (ask.peer, ask.index);
-            drop(inbox.send(TransferInput::FrameFetched(manifest, peer, index, outcome)));
+            inbox.tell(TransferInput::FrameFetched(ask, outcome));
         });
     }
 
-    async fn frame_fetched(
-        &mut self,
-        manifest: Digest,
-        peer: HostId,
-        index: u32,
-        outcome: Result<(), FrameTrouble>,
-    ) {
-        let now = self.clock.mono();
-        let Some(job) = self.jobs.get_mut(&manifest) else { return };
-        let Some(fetch) = &mut job.fetch else { return };
+    async fn frame_fetched(&mut self, ask: Ask, outcome: Result<(), FrameTrouble>) {
+        let (now, Ask { peer, manifest, index, .. }) = (self.clock.mono(), ask);
         match outcome {
-            Ok(()) => {
-                fetch.received(now, peer, index, true);
-                let done = fetch.progress().frames_done;
-                if done >= job.announced + ANNOUNCE_EVERY_FRAMES {
-                    job.announced = done;
-                    let holding = fetch.holding();
-                    self.announce(&holding);
-                }
-            }
+            Ok(()) => self.swarm.received(now, peer, manifest, index, true),
             Err(FrameTrouble::Lie) => {
-                tracing::warn!(peer = peer.short(), "a peer sent a wrong frame and is set aside");
-                fetch.received(now, peer, index, false);
+                if !self.swarm.set_aside(manifest).contains(&peer) {
+                    let peer = peer.short();
+                    tracing::warn!(peer, "a peer sent a wrong frame and is set aside");
+                }
+                self.swarm.received(now, peer, manifest, index, false);
             }
-            Err(FrameTrouble::Peer(failure)) => fetch.failed(now, peer, index, failure),
-            // Not the peers' fault: the fetch ends, and the node begins another after a while.
+            Err(FrameTrouble::Peer(why)) => self.swarm.failed(now, peer, manifest, index, why),
             Err(FrameTrouble::Store(reason)) => {
-                tracing::error!(%reason, "a frame could not be stored");
-                self.jobs.remove(&manifest);
-                self.report(manifest, Progress::Troubled(reason)).await;
+                self.swarm.failed(now, peer, manifest, index, Failure::Error);
+                self.give_up(manifest, reason).await;
             }
         }
     }
@@ -391,7 +466,7 @@ impl Transfers {
         let (store, inbox) = (self.store.clone(), self.inbox.clone());
         tokio::task::spawn_blocking(move || {
             let outcome = store.sync().map_err(|error| error.to_string());
-            drop(inbox.send(TransferInput::Synced(manifest, outcome)));
+            inbox.tell(TransferInput::Synced(manifest, outcome));
         });
     }
 
@@ -400,30 +475,7 @@ impl Transfers {
             self.report(manifest, Progress::Troubled(reason)).await;
             return;
         }
-        if let Some(holding) = self.holding_of(&manifest) {
-            self.announce(&holding);
-        }
         self.report(manifest, Progress::Complete).await;
-    }
-
-    fn holding_of(&self, manifest: &Digest) -> Option<Holding> {
-        let content = self.store.manifest(manifest)?;
-        let fetch = Fetch::new(*manifest, &content.frames, |f| self.store.has_frame(f), 0);
-        Some(fetch.holding())
-    }
-
-    fn announce(&self, holding: &Holding) {
-        for peer in &self.links {
-            self.mesh.send(*peer, &Message::Have(vec![holding.clone()]));
-        }
-    }
-
-    fn announce_all_to(&self, peer: HostId) {
-        for manifest in self.store.manifests() {
-            if let Some(holding) = self.holding_of(&manifest) {
-                self.mesh.send(peer, &Message::Have(vec![holding]));
-            }
-        }
     }
 
     async fn report_percent(&mut self, manifest: Digest, percent: u8) {
@@ -439,9 +491,9 @@ impl Transfers {
     }
 }
 
-/// Tells a fetch what a peer holds.
-fn offer(fetch: &mut Fetch, peer: HostId, holding: &Holding) {
-    if let Err(error) = fetch.peer(peer, holding) {
+/// A peer that says what cannot be is set aside, and is told of once.
+fn said(peer: HostId, outcome: Result<(), HoldingRefused>) {
+    if let Err(error) = outcome {
         tracing::warn!(peer = peer.short(), %error, "a peer holds what cannot be");
     }
 }
@@ -484,8 +536,8 @@ async fn fetch_manifest(
 }
 
 async fn fetch_frame(mesh: &Mesh, store: Arc<Store>, ask: &Ask) -> Result<(), FrameTrouble> {
-    let frame = ask.frame;
-    let reply = mesh.call(ask.peer, Call::Frame { frame }).await;
+    let Ask { peer, manifest, index, frame } = *ask;
+    let reply = mesh.call(peer, Call::Frame { manifest, index }).await;
     let bytes = match reply {
         Ok(Reply::Bytes(bytes)) => bytes,
         Ok(Reply::Absent) => return Err(FrameTrouble::Peer(Failure::Absent)),
@@ -502,26 +554,40 @@ async fn fetch_frame(mesh: &Mesh, store: Arc<Store>, ask: &Ask) -> Result<(), Fr
         .map_err(|error| FrameTrouble::Store(error.to_string()))
 }
 
-/// Answers a peer's question from the store.
-pub fn serve(store: &Store, call: &Call) -> Reply {
-    match call {
-        Call::Frame { frame } => store.frame(frame).map_or(Reply::Absent, Reply::Bytes),
-        Call::Manifest { manifest, offset } => {
-            let Some(bytes) = store.manifest_bytes(manifest) else { return Reply::Absent };
-            let from = usize::try_from(*offset).unwrap_or(usize::MAX).min(bytes.len());
-            let to = from.saturating_add(MANIFEST_PART_BYTES).min(bytes.len());
-            Reply::Bytes(bytes[from..to].to_vec())
-        }
-        // It is in no store.
-        Call::Log { .. } => Reply::Absent,
-    }
+/// Answers a peer's question for a part of a manifest from the store.
+pub fn manifest_part(store: &Store, manifest: &Digest, offset: u64) -> Reply {
+    let Some(bytes) = store.manifest_bytes(manifest) else { return Reply::Absent };
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let to = from.saturating_add(MANIFEST_PART_BYTES).min(bytes.len());
+    Reply::Bytes(bytes[from..to].to_vec())
 }
 
+/// While something is on its way here a manifest may have to be asked for.
 const BEAT: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_secs(60);
+/// What comes faster than this is looked at together.
+const INPUTS_AT_ONCE_MAX: usize = 256;
 const MANIFEST_PART_BYTES: usize = CALL_BYTES_MAX / 2;
 /// The largest manifest in its parts, over a slow link.
 const MANIFEST_PATIENCE: Duration = Duration::from_secs(60);
-/// Bitmaps of eight million frames: more than any store has.
-const HOLDINGS_BYTES_PER_PEER_MAX: usize = 1 << 20;
-/// About 16 MiB of raw bytes between two announcements of a fetch under way.
-const ANNOUNCE_EVERY_FRAMES: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_peers_say_and_nobody_hears_is_bounded_and_what_the_host_says_is_not_lost() {
+        let (inputs, mut queue) = mpsc::unbounded_channel();
+        let inbox = Inbox { inputs, bytes: Arc::default() };
+        let peer = HostId([1; 32]);
+        let said = || TransferInput::HaveMore(peer, Digest::ZERO, vec![0; 1 << 18]);
+        let heard = (0..1000).take_while(|_| inbox.hear(said())).count();
+        assert!((4..=8).contains(&heard), "{heard} of a MiB each");
+        inbox.tell(TransferInput::LinkDown(peer));
+        while let Ok(input) = queue.try_recv() {
+            inbox.taken(&input);
+        }
+        assert_eq!(inbox.bytes.load(Ordering::Relaxed), 0);
+        assert!(inbox.hear(said()));
+    }
+}

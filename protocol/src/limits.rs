@@ -111,14 +111,73 @@ pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 3600);
 
 // --- swarm ---
 
-/// Frames that are asked of one peer at a time: its link stays busy, and little is lost with it.
-pub const FETCHES_PER_PEER_MAX: usize = 4;
-/// Frames that one fetch asks for at a time; their answers together are under 9 MiB.
-pub const FETCHES_MAX: usize = 32;
+/// Peers with which a host shares what it holds: those of the overlay and their guests fit. A voter has
+/// links to more, and they find each other.
+pub const SWARM_PEERS_MAX: usize = 32;
+/// Links beside these of which it is known what they hold, so that one of them can take a place that
+/// becomes free. Those of even more peers are told and served, and nothing is asked of them.
+pub const SWARM_SPARES_MAX: usize = 256;
+/// A neighbour that gave nothing and asked for nothing in this time makes way for a spare link.
+pub const SWARM_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Revisions that take part in the swarm at a time: a bitmap of each peer is kept for each.
+pub const SWARM_REVISIONS_MAX: usize = 64;
+/// Revisions beyond these, of which peers are told only that they can be had.
+pub const SWARM_SHELVED_MAX: usize = 4096;
+/// A revision that peers lack and that none of them asked for in this time makes way for another one.
+pub const SWARM_REVISION_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Frames that a host asks for at a time, whatever its link: their answers together are under 17 MiB.
+pub const FETCHES_MAX: usize = 64;
+/// Fewer are not enough to keep several peers busy.
+pub const FETCHES_MIN: usize = 4;
+/// Frames that are asked of one peer at a time, where there is no other; where there are, they share.
+pub const FETCHES_PER_PEER_MAX: usize = 16;
+/// Frames under way that wait somewhere rather than travel, from which on more do not help: each host's
+/// queue is what every frame behind it waits for, on each hop.
+pub const FETCHES_WAITING_MAX: usize = 8;
+/// How long answers may take before fewer frames are asked for: what is under way is then what the link
+/// carries in this time.
+pub const FETCH_DELAY_MAX: Duration = Duration::from_millis(150);
 /// Silence after which a frame is asked of another peer as well, where answers are quick.
-pub const FETCH_OVERDUE_AFTER_MIN: Duration = Duration::from_secs(2);
+pub const FETCH_OVERDUE_AFTER_MIN: Duration = Duration::from_millis(600);
+/// The same, where nobody has answered yet.
+pub const FETCH_OVERDUE_AFTER_FIRST: Duration = Duration::from_secs(2);
 /// How long a peer that fails again and again is left alone.
 pub const FETCH_REST_MAX: Duration = Duration::from_secs(60);
+/// Frames of one revision in one message that says they have come.
+pub const FRAMES_PER_HAVE_MAX: usize = 4096;
+/// Time between two such messages to one peer: they take about a hundredth of what frames take.
+pub const HAVE_EVERY: Duration = Duration::from_millis(20);
+/// What peers say of revisions that are not open here: bitmaps of eight million frames.
+pub const HOLDINGS_BYTES_PER_PEER_MAX: usize = 1 << 20;
+/// The same of a peer that is no neighbour: 16 MiB for all of them.
+pub const HOLDINGS_BYTES_PER_SPARE_MAX: usize = 64 << 10;
+/// What peers have said and the swarm has not heard yet. A peer that says more loses its connection,
+/// and begins anew.
+pub const SWARM_INBOX_BYTES_MAX: usize = 8 << 20;
+/// Frames that one peer may wait for at this host; more is told to be too much.
+pub const SERVES_PER_PEER_MAX: usize = 16;
+/// Frames that peers may wait for until one that is no neighbour is told that it is too much.
+pub const SERVES_WAITING_MAX: usize = 512;
+/// Frames that are read and on their way out at a time. As many again may be stuck.
+pub const SERVES_MAX: usize = 8;
+/// The same to one peer: the next is read while one is written.
+pub const SERVES_TO_PEER_MAX: usize = 2;
+/// After this long a frame that a peer does not take in keeps no other peer waiting.
+pub const SERVE_PATIENCE: Duration = Duration::from_secs(2);
+/// A peer gets a revision so many times, and once more for each hour: a machine that is installed anew
+/// needs it again, and one that asks for everything in a loop costs little.
+pub const SERVED_COPIES_MAX: u64 = 4;
+/// Frames that a host shows to each peer at a time while it sends each frame to one peer first: the
+/// next is there to be asked for when one comes.
+pub const SHOWN_PER_PEER_MIN: usize = 2;
+/// The same where the way is long, or there are few peers.
+pub const SHOWN_PER_PEER_MAX: usize = FETCHES_PER_PEER_MAX;
+/// A frame that is not asked for in this time is shown to another peer, where others ask at once.
+pub const SHOWN_PATIENCE_MIN: Duration = Duration::from_millis(200);
+/// The same where nobody is quick.
+pub const SHOWN_PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// Frames are shown to everybody if so long none went out that nobody else has.
+pub const PREMIERE_DULL_AFTER: Duration = Duration::from_secs(10);
 
 // --- hooks ---
 
@@ -293,7 +352,13 @@ const _: () = {
     assert!(FRAME_BYTES_MAX + 1024 < CALL_BYTES_MAX);
     assert!(LOG_PART_BYTES_MAX + 1024 < EXECUTOR_FRAME_BYTES_MAX);
     assert!(LOG_PART_BYTES_MAX + 1024 < CALL_BYTES_MAX);
-    assert!(FETCHES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);
+    assert!(FETCHES_PER_PEER_MAX <= SERVES_PER_PEER_MAX);
+    assert!(SERVES_PER_PEER_MAX <= CALLS_PER_PEER_MAX);
+    assert!(FETCHES_MIN <= FETCHES_MAX);
+    assert!(FRAMES_PER_HAVE_MAX * 8 < MESSAGE_BYTES_MAX);
+    assert!(SHOWN_PER_PEER_MAX <= FRAMES_PER_HAVE_MAX);
+    assert!(SWARM_SHELVED_MAX * 128 < MESSAGE_BYTES_MAX);
+    assert!(SERVES_PER_PEER_MAX * SWARM_PEERS_MAX <= SERVES_WAITING_MAX);
     assert!(CHUNK_BYTES_MAX as usize <= FRAME_RAW_BYTES_MAX);
     assert!(DOCUMENT_BYTES_MAX * 2 < ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);

@@ -10,7 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::{
     fleet::{BUCKETS, NODES, NodeHash, Record},
     ids::{DeploymentId, Digest, HostId, Nonce, ShortId},
-    limits::{RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX},
+    limits::{
+        FRAMES_PER_HAVE_MAX, RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX,
+        VOTER_LISTS_PER_MESSAGE_MAX,
+    },
     rollout::Entry,
     trust::{MemberCert, Order, Receipt, Signed, VoterList},
 };
@@ -139,6 +142,21 @@ pub enum Message {
     ),
     /// The revisions that the sender holds in full or in part, with one bit for each frame.
     Have(Vec<Holding>),
+    /// Frames of a revision that the sender holds beside those that it told of before.
+    HaveMore {
+        /// The revision.
+        manifest: Digest,
+        /// Their indexes in its manifest.
+        #[serde(deserialize_with = "at_most::<_, _, FRAMES_PER_HAVE_MAX>")]
+        frames: Vec<u32>,
+    },
+    /// The sender waits no more for a frame that it asked for.
+    Unwanted {
+        /// The revision.
+        manifest: Digest,
+        /// The frame's index in its manifest.
+        index: u32,
+    },
 }
 
 /// An entry of the log: the term in which it was proposed, and its bytes.
@@ -191,9 +209,20 @@ where
 pub struct Holding {
     /// The revision.
     pub manifest: Digest,
-    /// One bit for each frame of the manifest, the first in the lowest bit of the first byte.
+    /// One bit for each frame of the manifest, the first in the lowest bit of the first byte. A bit that
+    /// was set in an earlier statement stays set: statements may overtake each other. Without any bytes
+    /// all that was said before is taken back: the host has the manifest, and gives frames only where it
+    /// hears that they are lacking.
     #[serde(with = "serde_bytes")]
     pub frames: Vec<u8>,
+}
+
+impl Holding {
+    /// How many frames it claims.
+    pub fn claims(&self) -> usize {
+        let bits = self.frames.iter().map(|byte| byte.count_ones());
+        usize::try_from(bits.sum::<u32>()).unwrap_or(usize::MAX)
+    }
 }
 
 /// A question to one peer.
@@ -206,10 +235,12 @@ pub enum Call {
         /// The first byte that is wanted; the answer is as long as the limits allow.
         offset: u64,
     },
-    /// A frame's compressed bytes.
+    /// A frame's compressed bytes. The answer comes in its turn.
     Frame {
-        /// Which one.
-        frame: Digest,
+        /// The revision.
+        manifest: Digest,
+        /// The frame's index in its manifest.
+        index: u32,
     },
     /// A part of what a deployment's scripts have written there.
     Log {
@@ -275,6 +306,10 @@ mod tests {
                 Message::RecordTree(vec![hash; NODES + past]),
                 Message::RecordBuckets(buckets),
                 Message::VoterLists(vec![voters.clone(); VOTER_LISTS_PER_MESSAGE_MAX + past]),
+                Message::HaveMore {
+                    manifest: Digest::ZERO,
+                    frames: vec![u32::MAX; FRAMES_PER_HAVE_MAX + past],
+                },
             ];
             for message in lists {
                 assert_eq!(reads(&message), expected);

@@ -26,6 +26,8 @@ pub(crate) fn kind_of(message: &Message) -> u64 {
         Message::Have(_) => 14,
         Message::VotersKnown(_) => 18,
         Message::VoterLists(_) => 19,
+        Message::HaveMore { .. } => 20,
+        Message::Unwanted { .. } => 21,
     }
 }
 

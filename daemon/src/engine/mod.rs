@@ -37,7 +37,7 @@ use crate::{
     mesh::{self, Mesh, MeshConfig, MeshError, MeshEvent, ReplyTo},
     state::{State, StateError},
     store::Store,
-    transfer::{self, TransferInput, Transfers},
+    transfer::{self, Inbox, TransferInput, Transfers},
 };
 
 /// Why the daemon could not start, or had to stop.
@@ -97,7 +97,7 @@ pub struct Engine {
     gate: Arc<Gate>,
     executor: Executor,
     logs: Logs,
-    transfers: mpsc::UnboundedSender<TransferInput>,
+    transfers: Inbox,
     inputs: mpsc::Sender<Input>,
     seeds: Seeds,
     news: News,
@@ -189,7 +189,8 @@ async fn start(
     let executor = Executor::new(settings.executor_socket.clone());
     tokio::spawn(executor.clone().watch(reports_in));
     let (progress_in, progress) = mpsc::channel(QUEUE);
-    let transfers = Transfers::start(store.clone(), mesh.clone(), clock, progress_in);
+    let transfers =
+        Transfers::start(store.clone(), mesh.clone(), clock, progress_in, random_seed());
     let (inputs_in, inputs) = mpsc::channel(QUEUE);
 
     let (known, seeds) = (home.known(), Seeds::of(&home, settings));
@@ -404,9 +405,16 @@ impl Engine {
     }
 
     fn transfer(&self, input: TransferInput) {
-        if self.transfers.send(input).is_err() {
-            tracing::error!("the transfer task has stopped");
+        self.transfers.tell(input);
+    }
+
+    /// Passes on what a peer says of frames, which says as well that it is alive.
+    fn hear(&self, from: HostId, input: TransferInput) -> Option<Input> {
+        if !self.transfers.hear(input) {
+            tracing::warn!(peer = from.short(), "a peer says more than this host can follow");
+            self.mesh.close(from);
         }
+        Some(Input::Message(from, Message::Heartbeat))
     }
 
     /// Takes in what has come over the links, all at once: while one wait for the disk lasted there may
@@ -432,8 +440,13 @@ impl Engine {
                 Some(Input::LinkDown(peer))
             }
             MeshEvent::Message { from, message: Message::Have(holdings) } => {
-                self.transfer(TransferInput::Have(from, holdings));
-                Some(Input::Message(from, Message::Heartbeat))
+                self.hear(from, TransferInput::Have(from, holdings))
+            }
+            MeshEvent::Message { from, message: Message::HaveMore { manifest, frames } } => {
+                self.hear(from, TransferInput::HaveMore(from, manifest, frames))
+            }
+            MeshEvent::Message { from, message: Message::Unwanted { manifest, index } } => {
+                self.hear(from, TransferInput::Unwanted(from, manifest, index))
             }
             MeshEvent::Message { from, message } => Some(Input::Message(from, message)),
             MeshEvent::Call { from, call, reply } => {
@@ -454,12 +467,23 @@ impl Engine {
 
     /// Answers a peer's question, off this task.
     fn asked(&self, from: HostId, call: Call, reply: ReplyTo) {
-        if let Call::Log { deployment, offset } = call {
-            let is_member = self.node.ledger().is_member(from);
-            return self.logs.serve(from, is_member, Part { deployment, offset }, reply);
+        match call {
+            Call::Log { deployment, offset } => {
+                let is_member = self.node.ledger().is_member(from);
+                self.logs.serve(from, is_member, Part { deployment, offset }, reply);
+            }
+            Call::Frame { manifest, index } => {
+                if !self.transfers.hear(TransferInput::Asked(from, manifest, index, reply)) {
+                    tracing::debug!(peer = from.short(), "a question too many is not answered");
+                }
+            }
+            Call::Manifest { manifest, offset } => {
+                let store = self.store.clone();
+                tokio::task::spawn_blocking(move || {
+                    reply.send(transfer::manifest_part(&store, &manifest, offset));
+                });
+            }
         }
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || reply.send(transfer::serve(&store, &call)));
     }
 
     /// Hands an entry in and keeps whoever waits for the answer.

@@ -26,7 +26,9 @@ use libp2p::{
     core::upgrade,
     identity,
     multiaddr::Protocol,
-    noise, request_response, swarm,
+    noise,
+    request_response::{self, InboundRequestId},
+    swarm,
     swarm::{SwarmEvent, dial_opts::DialOpts},
     tcp, yamux,
 };
@@ -112,13 +114,23 @@ pub enum MeshEvent {
 
 /// Where the answer to a call goes. Dropped unused, it tells the peer nothing, and the call fails.
 #[derive(Debug)]
-pub struct ReplyTo(oneshot::Sender<Reply>);
+pub struct ReplyTo {
+    answer: oneshot::Sender<Reply>,
+    through: oneshot::Receiver<std::convert::Infallible>,
+}
 
 impl ReplyTo {
     /// Answers.
     pub fn send(self, reply: Reply) {
         // Nobody waits any more if the connection is gone.
-        drop(self.0.send(reply));
+        drop(self.answer.send(reply));
+    }
+
+    /// Answers, and waits until the answer is on the wire or never will be.
+    pub async fn send_through(self, reply: Reply) {
+        drop(self.answer.send(reply));
+        // Its other end is dropped then.
+        drop(self.through.await);
     }
 }
 
@@ -249,6 +261,7 @@ pub async fn start(
         events: events_in,
         commands: commands_in.clone(),
         open: HashMap::new(),
+        answering: HashMap::new(),
         dialling: HashMap::new(),
         unreached: HashMap::new(),
         early: Vec::new(),
@@ -300,6 +313,8 @@ struct Task {
     events: mpsc::Sender<MeshEvent>,
     commands: mpsc::UnboundedSender<Command>,
     open: HashMap<request_response::OutboundRequestId, oneshot::Sender<Result<Reply, CallError>>>,
+    /// Calls of peers whose answers are not on the wire yet.
+    answering: HashMap<InboundRequestId, oneshot::Sender<std::convert::Infallible>>,
     /// Attempts to connect that are under way, by the address as it was asked for.
     dialling: HashMap<swarm::ConnectionId, String>,
     /// Why hosts that were to be asked could not be reached.
@@ -431,16 +446,23 @@ impl Task {
     async fn call_event(&mut self, event: request_response::Event<Call, Reply>) {
         use request_response::{Event, Message as Said, OutboundFailure};
         match event {
-            Event::Message { peer, message: Said::Request { request, channel, .. }, .. } => {
+            Event::Message {
+                peer,
+                message: Said::Request { request_id, request, channel },
+                ..
+            } => {
                 let Some(from) = host_of(&peer) else { return };
                 let (reply, answer) = oneshot::channel();
+                let (sent, through) = oneshot::channel();
+                self.answering.insert(request_id, sent);
                 let commands = self.commands.clone();
                 tokio::spawn(async move {
                     if let Ok(reply) = answer.await {
                         drop(commands.send(Command::Answer(channel, reply)));
                     }
                 });
-                self.emit(MeshEvent::Call { from, call: request, reply: ReplyTo(reply) }).await;
+                let reply = ReplyTo { answer: reply, through };
+                self.emit(MeshEvent::Call { from, call: request, reply }).await;
             }
             Event::Message { message: Said::Response { request_id, response }, .. } => {
                 if let Some(answer) = self.open.remove(&request_id) {
@@ -456,7 +478,9 @@ impl Task {
                     drop(answer.send(Err(CallError(why))));
                 }
             }
-            Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
+            Event::InboundFailure { request_id, .. } | Event::ResponseSent { request_id, .. } => {
+                self.answering.remove(&request_id);
+            }
         }
     }
 

@@ -112,7 +112,7 @@ async fn members_talk_and_ask() {
     assert!(
         matches!(b.next().await, MeshEvent::Message { from, message } if from == a.id && message == said)
     );
-    let call = Call::Frame { frame: Digest::ZERO };
+    let call = Call::Frame { manifest: Digest::ZERO, index: 7 };
     let asked = tokio::spawn({
         let (mesh, peer, call) = (a.mesh.clone(), b.id, call.clone());
         async move { mesh.call(peer, call).await }
@@ -131,7 +131,7 @@ async fn members_talk_and_ask() {
 async fn a_host_that_is_not_connected_is_asked_where_it_is_said_to_be() {
     let (a, mut b, c) = (host(10, 10, 1).await, host(11, 11, 1).await, host(12, 12, 1).await);
     let ask = |peer, addresses: &[&Multiaddr]| {
-        let (mesh, call) = (a.mesh.clone(), Call::Frame { frame: Digest::ZERO });
+        let (mesh, call) = (a.mesh.clone(), Call::Frame { manifest: Digest::ZERO, index: 7 });
         let addresses = addresses.iter().map(|address| (*address).clone()).collect();
         tokio::spawn(async move { mesh.call_at(peer, addresses, call).await })
     };

@@ -453,7 +453,7 @@ impl Node {
             Message::VotersKnown(generation) => self.peer_knows_voters(from, generation),
             Message::VoterLists(lists) => self.voter_lists(from, &lists),
             // Transfers are the caller's: it has the store.
-            Message::Have(_) => {}
+            Message::Have(_) | Message::HaveMore { .. } | Message::Unwanted { .. } => {}
         }
     }
 
