@@ -20,6 +20,7 @@ use groundswell_simulations::{
     sabotaged,
     scale::{self, ScaleArguments},
     shrink,
+    swarm::{self, SwarmArguments},
     trace::Trace,
     truth::Violation,
 };
@@ -88,11 +89,13 @@ enum Command {
     Pace,
     /// Measure the gossip at ten thousand hosts.
     Scale(ScaleArguments),
+    /// Measure how a release spreads through fleets of 12 to 10,000 hosts.
+    Swarm(SwarmArguments),
 }
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    if !matches!(command, Command::Scale(_)) {
+    if !matches!(command, Command::Scale(_) | Command::Swarm(_)) {
         // A panic of the code under test is a finding, and is told with its seed.
         std::panic::set_hook(Box::new(|_| {}));
     }
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         }
         Command::Pace => keep_pace(),
         Command::Scale(arguments) => scale::run(&arguments),
+        Command::Swarm(arguments) => swarm::run(&arguments),
     }
 }
 

@@ -61,6 +61,13 @@ impl<E> Queue<E> {
         }
     }
 
+    /// When the next event is.
+    pub(crate) fn next_at(&self) -> Option<Micros> {
+        let soon = self.soon.peek().map(|Reverse((at, ..))| *at);
+        let later = || self.later.first_key_value()?.1.iter().map(|Reverse((at, ..))| *at).min();
+        soon.or_else(later)
+    }
+
     /// The next event, and when it is.
     pub(crate) fn next(&mut self) -> Option<(Micros, E)> {
         if self.soon.is_empty()
@@ -89,7 +96,11 @@ mod tests {
         for (at, name) in [(9 * SPAN - 1, "g"), (9 * SPAN, "i"), (3, "f")] {
             queue.plan(at, name);
         }
-        order.extend(std::iter::from_fn(|| queue.next()).map(|(_, name)| name));
+        while let Some(next) = queue.next_at() {
+            let (at, name) = queue.next().unwrap();
+            assert_eq!(at, next);
+            order.push(name);
+        }
         assert_eq!(order, ["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
     }
 }

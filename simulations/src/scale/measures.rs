@@ -7,11 +7,10 @@ use std::{
 
 use groundswell_protocol::time::Mono;
 
-use super::{
-    Goal::{AtLeast, AtMost, None as NoGoal},
-    Measured, ScaleArguments,
-    host::Rules,
-    world::World,
+use super::{ScaleArguments, host::Rules, world::World};
+use crate::measured::{
+    Goal::{self, AtLeast, AtMost, None as NoGoal},
+    Measured,
 };
 
 type Measure = fn(&ScaleArguments) -> Vec<Measured>;
@@ -26,7 +25,7 @@ pub(super) const ALL: [(&str, Measure); 6] = [
     ("half", half),
 ];
 
-fn measured(what: &str, got: f64, goal: super::Goal, unit: &'static str) -> Measured {
+fn measured(what: &str, got: f64, goal: Goal, unit: &'static str) -> Measured {
     Measured { what: what.into(), got, goal, unit }
 }
 

@@ -31,43 +31,6 @@ pub struct ScaleArguments {
     pub only: Option<String>,
 }
 
-/// A number and what it is meant to be.
-#[derive(Clone, Debug)]
-struct Measured {
-    what: String,
-    got: f64,
-    goal: Goal,
-    unit: &'static str,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Goal {
-    AtMost(f64),
-    AtLeast(f64),
-    /// It is shown beside another one.
-    None,
-}
-
-impl Measured {
-    fn holds(&self) -> bool {
-        match self.goal {
-            Goal::AtMost(most) => self.got <= most,
-            Goal::AtLeast(least) => self.got >= least,
-            Goal::None => true,
-        }
-    }
-
-    fn row(&self) -> String {
-        let goal = match self.goal {
-            Goal::AtMost(most) => format!("at most {most} {}", self.unit),
-            Goal::AtLeast(least) => format!("at least {least} {}", self.unit),
-            Goal::None => String::new(),
-        };
-        let verdict = if self.holds() { "" } else { " **missed**" };
-        format!("| {} | {:.3} {} | {goal}{verdict} |", self.what, self.got, self.unit)
-    }
-}
-
 /// Runs all measures, prints a table, and fails if a goal is missed.
 pub fn run(arguments: &ScaleArguments) -> ExitCode {
     println!("{} hosts, seed {}", arguments.hosts, arguments.seed);
