@@ -31,8 +31,8 @@ pub(super) struct Feed {
     pub(super) snapshot: Option<Snapshot>,
     /// Who gets entries as they are applied.
     pub(super) followers: BTreeMap<HostId, Follower>,
-    /// Who was granted a slot by entries that were not sent yet.
-    granted: BTreeSet<HostId>,
+    /// Whom entries matter to at once that were not sent yet: who handed them in, who was granted a slot.
+    awaited_by: BTreeSet<HostId>,
     /// Counts the times that some voter was asked for the ledger.
     asked: usize,
     /// Bytes of `log`.
@@ -70,6 +70,8 @@ pub(super) struct Follower {
 /// A proposal of the leader.
 pub(super) struct Proposed {
     at: Mono,
+    /// Who handed it in.
+    from: Option<HostId>,
     /// What was believed when it was judged.
     believed: Option<Believed>,
 }
@@ -231,7 +233,7 @@ impl Node {
         }
         let Some(consensus) = &mut self.consensus else { return };
         if consensus.propose(bytes).is_ok() {
-            self.feed.proposed.insert(id, Proposed { at: self.now, believed });
+            self.feed.proposed.insert(id, Proposed { at: self.now, from, believed });
             self.feed.has_news = true;
         }
     }
@@ -399,13 +401,14 @@ impl Node {
         let believed = proposed.as_ref().and_then(|proposed| proposed.believed.as_ref());
         let outcome = self.ledger.apply_believed(index, *hash, stamped, believed);
         self.feed.open_grants.remove(id);
-        self.feed.forwarded.remove(id);
+        self.feed.awaited_by.extend(proposed.and_then(|proposed| proposed.from));
+        self.feed.awaited_by.extend(self.feed.forwarded.remove(id));
         if let Err(refusal) = &outcome {
             self.note_refused(&stamped.entry, refusal);
         }
         self.newcomers.extend(admits);
         if let (Some(_), Entry::Grant(grant)) = (&self.consensus, &stamped.entry) {
-            self.feed.granted.insert(grant.host);
+            self.feed.awaited_by.insert(grant.host);
         }
         if matches!(stamped.entry, Entry::Admit(_) | Entry::Remove(_)) {
             self.out.push(Output::Roster);
@@ -506,13 +509,14 @@ impl Node {
         self.send_entries(to, first);
     }
 
-    /// Sends followers what was applied: at once to whoever was sent nothing since the last tick, or was
-    /// granted a slot, and to the others with the next one. Each message is a wait for the disk there.
+    /// Sends followers what was applied: at once to whoever was sent nothing since the last tick, handed
+    /// something in or was granted a slot, and to the others with the next one. Each message is a wait for
+    /// the disk there.
     fn feed_followers(&mut self) {
-        let (applied, granted) =
-            (self.ledger.applied_index(), std::mem::take(&mut self.feed.granted));
+        let (applied, awaited_by) =
+            (self.ledger.applied_index(), std::mem::take(&mut self.feed.awaited_by));
         let is_due = |(host, follower): &(&HostId, &Follower)| {
-            follower.sent < applied && (!follower.is_fed || granted.contains(host))
+            follower.sent < applied && (!follower.is_fed || awaited_by.contains(host))
         };
         let due = self.feed.followers.iter().filter(is_due).map(|(host, _)| *host);
         for host in due.collect::<Vec<_>>() {

@@ -624,6 +624,27 @@ fn what_is_agreed_on_in_a_busy_moment_reaches_followers_together() {
 }
 
 #[test]
+fn whoever_hands_something_in_hears_of_it_at_once() {
+    let mut world = World::new(6, 3);
+    world.run_until("everybody is a member", |world| {
+        (3..6).all(|host| world.node(host).ledger().member_count() == 6)
+    });
+    world.run_for(5);
+    // The second one hands in at a voter that passes it on.
+    world.disconnect(4, world.leader().unwrap());
+    for number in 0..40 {
+        let from = 3 + number % 2;
+        let release = world.signed_release(&format!("1.{number}"));
+        world.feed(from, Input::Submit(Entry::Release(release)));
+        world.deliver();
+        let leader = world.node(world.leader().unwrap()).ledger().applied_index();
+        assert_eq!(world.node(from).ledger().applied_index(), leader, "entry {number}");
+    }
+    let (one, other) = (world.node(3).ledger(), world.node(5).ledger());
+    assert!(one.applied_index() > other.applied_index() + 30, "the other one waits for the tick");
+}
+
+#[test]
 fn every_host_lists_every_host() {
     let mut world = fleet(5, 3);
     world.run_until("everybody's record everywhere", |world| {
