@@ -28,8 +28,8 @@ pub(super) struct Gossip {
     next_refresh_at: Mono,
     /// When the own record is signed again for mere progress.
     next_progress_at: Mono,
-    /// When the own record is signed though the executor has not said anything yet.
-    speaks_at: Mono,
+    /// From when on the first own record is awaited.
+    started_at: Mono,
 }
 
 impl Gossip {
@@ -42,7 +42,7 @@ impl Gossip {
             next_refutation_at: now,
             next_refresh_at: now,
             next_progress_at: now,
-            speaks_at: now + EXECUTOR_AWAITED_MAX,
+            started_at: now,
         }
     }
 }
@@ -165,9 +165,7 @@ impl Node {
     /// the fleet can bear to hear of it.
     pub(super) fn publish_record(&mut self) {
         let me = self.view.me();
-        let can_tell = self.rollouts.has_executor() && !self.is_catching_up();
-        let knows_itself = self.record.is_some() || can_tell;
-        if !knows_itself && self.now < self.gossip.speaks_at || !self.is_above_own_record() {
+        if self.record.is_none() && self.is_finding_out() || !self.is_above_own_record() {
             return;
         }
         let accused = self.accused();
@@ -216,6 +214,16 @@ impl Node {
             Err(error) => self.out.push(Output::Note(format!("own record refused: {error}"))),
         }
         self.post(letters);
+    }
+
+    /// True for the moment that it takes a host that was started to know what it runs.
+    fn is_finding_out(&self) -> bool {
+        let awaited = match (self.rollouts.has_executor(), self.is_catching_up()) {
+            (true, false) => return false,
+            (true, true) => LOG_AWAITED_MAX,
+            (false, _) => EXECUTOR_AWAITED_MAX,
+        };
+        self.now.since(self.gossip.started_at) < awaited
     }
 
     /// Where a record of this host is about that is newer than its last one, its disk was put back, and
@@ -380,9 +388,10 @@ fn failures(record: &Record) -> usize {
 }
 
 /// A host that was started says in one record that it is back and what it runs, if its executor answers
-/// within this. A voter may need a second one: what it runs it works out when something moves, after it has
-/// applied its log again.
+/// within this, and if a voter has applied its log again within the next.
 const EXECUTOR_AWAITED_MAX: Duration = Duration::from_secs(1);
+/// Where nobody leads it takes an election, which may be split once.
+const LOG_AWAITED_MAX: Duration = Duration::from_secs(4);
 /// A member that accuses whatever it hears makes others answer this often, and no oftener.
 const REFUTE_EVERY: Duration = Duration::from_secs(1);
 const LISTEN_EVERY: Duration = Duration::from_millis(250);

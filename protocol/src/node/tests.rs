@@ -815,12 +815,24 @@ fn a_host_that_was_started_says_once_that_it_is_back_and_what_it_runs() {
     let release = world.release("1.0.0");
     let order = world.deploy(0, release, None);
     world.run_until("the end", |world| world.status(0, order).is_over());
-    let id = world.hosts[3].id;
-    world.kill(3);
-    world.restart(3);
-    world.run_for(5);
-    let told = world.node(0).view().get(id).unwrap();
-    assert_eq!((told.groups.len(), told.sequence), (1, 1));
+    let leader = world.leader().unwrap();
+    // One that follows, the leader, voters after which nobody leads, and one that asks what it has promised.
+    for (which, machine_too) in
+        [(&[3][..], false), (&[leader], false), (&[0, 1], false), (&[1], true)]
+    {
+        which.iter().for_each(|host| world.kill(*host));
+        for host in which {
+            world.hosts[*host].boot += u64::from(machine_too);
+            world.restart(*host);
+        }
+        world.run_for(5);
+        for host in which {
+            let id = world.hosts[*host].id;
+            let viewer = (0..4).find(|viewer| !which.contains(viewer)).unwrap();
+            let told = world.node(viewer).view().get(id).unwrap();
+            assert_eq!((told.groups.len(), told.sequence), (1, 1), "{host} of {which:?}");
+        }
+    }
 }
 
 #[test]
