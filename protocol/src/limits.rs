@@ -273,6 +273,9 @@ pub const PROGRESS_EVERY_MIN: Duration = Duration::from_secs(1);
 /// Nor so often that all hosts of the fleet together would say it more often in a second: with what each
 /// record costs a host on its way that is 38 KB a second, while all of ten thousand fetch a release.
 pub const PROGRESS_PER_SECOND_MAX: u32 = 100;
+/// A host that is well is heard of every second, and one that is at work gets on: who has done neither for
+/// so long is one that somebody has to look after.
+pub const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// A host that has nothing new to say signs its record again after this, give or take half.
 pub const RECORD_REFRESH_EVERY: Duration = Duration::from_secs(3600);
 /// Versions that one message may name: all hosts of the largest fleet.

@@ -108,8 +108,7 @@ fn show_bars(all: &MultiProgress, bars: &mut Vec<ProgressBar>, report: &Report) 
 
 /// What a host does while it has its turn, and what keeps it from getting one where that goes on.
 fn state_of(target: &Target) -> &str {
-    let stalled = target.doing_seconds.is_some_and(|seconds| seconds >= STALLED_SECONDS);
-    let tells = target.status == "in progress" || (target.status == "pending" && stalled);
+    let tells = target.status == "in progress" || (target.status == "pending" && target.stalled);
     target.doing.as_deref().filter(|_| tells).unwrap_or(&target.status)
 }
 
@@ -130,7 +129,35 @@ fn style(template: &str) -> ProgressStyle {
 
 /// Time between two looks at what is waited for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A host that fetches gets on within this.
-const STALLED_SECONDS: u64 = 5;
 /// Half a minute.
 const AWAY_MAX: u32 = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_does_is_shown_in_its_turn_and_where_it_keeps_it_from_one() {
+        for (status, stalled, shown) in [
+            ("in progress", false, "AfterInstall"),
+            ("pending", true, "AfterInstall"),
+            ("pending", false, "pending"),
+            ("waiting", true, "waiting"),
+        ] {
+            let target = Target {
+                host: "a".into(),
+                status: status.into(),
+                doing: Some("AfterInstall".into()),
+                // In a large fleet that may be too soon to call it stalled.
+                doing_seconds: Some(15),
+                stalled,
+                percent: 0,
+                started_at: None,
+                ended_at: None,
+                reason: None,
+                failure: None,
+            };
+            assert_eq!(state_of(&target), shown, "{status}, {stalled}");
+        }
+    }
+}

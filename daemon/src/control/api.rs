@@ -394,6 +394,9 @@ pub struct Target {
     /// Seconds for which this host has seen it so.
     #[serde(default)]
     pub doing_seconds: Option<u64>,
+    /// True if it should have got on by now, or been heard of: somebody has to look after it.
+    #[serde(default)]
+    pub stalled: bool,
     /// Hundredths of the way, for a progress bar.
     pub percent: u8,
     /// When it got its slot, in seconds since 1970.

@@ -1,9 +1,9 @@
 //! What is shown of hosts: how they stand, what they do, and why one of them makes no progress.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use groundswell_protocol::{
-    fleet::{HostState, Record, Standing},
+    fleet::{HostState, Record, Stall, Standing},
     ids::{Digest, HostId},
     rollout::{Deployment, GroupView, HostView, TargetStatus},
 };
@@ -126,6 +126,12 @@ impl Engine {
         }
     }
 
+    /// Why somebody has to look after a host of a deployment that waits for it.
+    pub(super) fn stall(&self, host: HostId, deployment: &Deployment) -> Option<Stall> {
+        let same_for = self.doing_seconds(host, deployment).unwrap_or(0);
+        self.node.stall(host, Duration::from_secs(same_for))
+    }
+
     /// The hosts for which a deployment waits and which make no progress: they are who somebody has to
     /// look after.
     pub(super) fn stalled(&self, deployment: &Deployment, holders_only: bool) -> String {
@@ -134,23 +140,25 @@ impl Engine {
             TargetStatus::Pending => !holders_only,
             _ => false,
         });
-        // In a large fleet hosts tell of their progress more rarely.
-        let moves_within = STALLED_SECONDS.max(2 * self.node.progress_every().as_secs());
         let (mut stalled, mut silent_holder) = (Vec::new(), None);
         for (host, target) in waited_for {
             let name = name_of(self.node.ledger(), *host);
-            let seconds = self.doing_seconds(*host, deployment).unwrap_or(0);
-            let silent = self.silence(*host).unwrap_or(0);
-            if silent >= STALLED_SECONDS {
-                stalled.push(format!("{name} silent for {}", duration(silent)));
-                let holds = matches!(target.status, TargetStatus::InProgress { .. });
-                silent_holder = silent_holder.or_else(|| holds.then_some(name));
-            } else if seconds >= moves_within
+            match self.stall(*host, deployment) {
+                Some(Stall::Silent) => {
+                    let silent = self.silence(*host).unwrap_or(0);
+                    stalled.push(format!("{name} silent for {}", duration(silent)));
+                    let holds = matches!(target.status, TargetStatus::InProgress { .. });
+                    silent_holder = silent_holder.or_else(|| holds.then_some(name));
+                }
                 // Who holds a slot is at work, unless it cannot be.
-                && (!holders_only || self.says_nothing(*host, deployment))
-                && let Some(doing) = self.doing_in(*host, deployment)
-            {
-                stalled.push(format!("{name}: {doing}, for {}", duration(seconds)));
+                Some(Stall::Stuck) if !holders_only || self.says_nothing(*host, deployment) => {
+                    let seconds = self.doing_seconds(*host, deployment).unwrap_or(0);
+                    let doing = self.doing_in(*host, deployment);
+                    stalled.extend(
+                        doing.map(|doing| format!("{name}: {doing}, for {}", duration(seconds))),
+                    );
+                }
+                _ => {}
             }
         }
         let more = stalled.len().saturating_sub(STALLED_SHOWN);
@@ -205,8 +213,6 @@ fn doing(state: HostState) -> String {
     }
 }
 
-/// A host that is well is heard of every second, and one that fetches gets on.
-const STALLED_SECONDS: u64 = 5;
 /// The others are in the table.
 const STALLED_SHOWN: usize = 5;
 

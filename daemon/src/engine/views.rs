@@ -314,6 +314,7 @@ impl Engine {
             host: name_of(self.node.ledger(), host),
             status: target_status(&target.status).into(),
             doing_seconds: self.doing_seconds(host, deployment).filter(|_| doing.is_some()),
+            stalled: doing.is_some() && self.stall(host, deployment).is_some(),
             doing,
             percent: percent(&target.status, state),
             started_at: target.started_at.map(|at| at.0),

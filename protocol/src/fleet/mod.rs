@@ -8,6 +8,7 @@
 mod bits;
 mod ears;
 mod overlay;
+mod pace;
 mod record;
 mod records;
 mod roster;
@@ -17,6 +18,7 @@ mod view;
 
 pub use ears::Ears;
 pub use overlay::{Needs, Overlay, Turn};
+pub use pace::{Stall, progress_after};
 pub use record::{Accusation, GroupStatus, HostState, Record};
 pub use records::{Differences, Inserted, NODES, NodeHash, Records, Statement, TreeNode, Version};
 pub use roster::{BUCKETS, Number, RINGS, Roster, Way};

@@ -7,10 +7,10 @@ use crate::{
     consensus::Write,
     fleet::{
         Accusation, Ears, GroupStatus, Held, HostState, Inserted, Number, Record, RecordRefused,
-        Say, Spread, Standing, Statement, TreeNode, Verdicts, Version,
+        Say, Spread, Stall, Standing, Statement, TreeNode, Verdicts, Version, progress_after,
     },
     ids::HostId,
-    limits::{PROGRESS_EVERY_MIN, PROGRESS_PER_SECOND_MAX, RECORD_REFRESH_EVERY},
+    limits::RECORD_REFRESH_EVERY,
     sabotage::{Defect, planted},
     time::Mono,
     trust::Signed,
@@ -201,7 +201,7 @@ impl Node {
             signed_at: self.wall,
         };
         self.gossip.next_refresh_at = self.now + refresh_after(self.me, record.sequence);
-        self.gossip.next_progress_at = self.now + self.progress_every();
+        self.gossip.next_progress_at = self.now + progress_after(self.view.roster.members());
         let Some(signed) = self.sign(&record) else { return };
         let host = self.me;
         let mut letters = Vec::new();
@@ -354,9 +354,10 @@ impl Node {
         }
     }
 
-    /// The longest time between two words of a host that gets on.
-    pub fn progress_every(&self) -> Duration {
-        progress_after(self.view.roster.members())
+    /// Why somebody has to look after a host that is waited for, and has said the same for so long.
+    pub fn stall(&self, host: HostId, same_for: Duration) -> Option<Stall> {
+        let silent_for = self.heard_ago(host).filter(|_| host != self.me).unwrap_or_default();
+        Stall::of(self.view.roster.members(), silent_for, same_for)
     }
 
     /// How long ago anything was heard of another host: over its link, if it is a neighbour, or by a
@@ -374,12 +375,6 @@ fn refresh_after(host: HostId, sequence: u64) -> Duration {
     let number = sequence.to_be_bytes();
     let draw = crate::ids::Digest::of(crate::ids::HashDomain::Records, &[&host.0, &number]).0[0];
     RECORD_REFRESH_EVERY / 2 + RECORD_REFRESH_EVERY * u32::from(draw) / u32::from(u8::MAX)
-}
-
-/// When a host of so many says again how far it has got.
-pub(super) fn progress_after(hosts: usize) -> Duration {
-    let share = Duration::from_secs(1) / PROGRESS_PER_SECOND_MAX;
-    PROGRESS_EVERY_MIN.max(share * u32::try_from(hosts).unwrap_or(u32::MAX))
 }
 
 /// How many groups a host has failed in, as it says.

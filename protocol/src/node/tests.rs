@@ -836,12 +836,6 @@ fn a_host_that_was_started_says_once_that_it_is_back_and_what_it_runs() {
 }
 
 #[test]
-fn a_larger_fleet_is_told_of_progress_more_rarely() {
-    let seconds = |hosts| gossip::progress_after(hosts).as_secs();
-    assert_eq!([3, 100, 1_000, 10_000].map(seconds), [1, 1, 10, 100]);
-}
-
-#[test]
 fn a_stop_does_not_free_a_slot_that_the_executor_may_be_about_to_use() {
     let mut world = fleet(3, 3);
     world.group(MinimumHealthy::OneAtATime);
