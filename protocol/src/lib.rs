@@ -31,6 +31,7 @@ pub mod consensus;
 pub mod node;
 
 pub mod execute;
+pub mod gate;
 pub mod local;
 pub mod logs;
 pub mod sabotage;

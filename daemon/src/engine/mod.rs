@@ -173,7 +173,8 @@ async fn start(
     let store = Arc::new(store);
 
     let (applicants_in, applicants) = mpsc::channel(QUEUE);
-    let gate = Arc::new(Gate::new(trust.clone(), clock, cert.clone(), applicants_in));
+    let door = groundswell_protocol::gate::Gate::new(trust.clone());
+    let gate = Arc::new(Gate::new(door, clock, cert.clone(), applicants_in));
     let config = MeshConfig {
         key: home.key()?,
         fleet: trust.fleet(),
@@ -379,9 +380,9 @@ impl Engine {
         let refused = self.node.refused_members();
         let electorate = self.node.electorate().clone();
         self.gate.update(|roster| {
-            roster.electorate = electorate;
-            roster.admitted = admitted;
-            roster.refused = refused;
+            roster.gate.electorate = electorate;
+            roster.gate.admitted = admitted;
+            roster.gate.refused = refused;
         });
     }
 

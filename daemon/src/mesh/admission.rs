@@ -7,6 +7,7 @@ use std::{future::Future, io, pin::Pin, sync::Arc};
 
 use futures::{AsyncRead, AsyncWrite};
 use groundswell_protocol::{
+    gate::Verdict,
     limits::HELLO_BYTES_MAX,
     wire::{Hello, Welcome},
 };
@@ -17,7 +18,7 @@ use libp2p::{
 };
 use thiserror::Error;
 
-use super::{Gatekeeper, Verdict, frame, host_of};
+use super::{Gatekeeper, frame, host_of};
 
 /// Why a connection was not admitted.
 #[derive(Debug, Error)]
@@ -64,7 +65,7 @@ impl Admission {
         frame::write_value(&mut io, &mine).await?;
         let theirs: Hello = frame::read_value(&mut io, HELLO_BYTES_MAX).await?;
         let (welcome, verdict) = match self.gate.judge(host, &theirs) {
-            Verdict::Admit(_) => (Welcome::Admitted, Ok(())),
+            Verdict::Admit | Verdict::AdmitAndApply => (Welcome::Admitted, Ok(())),
             Verdict::Pending => (Welcome::Pending, Err(NotAdmitted::Pending)),
             Verdict::Refuse(reason) => {
                 (Welcome::Refused(reason.clone()), Err(NotAdmitted::RefusedHere(reason)))

@@ -15,9 +15,10 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 use futures::StreamExt;
 use groundswell_protocol::{
     cbor,
+    gate::Verdict,
     ids::{FleetId, HostId},
     limits::{CALL_TIMEOUT, CALLS_PER_PEER_MAX, HELLO_TIMEOUT, HOSTS_MAX, MESSAGE_BYTES_MAX},
-    trust::{Member, SecretKey, Verified},
+    trust::SecretKey,
     wire::{Call, Hello, Message, Reply, Welcome},
 };
 use groundswell_signer::seed::Seed;
@@ -57,16 +58,6 @@ pub trait Gatekeeper: Send + Sync + 'static {
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict;
     /// A peer has said what it thinks of this host.
     fn outcome_at(&self, peer: HostId, welcome: &Welcome);
-}
-
-/// A judgement.
-pub enum Verdict {
-    /// It may connect.
-    Admit(Arc<Verified<Member>>),
-    /// Not yet: its token's uses are being counted.
-    Pending,
-    /// It may not.
-    Refuse(String),
 }
 
 /// Something that happened.

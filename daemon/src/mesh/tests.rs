@@ -6,8 +6,8 @@ use groundswell_protocol::{
     ids::{Digest, FleetName, HostName, Labels},
     time::UnixSeconds,
     trust::{
-        Electorate, Genesis, MemberCert, Role, Roles, Root, Signed, Signer, Trust, TrustBundle,
-        Voter,
+        Electorate, Genesis, Member, MemberCert, Role, Roles, Root, Signed, Signer, Trust,
+        TrustBundle, Voter,
     },
     wire::PROTOCOL,
 };
@@ -48,7 +48,7 @@ impl Gatekeeper for Door {
 
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
         match hello.cert.verify(&self.trust, &Electorate::of(&self.trust), UnixSeconds(0)) {
-            Ok(member) if member.content().host == peer => Verdict::Admit(Arc::new(member)),
+            Ok(member) if member.content().host == peer => Verdict::Admit,
             Ok(_) => Verdict::Refuse("the certificate is another host's".into()),
             Err(error) => Verdict::Refuse(error.to_string()),
         }

@@ -12,10 +12,11 @@ use std::{
 
 use groundswell_daemon::{
     clock::Clock,
-    mesh::{self, Gatekeeper, Mesh, MeshConfig, MeshEvent, Verdict},
+    mesh::{self, Gatekeeper, Mesh, MeshConfig, MeshEvent},
     scratch::{Fleet, ScratchError},
 };
 use groundswell_protocol::{
+    gate::Verdict,
     ids::{HostId, HostName, Labels},
     rollout::{Entry, Stamped},
     time::UnixSeconds,
@@ -93,7 +94,7 @@ impl Gatekeeper for Door {
 
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
         match hello.cert.verify_signatures(&self.trust) {
-            Ok(member) if member.content().host == peer => Verdict::Admit(Arc::new(member)),
+            Ok(member) if member.content().host == peer => Verdict::Admit,
             Ok(_) => Verdict::Refuse("the certificate is another host's".into()),
             Err(error) => Verdict::Refuse(error.to_string()),
         }
