@@ -251,6 +251,25 @@ fn a_leader_hands_over_without_an_election_timeout() {
 }
 
 #[test]
+fn only_the_leader_calls_another_voter_to_lead() {
+    let mut cluster = Cluster::new(3, 1);
+    (0..60).for_each(|_| cluster.tick());
+    let leader = cluster.leader().unwrap();
+    let (heir, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let term = cluster.nodes[leader].as_ref().unwrap().term();
+    let mut call = eraftpb::Message { term, ..eraftpb::Message::default() };
+    call.set_msg_type(MessageType::MsgTimeoutNow);
+    let call = wire::encode(call, false, cluster.voters.generation());
+    for (from, leads) in [(other, leader), (leader, heir)] {
+        let from = cluster.voters.list()[from].host;
+        let outputs = cluster.nodes[heir].as_mut().unwrap().hear(from, &call).unwrap();
+        cluster.perform(heir, outputs);
+        (0..15).for_each(|_| cluster.tick());
+        assert_eq!(cluster.leader(), Some(leads));
+    }
+}
+
+#[test]
 fn voters_agree_through_loss_and_crashes_and_go_on_afterwards() {
     for seed in 0..60 {
         for size in [3, 5] {

@@ -401,36 +401,29 @@ impl World {
         fallback: Option<Digest>,
         configuration: Option<DeploymentConfiguration>,
     ) -> Digest {
-        let group = GroupName::new("web").unwrap();
-        let (sequence, parent) = self.node(from).ledger().head(&group);
         let deploy = Deploy { fallback, configuration, ..Deploy::plain(release, 1) };
-        let order = Order {
-            group,
-            action: Action::Deploy(deploy),
-            parent,
-            reason: String::new(),
-            sequence: sequence + 1,
-            issued_at: self.wall,
-            not_after: None,
-        };
-        let order = Signed::new(&order, self.trust.fleet(), &[&self.operator]).unwrap();
+        let order = self.order(from, Action::Deploy(deploy));
         self.submit(from, Entry::Order(order.clone()));
         order.id(self.trust.fleet())
     }
 
-    fn stop(&mut self, from: usize, deploy: Digest) {
+    fn order(&self, from: usize, action: Action) -> Signed<Order> {
         let group = GroupName::new("web").unwrap();
         let (sequence, parent) = self.node(from).ledger().head(&group);
         let order = Order {
             group,
-            action: Action::Stop { order: deploy, rollback: false },
+            action,
             parent,
             reason: String::new(),
             sequence: sequence + 1,
             issued_at: self.wall,
             not_after: None,
         };
-        let order = Signed::new(&order, self.trust.fleet(), &[&self.operator]).unwrap();
+        Signed::new(&order, self.trust.fleet(), &[&self.operator]).unwrap()
+    }
+
+    fn stop(&mut self, from: usize, deploy: Digest) {
+        let order = self.order(from, Action::Stop { order: deploy, rollback: false });
         self.submit(from, Entry::Order(order));
     }
 
@@ -1082,4 +1075,63 @@ fn the_newest_certificate_of_a_host_counts_wherever_it_is() {
     world.run_until("the fleet has the host's copy", |world| {
         world.node(0).ledger().certificate(id).is_some_and(|(_, counted)| counted == 2)
     });
+}
+
+#[test]
+fn nothing_is_staged_by_a_certificate_that_counts_no_more() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let host = (world.leader().unwrap() + 1) % 3;
+    world.hosts[host].incarnation = 1;
+    let newer = world.cert(host, &SecretKey::from_seed(&[204; 32]));
+    world.run_for(5);
+    world.held_back.push(|request| matches!(request, Request::Stage(_)));
+    let leader = world.leader().unwrap();
+    world.feed(leader, Input::Submit(Entry::Admit(Box::new(newer.clone()))));
+    world.deliver();
+    let order = world.order(leader, Action::Deploy(Deploy::plain(release, 1)));
+    world.feed(leader, Input::Submit(Entry::Order(order)));
+    world.deliver();
+    let stages = |world: &World| {
+        let held = world.held.iter().filter(|(index, ..)| *index == host);
+        let certs = held.filter_map(|(.., request)| match request {
+            Request::Stage(evidence) => Some(evidence.cert.clone()),
+            _ => None,
+        });
+        certs.collect::<Vec<_>>()
+    };
+    assert!(world.held.iter().any(|(index, ..)| *index != host), "others are asked at once");
+    assert_eq!(stages(&world), [], "its own one is old");
+    world.run_until("it has the fleet's copy", |world| !stages(world).is_empty());
+    assert_eq!(stages(&world), [newer]);
+}
+
+#[test]
+fn grants_wait_for_a_leader_that_is_being_called_and_does_not_come() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    let release = world.release("1.0.0");
+    let leader = world.leader().unwrap();
+    let heir = (leader + 1) % 3;
+    world.held_back.push(|request| matches!(request, Request::Stage(_) | Request::Activate { .. }));
+    world.deploy(leader, release, None);
+    world.kill(heir);
+    world.run_for(1);
+    // The leader's own host alone asks for a slot, and asks as its heir is called.
+    let own = world.held.iter().position(|(index, ..)| *index == leader).unwrap();
+    let (_, asked, request) = world.held.swap_remove(own);
+    world.answer(leader, asked, request);
+    let report = world.hosts[leader].executor.report.clone();
+    world.feed(leader, Input::Executor(Some(report)));
+    let heir = world.hosts[heir].id;
+    let node = world.hosts[leader].node.as_mut().unwrap();
+    let outputs = node.consensus.as_mut().unwrap().hand_over(heir);
+    node.consensus_outputs(outputs);
+    let before = world.node(leader).ledger().applied_index();
+    world.deliver();
+    assert_eq!(world.node(leader).ledger().applied_index(), before + 1, "it is in the ledger");
+    assert_eq!(world.node(leader).ledger().slots().count(), 0, "nothing is proposed meanwhile");
+    world.run_for(4);
+    assert_eq!(world.node(leader).ledger().slots().count(), 1);
 }
