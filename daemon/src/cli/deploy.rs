@@ -435,7 +435,10 @@ const NAMED_MAX: usize = 5;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        io::{Read, Write},
+    };
 
     use groundswell_protocol::trust::Signer;
     use groundswell_signer::orders::FleetState;
@@ -473,6 +476,53 @@ mod tests {
         let read: FleetState = serde_json::from_value(fleet).unwrap();
         let known = state(&group()).unwrap();
         assert_eq!(format!("{:?}", read.groups), format!("{:?}", [known]));
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: DeployArguments,
+    }
+
+    /// A daemon that knows a release from the `news`th question on.
+    fn daemon(socket: &Path, news: usize) {
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            for (asked, stream) in (1..).zip(listener.incoming()) {
+                let mut stream = stream.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                let release = serde_json::json!({"id": Digest([2; 32]), "application": "shop",
+                    "label": "2", "content_bytes": 0, "created_at": 0});
+                let releases = if asked >= news { vec![release] } else { Vec::new() };
+                let fleet = serde_json::json!({"version": api::VERSION, "id": FleetId([9; 32]),
+                    "name": "test", "root_threshold": 1, "root_keys": 1, "me": "a", "joined": true,
+                    "turned_away": null, "executor": true, "leader": null, "applied": 1, "hosts": [],
+                    "groups": [group()], "releases": releases, "slots": [], "voters": [], "deployments": []});
+                let body = fleet.to_string();
+                write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                    .unwrap();
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_yet_is_awaited_for_a_moment() {
+        use clap::Parser;
+        let dir = tempfile::tempdir().unwrap();
+        let Line { arguments } = Line::parse_from(["deploy", "web", "2"]);
+        let begun = Instant::now();
+        for (name, news, known) in [("known", 1, 1), ("soon", 4, 1), ("never", usize::MAX, 0)] {
+            let socket = dir.path().join(name);
+            daemon(&socket, news);
+            let fleet = knowing(&Client::new(&socket), &arguments).await.unwrap();
+            assert_eq!(fleet.releases.len(), known, "{name}");
+            assert_eq!(begun.elapsed() >= NEWS_AWAITED_MAX, name == "never");
+        }
     }
 
     #[test]
