@@ -68,10 +68,9 @@ impl Deployment {
         self.next_from(self.position(event).map_or(0, |at| at + 1))
     }
 
-    /// True if this revision has scripts that run before its files are put in place.
-    pub(crate) fn prepares(&self) -> bool {
-        let event = LifecycleEvent::BeforeInstall.into();
-        self.position(&event).is_some() && !self.scripts(&event).is_empty()
+    /// The events that come before its files are put in place.
+    pub(crate) fn before_install(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter().take_while(|event| **event != INSTALL)
     }
 
     /// The events by which the revision before comes back, in their order: those that this deployment

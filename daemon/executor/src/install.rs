@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
+    fmt,
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
@@ -45,6 +46,27 @@ pub(crate) struct Plan {
     /// By their targets.
     files: BTreeMap<PathBuf, New>,
     belongings: Belongings,
+}
+
+/// Why a revision cannot be installed.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// By what is at its places: whoever takes that away mends it.
+    InTheWay(String),
+    Other(String),
+}
+
+impl From<String> for Unfit {
+    fn from(problem: String) -> Self {
+        Self::Other(problem)
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::InTheWay(problem) | Self::Other(problem)) = self;
+        f.write_str(problem)
+    }
 }
 
 /// A file or a link that will be there.
@@ -117,14 +139,14 @@ pub(crate) fn plan(
     archive: &Path,
     before: &Belongings,
     behavior: FileExistsBehavior,
-) -> Result<Plan, String> {
+) -> Result<Plan, Unfit> {
     let archive = &fs::canonicalize(archive).map_err(|error| named_in(archive, &error))?;
     let mut wanted = Wanted::default();
     for mapping in &manifest.spec.files {
         let destination = below(root, &mapping.destination);
         wanted.map(manifest, archive, &mapping.source, &destination)?;
     }
-    let places = Places::of(&wanted.directories, before)?;
+    let places = Places::of(&wanted.directories, before).map_err(Unfit::InTheWay)?;
     let (mut files, mut parents) = (BTreeMap::new(), Parents::default());
     for (name, source) in wanted.files {
         let mut target = places.target(&name)?;
@@ -134,17 +156,19 @@ pub(crate) fn plan(
         let is_anothers = there == Some(Kind::Link) && !before.files.contains(&target);
         if behavior == FileExistsBehavior::Overwrite && is_file && is_anothers {
             // As AWS's agent does: the link is somebody's, and stays.
-            target = place::behind(&target, &|path| before.files.contains(path))?;
+            target = place::behind(&target, &|path| before.files.contains(path))
+                .map_err(Unfit::InTheWay)?;
             there = look(&target)?;
         }
         if places.needed.contains(&target) {
-            return Err(format!("files: {} would be file and directory", target.display()));
+            let shown = target.display();
+            return Err(format!("files: {shown} would be file and directory").into());
         }
-        if !allowed(&target, there, before, behavior)? {
+        if !allowed(&target, there, before, behavior).map_err(Unfit::InTheWay)? {
             continue;
         }
         if let Some((other, ..)) = files.insert(target, (name, source, there.is_none())) {
-            return Err(format!("files: {} would be made twice", other.display()));
+            return Err(format!("files: {} would be made twice", other.display()).into());
         }
     }
     let rights = rights(&manifest.spec, root, &files, &places.missing)?;
@@ -953,7 +977,8 @@ mod tests {
         fs::create_dir(host.live().join("app")).unwrap();
         fs::write(host.live().join("app/a"), "theirs").unwrap();
         let (revision, archive, dir) = host.revision(&[("a", "ours"), ("b", "ours")]);
-        let refused = plan(&revision, Path::new("/"), &archive, &none(), DISALLOW).unwrap_err();
+        let refused =
+            plan(&revision, Path::new("/"), &archive, &none(), DISALLOW).unwrap_err().to_string();
         assert!(refused.contains("app/a") && refused.contains("OVERWRITE"), "{refused}");
         assert_eq!(host.tree().get("app/a").unwrap(), "theirs");
 
@@ -979,7 +1004,9 @@ mod tests {
         fs::create_dir_all(host.live().join("app/a")).unwrap();
         let (revision, archive, _) = host.revision(&[("a", "ours")]);
         for behavior in [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain] {
-            let refused = plan(&revision, Path::new("/"), &archive, &none(), behavior).unwrap_err();
+            let refused = plan(&revision, Path::new("/"), &archive, &none(), behavior)
+                .unwrap_err()
+                .to_string();
             assert!(refused.contains("app/a: move it away"), "{refused}");
         }
     }
@@ -1270,7 +1297,8 @@ mod tests {
         let first = host.install(&[("x/c", "1")], &none());
         fs::write(host.live().join("app/x/data"), "precious").unwrap();
         let (new, archive, _) = host.revision(&[("x", "2")]);
-        let refused = plan(&new, Path::new("/"), &archive, &first, DISALLOW).unwrap_err();
+        let refused =
+            plan(&new, Path::new("/"), &archive, &first, DISALLOW).unwrap_err().to_string();
         assert!(refused.contains("app/x/data") && refused.contains("move it away"), "{refused}");
         host.install(&[("a", "2")], &first);
         assert_eq!(host.tree().get("app/x/data").unwrap(), "precious");

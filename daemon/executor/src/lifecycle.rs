@@ -27,7 +27,7 @@ use crate::{
     deployment::{Deployment, DeploymentName, Event},
     give_up,
     hooks::{self, Context, HookFailed},
-    install::{self, Belongings, Plan},
+    install::{self, Belongings, Plan, Unfit},
     journal::{End, Failure, Installed, Standing, Step},
     layout::Marker,
     logs::{self, ScriptLog},
@@ -142,8 +142,7 @@ impl EventFailed {
 }
 
 /// Looks for what Install needs before anything is disturbed: whoever has to be told that something is
-/// missing still has what ran. Only where the revision has scripts that run before, and may make users and
-/// move files away, this is asked again in Install alone.
+/// missing still has what ran. What scripts that run before Install may mend is asked again in Install alone.
 fn check(work: &mut Work<'_>) -> Step {
     let Err(problem) = take_back(work).and_then(|()| check_install(work)) else {
         let first = work.deployment.first(&work.before);
@@ -170,13 +169,31 @@ fn check_install(work: &Work<'_>) -> Result<(), String> {
         return Ok(());
     }
     let _alone = install::alone();
-    match plan(work) {
-        Ok(plan) => plan.check_room(&work.dir()),
-        Err(problem) if work.deployment.prepares() => {
-            work.log.line(&format!("{problem}; this is left to BeforeInstall"));
+    let unfit = match plan(work) {
+        Ok(plan) => return plan.check_room(&work.dir()),
+        Err(unfit) => unfit,
+    };
+    match work.deployment.before_install().find(|event| may_mend(work, event, &unfit)) {
+        Some(event) => {
+            work.log.line(&format!("{unfit}; this is left to {event}"));
             Ok(())
         }
-        Err(problem) => Err(problem),
+        None => Err(unfit.to_string()),
+    }
+}
+
+/// True if an event before Install has scripts that may mend what is wrong. Those of the revision before may
+/// take away what is in the way, as AWS's agent lets them; of users and permissions they know nothing.
+fn may_mend(work: &Work<'_>, event: &Event, unfit: &Unfit) -> bool {
+    match (work.deployment.source(event), unfit) {
+        (Source::Current, _) => !work.deployment.scripts(event).is_empty(),
+        (source, Unfit::InTheWay(_)) => {
+            let manifest = work.before.at(source).map(|before| manifest_of(work, before));
+            let Event::Known(event) = event else { return false };
+            // What cannot be read runs nothing.
+            manifest.is_some_and(|it| it.is_ok_and(|it| !it.spec.scripts(*event).is_empty()))
+        }
+        (_, Unfit::Other(_)) => false,
     }
 }
 
@@ -328,7 +345,7 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     install::undo(&dir).map_err(io)?;
     let mut looks_left = LOOKS_MAX;
     loop {
-        let plan = plan(work).map_err(EventFailed::other)?;
+        let plan = plan(work).map_err(|unfit| EventFailed::other(unfit.to_string()))?;
         // Scripts may have filled the disk since it was asked for.
         plan.check_room(&dir).map_err(EventFailed::other)?;
         match plan.carry_out(&dir) {
@@ -346,7 +363,7 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     Ok(())
 }
 
-fn plan(work: &Work<'_>) -> Result<Plan, String> {
+fn plan(work: &Work<'_>) -> Result<Plan, Unfit> {
     let Deployment { manifest, file_exists_behavior, .. } = &work.deployment;
     let behavior = manifest
         .spec
@@ -398,6 +415,22 @@ pub(crate) fn abandon(
         .map_err(|error| format!("the old files cannot be put back: {error}"))
 }
 
+/// The manifest of a revision that was installed before.
+fn manifest_of(work: &Work<'_>, before: &Installed) -> Result<Manifest, EventFailed> {
+    let path = work.config.own_manifest(&work.deployment.group, before.deployment);
+    let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| {
+            let same = Manifest::id_of(&bytes) == before.manifest;
+            same.then_some(bytes).ok_or_else(|| "it is another manifest".into())
+        })
+        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()));
+    manifest.map_err(|error| {
+        let (label, path) = (&before.label, path.display());
+        EventFailed::other(format!("the manifest of {label} at {path}: {error}"))
+    })
+}
+
 /// Runs an event of a revision that was installed before, from where it was laid out then.
 fn run_scripts_of(
     work: &Work<'_>,
@@ -407,20 +440,8 @@ fn run_scripts_of(
 ) -> Result<(), EventFailed> {
     // No other deployment knows what its own events were.
     let Event::Known(known) = event else { return Ok(()) };
-    let (group, name) = (&work.deployment.group, before.deployment);
-    let path = work.config.own_manifest(group, name);
-    let manifest = regular::read(&path, MANIFEST_BYTES_MAX)
-        .map_err(|error| error.to_string())
-        .and_then(|bytes| {
-            let same = Manifest::id_of(&bytes) == before.manifest;
-            same.then_some(bytes).ok_or_else(|| "it is another manifest".into())
-        })
-        .and_then(|bytes| Manifest::from_bytes(&bytes).map_err(|error| error.to_string()));
-    let manifest = manifest.map_err(|error| {
-        let (label, path) = (&before.label, path.display());
-        EventFailed::other(format!("the manifest of {label} at {path}: {error}"))
-    })?;
-    let archive = work.config.archive(group, name);
+    let manifest = manifest_of(work, before)?;
+    let archive = work.config.archive(&work.deployment.group, before.deployment);
     run_scripts(work, manifest.spec.scripts(*known), &archive, event, deadline)
 }
 

@@ -207,8 +207,14 @@ fn files_that_could_not_be_put_back_are_put_back_by_the_next_deployment() {
 
 /// A host on which `one` runs, and has nothing to do but to tell when it is stopped.
 fn running() -> Host {
+    running_with("ApplicationStop")
+}
+
+/// One that tells of this event instead.
+fn running_with(event: &str) -> Host {
     let host = Host::new();
-    host.succeeds(&host.tracing("one", &["ApplicationStop"]), &[]);
+    host.succeeds(&host.tracing("one", &[event]), &[]);
+    host.trace();
     host
 }
 
@@ -230,12 +236,15 @@ fn what_cannot_be_installed_is_found_before_anything_is_stopped() {
     let host = running();
     let two = host.bundle("two", &format!("{DATA}{UNKNOWN_OWNER}"), &[("data", "2")]);
     disturbed_nothing(&host, &host.fails(&two, &[]), "there is no user no-such-user-here");
+    // What has no scripts to be stopped by would be started again if Install had failed.
+    let host = running_with("ApplicationStart");
     let two = host.bundle("two", DATA, &[("data", "2")]);
     fs::create_dir(host.live("app")).unwrap();
     fs::write(host.live("app/data"), "mine").unwrap();
-    disturbed_nothing(&host, &host.fails(&two, &[]), "a file is in the way");
+    let run = host.fails(&two, &[]);
+    disturbed_nothing(&host, &run, "a file is in the way");
+    assert!(!run.log().contains("ApplicationStop"), "{}", run.log());
     host.succeeds(&two, &["-b", "OVERWRITE"]);
-    assert_eq!(host.trace(), "ApplicationStop one");
 }
 
 #[test]
@@ -310,13 +319,43 @@ fn what_a_script_may_mend_before_the_files_come_is_left_to_it() {
     let two = host.bundle("two", &format!("{DATA}{hooks}"), &[("data", "2"), mend]);
     fs::create_dir(host.live("app")).unwrap();
     fs::write(host.live("app/data"), "mine").unwrap();
-    let run = host.succeeds(&two, &[]);
-    assert!(run.log().contains("this is left to BeforeInstall"), "{}", run.log());
+    host.succeeds(&two, &[]);
     assert_eq!(read(host.live("app/data")), "2");
     let appspec = format!("{DATA}{UNKNOWN_OWNER}{hooks}");
     let run = host.fails(&host.bundle("three", &appspec, &[("data", "3"), mend]), &[]);
     assert_eq!(run.failure("event"), "Install");
+    assert!(run.log().contains("this is left to BeforeInstall"), "{}", run.log());
     assert!(host.trace().starts_with("ApplicationStop one"));
+}
+
+#[test]
+fn what_the_revision_before_may_take_away_is_left_to_it() {
+    let host = Host::new();
+    let hooks = "hooks:\n  ApplicationStop:\n    - location: stop.sh\n  ApplicationStart:\n    \
+        - location: start.sh\n";
+    let stop = ("stop.sh", "#!/bin/sh\nrm -f {live}/app/socket\n");
+    let start = ("start.sh", "#!/bin/sh\nmkdir -p {live}/app && echo mine >{live}/app/socket\n");
+    host.succeeds(&host.bundle("one", hooks, &[stop, start]), &[]);
+    let files = "files:\n  - source: socket\n    destination: {live}/app\n";
+    let run = host.succeeds(&host.bundle("two", files, &[("socket", "2")]), &[]);
+    assert!(run.log().contains("this is left to ApplicationStop"), "{}", run.log());
+    assert_eq!(read(host.live("app/socket")), "2");
+}
+
+#[test]
+fn what_the_revision_before_has_left_in_the_way_is_found_in_install_and_it_runs_again() {
+    let host = Host::new();
+    let one = host.tracing("one", &["ApplicationStop", "ApplicationStart"]);
+    host.succeeds(&one, &[]);
+    host.trace();
+    fs::create_dir(host.live("app")).unwrap();
+    fs::write(host.live("app/data"), "mine").unwrap();
+    let run = host.fails(&host.bundle("two", DATA, &[("data", "2")]), &[]);
+    assert_eq!(run.failure("event"), "Install");
+    assert!(run.failure("message").contains("a file is in the way"), "{}", run.stderr);
+    assert_eq!(run.json["failure"]["restored"], true);
+    assert_eq!(host.trace(), "ApplicationStop one, ApplicationStart one");
+    assert_eq!(read(host.live("app/data")), "mine");
 }
 
 #[test]
