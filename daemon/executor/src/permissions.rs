@@ -232,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_open_to_nobody_before_its_list_is_set() {
+        // The kernel takes no list that names this user: only what comes before the list is done.
+        let list = Acl::resolve(&["u:4294967295:r".into()]).unwrap();
+        for mode in [0o644, 0o6755] {
+            for given in [None, Some(mode)] {
+                let file = tempfile::tempfile().unwrap();
+                // As it is made.
+                file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+                let rights = Rights { mode: given, acl: Some(list.clone()), ..Rights::default() };
+                assert!(rights.apply(&file, mode).is_err());
+                assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+            }
+        }
+    }
+
+    #[test]
     fn an_owner_takes_the_bits_that_make_a_file_run_as_another() {
         for (mode, left) in [(0o4755, 0o755), (0o2755, 0o755), (0o2745, 0o2745), (0o1644, 0o1644)] {
             assert_eq!(without_set_id(mode), left, "{mode:o}");

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,12 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use super::{Host, Run, read, shown::shown_by_root};
+use super::{
+    Host, Run,
+    lifecycle::after_mounting,
+    read,
+    shown::{shown, shown_by_root},
+};
 
 /// A bundle whose AfterInstall runs this script, with these keys beside its location.
 fn bundle(host: &Host, script: &str, keys: &str) -> PathBuf {
@@ -47,7 +52,7 @@ pub(super) fn is_gone(pid: Pid) -> bool {
 }
 
 /// Programs that write down how they are called and then become what they are to run.
-fn with_recorders(host: &Host, bundle: &std::path::Path) -> String {
+fn with_recorders(host: &Host, bundle: &Path) -> String {
     let bin = host.path("bin");
     fs::create_dir_all(&bin).unwrap();
     for name in ["sudo", "runuser"] {
@@ -128,6 +133,29 @@ fn c160_a_script_that_is_not_executable_is_made_so() {
     let run = host.succeeds(&bundle, &[]);
     assert!(run.log().contains("not executable; it is made so"), "{}", run.log());
     assert!(run.log().contains("[stdout]ran\n"), "{}", run.log());
+}
+
+#[test]
+fn c161_a_script_that_cannot_be_made_executable_has_a_code_of_its_own() {
+    let is_parent = !Path::new("/run/systemd/system").exists();
+    if !shown(
+        is_parent,
+        "a script has the mounts of the whole machine here, not those of the executor",
+    ) {
+        return;
+    }
+    let host = Host::new();
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: mount.sh\n  AfterInstall:\n    \
+        - location: run.sh\n";
+    let archive = host.path("root/default-local-deployment-group").display().to_string();
+    let mount = format!(
+        "#!/bin/sh\ncd {archive}/$DEPLOYMENT_ID\nmount --bind deployment-archive deployment-archive \
+         && mount -o remount,bind,ro deployment-archive\n"
+    );
+    let bundle = host.bundle("one", hooks, &[("mount.sh", &*mount), ("run.sh", "true\n")]);
+    let run = after_mounting(&host, "true", &bundle, &[]);
+    assert_eq!((run.failure("script"), run.error_code()), ("run.sh", 2), "{}", run.stderr);
+    assert!(run.failure("message").contains("run.sh is not executable"), "{}", run.stderr);
 }
 
 #[test]

@@ -75,10 +75,26 @@ fn each_kind_of_deployment_runs_its_events_from_the_right_revision() {
         ("load-balancer", &balanced),
         ("replacement", &replacement),
         ("original", "BeforeBlockTraffic one, AfterBlockTraffic one"),
-        ("rollback-original", "BeforeAllowTraffic one, AfterAllowTraffic one"),
     ] {
         assert_eq!(trace_of(kind, &Host::new()), expected, "{kind}");
     }
+}
+
+#[test]
+fn c194_on_the_way_back_the_last_that_was_installed_allows_the_traffic() {
+    let expected = "BeforeAllowTraffic one, AfterAllowTraffic one";
+    assert_eq!(trace_of("rollback-original", &Host::new()), expected);
+}
+
+#[test]
+fn c155_an_event_of_a_revision_that_is_not_there_fails() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: remove.sh\n  ValidateService:\n    \
+        - location: fail.sh\n";
+    let archive = host.path("root/default-local-deployment-group").display().to_string();
+    let remove = format!("#!/bin/sh\nrm -r {archive}/$DEPLOYMENT_ID/deployment-archive\n");
+    let run = host.fails(&host.bundle("one", hooks, &[("remove.sh", &*remove), FAIL]), &[]);
+    assert_eq!((run.failure("event"), run.error_code()), ("ValidateService", 1));
 }
 
 #[test]
@@ -302,7 +318,7 @@ fn on_a_file_system(host: &Host, bundle: &Path, options: &str) -> Run {
 }
 
 /// Deploys where these commands, for which `$0` is the host's directory, have mounted something.
-fn after_mounting(host: &Host, prepare: &str, bundle: &Path, options: &[&str]) -> Run {
+pub(super) fn after_mounting(host: &Host, prepare: &str, bundle: &Path, options: &[&str]) -> Run {
     let mut command = Command::new("unshare");
     command.args(if geteuid().is_root() { &["-m"][..] } else { &["-r", "-m"] });
     command.args(["sh", "-c", &format!("{prepare} && exec \"$@\"")]).arg(host.dir.path());
