@@ -556,6 +556,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_beginning_of_a_line_is_in_the_log_before_its_end_and_is_one_line_with_it() {
+        let text = "#!/bin/sh\nprintf 'Go on? '\n\
+            for i in $(seq 200); do\n  \
+            grep -q 'stdout.Go on? $' \"${0%/*}/scripts.log\" && echo yes && exit\n  \
+            sleep 0.05\ndone\nexit 1\n";
+        for Tried { result, file, .. } in try_each(text.as_bytes(), 0o755, &script(60)) {
+            assert!(result.is_ok(), "{result:?}");
+            let text = String::from_utf8(file).unwrap();
+            assert!(text.ends_with(" [stdout]Go on? yes\n"), "{text}");
+        }
+    }
+
     fn context(units: Option<Arc<Units>>) -> Context {
         Context {
             application: "shop".into(),

@@ -2,11 +2,15 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt, fs,
-    io::{self, BufRead, BufReader, Read, Write},
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        process::{CommandExt, ExitStatusExt},
+    fmt,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -17,6 +21,7 @@ use std::{
 
 use groundswell_protocol::limits::HOOK_KILL_GRACE;
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -112,9 +117,9 @@ impl Task {
         log: &ScriptLog,
     ) -> Ended {
         let members = members(&child);
-        let outputs: [Option<Box<dyn Read + Send>>; 2] = [
-            child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>),
-            child.stderr.take().map(|err| Box::new(err) as Box<dyn Read + Send>),
+        let outputs = [
+            child.stdout.take().map(|out| File::from(OwnedFd::from(out))),
+            child.stderr.take().map(|err| File::from(OwnedFd::from(err))),
         ];
         let (closed_in, closed) = mpsc::channel();
         for (output, prefix) in outputs.into_iter().flatten().zip(["[stdout]", "[stderr]"]) {
@@ -297,23 +302,54 @@ impl fmt::Display for Leader {
     }
 }
 
-fn copy_lines(output: impl Read, prefix: &'static str, log: &ScriptLog) {
-    let mut reader = BufReader::new(output);
-    let mut piece = Vec::new();
+/// Logs each line when it is complete, and the beginning of one that takes long: it may be a question, or how
+/// far something is.
+fn copy_lines(mut output: File, prefix: &'static str, log: &ScriptLog) {
+    let (mut held, mut since) = (Vec::new(), Instant::now());
+    let mut part = [0; PIECE_BYTES_MAX];
     loop {
-        piece.clear();
-        // A line without end comes in pieces, so that no script fills this process's memory.
-        match reader.by_ref().take(PIECE_BYTES_MAX).read_until(b'\n', &mut piece) {
-            Ok(0) | Err(_) => return log.output_ends(prefix),
-            Ok(_) => log.output(prefix, &piece),
+        let shown_in = BEGINNING_SHOWN_AFTER.saturating_sub(since.elapsed());
+        if !held.is_empty() && !has_more(&output, shown_in) {
+            log.output(prefix, &held);
+            held.clear();
+        }
+        let part = match output.read(&mut part) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(length) => &part[..length],
+        };
+        for piece in part.split_inclusive(|byte| *byte == b'\n') {
+            if held.is_empty() {
+                since = Instant::now();
+            }
+            held.extend_from_slice(piece);
+            // A line without end comes in pieces, so that no script fills this process's memory.
+            if piece.ends_with(b"\n") || held.len() >= PIECE_BYTES_MAX {
+                log.output(prefix, &held);
+                held.clear();
+            }
         }
     }
+    if !held.is_empty() {
+        log.output(prefix, &held);
+    }
+    log.output_ends(prefix);
+}
+
+/// True if there is more to read, or an end, before this time is over.
+fn has_more(output: &File, within: Duration) -> bool {
+    let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
+    let mut asked = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+    // Where it cannot be told, reading says it.
+    poll(&mut asked, within).map_or(true, |ready| ready > 0)
 }
 
 /// Waits for a line, then becomes the script, or the shell that runs it if it has no first line that
 /// names an interpreter. Without the line, nothing has run.
 pub(crate) const GATE: &str = "read -r go && exec \"$@\" </dev/null";
-const PIECE_BYTES_MAX: u64 = 16 << 10;
+const PIECE_BYTES_MAX: usize = 16 << 10;
+/// So long a line may take before its beginning is logged.
+const BEGINNING_SHOWN_AFTER: Duration = Duration::from_millis(500);
 /// A process that is no child of this one does not say when it ends.
 pub(crate) const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long the output of a script that has ended may still come in.
