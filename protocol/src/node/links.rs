@@ -195,7 +195,8 @@ impl Node {
     /// The voters to be connected to, sorted.
     fn wanted_voters(&mut self) -> Vec<Number> {
         let is_behind = self.is_left_behind();
-        let all = self.consensus.is_some() || self.needs_receipts() || is_behind;
+        let begins = is_behind && self.is_voter(self.me);
+        let all = self.consensus.is_some() || self.needs_receipts() || begins;
         let which = (self.electorate.newest().generation(), is_behind);
         if self.links.voters.as_ref().is_none_or(|(known, _)| *known != which) {
             self.links.voters = Some((which, self.voters_in_order()));
