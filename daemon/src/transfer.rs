@@ -392,7 +392,7 @@ impl Transfers {
                 Output::Give(give) => self.give(give),
                 Output::Refuse(Give { peer, manifest, index, .. }) => {
                     if let Some(reply) = self.replies.remove(&(peer, manifest, index)) {
-                        reply.send(Reply::Absent);
+                        reply.send(Reply::Busy);
                     }
                 }
                 Output::Send(peer, message) => self.mesh.send(peer, &message),

@@ -123,6 +123,8 @@ pub const SWARM_IDLE_MAX: Duration = Duration::from_secs(2);
 pub const SWARM_REVISIONS_MAX: usize = 64;
 /// Revisions beyond these, of which peers are told only that they can be had.
 pub const SWARM_SHELVED_MAX: usize = 4096;
+/// Revisions that one message tells of.
+pub const HOLDINGS_PER_HAVE_MAX: usize = SWARM_REVISIONS_MAX + SWARM_SHELVED_MAX;
 /// A revision that peers lack and that none of them asked for in this time makes way for another one.
 pub const SWARM_REVISION_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Frames that a host asks for at a time, whatever its link: their answers together are under 17 MiB.

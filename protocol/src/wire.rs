@@ -11,8 +11,8 @@ use crate::{
     fleet::{BUCKETS, NODES, NodeHash, Record},
     ids::{DeploymentId, Digest, HostId, Nonce, ShortId},
     limits::{
-        FRAMES_PER_HAVE_MAX, RECORDS_PER_MESSAGE_MAX, VERSIONS_PER_MESSAGE_MAX,
-        VOTER_LISTS_PER_MESSAGE_MAX,
+        FRAMES_PER_HAVE_MAX, HOLDINGS_PER_HAVE_MAX, RECORDS_PER_MESSAGE_MAX,
+        VERSIONS_PER_MESSAGE_MAX, VOTER_LISTS_PER_MESSAGE_MAX,
     },
     rollout::Entry,
     trust::{MemberCert, Order, Receipt, Signed, VoterList},
@@ -141,7 +141,7 @@ pub enum Message {
         Vec<Signed<VoterList>>,
     ),
     /// The revisions that the sender holds in full or in part, with one bit for each frame.
-    Have(Vec<Holding>),
+    Have(#[serde(deserialize_with = "at_most::<_, _, HOLDINGS_PER_HAVE_MAX>")] Vec<Holding>),
     /// Frames of a revision that the sender holds beside those that it told of before.
     HaveMore {
         /// The revision.

@@ -273,6 +273,18 @@ fn what_a_peer_says_before_its_link_is_up_is_not_lost() {
 }
 
 #[test]
+fn who_asks_again_and_again_what_is_here_hears_it_once() {
+    let mut swarm = Swarm::new(Rates::default(), 1);
+    assert!(swarm.open(Mono(0), MANIFEST, content(8), |_| false));
+    swarm.peer_up(host(1));
+    drop(swarm.poll(Mono(0)));
+    for _ in 0..100 {
+        swarm.holding(host(1), Holding { manifest: MANIFEST, frames: Vec::new() }).unwrap();
+    }
+    assert_eq!(told(&swarm.poll(Mono(1)), host(1)).len(), 1);
+}
+
+#[test]
 fn everybody_hears_at_the_end_that_all_of_it_is_here() {
     let mut swarm = Swarm::new(Rates::default(), 1);
     assert!(swarm.open(Mono(0), MANIFEST, content(2), |_| false));

@@ -306,7 +306,8 @@ impl Fetch {
         known.rests_until = now;
         known.took = Some(known.took.map_or(took, |before| (before + took) / 2));
         let quick = !open.overdue && !known.is_slow(self.typical);
-        if quick {
+        // Where nobody was in time yet, what is late says how long it takes here.
+        if quick || self.typical.is_none() {
             self.typical = Some(typical);
         }
         quick.then_some(took)
@@ -319,7 +320,8 @@ impl Fetch {
             self.want(index);
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        if why == Failure::Absent && known.held.contains(index) {
+        // Who gives up a frame that is waited for no more may hold it all the same.
+        if why == Failure::Absent && !open.overdue && known.held.contains(index) {
             known.held.remove(index);
             self.wanted.lost(index);
         }
@@ -703,6 +705,26 @@ mod tests {
         fetch.received(at(1500), host(0), first[0].index, true);
         assert_eq!(fetch.expire(at(4499)), []);
         assert_eq!(fetch.expire(at(4500)), [first[1]]);
+    }
+
+    #[test]
+    fn the_only_holder_is_asked_again_for_what_it_was_too_slow_with() {
+        let mut fetch = fetch(4, 1);
+        let first = asks(&mut fetch, at(0));
+        assert_eq!(fetch.expire(at(2000)).len(), 4);
+        for ask in &first[2..] {
+            fetch.failed(at(2000), ask.peer, ask.index, Failure::Absent);
+        }
+        for (ask, took) in first[..2].iter().zip([3000, 6000]) {
+            fetch.received(at(took), ask.peer, ask.index, true);
+        }
+        let again = asks(&mut fetch, at(6000));
+        assert_eq!(again.len(), 2);
+        assert_eq!(fetch.expire(at(14_999)), [], "three times what it took");
+        again.iter().for_each(|ask| {
+            fetch.received(at(14_999), ask.peer, ask.index, true);
+        });
+        assert!(fetch.is_done());
     }
 
     #[test]

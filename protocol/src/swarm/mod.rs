@@ -103,6 +103,8 @@ pub struct Swarm {
     pipeline: Pipeline,
     serves: Serves,
     down: Rate,
+    /// Who is to hear all that is here of which revision; once, however often it asks.
+    to_tell: BTreeSet<(HostId, Digest)>,
     outputs: Vec<Output>,
     dice: Dice,
 }
@@ -131,6 +133,7 @@ impl Swarm {
             pipeline: Pipeline::new(),
             serves: Serves::new(Rate::new(rates.up)),
             down: Rate::new(rates.down),
+            to_tell: BTreeSet::new(),
             outputs: Vec::new(),
             dice: Dice::new(seed),
         }
@@ -235,8 +238,7 @@ impl Swarm {
         revision.others_hold(peer);
         if is_first || lacks {
             // What came while it was told nothing of the revision it hears now.
-            let holding = revision.told_to(manifest, peer);
-            self.outputs.push(Output::Send(peer, Message::Have(vec![holding])));
+            self.to_tell.insert((peer, manifest));
         }
         Ok(())
     }
@@ -494,6 +496,14 @@ impl Swarm {
     }
 
     fn tell(&mut self, now: Mono) {
+        for (peer, manifest) in std::mem::take(&mut self.to_tell) {
+            if let Some(revision) = self.revisions.get_mut(&manifest)
+                && self.links.is_neighbour(peer)
+            {
+                let holding = revision.told_to(manifest, peer);
+                self.outputs.push(Output::Send(peer, Message::Have(vec![holding])));
+            }
+        }
         for (manifest, revision) in &mut self.revisions {
             revision.tell(now, *manifest, &self.links, &mut self.dice, &mut self.outputs);
         }

@@ -309,7 +309,7 @@ impl World {
                     self.queue.plan(ended, Event::Sent { from: number_of, begun, give });
                 }
                 Output::Refuse(Give { peer, index, .. }) => {
-                    letters.push((number(peer), Letter::Refused(index, Failure::Error)));
+                    letters.push((number(peer), Letter::Refused(index, Failure::Busy)));
                 }
                 Output::Send(peer, message) => {
                     letters.push((number(peer), Letter::Message(message)));
