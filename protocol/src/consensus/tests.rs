@@ -257,10 +257,11 @@ fn only_the_leader_calls_another_voter_to_lead() {
     let leader = cluster.leader().unwrap();
     let (heir, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let term = cluster.nodes[leader].as_ref().unwrap().term();
-    let mut call = eraftpb::Message { term, ..eraftpb::Message::default() };
-    call.set_msg_type(MessageType::MsgTimeoutNow);
-    let call = wire::encode(call, false, cluster.voters.generation());
     for (from, leads) in [(other, leader), (leader, heir)] {
+        let (id, to) = (from as u64 + 1, heir as u64 + 1);
+        let mut call = eraftpb::Message { from: id, to, term, ..eraftpb::Message::default() };
+        call.set_msg_type(MessageType::MsgTimeoutNow);
+        let call = wire::encode(call, false, cluster.voters.generation());
         let from = cluster.voters.list()[from].host;
         let outputs = cluster.nodes[heir].as_mut().unwrap().hear(from, &call).unwrap();
         cluster.perform(heir, outputs);
@@ -488,8 +489,9 @@ fn what_comes_together_is_answered_together() {
 fn what_is_committed_is_not_overwritten_though_it_is_not_written_yet() {
     let mut cluster = warm();
     let (term, last) = (cluster.nodes[0].as_ref().unwrap().term(), cluster.last(0));
-    let append =
-        |term, entries| wire::hostile(0, term, 1, last, last + 1, entries, false, 0, 0, None);
+    let append = |term, entries| {
+        wire::hostile(TO_THE_FIRST, 0, term, 1, last, last + 1, entries, false, 0, 0, None)
+    };
     let from = cluster.voters.list()[1].host;
     let node = cluster.nodes[0].as_mut().unwrap();
     let log_term = node.end().term;
@@ -541,7 +543,8 @@ fn an_answer_that_was_lost_is_given_again_after_a_sign_of_life() {
 fn whoever_leads_no_more_is_told_so_whatever_it_tells() {
     let mut cluster = warm();
     let (term, last) = (cluster.nodes[0].as_ref().unwrap().term(), cluster.last(0));
-    let committed = |term| wire::hostile(9, term, term, last, last, vec![], false, 0, 0, None);
+    let committed =
+        |term| wire::hostile(TO_THE_FIRST, 9, term, term, last, last, vec![], false, 0, 0, None);
     let old = committed(term);
     for node in &mut cluster.nodes {
         node.as_mut().unwrap().node.raft.become_follower(term + 1, 0);
@@ -584,7 +587,7 @@ fn a_voter_that_leaps_to_later_terms_makes_none_that_followers_refuse() {
     let mut cluster = warm();
     let from = cluster.voters.list()[1].host;
     let node = cluster.nodes[0].as_mut().unwrap();
-    let heartbeat = |term| wire::hostile(5, term, 0, 0, 0, vec![], false, 0, 0, None);
+    let heartbeat = |term| wire::hostile(TO_THE_FIRST, 5, term, 0, 0, 0, vec![], false, 0, 0, None);
     let too_far = heartbeat(node.term() + TERM_LEAP_MAX + 1);
     assert!(matches!(node.receive(from, &too_far), Err(WireError::Impossible(_))));
     for _ in 0..1000 {
@@ -593,6 +596,25 @@ fn a_voter_that_leaps_to_later_terms_makes_none_that_followers_refuse() {
         assert_eq!(node.term(), leap);
     }
     assert!(node.term() < TERM_MAX / 1000, "{}", node.term());
+}
+
+#[test]
+fn what_was_said_to_another_or_by_another_is_not_heard() {
+    let mut cluster = warm();
+    let term = cluster.nodes[0].as_ref().unwrap().term();
+    let last = cluster.last(0);
+    let heartbeat = wire::hostile(TO_THE_FIRST, 5, term + 1, 0, 0, last, vec![], false, 0, 0, None);
+    let other = WireError::Impossible("said by another voter, or to another");
+    for (place, from) in [(2, 1), (0, 2)] {
+        let from = cluster.voters.list()[from].host;
+        let node = cluster.nodes[place].as_mut().unwrap();
+        assert_eq!(node.receive(from, &heartbeat).unwrap_err(), other);
+        assert_eq!(node.term(), term);
+    }
+    let from = cluster.voters.list()[1].host;
+    let node = cluster.nodes[0].as_mut().unwrap();
+    node.receive(from, &heartbeat).unwrap();
+    assert_eq!(node.term(), term + 1);
 }
 
 #[test]
@@ -677,7 +699,8 @@ proptest! {
         let mut cluster = warm();
         let entries = entry_terms.into_iter().enumerate()
             .map(|(n, term)| (first.saturating_add(n as u64), term)).collect();
-        let frame = wire::hostile(kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
+        let way = ((to as u64 + 1) % 3 + 1, to as u64 + 1);
+        let frame = wire::hostile(way, kind, term, log_term, index, commit, entries, reject, hint, requested, snapshot);
         let from = cluster.voters.list()[(to + 1) % 3].host;
         let node = cluster.nodes[to].as_mut().unwrap();
         if let Ok(outputs) = node.hear(from, &frame)
@@ -719,3 +742,6 @@ impl Cluster {
         self.perform(place, silent);
     }
 }
+
+/// From the second voter to the first, as frames name them.
+const TO_THE_FIRST: (u64, u64) = (2, 1);

@@ -90,6 +90,10 @@ struct Envelope(u64, Packet);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Frame {
     kind: Kind,
+    /// Who says it to whom, by their places among the voters. What a leader says to one voter is of what
+    /// that one has: said again to another, or by another, it would commit what nobody agreed on.
+    from: u64,
+    to: u64,
     term: u64,
     log_term: u64,
     index: u64,
@@ -120,6 +124,8 @@ pub(super) fn encode(mut message: eraftpb::Message, only_tells: bool, generation
     });
     let frame = Frame {
         kind: *kind,
+        from: message.from,
+        to: message.to,
         term: message.term,
         log_term: message.log_term,
         index: message.index,
@@ -208,6 +214,7 @@ pub(super) fn admit(
 ) -> Result<eraftpb::Message, WireError> {
     let raft = &node.raft;
     let (committed, last) = (raft.raft_log.committed, raft.raft_log.last_index());
+    check((frame.from, frame.to) == (from, raft.id), "said by another voter, or to another")?;
     check_term(frame.term, node)?;
     check(frame.term > 0, "term zero")?;
     let horizon = last.saturating_add(INDEX_LEAP_MAX);
@@ -315,6 +322,7 @@ const INDEX_LEAP_MAX: u64 = 1 << 32;
 #[cfg(test)]
 #[expect(clippy::too_many_arguments, reason = "one for each number of a frame")]
 pub(super) fn hostile(
+    (from, to): (u64, u64),
     kind: usize,
     term: u64,
     log_term: u64,
@@ -329,6 +337,8 @@ pub(super) fn hostile(
     let entry = |(index, term)| LogEntry { index, term, data: vec![1].into() };
     let frame = Frame {
         kind: KINDS[kind].0,
+        from,
+        to,
         term,
         log_term,
         index,
