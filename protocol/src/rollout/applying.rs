@@ -214,7 +214,7 @@ impl Ledger {
                 }
             }
             Ordered::Waive { host } => {
-                self.state.waived.insert(host, at);
+                self.state.waived.insert(host);
             }
         }
     }

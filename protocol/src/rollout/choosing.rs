@@ -109,6 +109,6 @@ impl Ledger {
     pub fn hold_offs(&self) -> Vec<Passed> {
         let slots = self.state.slots.iter().filter(|(_, slot)| slot.released.is_some());
         let slots = slots.map(|(host, slot)| Passed::HoldOff { host: *host, token: slot.token });
-        slots.chain(self.state.waived.keys().map(|host| Passed::Waiver { host: *host })).collect()
+        slots.chain(self.state.waived.iter().map(|host| Passed::Waiver { host: *host })).collect()
     }
 }

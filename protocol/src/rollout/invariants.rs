@@ -30,7 +30,7 @@ impl Ledger {
             let token = write_off.slot.map_or(0, |(token, _)| token);
             assert!(token <= self.state.applied, "a token is an index of the past");
         }
-        for host in self.state.waived.keys() {
+        for host in &*self.state.waived {
             assert!(self.is_uncounted(*host), "who has said what it holds is not waived");
         }
     }

@@ -269,7 +269,7 @@ impl Ledger {
                 let late = d.deadline().is_some_and(|deadline| deadline <= at);
                 late && !d.overdue && d.status == DeploymentStatus::InProgress
             }),
-            Passed::Waiver { host } => self.state.waived.contains_key(&host),
+            Passed::Waiver { host } => self.state.waived.contains(&host),
             Passed::HoldOff { host, token } => {
                 let held = self.state.slots.get(&host);
                 held.is_some_and(|slot| slot.token == token && slot.released.is_some())

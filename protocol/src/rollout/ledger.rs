@@ -72,8 +72,8 @@ pub(super) struct State {
     pub(super) next_voters: Option<Signed<VoterList>>,
     /// Hosts that may hold a slot which was lost with the voters who granted it. They count as down.
     pub(super) uncounted: Kept<BTreeSet<HostId>>,
-    /// Those of them that an operator has waived, and since when. They are written off after a hold-off.
-    pub(super) waived: Kept<BTreeMap<HostId, UnixSeconds>>,
+    /// Those of them that an operator has waived. They are written off after a hold-off.
+    pub(super) waived: Kept<BTreeSet<HostId>>,
 }
 
 /// A host of the fleet.

@@ -141,7 +141,7 @@ impl Ledger {
         }
         let is_in = self.groups_of(host).any(|its| its.group.name == group.group.name);
         let is_waived =
-            self.state.waived.contains_key(&host) || self.state.written_off.contains_key(&host);
+            self.state.waived.contains(&host) || self.state.written_off.contains_key(&host);
         if !is_in || !self.is_uncounted(host) || is_waived {
             return Err(Refusal::NothingToWaive(name()));
         }
