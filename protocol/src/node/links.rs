@@ -193,7 +193,7 @@ impl Node {
     }
 
     /// The voters to be connected to, sorted.
-    fn wanted_voters(&mut self) -> Vec<Number> {
+    pub(super) fn wanted_voters(&mut self) -> Vec<Number> {
         let is_behind = self.is_left_behind();
         let begins = is_behind && self.is_voter(self.me);
         let all = self.consensus.is_some() || self.needs_receipts() || begins;

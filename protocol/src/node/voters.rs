@@ -31,16 +31,19 @@ impl Node {
     /// Whose word of the ledger is taken. Where the newest voters begin may be known to none of them, and
     /// only to who agreed on them: until this host has come to it, those count as well.
     pub(super) fn feeders(&self) -> Vec<HostId> {
-        let former = self.electorate.former().filter(|_| self.is_left_behind());
         let mut feeders = self.voters();
-        feeders.extend(former.into_iter().flat_map(Voters::hosts));
+        feeders.extend(self.former_feeders().into_iter().flat_map(Voters::hosts));
         feeders.sort_unstable();
         feeders.dedup();
         feeders
     }
 
     pub(super) fn is_fed_by(&self, host: HostId) -> bool {
-        self.feeders().contains(&host)
+        self.is_voter(host) || self.former_feeders().is_some_and(|former| former.is_voter(host))
+    }
+
+    fn former_feeders(&self) -> Option<&Voters> {
+        self.electorate.former().filter(|_| self.is_left_behind())
     }
 
     /// True if others may take the ledger from this host.

@@ -1,6 +1,7 @@
 //! Voters come and go while the fleet does its work.
 
 use super::*;
+use crate::limits::VOTERS_FOLLOWED;
 
 /// A fleet whose leader does not wait long before it replaces a voter.
 fn impatient(hosts: u8, voters: u8) -> World {
@@ -117,6 +118,30 @@ fn voters_who_all_forgot_where_they_begin_hear_it_from_one_that_was_replaced() {
     world.run_until("they hear of it", |world| world.is_settled(1));
     world.run_until("a leader", |world| world.leader().is_some());
     world.deploys("1.0.0");
+}
+
+#[test]
+fn whoever_is_to_vote_looks_for_all_who_know_where_that_begins_and_others_for_a_few() {
+    let mut world = fleet(9, 5);
+    let now = world.node(0).electorate().newest();
+    let mut voters = now.list().to_vec();
+    voters.retain(|voter| voter.host != world.hosts[4].id);
+    let name = HostName::new("h6").unwrap();
+    voters.push(Voter { host: world.hosts[5].id, name });
+    voters.sort();
+    let (parent, generation) = (now.id(), now.generation() + 1);
+    let list = VoterList { base: None, seats: 5, parent, voters, generation };
+    let keys = [0, 1, 2].map(|host: usize| SecretKey::from_seed(&[world.hosts[host].seed; 32]));
+    let [a, b, c] = &keys;
+    let list = Signed::new(&list, world.trust.fleet(), &[a, b, c]).unwrap();
+    let from = world.hosts[0].id;
+    for (host, expected) in [(5, 5), (8, VOTERS_FOLLOWED)] {
+        let lists = Message::VoterLists(vec![list.clone()]);
+        world.feed(host, Input::Message(from, lists));
+        let node = world.hosts[host].node.as_mut().unwrap();
+        assert!(node.is_left_behind());
+        assert_eq!(node.wanted_voters().len(), expected, "host {host}");
+    }
 }
 
 #[test]
