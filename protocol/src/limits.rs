@@ -115,7 +115,7 @@ pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 3600);
 /// links to more, and they find each other.
 pub const SWARM_PEERS_MAX: usize = 32;
 /// Links beside these of which it is known what they hold, so that one of them can take a place that
-/// becomes free. Those of even more peers are told and served, and nothing is asked of them.
+/// becomes free. Those of even more peers are told once what is here, and served, and nothing is asked of them.
 pub const SWARM_SPARES_MAX: usize = 256;
 /// A neighbour that gave nothing and asked for nothing in this time makes way for a spare link.
 pub const SWARM_IDLE_MAX: Duration = Duration::from_secs(2);
@@ -123,7 +123,7 @@ pub const SWARM_IDLE_MAX: Duration = Duration::from_secs(2);
 pub const SWARM_REVISIONS_MAX: usize = 64;
 /// Revisions beyond these, of which peers are told only that they can be had.
 pub const SWARM_SHELVED_MAX: usize = 4096;
-/// Revisions that one message tells of.
+/// Revisions that one message tells of: as many as a host can have.
 pub const HOLDINGS_PER_HAVE_MAX: usize = SWARM_REVISIONS_MAX + SWARM_SHELVED_MAX;
 /// A revision that peers lack and that none of them asked for in this time makes way for another one.
 pub const SWARM_REVISION_IDLE_MAX: Duration = Duration::from_secs(60);

@@ -296,6 +296,7 @@ mod tests {
             generation: 1,
         };
         let voters = Signed::new(&list, FleetId([1; 32]), &[]).unwrap();
+        let holding = Holding { manifest: Digest([0xff; 32]), frames: Vec::new() };
         for (past, expected) in [(0, true), (1, false)] {
             let versions = vec![version; VERSIONS_PER_MESSAGE_MAX + past];
             let buckets = vec![RecordBucket(0, Vec::new()); BUCKETS + past];
@@ -306,6 +307,7 @@ mod tests {
                 Message::RecordTree(vec![hash; NODES + past]),
                 Message::RecordBuckets(buckets),
                 Message::VoterLists(vec![voters.clone(); VOTER_LISTS_PER_MESSAGE_MAX + past]),
+                Message::Have(vec![holding.clone(); HOLDINGS_PER_HAVE_MAX + past]),
                 Message::HaveMore {
                     manifest: Digest::ZERO,
                     frames: vec![u32::MAX; FRAMES_PER_HAVE_MAX + past],
