@@ -1,6 +1,6 @@
 //! Who gets in: what the engine tells the gate, and what the gate tells the mesh and the voters.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use groundswell_protocol::{
     gate::{self, Verdict},
@@ -24,8 +24,8 @@ pub(super) struct Gate {
 pub(super) struct Roster {
     /// This host's certificate.
     pub(super) cert: MemberCert,
-    /// Who may connect.
-    pub(super) gate: gate::Gate,
+    /// Who may connect. It is replaced as a whole.
+    pub(super) gate: Arc<gate::Gate>,
     /// What other hosts said when they turned this one away.
     pub(super) turned_away: Option<String>,
 }
@@ -37,7 +37,7 @@ impl Gate {
         cert: MemberCert,
         applicants: mpsc::Sender<MemberCert>,
     ) -> Self {
-        let roster = RwLock::new(Roster { cert, gate, turned_away: None });
+        let roster = RwLock::new(Roster { cert, gate: Arc::new(gate), turned_away: None });
         Self { clock, roster, applicants }
     }
 
@@ -64,7 +64,9 @@ impl Gatekeeper for Gate {
     }
 
     fn judge(&self, peer: HostId, hello: &Hello) -> Verdict {
-        let verdict = self.read(|roster| roster.gate.judge(self.clock.wall(), peer, hello));
+        // Signatures are checked without the lock: others come and go meanwhile.
+        let gate = self.read(|roster| roster.gate.clone());
+        let verdict = gate.judge(self.clock.wall(), peer, hello);
         if matches!(verdict, Verdict::AdmitAndApply | Verdict::Pending) {
             // A full queue means that many are before this one; it will try again.
             drop(self.applicants.try_send(hello.cert.clone()));

@@ -380,9 +380,9 @@ impl Engine {
         let refused = self.node.refused_members();
         let electorate = self.node.electorate().clone();
         self.gate.update(|roster| {
-            roster.gate.electorate = electorate;
-            roster.gate.admitted = admitted;
-            roster.gate.refused = refused;
+            let trust = roster.gate.trust.clone();
+            let gate = groundswell_protocol::gate::Gate { trust, electorate, admitted, refused };
+            roster.gate = Arc::new(gate);
         });
     }
 
