@@ -172,10 +172,13 @@ impl World {
     /// before. The executor's disk is another one.
     fn put_back(&mut self, host: usize) {
         let Some(image) = self.hosts[host].image.take() else { return };
-        // With a voter that is gone too few would be left to tell it what it has forgotten.
-        let voters = self.truth.ledger.electorate().newest();
-        let is_last = voters.is_voter(self.hosts[host].id)
-            && voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
+        // With a voter that is gone, or that was removed and has no successor yet, too few would be left to
+        // tell it what it has forgotten.
+        let ledger = &self.truth.ledger;
+        let voters = ledger.electorate().newest();
+        let is_away =
+            |voter: HostId| self.hosts[self.by_id[&voter]].gone || ledger.is_removed(voter);
+        let is_last = voters.is_voter(self.hosts[host].id) && voters.hosts().any(is_away);
         if self.hosts[host].gone || !self.hosts[host].powered || is_last {
             return;
         }

@@ -81,6 +81,17 @@ impl World {
         }
     }
 
+    /// A host parts with one that was removed. What is only not needed stays open here: links are what
+    /// faults are about.
+    pub(crate) fn part(&mut self, host: usize, peer: usize) {
+        let id = self.hosts[peer].id;
+        if self.node(host).is_some_and(|node| node.ledger().is_removed(id)) {
+            for stream in self.network.streams_of(host, peer).to_vec() {
+                self.break_stream(stream);
+            }
+        }
+    }
+
     pub(crate) fn fray(&mut self, stream: usize) {
         let [one, other] = self.network.streams[stream].ends;
         let still = |host: usize| self.hosts[host].paused.is_some();

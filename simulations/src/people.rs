@@ -1,7 +1,7 @@
 //! What operators do: groups, releases, orders and stops, signed with what the host that they sit at
 //! knows, and handed in there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use groundswell_protocol::{
     ids::{ApplicationName, Digest, GroupName, HostId, HostName, ReleaseLabel},
@@ -35,6 +35,7 @@ pub(crate) struct People {
     orders: Vec<Signed<Order>>,
     /// Hosts that were removed.
     removals: Vec<Signed<Removal>>,
+    removed: BTreeSet<HostId>,
     /// The last deployment of each group: its release, and when the next attempt may be made.
     last: BTreeMap<usize, (Digest, Micros)>,
 }
@@ -74,6 +75,7 @@ impl People {
             stops_at_beginning: false,
             orders: Vec::new(),
             removals: Vec::new(),
+            removed: BTreeSet::new(),
             last: BTreeMap::new(),
         }
     }
@@ -86,6 +88,11 @@ impl People {
     /// What was to be done when a slot was granted.
     pub(crate) fn grant_came(&mut self) -> Vec<ChoreKind> {
         std::mem::take(&mut self.waiting)
+    }
+
+    /// True if somebody has signed that a host is removed, whether the fleet has heard of it or not.
+    pub(crate) fn have_removed(&self, host: HostId) -> bool {
+        self.removed.contains(&host)
     }
 
     /// Hosts that were removed, as it was signed.
@@ -332,6 +339,7 @@ impl World {
         };
         if let Some(signed) = self.sign(&removal, 2) {
             self.people.removals.push(signed.clone());
+            self.people.removed.insert(removal.host);
             self.feed(desk, Input::Submit(Entry::Remove(signed)));
         }
     }
@@ -339,14 +347,16 @@ impl World {
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
-        // Whoever votes is needed since others were lost, or one is gone and not replaced yet. Where one
-        // was put back and has to be told by the rest, whoever is about to vote is needed as well.
+        // Where one was put back and has to be told by the rest nobody goes, nor while the voters that are left
+        // are being joined by others: any host may be the next of two.
         let voters = self.truth.ledger.electorate().newest();
-        let is_needed = self.truth.abandoned.is_some()
-            || voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
-        let votes = is_needed && voters.is_voter(self.hosts[old].id);
+        let was_lost = self.truth.abandoned.is_some();
+        let is_growing = was_lost && voters.list().len() < self.plan.voters;
         let is_doubtful = self.hosts.iter().any(|host| host.forgotten.is_some());
-        if self.hosts[old].gone || !self.hosts[host].gone || votes || is_doubtful {
+        // Whoever votes is needed since others were lost, or one is gone and not replaced yet.
+        let is_needed = was_lost || voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
+        let votes = is_needed && voters.is_voter(self.hosts[old].id);
+        if self.hosts[old].gone || !self.hosts[host].gone || votes || is_growing || is_doubtful {
             return;
         }
         self.coverage.met(Situation::HostInstalledAnew);

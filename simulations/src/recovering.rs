@@ -269,6 +269,8 @@ pub(crate) struct Recovering {
     returned: BTreeSet<HostId>,
     /// Whether operators look for the newest of the ledgers that are left.
     newest: bool,
+    /// The host that they asked last.
+    asked: Option<usize>,
     dice: Option<Dice>,
     /// The fault that waits for its moment.
     waits: Option<usize>,
@@ -371,13 +373,17 @@ impl World {
             return;
         }
         self.queue.plan(self.now + 2 * SECOND, Event::Recover);
+        // Whoever does not wait for an answer, and asks another one, may have two fleets.
+        if self.recovering.asked.is_some_and(|host| self.hosts[host].paused.is_some()) {
+            return;
+        }
         let Some(mut dice) = self.recovering.dice.clone() else { return };
         let is_up = |host: &usize| {
             let up = self.hosts[*host].paused.is_none() && !self.recovering.is_away(*host);
             let ledger = self.node(*host).map(Node::ledger).filter(|_| up);
             // Whom they have removed they do not ask: to all who know of that it is a stranger.
             let id = self.hosts[*host].id;
-            ledger.is_some_and(|ledger| ledger.is_member(id)) && !self.truth.ledger.is_removed(id)
+            ledger.is_some_and(|ledger| ledger.is_member(id)) && !self.people.have_removed(id)
         };
         let up: Vec<_> = (0..self.hosts.len()).filter(is_up).collect();
         if up.is_empty() {
@@ -401,6 +407,7 @@ impl World {
         if list.add_signature(self.trust.fleet(), &person(2)).is_err() {
             return;
         }
+        self.recovering.asked = Some(survivor);
         self.trace.mix(&[33, survivor as u64]);
         self.trace.say(self.now, || format!("operators go on with the ledger of host {survivor}"));
         self.feed(survivor, Input::Recover(list));

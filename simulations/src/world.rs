@@ -512,8 +512,8 @@ impl World {
             Output::Known(other, addresses) => {
                 self.hosts[host].disk.known.insert(other, addresses);
             }
-            // What nobody needs stays open here: links are what faults are about.
-            Output::Roster | Output::Close(_) => {}
+            Output::Close(peer) => self.part(host, self.by_id[&peer]),
+            Output::Roster => {}
             Output::Note(text) => self.trace.say(self.now, || format!("host {host}: {text}")),
         }
     }

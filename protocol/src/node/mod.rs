@@ -165,7 +165,7 @@ pub enum Output {
     Send(HostId, Message),
     /// Connect to this address.
     Dial(String),
-    /// Close all connections to a peer: neither side needs them.
+    /// Close all connections to a peer: neither side needs them, or it was removed.
     Close(HostId),
     /// Ask the executor.
     Execute(Asked, Box<execute::Request>),
@@ -408,12 +408,15 @@ impl Node {
         }
     }
 
-    /// Tells hosts nothing more that were removed. They have had a moment to hear of it.
+    /// Parts with hosts that were removed. They have had a moment to hear of it. Whoever keeps the
+    /// connection would believe that it is heard, even where operators have let the fleet go on with a ledger
+    /// in which it was never removed.
     fn drop_removed(&mut self) {
         let removed: Vec<_> =
             self.links.up().filter(|peer| self.ledger.is_removed(*peer)).collect();
         for peer in removed {
             self.link_down(peer);
+            self.out.push(Output::Close(peer));
         }
     }
 

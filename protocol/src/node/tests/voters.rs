@@ -203,6 +203,8 @@ fn a_removed_voter_is_replaced_at_once() {
     assert!(others().all(|host| world.generation(host) == 1));
     assert_eq!(others().filter(|host| world.votes(*host)).count(), 3);
     assert!(!world.node(from).electorate().newest().is_voter(world.hosts[gone].id));
+    // Not only in mind: it would go on talking to hosts that do not listen.
+    assert_eq!(world.links_of(gone), 0, "nobody keeps a connection to it");
 }
 
 #[test]
