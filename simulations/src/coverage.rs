@@ -103,6 +103,9 @@ situations! {
     VotersPartlyConnected => "voters reached one of them and not each other",
     ZoneCutOff => "a zone was cut off",
     LongSplitHealed => "a split ended that had lasted for most of a minute",
+    HoursApart => "a split ended that had lasted for hours",
+    QueueFull => "a link broke because more was sent than fits through it",
+    StartedWithoutSeeds => "a host found others while all were gone whose addresses it was given",
     AllRestarted => "all daemons were started again at once",
     HoldersDiedTogether => "two holders or more lost power together",
     HostWaived => "a host was written off that had not said what it holds since voters were lost",
@@ -113,6 +116,7 @@ situations! {
     DiskFailed => "a daemon ended because its disk took nothing",
     VoterPutBack => "a voter came back with an older disk that lacks entries which it had",
     VoterAssured => "a voter with an older disk heard from the others what it may have forgotten",
+    LogRotted => "a voter whose disk had rotted began with an empty one",
     OwnRecordMet => "a host with an older disk met a record of its own",
     EntryReplaced => "an uncommitted entry was replaced on a disk",
 }

@@ -9,6 +9,9 @@ use crate::{
     world::{Event, World},
 };
 
+/// A split that lasted longer lasted for hours.
+const HOURS: Micros = 3600 * SECOND - 1;
+
 impl World {
     /// A fault of the plan begins.
     pub(crate) fn fault(&mut self, index: usize) {
@@ -85,6 +88,17 @@ impl World {
                 self.hosts[host].image = Some(Box::new(self.hosts[host].disk.clone()));
                 self.queue.plan(until, Event::Mend(index));
             }
+            FaultKind::Rot(host) => {
+                self.kill_daemon(host, false);
+                self.hosts[host].disk_fails = true;
+                self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+                self.queue.plan(until, Event::Mend(index));
+            }
+            FaultKind::Narrow { host, rate } => {
+                self.hosts[host].wire.rate = Some(rate);
+                self.queue.plan(until, Event::Mend(index));
+            }
+            FaultKind::SeedsGone => self.seeds_gone(until),
             FaultKind::DiskFails(host) => {
                 self.hosts[host].disk_fails = true;
                 self.queue.plan(until, Event::Mend(index));
@@ -143,8 +157,13 @@ impl World {
             FaultKind::DiskFails(host) => self.hosts[host].disk_fails = false,
             FaultKind::ExecutorDiskFails(host) => self.hosts[host].executor_disk_fails = false,
             FaultKind::SlowDisk { host, .. } => self.hosts[host].disk_takes = 0,
-            FaultKind::PutBack(host) => self.put_back(host),
+            FaultKind::PutBack(host) => drop(self.put_back(host)),
+            FaultKind::Rot(host) => self.begin_empty(host),
+            FaultKind::Narrow { host, .. } => self.hosts[host].wire.rate = None,
             _ => {}
+        }
+        if fault.lasts > HOURS && matches!(kind, FaultKind::Split(_)) {
+            self.coverage.met(Situation::HoursApart);
         }
         if fault.lasts > 40 * SECOND && matches!(kind, FaultKind::Split(_) | FaultKind::ZoneCut(_))
         {
@@ -168,10 +187,38 @@ impl World {
         self.queue.plan(self.now + lasts, Event::Boot { host });
     }
 
+    /// The seeds lose power, and everybody else is started again soon after.
+    fn seeds_gone(&mut self, until: Micros) {
+        for host in 0..self.hosts.len() {
+            if self.seeds().contains(&host) {
+                self.lose_power(host);
+                self.queue.plan(until, Event::Boot { host });
+            } else {
+                self.kill_daemon(host, false);
+                let at = self.now + self.dice.between(200_000, 3 * SECOND);
+                self.queue.plan(at, Event::StartDaemon { host });
+            }
+        }
+    }
+
+    /// Somebody moves away what has rotted: what is left is the key, the certificate and who is where.
+    /// Where others would be too few to tell the host the rest, the disk is mended.
+    fn begin_empty(&mut self, host: usize) {
+        let target = &mut self.hosts[host];
+        target.disk_fails = false;
+        let (cert, known) = (target.disk.cert.clone(), target.disk.known.clone());
+        target.image = Some(Box::new(Disk { cert, known, ..Disk::default() }));
+        self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+        let votes = self.truth.ledger.electorate().newest().is_voter(self.hosts[host].id);
+        if self.put_back(host) && votes {
+            self.coverage.met(Situation::LogRotted);
+        }
+    }
+
     /// A machine is switched off, and comes back with the image of its daemon's disk that was taken
-    /// before. The executor's disk is another one.
-    fn put_back(&mut self, host: usize) {
-        let Some(image) = self.hosts[host].image.take() else { return };
+    /// before. The executor's disk is another one. False if that is not done.
+    fn put_back(&mut self, host: usize) -> bool {
+        let Some(image) = self.hosts[host].image.take() else { return false };
         // With a voter that is gone, or that was removed and has no successor yet, too few would be left to
         // tell it what it has forgotten.
         let ledger = &self.truth.ledger;
@@ -180,7 +227,7 @@ impl World {
             |voter: HostId| self.hosts[self.by_id[&voter]].gone || ledger.is_removed(voter);
         let is_last = voters.is_voter(self.hosts[host].id) && voters.hosts().any(is_away);
         if self.hosts[host].gone || !self.hosts[host].powered || is_last {
-            return;
+            return false;
         }
         self.lose_power(host);
         let target = &mut self.hosts[host];
@@ -197,6 +244,7 @@ impl World {
         target.forgotten = Some(Box::new(forgotten));
         let again = self.now + self.dice.between(SECOND, 10 * SECOND);
         self.queue.plan(again, Event::Boot { host });
+        true
     }
 
     /// Cuts and mends a link, over and over.
@@ -361,6 +409,7 @@ impl World {
             self.hosts[host].doomed = None;
             self.hosts[host].executor_doomed = None;
             self.hosts[host].disk_fails = false;
+            self.hosts[host].wire.rate = None;
             self.hosts[host].executor_disk_fails = false;
             self.hosts[host].wall_offset = 0;
             if self.plan.heal_restarts {

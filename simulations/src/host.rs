@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub(crate) executor_disk_fails: bool,
     /// The longest that it takes to write something down.
     pub(crate) disk_takes: Micros,
+    /// What it is connected by.
+    pub(crate) wire: Wire,
     /// What is being written down, and what the daemon does after that.
     pub(crate) writing: Vec<Output>,
     /// Its word that it will not use a slot, which the daemon that said it has forgotten.
@@ -91,6 +93,32 @@ pub(crate) struct Host {
     /// By host, the newest version of its record that the view here has had in this life.
     pub(crate) seen: Vec<(u64, u64)>,
 }
+
+/// What a host sends and is sent, beside how long that is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wire {
+    /// Bytes a second; none if all that it says fits at any time.
+    pub(crate) rate: Option<u64>,
+    /// When it is free.
+    free_at: Micros,
+}
+
+impl Wire {
+    /// How long so many bytes take now, those before them included; none if too many wait already.
+    pub(crate) fn takes(&mut self, now: Micros, bytes: u64) -> Option<Micros> {
+        let Some(rate) = self.rate else { return Some(0) };
+        let queued = self.free_at.saturating_sub(now);
+        if queued > WIRE_QUEUE_BYTES * SECOND / rate {
+            return None;
+        }
+        let waits = queued + bytes * SECOND / rate;
+        self.free_at = now + waits;
+        Some(waits)
+    }
+}
+
+/// What may wait before a narrow wire when more comes. Real links let more wait; these fleets say less as well.
+const WIRE_QUEUE_BYTES: u64 = 16 << 10;
 
 /// A border at which a daemon dies.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +243,7 @@ impl Host {
             waiting: Vec::new(),
             doomed: None,
             disk_fails: false,
+            wire: Wire::default(),
             executor_disk_fails: false,
             disk_takes: 0,
             writing: Vec::new(),

@@ -54,6 +54,9 @@ impl World {
             1 => {
                 self.trace.mix(&[2, host as u64, peer as u64]);
                 self.trace.say(self.now, || format!("host {host}: link to {peer} is up"));
+                if self.seeds().all(|seed| !self.hosts[seed].powered) {
+                    self.coverage.met(Situation::StartedWithoutSeeds);
+                }
                 self.feed(host, Input::LinkUp(self.hosts[peer].id));
             }
             _ => self.coverage.met(Situation::SecondConnection),

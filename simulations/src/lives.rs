@@ -34,7 +34,7 @@ impl World {
         }
         let (mono, wall) = (self.hosts[host].mono(self.now), self.hosts[host].wall(self.now));
         let every = self.plan.snapshot_every;
-        let seeds = (0..self.plan.voters.min(2)).map(|seed| format!("host {seed}")).collect();
+        let seeds = self.seeds().map(|seed| format!("host {seed}")).collect();
         let (policy, address) = (self.plan.voter_policy, format!("host {host}"));
         let setup = self.hosts[host].wake(&self.trust, address, every, policy, seeds);
         let born = catch_unwind(AssertUnwindSafe(|| Node::new(mono, wall, setup)));
@@ -56,6 +56,11 @@ impl World {
         self.report_soon(host);
         let first = self.now + self.dice.between(0, 100_000);
         self.queue.plan(first, Event::Tick { host, life });
+    }
+
+    /// The hosts whose addresses everybody is given.
+    pub(crate) fn seeds(&self) -> std::ops::Range<usize> {
+        0..self.plan.voters.min(2)
     }
 
     pub(crate) fn start_executor(&mut self, host: usize) {

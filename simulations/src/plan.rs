@@ -304,6 +304,9 @@ pub enum FaultKind {
     },
     /// The machine comes back with the disk that its daemon had when this began.
     PutBack(usize),
+    /// A bit flips in what the daemon has written down: it ends as often as it is started, until somebody
+    /// moves that away.
+    Rot(usize),
     /// Nothing can be written down on a host: its daemon ends, as often as it is started.
     DiskFails(usize),
     /// The same for its executor, whose files are elsewhere.
@@ -315,6 +318,16 @@ pub enum FaultKind {
         /// The longest.
         takes: Micros,
     },
+    /// Whatever a host sends and is sent goes through a narrow wire, so many bytes a second. What does not
+    /// fit any more breaks its link.
+    Narrow {
+        /// The host.
+        host: usize,
+        /// Bytes a second.
+        rate: u64,
+    },
+    /// The hosts whose addresses everybody is given first lose power, and all others are started again.
+    SeedsGone,
     /// The connection between these two breaks, and can be made again.
     Break(usize, usize),
     /// The wall clock jumps by so many seconds.
@@ -392,7 +405,8 @@ impl Plan {
         faults.extend(dead);
         chores.extend(stops.into_iter().flatten());
         chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
-        let forgets = |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_));
+        let forgets =
+            |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_) | FaultKind::Rot(_));
         let mut heal_at = heal_at;
         if !faults.iter().any(forgets) {
             let loss = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
@@ -403,6 +417,16 @@ impl Plan {
             faults.extend(
                 loss.or_else(|| draw_deceived(&mut Dice::new(seed ^ 0xdece), voters, heal_at)),
             );
+        }
+        let is_whole = faults.iter().all(|fault| {
+            !matches!(fault.kind, FaultKind::MajorityLost { .. } | FaultKind::Deceived(_))
+        });
+        if let Some(split) = draw_hours(&mut Dice::new(seed ^ 0x4005), size, heal_at)
+            && is_whole
+        {
+            heal_at = split.at + split.lasts + 20 * SECOND;
+            chores.extend(draw_night(&mut Dice::new(seed ^ 0x9147), groups.len(), &split, &habits));
+            faults.push(split);
         }
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         let mut plan = Self {
@@ -811,20 +835,22 @@ fn draw_dead_holders(
 }
 
 /// What some fleets have to bear beside their mixture: disks that are slow or full, voters in a row, a key
-/// that was stolen.
+/// that was stolen, narrow wires, seeds that are gone.
 fn draw_more_faults(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Vec<Fault> {
     let count = if dice.permille(400) { dice.between(1, 4) } else { 0 };
     let one = |dice: &mut Dice| {
         if dice.permille(600) { dice.index(voters) } else { dice.index(size) }
     };
     let mut draw = || {
-        let kind = match dice.between(0, 3) {
+        let kind = match dice.between(0, 5) {
             0 => FaultKind::ExecutorDiskFails(dice.index(size)),
             1 => {
                 let takes = *dice.pick(&[50_000, 400_000, 3 * SECOND]);
                 FaultKind::SlowDisk { host: one(dice), takes }
             }
             2 => FaultKind::Chain(dice.some(voters, voters)),
+            3 => FaultKind::Narrow { host: one(dice), rate: *dice.pick(&[500, 5_000, 50_000]) },
+            4 => FaultKind::SeedsGone,
             _ => FaultKind::Impostor(one(dice)),
         };
         let (at, lasts) = (dice.between(5 * SECOND, heal_at), dice.between(SECOND, 30 * SECOND));
@@ -833,8 +859,27 @@ fn draw_more_faults(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros
     (0..count).map(|_| draw()).collect()
 }
 
-/// One machine of some fleets is restored from an image: what several forget at once nobody knows, nor
-/// what the only voter of a fleet does.
+/// In a few fleets some hosts are cut off from the others for hours, and people go on at both ends.
+fn draw_hours(dice: &mut Dice, size: usize, heal_at: Micros) -> Option<Fault> {
+    let most = (size / 2) as u64;
+    let count = usize::try_from(dice.between(1, most)).unwrap_or(1);
+    let (at, lasts) = (dice.between(10 * SECOND, heal_at), dice.between(3600, 5400) * SECOND);
+    let kind = FaultKind::Split(dice.some(count, size));
+    dice.permille(6).then_some(Fault { at, lasts, kind })
+}
+
+/// What people do meanwhile.
+fn draw_night(dice: &mut Dice, groups: usize, split: &Fault, habits: &Habits) -> Vec<Chore> {
+    let mut draw = || {
+        let at = split.at + dice.between(0, split.lasts);
+        let group = dice.index(groups);
+        Chore { at, kind: draw_chore(dice, group, habits) }
+    };
+    (0..8).map(|_| draw()).collect()
+}
+
+/// One machine of some fleets is restored from an image, or what its daemon wrote down rots: what several
+/// forget at once nobody knows, nor what the only voter of a fleet does.
 fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Option<Fault> {
     (dice.permille(200) && size > voters).then(|| {
         let host = match dice.permille(700) {
@@ -843,7 +888,8 @@ fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -
         };
         let (at, lasts) =
             (dice.between(3 * SECOND, heal_at / 2), dice.between(SECOND, heal_at / 2));
-        Fault { at, lasts, kind: FaultKind::PutBack(host) }
+        let kind = if dice.permille(300) { FaultKind::Rot(host) } else { FaultKind::PutBack(host) };
+        Fault { at, lasts, kind }
     })
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use groundswell_protocol::{
+    cbor,
     consensus::{Consensus, Snapshot, Write},
     execute::{Request, Response},
     ids::{Digest, GroupName, HostId},
@@ -638,12 +639,13 @@ impl World {
 
     /// Puts a message on the way.
     pub(crate) fn post(&mut self, host: usize, to: usize, message: Message) {
+        let Some(queued) = self.squeeze(host, to, &message) else { return };
         let (law, now) = (&self.delay, self.now);
         let sent = self.network.send(now, host, to, &message, law, &mut self.dice);
         if let Some(sent) = sent
             && let Some(at) = sent.at
         {
-            let late = self.sluggish(host);
+            let late = queued + self.sluggish(host);
             let (stream, towards, message) = (sent.stream, sent.towards, Box::new(message));
             // A slow host is slow as a whole: what it says stays in order.
             let at = if late == 0 {
@@ -659,6 +661,24 @@ impl World {
             };
             self.queue.plan(at, Event::Arrive { stream, towards, message });
         }
+    }
+
+    /// How long a message waits before narrow wires. Where it does not fit any more the link breaks.
+    fn squeeze(&mut self, host: usize, to: usize, message: &Message) -> Option<Micros> {
+        let ends = [host, to];
+        if ends.iter().all(|end| self.hosts[*end].wire.rate.is_none()) {
+            return Some(0);
+        }
+        let (now, bytes) = (self.now, cbor::encode(message).len() as u64);
+        let [out, into] = ends.map(|end| self.hosts[end].wire.takes(now, bytes));
+        let Some((out, into)) = out.zip(into) else {
+            self.coverage.met(Situation::QueueFull);
+            for stream in self.network.streams_of(host, to).to_vec() {
+                self.break_stream(stream);
+            }
+            return None;
+        };
+        Some(out.max(into))
     }
 
     pub(crate) fn sluggish(&mut self, host: usize) -> Micros {
