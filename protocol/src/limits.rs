@@ -153,8 +153,8 @@ pub const HAVE_EVERY: Duration = Duration::from_millis(20);
 pub const HOLDINGS_BYTES_PER_PEER_MAX: usize = 1 << 20;
 /// The same of a peer that is no neighbour: 16 MiB for all of them.
 pub const HOLDINGS_BYTES_PER_SPARE_MAX: usize = 64 << 10;
-/// What peers have said and the swarm has not heard yet. A peer that says more loses its connection,
-/// and begins anew.
+/// What peers have said and the swarm has not heard yet. Past that, a peer that says more than its part
+/// loses its connection, and begins anew; three hundred that do so together fill six times as much.
 pub const SWARM_INBOX_BYTES_MAX: usize = 8 << 20;
 /// Frames that one peer may wait for at this host; more is told to be too much.
 pub const SERVES_PER_PEER_MAX: usize = 16;

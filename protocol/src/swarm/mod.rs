@@ -6,6 +6,7 @@
 //! (`serve.rs`). The host that was pushed to shows each frame to one peer first (`showing.rs`). Of many
 //! links some take part (`links.rs`). Peers that lie, stall or vanish cost time, never the outcome.
 
+mod backlog;
 mod choice;
 mod fetch;
 mod frame_set;
@@ -25,6 +26,13 @@ use std::{
     sync::Arc,
 };
 
+pub use self::{
+    backlog::Backlog,
+    fetch::{Ask, Failure, Progress},
+    frame_set::HoldingRefused,
+    serve::Give,
+    turns::Turns,
+};
 use self::{
     choice::Dice,
     fetch::Fetch,
@@ -33,12 +41,6 @@ use self::{
     rate::Rate,
     serve::Serves,
     showing::{News, Premiere},
-};
-pub use self::{
-    fetch::{Ask, Failure, Progress},
-    frame_set::HoldingRefused,
-    serve::Give,
-    turns::Turns,
 };
 use crate::{
     ids::{Digest, HostId},
