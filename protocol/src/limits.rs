@@ -115,9 +115,10 @@ pub const HOOK_TIMEOUT_MAX: Duration = Duration::from_secs(12 * 3600);
 /// links to more, and they find each other.
 pub const SWARM_PEERS_MAX: usize = 32;
 /// Links beside these of which it is known what they hold, so that one of them can take a place that
-/// becomes free. Those of even more peers are told once what is here, and served, and nothing is asked of them.
+/// becomes free. Those of even more peers are told what is here in full, and served, and nothing is asked of them.
 pub const SWARM_SPARES_MAX: usize = 256;
-/// A neighbour that gave nothing and asked for nothing in this time makes way for a spare link.
+/// A neighbour that gave nothing and asked for nothing in this time, and is at work on nothing, makes way for a
+/// spare link.
 pub const SWARM_IDLE_MAX: Duration = Duration::from_secs(2);
 /// Revisions that take part in the swarm at a time: a bitmap of each peer is kept for each.
 pub const SWARM_REVISIONS_MAX: usize = 64;

@@ -225,6 +225,15 @@ impl Mesh {
     }
 }
 
+#[cfg(test)]
+impl Mesh {
+    /// A mesh without a network: nobody is reached.
+    pub(crate) fn unconnected() -> Self {
+        let (commands, _) = mpsc::unbounded_channel();
+        Self { commands, outboxes: link::Outboxes::default(), lookups: Lookups::new() }
+    }
+}
+
 #[derive(swarm::NetworkBehaviour)]
 struct Behaviour {
     limits: connection_limits::Behaviour,

@@ -11,7 +11,7 @@ mod claim;
 mod import;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -263,14 +263,11 @@ impl Store {
         }
     }
 
-    /// Indexes of the frames of `manifest` that are not here.
-    pub fn missing(&self, manifest: &Manifest) -> Vec<u32> {
+    /// The frames of `manifest` that are not here.
+    pub fn missing(&self, manifest: &Manifest) -> BTreeSet<Digest> {
         let held = self.lock();
-        (0..)
-            .zip(&manifest.frames)
-            .filter(|(_, frame)| !held.frames.contains_key(&frame.hash))
-            .map(|(index, _)| index)
-            .collect()
+        let names = manifest.frames.iter().map(|frame| frame.hash);
+        names.filter(|name| !held.frames.contains_key(name)).collect()
     }
 
     /// Makes everything that was put so far outlive a power cut.
@@ -339,8 +336,29 @@ fn length_of(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use groundswell_protocol::{
+        revision::{AppSpec, Published, Publisher},
+        time::UnixSeconds,
+    };
+
     use super::*;
+
+    /// A revision of files that have nothing in common, named and filled by `names`.
+    pub(crate) fn revision(names: &[&str], file_bytes: usize) -> Published {
+        let mut publisher = Publisher::new(AppSpec::default()).unwrap();
+        let mut frames = Vec::new();
+        for name in names {
+            publisher.begin_file(name, 0o644, UnixSeconds(0)).unwrap();
+            let parts =
+                (0..file_bytes / 32).map(|n| Digest::of_content(format!("{name}{n}").as_bytes()).0);
+            frames.extend(publisher.write(&parts.flatten().collect::<Vec<_>>()).unwrap());
+            frames.extend(publisher.end_file().unwrap());
+        }
+        let mut published = publisher.finish().unwrap();
+        frames.append(&mut published.frames);
+        Published { frames, ..published }
+    }
 
     fn store(bytes_max: u64) -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,11 @@
 //! A small simulation: one host fetches from a crowd in which most lie, stall or are slow; and hosts
 //! to which anything may happen.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 
@@ -9,8 +13,8 @@ use super::{Ask, Failure, Output, Rates, Swarm, choice::Dice};
 use crate::{
     ids::{Digest, HostId},
     limits::{
-        CALL_TIMEOUT, FETCHES_MAX, SERVES_MAX, SERVES_PER_PEER_MAX, SERVES_WAITING_MAX,
-        SWARM_PEERS_MAX, SWARM_REVISION_IDLE_MAX, SWARM_REVISIONS_MAX,
+        CALL_TIMEOUT, FETCHES_MAX, HOLDINGS_BYTES_PER_SPARE_MAX, SERVES_MAX, SERVES_PER_PEER_MAX,
+        SERVES_WAITING_MAX, SWARM_PEERS_MAX, SWARM_REVISION_IDLE_MAX, SWARM_REVISIONS_MAX,
     },
     revision::{Frame, Manifest},
     time::Mono,
@@ -424,6 +428,111 @@ fn a_revision_too_many_takes_the_place_of_one_that_nobody_needs() {
     let refused = |output: &Output| matches!(output, Output::Refuse(give) if give.peer == host(1));
     assert!(swarm.poll(late).iter().any(refused), "what it waits for will not come");
     check(&swarm);
+}
+
+#[test]
+fn a_revision_that_made_way_is_opened_again_where_it_is_lacking_and_there_is_room() {
+    let mut swarm = Swarm::new(Rates::default(), 1);
+    let manifest = |number: usize| Digest([u8::try_from(number).unwrap(); 32]);
+    let open = |outputs: Vec<Output>| {
+        let opens = |output: &Output| matches!(output, Output::Open(_));
+        outputs.into_iter().filter(opens).collect::<Vec<_>>()
+    };
+    swarm.peer_up(host(1));
+    for number in 0..=SWARM_REVISIONS_MAX {
+        assert!(swarm.open(Mono(0), manifest(number), content(9), |_| number < 2));
+    }
+    drop(swarm.poll(Mono(0)));
+    let said = |frames: &[u8]| Holding { manifest: manifest(0), frames: frames.to_vec() };
+    swarm.holding(host(1), said(&[0xff, 1])).unwrap();
+    swarm.holding(host(1), said(&[])).unwrap();
+    assert_eq!(open(swarm.poll(Mono(1))), [], "it lacks none");
+    swarm.holding(host(1), said(&[0xff, 0])).unwrap();
+    assert_eq!(open(swarm.poll(Mono(2))), [Output::Open(manifest(0))], "1 makes way for it");
+    assert_eq!(open(swarm.poll(Mono(2))), []);
+    assert!(swarm.open(Mono(2), manifest(0), content(9), |_| true));
+    assert!(!swarm.is_open(manifest(1)));
+    assert_eq!(swarm.asked(Mono(3), host(1), manifest(1), 0), Err(Failure::Busy));
+    assert_eq!(open(swarm.poll(Mono(3))), [], "all others are needed");
+    let late = Mono(2) + SWARM_REVISION_IDLE_MAX;
+    assert_eq!(open(swarm.poll(late)), [Output::Open(manifest(1))]);
+}
+
+#[test]
+fn a_link_that_could_not_be_listened_to_says_anew_what_it_holds() {
+    let (mut swarm, mut other) = (Swarm::new(Rates::default(), 1), Swarm::new(Rates::default(), 2));
+    let last = host(SWARM_PEERS_MAX);
+    assert!(swarm.open(Mono(0), MANIFEST, content(8), |_| false));
+    (0..=SWARM_PEERS_MAX).for_each(|number| swarm.peer_up(host(number)));
+    let long = Holding { manifest: Digest([7; 32]), frames: vec![0; HOLDINGS_BYTES_PER_SPARE_MAX] };
+    swarm.holding(last, long).unwrap();
+    swarm.holding(last, every(8)).unwrap();
+    other.peer_up(host(100));
+    assert!(other.open(Mono(0), MANIFEST, content(8), |_| true));
+    drop((swarm.poll(Mono(0)), other.poll(Mono(0))));
+    other.holding(host(100), Holding { frames: vec![0], ..every(8) }).unwrap();
+    drop(other.poll(Mono(0)));
+    swarm.links.said(last).unwrap().take(MANIFEST).unwrap();
+    swarm.peer_gone(host(0));
+    for message in told(&swarm.poll(Mono(1)), last) {
+        let Message::Have(holdings) = message else { panic!("{message:?}") };
+        holdings.into_iter().for_each(|one| other.holding(host(100), one).unwrap());
+    }
+    let said = told(&other.poll(Mono(1)), host(100));
+    assert_eq!(said, [Message::Have(vec![every(8)])]);
+    swarm.holding(last, every(8)).unwrap();
+    assert_eq!(asked(&swarm.poll(Mono(2))).len(), 4);
+}
+
+#[test]
+fn a_neighbour_at_work_on_a_frame_that_takes_long_keeps_its_place() {
+    for serves in [false, true] {
+        let mut swarm = Swarm::new(Rates::default(), 1);
+        assert!(swarm.open(Mono(0), MANIFEST, content(2), |hash| hash.0[3] == 0));
+        (0..=SWARM_PEERS_MAX).for_each(|number| swarm.peer_up(host(number)));
+        if serves {
+            swarm.asked(Mono(0), host(0), MANIFEST, 0).unwrap();
+        } else {
+            swarm.holding(host(0), every(2)).unwrap();
+        }
+        let mut now = Mono(0);
+        while now < Mono(9_000_000) {
+            drop(swarm.poll(now));
+            assert!(swarm.links.is_neighbour(host(0)), "{now:?}");
+            now = now + Duration::from_millis(500);
+        }
+        swarm.given(host(0), MANIFEST, 0);
+        swarm.failed(now, host(0), MANIFEST, 1, Failure::Timeout);
+        while swarm.links.is_neighbour(host(0)) {
+            now = now + Duration::from_millis(500);
+            drop(swarm.poll(now));
+            assert!(now < Mono(60_000_000), "whoever is of no use makes way");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_waited_for_any_more_is_told_to_whoever_was_asked() {
+    let mut swarm = Swarm::new(Rates::default(), 1);
+    swarm.peer_up(host(1));
+    assert!(swarm.open(Mono(0), MANIFEST, content(8), |_| false));
+    swarm.holding(host(1), every(8)).unwrap();
+    let unwanted = |outputs: &[Output]| {
+        let index = |message: Message| match message {
+            Message::Unwanted { manifest: MANIFEST, index } => Some(index),
+            _ => None,
+        };
+        told(outputs, host(1)).into_iter().filter_map(index).collect::<BTreeSet<_>>()
+    };
+    let indexes = |asks: &[(HostId, u32)]| asks.iter().map(|(_, index)| *index).collect();
+    let first = asked(&swarm.poll(Mono(0)));
+    assert!(swarm.open(Mono(1), MANIFEST, content(8), |_| false), "it begins anew");
+    let outputs = swarm.poll(Mono(1));
+    assert_eq!(unwanted(&outputs), indexes(&first));
+    let second = asked(&outputs);
+    let (_, bad) = second[0];
+    swarm.received(Mono(2), host(1), MANIFEST, bad, false);
+    assert_eq!(unwanted(&swarm.poll(Mono(2))), indexes(&second[1..]), "it has lied");
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub(super) struct Fetch {
     open: Vec<Open>,
     peers: BTreeMap<HostId, Peer>,
     progress: Progress,
+    /// What was asked of peers and is not waited for any more; they are to be told.
+    unwanted: Vec<Ask>,
     /// How long answers take, as a moving average.
     typical: Option<Duration>,
     /// When the first open ask may be overdue, at the earliest.
@@ -128,6 +130,7 @@ impl Fetch {
             open: Vec::new(),
             peers: BTreeMap::new(),
             progress: Progress { frames_total: count, bytes_total, ..Progress::default() },
+            unwanted: Vec::new(),
             typical: None,
             expires_at: None,
             stuck_until: None,
@@ -204,7 +207,7 @@ impl Fetch {
 
     /// The connection to a peer is gone; what was asked of it is asked of others.
     pub(super) fn peer_gone(&mut self, peer: HostId) {
-        self.release_asks(peer);
+        drop(self.release_asks(peer));
         self.forget_held(peer);
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.is_here = false;
@@ -228,8 +231,7 @@ impl Fetch {
                 self.unwant(index);
                 self.open.push(Open { peer, index, since: now, overdue: false });
                 self.expire_by(now + self.overdue_after());
-                let frame = self.content.frames[usize_of(index)].hash;
-                return Some(Ask { peer, manifest: self.manifest, index, frame });
+                return Some(self.ask_of(peer, index));
             }
         }
         let rests = self.peers.values().filter(|peer| {
@@ -239,14 +241,19 @@ impl Fetch {
         None
     }
 
-    /// Gives up waiting for asks that are overdue, which it returns, and drops those that will never
-    /// be answered.
+    /// Gives up waiting for asks that are overdue, and drops those that will never be answered. Returns
+    /// what is waited for no more since this was asked last.
     pub(super) fn expire(&mut self, now: Mono) -> Vec<Ask> {
+        self.look_for_overdue(now);
+        std::mem::take(&mut self.unwanted)
+    }
+
+    fn look_for_overdue(&mut self, now: Mono) {
         if self.stuck_until.is_some_and(|until| until <= now) {
             self.stuck_until = None;
         }
         if self.expires_at.is_none_or(|at| now < at) {
-            return Vec::new();
+            return;
         }
         let overdue_after = self.overdue_after();
         let (mut overdue, mut lost) = (Vec::new(), Vec::new());
@@ -261,20 +268,17 @@ impl Fetch {
         for (peer, index) in lost {
             self.failed(now, peer, index, Failure::Timeout);
         }
-        let asks = overdue.into_iter().map(|(peer, index)| {
+        for (peer, index) in overdue {
             if let Some(known) = self.peers.get_mut(&peer) {
                 known.overdue += 1;
             }
             self.want(index);
-            let frame = self.content.frames[usize_of(index)].hash;
-            Ask { peer, manifest: self.manifest, index, frame }
-        });
-        let asks = asks.collect();
+            self.unwanted.push(self.ask_of(peer, index));
+        }
         let ends = self.open.iter().map(|open| {
             open.since + if open.overdue { ASK_LIFE } else { overdue_after.min(ASK_LIFE) }
         });
         self.expires_at = ends.min();
-        asks
     }
 
     /// A peer gave a frame. It is `good` if its bytes have the frame's name and are stored, whether it is
@@ -378,7 +382,20 @@ impl Fetch {
 
     /// Asks that are waited for.
     pub(super) fn under_way(&self) -> usize {
-        self.open.iter().filter(|open| !open.overdue).count()
+        self.waited_for().count()
+    }
+
+    /// See [`Self::under_way`].
+    pub(super) fn waited_for(&self) -> impl Iterator<Item = Ask> {
+        let open = self.open.iter().filter(|open| !open.overdue);
+        open.map(|open| self.ask_of(open.peer, open.index))
+    }
+
+    /// The peers that are at work on an ask, as far as is known: where nobody has answered yet, those
+    /// that are late too.
+    pub(super) fn at_work(&self) -> impl Iterator<Item = HostId> {
+        let at_work = |open: &&Open| !open.overdue || self.typical.is_none();
+        self.open.iter().filter(at_work).map(|open| open.peer)
     }
 
     /// When to look again if nothing else happens.
@@ -404,6 +421,11 @@ impl Fetch {
             (may && peer.open < share).then(|| (slow, peer.open, dice.roll(), *id))
         };
         self.peers.iter().filter_map(may_ask).collect()
+    }
+
+    fn ask_of(&self, peer: HostId, index: u32) -> Ask {
+        let frame = self.content.frames[usize_of(index)].hash;
+        Ask { peer, manifest: self.manifest, index, frame }
     }
 
     fn find(&self, peer: HostId, index: u32) -> Option<usize> {
@@ -454,19 +476,21 @@ impl Fetch {
         }
     }
 
-    fn release_asks(&mut self, peer: HostId) {
-        let of_peer: Vec<_> = self.open.extract_if(.., |open| open.peer == peer).collect();
-        for open in of_peer.iter().filter(|open| !open.overdue) {
-            self.want(open.index);
-        }
+    /// Asks what was asked of a peer of others. Returns what was waited for.
+    fn release_asks(&mut self, peer: HostId) -> Vec<Ask> {
+        let of_peer = self.waited_for().filter(|ask| ask.peer == peer).collect::<Vec<_>>();
+        self.open.retain(|open| open.peer != peer);
+        of_peer.iter().for_each(|ask| self.want(ask.index));
         if let Some(known) = self.peers.get_mut(&peer) {
             (known.open, known.overdue) = (0, 0);
         }
+        of_peer
     }
 
     /// Nothing more is asked of a peer for this revision, whatever it says.
     pub(super) fn set_peer_aside(&mut self, peer: HostId) {
-        self.release_asks(peer);
+        let released = self.release_asks(peer);
+        self.unwanted.extend(released);
         self.forget_held(peer);
         let total = self.progress.frames_total;
         self.peers
@@ -670,6 +694,11 @@ mod tests {
         let bad = first.iter().find(|ask| ask.peer == host(1)).unwrap();
         fetch.received(at(1), host(1), bad.index, false);
         fetch.check_invariants();
+        let others = first.iter().filter(|ask| ask.peer == host(1) && *ask != bad);
+        let unwanted = fetch.expire(at(1));
+        assert_eq!(unwanted.len(), others.clone().count());
+        assert!(!unwanted.is_empty() && others.clone().all(|ask| unwanted.contains(ask)));
+        assert_eq!(fetch.expire(at(1)), [], "it hears once that the others are not waited for");
         fetch.peer_gone(host(1));
         fetch.holding(host(1), &all(8)).unwrap();
         for ask in first.iter().filter(|ask| ask.peer == host(0)) {

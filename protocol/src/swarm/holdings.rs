@@ -10,22 +10,29 @@ pub(super) struct Holdings {
     by_manifest: BTreeMap<Digest, Holding>,
     bytes: usize,
     bytes_max: usize,
+    /// Something was said that is not here: it can be asked for again.
+    overflowed: bool,
 }
 
 impl Holdings {
     /// Nothing was said, and so much is kept.
     pub(super) fn within_bytes(bytes_max: usize) -> Self {
-        Self { by_manifest: BTreeMap::new(), bytes: 0, bytes_max }
+        Self { by_manifest: BTreeMap::new(), bytes: 0, bytes_max, overflowed: false }
+    }
+
+    /// The same of a peer that was not listened to so far.
+    pub(super) fn unheard(bytes_max: usize) -> Self {
+        Self { overflowed: true, ..Self::within_bytes(bytes_max) }
     }
 
     /// The same statements, as far as they fit.
     pub(super) fn within(self, bytes_max: usize) -> Self {
-        let mut fitting = Self::within_bytes(bytes_max);
+        let mut fitting = Self { overflowed: self.overflowed, ..Self::within_bytes(bytes_max) };
         self.by_manifest.into_values().for_each(|holding| fitting.keep(holding));
         fitting
     }
 
-    /// Keeps what fits, with what was said of it before. The rest is not asked for at this peer.
+    /// Keeps what fits, with what was said of it before.
     pub(super) fn keep(&mut self, mut holding: Holding) {
         let before = self.take(holding.manifest);
         let before = before.filter(|before| before.frames.len() == holding.frames.len());
@@ -35,7 +42,14 @@ impl Holdings {
         if self.bytes + size(&holding) <= self.bytes_max {
             self.bytes += size(&holding);
             self.by_manifest.insert(holding.manifest, holding);
+        } else {
+            self.overflowed = true;
         }
+    }
+
+    /// True if something did not fit since this was asked last.
+    pub(super) fn take_overflowed(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
     }
 
     /// Adds frames to what was said before. Whether they exist is found out by whoever takes it.
@@ -80,12 +94,16 @@ mod tests {
         let room = MOST - size_of::<Holding>() * 2;
         holdings.keep(holding(1, room));
         assert!(holdings.has(Digest([1; 32])));
+        assert!(!holdings.take_overflowed());
         holdings.keep(holding(2, 0));
         assert!(!holdings.has(Digest([2; 32])));
+        assert!(holdings.take_overflowed() && !holdings.take_overflowed());
         holdings.keep(holding(1, 1));
         holdings.keep(holding(2, 1));
         assert!(holdings.has(Digest([2; 32])));
-        assert!(!holdings.within(size(&holding(1, 0))).has(Digest([2; 32])));
+        let fewer = holdings.within(size(&holding(1, 0)));
+        assert!(!fewer.has(Digest([2; 32])));
+        assert!(fewer.within(MOST).take_overflowed(), "it is known that something is missing");
     }
 
     #[test]

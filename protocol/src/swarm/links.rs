@@ -3,7 +3,7 @@
 //! The first peers to come are its neighbours. What others say is kept, so that one of them takes the
 //! place of a neighbour that goes or is of no use, and so is what is said before a link is known to be up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::holdings::Holdings;
 use crate::{
@@ -21,6 +21,8 @@ pub(super) struct Links {
     neighbours: BTreeMap<HostId, Neighbour>,
     /// Whoever came first is first.
     others: Vec<Other>,
+    /// Links beyond these: they are told what all are told, and wait for a place among the others.
+    rest: BTreeSet<HostId>,
 }
 
 #[derive(Debug)]
@@ -48,13 +50,14 @@ impl Links {
         if let Some(other) = self.others.iter_mut().find(|other| other.peer == peer) {
             return !std::mem::replace(&mut other.linked, true);
         }
-        self.add(peer, true);
-        true
+        self.add(peer, true).is_some() || self.rest.insert(peer)
     }
 
     /// The last link to a peer is gone. True if it was a neighbour.
     pub(super) fn gone(&mut self, peer: HostId) -> bool {
         self.others.retain(|other| other.peer != peer);
+        self.rest.remove(&peer);
+        self.listen();
         self.neighbours.remove(&peer).is_some()
     }
 
@@ -67,14 +70,24 @@ impl Links {
         let Other { peer, said, .. } = self.others.remove(place);
         let said = said.within(HOLDINGS_BYTES_PER_PEER_MAX);
         self.neighbours.insert(peer, Neighbour { said, idle: false });
+        self.listen();
         Some(peer)
+    }
+
+    /// True if a neighbour has said things that are not known any more.
+    pub(super) fn take_forgotten(&mut self, peer: HostId) -> bool {
+        let neighbour = self.neighbours.get_mut(&peer);
+        neighbour.is_some_and(|neighbour| neighbour.said.take_overflowed())
     }
 
     /// A neighbour becomes one of those that wait, as the last.
     pub(super) fn demote(&mut self, peer: HostId) {
         let Some(Neighbour { said, .. }) = self.neighbours.remove(&peer) else { return };
-        if self.others.len() >= SWARM_SPARES_MAX {
-            self.others.pop();
+        if self.others.len() >= SWARM_SPARES_MAX
+            && let Some(last) = self.others.pop()
+            && last.linked
+        {
+            self.rest.insert(last.peer);
         }
         let said = said.within(HOLDINGS_BYTES_PER_SPARE_MAX);
         self.others.push(Other { peer, said, linked: true });
@@ -115,7 +128,7 @@ impl Links {
     /// Everybody who can be told something.
     pub(super) fn all(&self) -> impl Iterator<Item = HostId> {
         let others = self.others.iter().filter(|other| other.linked);
-        self.neighbours().chain(others.map(|other| other.peer))
+        self.neighbours().chain(others.map(|other| other.peer)).chain(self.rest.iter().copied())
     }
 
     /// Where what a peer says is kept; a peer that is new waits for its link.
@@ -147,9 +160,20 @@ impl Links {
             let early = self.others.iter().position(|other| !other.linked)?;
             self.others.remove(early);
         }
-        let said = Holdings::within_bytes(HOLDINGS_BYTES_PER_SPARE_MAX);
-        self.others.push(Other { peer, said, linked });
+        let unheard = self.rest.remove(&peer);
+        let said = if unheard { Holdings::unheard } else { Holdings::within_bytes };
+        let said = said(HOLDINGS_BYTES_PER_SPARE_MAX);
+        self.others.push(Other { peer, said, linked: linked || unheard });
         Some(self.others.len() - 1)
+    }
+
+    /// Gives places among the others to those who have none.
+    fn listen(&mut self) {
+        while self.others.len() < SWARM_SPARES_MAX
+            && let Some(peer) = self.rest.first().copied()
+        {
+            self.add(peer, true);
+        }
     }
 }
 
@@ -197,5 +221,27 @@ mod tests {
         });
         assert!(links.said(host(2000)).is_none());
         assert_eq!(links.all().count(), SWARM_PEERS_MAX + SWARM_SPARES_MAX);
+    }
+
+    #[test]
+    fn links_beyond_all_places_are_told_what_others_are_told_and_wait_for_one() {
+        let mut links = Links::default();
+        let places = SWARM_PEERS_MAX + SWARM_SPARES_MAX;
+        for number in 0..places + 2 {
+            assert!(links.up(host(number)));
+            links.admit();
+        }
+        assert!(!links.up(host(places)) && links.said(host(places)).is_none());
+        assert_eq!(links.all().count(), places + 2);
+        links.gone(host(places - 1));
+        assert_eq!(links.others.last().map(|other| other.peer), Some(host(places)));
+        links.demote(host(0));
+        assert_eq!(links.all().count(), places + 1, "whoever has a link hears");
+        for number in 1..places {
+            links.gone(host(number));
+            links.admit();
+        }
+        assert!(links.take_forgotten(host(places)), "it was not listened to");
+        assert!(!links.take_forgotten(host(places)) && !links.take_forgotten(host(0)));
     }
 }

@@ -66,6 +66,8 @@ pub enum Output {
     Refuse(Give),
     /// Tell a peer something.
     Send(HostId, Message),
+    /// Open a revision again that made way for others: a peer lacks some of it, and there is room.
+    Open(Digest),
 }
 
 /// Bytes a second that a host may take and give. None: as many as there are.
@@ -97,8 +99,10 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Swarm {
     revisions: BTreeMap<Digest, Revision>,
-    /// Revisions that made way for others.
-    shelved: BTreeSet<Digest>,
+    /// Revisions that were here in full and made way for others, with how many frames they have.
+    shelved: BTreeMap<Digest, usize>,
+    /// Those of them that a peer lacks.
+    recalled: BTreeSet<Digest>,
     links: Links,
     /// When to look for neighbours that are of no use.
     swap_at: Option<Mono>,
@@ -129,7 +133,8 @@ impl Swarm {
     pub fn new(rates: Rates, seed: u64) -> Self {
         Self {
             revisions: BTreeMap::new(),
-            shelved: BTreeSet::new(),
+            shelved: BTreeMap::new(),
+            recalled: BTreeSet::new(),
             links: Links::default(),
             swap_at: None,
             pipeline: Pipeline::new(),
@@ -156,6 +161,8 @@ impl Swarm {
             return false;
         }
         self.shelved.remove(&manifest);
+        self.recalled.remove(&manifest);
+        self.outputs.extend(before.iter().flat_map(Fetch::waited_for).map(unwant));
         let mut fetch = Fetch::new(manifest, content, have, self.dice.roll());
         for peer in before.iter().flat_map(Fetch::set_aside) {
             fetch.set_peer_aside(peer);
@@ -203,7 +210,7 @@ impl Swarm {
             return;
         }
         if !self.shelved.is_empty() {
-            let holdings = self.shelved.iter().copied().map(nothing_of).collect();
+            let holdings = self.shelved.keys().copied().map(nothing_of).collect();
             self.outputs.push(Output::Send(peer, Message::Have(holdings)));
         }
         self.fill_places();
@@ -227,18 +234,26 @@ impl Swarm {
     pub fn holding(&mut self, peer: HostId, holding: Holding) -> Result<(), HoldingRefused> {
         let manifest = holding.manifest;
         let revision = self.revisions.get_mut(&manifest);
+        // Who gives it only where it is lacking hears whether it is, and who has forgotten what it heard
+        // hears it anew.
+        let has_frames = |revision: &&mut Revision| revision.fetch.progress().frames_total > 0;
+        if holding.frames.is_empty() && revision.as_ref().is_some_and(has_frames) {
+            self.to_tell.insert((peer, manifest));
+        }
         let Some(revision) = revision.filter(|_| self.links.is_neighbour(peer)) else {
+            let frames = self.shelved.get(&manifest).copied().unwrap_or_default();
+            if !holding.frames.is_empty() && holding.claims() < frames {
+                self.recalled.insert(manifest);
+            }
             if let Some(said) = self.links.said(peer) {
                 said.keep(holding);
             }
             return Ok(());
         };
         let is_first = revision.fetch.held(peer).is_none();
-        // One that can be had there where it is lacking hears that it is.
-        let lacks = holding.frames.is_empty() && revision.is_wanting();
         revision.fetch.holding(peer, &holding)?;
         revision.others_hold(peer);
-        if is_first || lacks {
+        if is_first {
             // What came while it was told nothing of the revision it hears now.
             self.to_tell.insert((peer, manifest));
         }
@@ -276,6 +291,10 @@ impl Swarm {
     ) -> Result<(), Failure> {
         let (waiting, giving) = self.serves.load();
         if !self.links.is_neighbour(peer) && waiting >= SERVES_WAITING_MAX {
+            return Err(Failure::Busy);
+        }
+        if self.shelved.contains_key(&manifest) {
+            self.recalled.insert(manifest);
             return Err(Failure::Busy);
         }
         let revision = self.revisions.get_mut(&manifest).ok_or(Failure::Absent)?;
@@ -341,8 +360,12 @@ impl Swarm {
 
     /// What to do now.
     pub fn poll(&mut self, now: Mono) -> Vec<Output> {
-        self.cancel_overdue(now);
+        for revision in self.revisions.values_mut() {
+            let unwanted = revision.fetch.expire(now);
+            self.outputs.extend(unwanted.into_iter().map(unwant));
+        }
         self.swap(now);
+        self.recall(now);
         self.give(now);
         self.tell(now);
         self.ask(now);
@@ -418,7 +441,7 @@ impl Swarm {
             }
         }
         if self.shelved.len() < SWARM_SHELVED_MAX && revision.fetch.is_done() {
-            self.shelved.insert(manifest);
+            self.shelved.insert(manifest, revision.fetch.content().frames.len());
         }
         for peer in self.links.all() {
             let holding = nothing_of(manifest);
@@ -437,11 +460,16 @@ impl Swarm {
     /// Peers that wait for a place get what is free.
     fn fill_places(&mut self) {
         while let Some(peer) = self.links.admit() {
+            let forgotten = self.links.take_forgotten(peer);
             for (manifest, revision) in &mut self.revisions {
                 if let Some(holding) = self.links.take(peer, *manifest) {
                     // One that cannot be is of no use, now or later.
                     drop(revision.fetch.holding(peer, &holding));
                     revision.others_hold(peer);
+                } else if forgotten {
+                    // It says anew what it holds.
+                    let nothing = Message::Have(vec![nothing_of(*manifest)]);
+                    self.outputs.push(Output::Send(peer, nothing));
                 }
             }
             self.tell_all_to(peer);
@@ -461,6 +489,8 @@ impl Swarm {
             return;
         }
         self.swap_at = Some(now + SWARM_IDLE_MAX);
+        let at_work = self.revisions.values().flat_map(|revision| revision.fetch.at_work());
+        at_work.chain(self.serves.peers()).for_each(|peer| self.links.used(peer));
         for peer in self.links.idle() {
             for (manifest, revision) in &mut self.revisions {
                 if let Some(held) = revision.fetch.held(peer)
@@ -479,11 +509,16 @@ impl Swarm {
         self.revisions.values().map(|revision| revision.fetch.under_way()).sum()
     }
 
-    fn cancel_overdue(&mut self, now: Mono) {
-        for revision in self.revisions.values_mut() {
-            for Ask { peer, manifest, index, .. } in revision.fetch.expire(now) {
-                self.outputs.push(Output::Send(peer, Message::Unwanted { manifest, index }));
-            }
+    /// Has as many revisions opened again as there is room for.
+    fn recall(&mut self, now: Mono) {
+        if self.recalled.is_empty() {
+            return;
+        }
+        let idle = self.revisions.values().filter(|revision| revision.is_idle(now)).count();
+        let room = (SWARM_REVISIONS_MAX + idle).saturating_sub(self.revisions.len());
+        for _ in 0..room {
+            let Some(manifest) = self.recalled.pop_first() else { return };
+            self.outputs.push(Output::Open(manifest));
         }
     }
 
@@ -499,9 +534,7 @@ impl Swarm {
 
     fn tell(&mut self, now: Mono) {
         for (peer, manifest) in std::mem::take(&mut self.to_tell) {
-            if let Some(revision) = self.revisions.get_mut(&manifest)
-                && self.links.is_neighbour(peer)
-            {
+            if let Some(revision) = self.revisions.get(&manifest) {
                 let holding = revision.told_to(manifest, peer);
                 self.outputs.push(Output::Send(peer, Message::Have(vec![holding])));
             }
@@ -625,6 +658,11 @@ impl Revision {
             out.push(Output::Send(peer, Message::Have(vec![holding])));
         }
     }
+}
+
+/// What was asked of a peer is not waited for any more.
+fn unwant(Ask { peer, manifest, index, .. }: Ask) -> Output {
+    Output::Send(peer, Message::Unwanted { manifest, index })
 }
 
 /// It is here, and given where it is lacking.

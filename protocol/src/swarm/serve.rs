@@ -149,6 +149,12 @@ impl Serves {
         self.up.opens_at().into_iter().chain(patience).min()
     }
 
+    /// The peers that wait for something, or are given something.
+    pub(super) fn peers(&self) -> impl Iterator<Item = HostId> {
+        let giving = self.giving.iter().map(|(give, _)| give.peer);
+        self.waiting.iter().map(|waiting| waiting.give.peer).chain(giving)
+    }
+
     /// Frames that peers wait for, and frames on their way.
     pub(super) fn load(&self) -> (usize, usize) {
         (self.waiting.len(), self.giving.len())

@@ -311,6 +311,7 @@ impl World {
                 Output::Refuse(Give { peer, index, .. }) => {
                     letters.push((number(peer), Letter::Refused(index, Failure::Busy)));
                 }
+                Output::Open(_) => unreachable!("one revision makes way for no other"),
                 Output::Send(peer, message) => {
                     letters.push((number(peer), Letter::Message(message)));
                 }
