@@ -40,17 +40,14 @@ pub(crate) const LOCAL: &str = "--local";
 
 /// Reads what to do from the standard input, does it, and tells of it on the standard output.
 pub(crate) fn run() -> ExitCode {
-    let (end, code) = match read(io::stdin()).and_then(deploy) {
-        Ok(End::Succeeded) => (LocalEnd::Succeeded, ExitCode::SUCCESS),
-        Ok(End::Failed(Failure { log, code, event, script, message, restored })) => {
-            let event = event.to_string();
-            let end = LocalEnd::Failed { log, code, event, script, message, restored };
-            (end, ExitCode::FAILURE)
+    match read(io::stdin()).and_then(deploy) {
+        Ok(End::Succeeded) => ExitCode::SUCCESS,
+        Ok(End::Failed(_)) => ExitCode::FAILURE,
+        Err(reason) => {
+            tell(&LocalNews::Ended(LocalEnd::Refused { reason }));
+            ExitCode::FAILURE
         }
-        Err(reason) => (LocalEnd::Refused { reason }, ExitCode::FAILURE),
-    };
-    tell(&LocalNews::Ended(end));
-    code
+    }
 }
 
 fn read(input: impl Read) -> Result<LocalDeployment, String> {
@@ -102,7 +99,8 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
         last = step.clone();
     };
     work.run(Step::Check, note);
-    // Where the old files could not be put back, their only copies stay.
+    // As in a fleet, the end was told before what is not needed any more goes. Where the old files could not be
+    // put back, their only copies stay.
     if group.has_installed(name) {
         // What cannot be removed now goes with the deployment's directory.
         drop(install::forget(&config.deployment_dir(&id, name)));
@@ -114,12 +112,18 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
 }
 
 fn tell_step(step: &Step) {
-    let (event, restoring) = match step {
-        Step::Forward(event) => (event, false),
-        Step::Back(event, _) => (event, true),
-        Step::Check | Step::Ended(_) => return,
-    };
-    tell(&LocalNews::Event { name: event.to_string(), restoring });
+    let event = |event: &Event, restoring| LocalNews::Event { name: event.to_string(), restoring };
+    tell(&match step {
+        Step::Check => return,
+        Step::Forward(next) => event(next, false),
+        Step::Back(next, _) => event(next, true),
+        Step::Ended(End::Succeeded) => LocalNews::Ended(LocalEnd::Succeeded),
+        Step::Ended(End::Failed(failure)) => {
+            let Failure { log, code, event, script, message, restored } = failure.clone();
+            let event = event.to_string();
+            LocalNews::Ended(LocalEnd::Failed { log, code, event, script, message, restored })
+        }
+    });
 }
 
 /// Where everything is. Only the person who deploys can write there, or whom that person lets.
