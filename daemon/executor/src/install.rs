@@ -28,7 +28,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     extended,
-    journal::{durable, read_sealed, replace, write_sealed},
+    journal::{durable, read_sealed, write_sealed, write_sealed_for_now},
     permissions::{self, Created, Rights},
     place::{self, Dir, Kind, Parents, is_absent},
     space::{Mount, Needed},
@@ -105,13 +105,23 @@ impl Belongings {
 struct Undo {
     /// What makes the names of unfinished files unpredictable.
     secret: Nonce,
-    /// Every place where a file is put or removed; true if what was there was saved, under the
-    /// place's number in this list.
-    files: Vec<(PathBuf, bool)>,
+    /// Every place where a file is put or removed. What was there is saved under the place's number in
+    /// this list.
+    files: Vec<PathBuf>,
     /// Everything that is made, parents first.
     directories: Vec<PathBuf>,
     /// Directories that are removed, parents first.
     emptied: Vec<(PathBuf, Attributes)>,
+}
+
+/// On disk from the first change to the live tree on: what was there is saved, new files are complete, and take
+/// their places.
+#[derive(Debug, Serialize, Deserialize)]
+struct Placing {
+    /// Of each place of the list, whether something was there and was saved.
+    saved: Vec<bool>,
+    /// Once nothing is left of what was put in place of nothing: whatever is there since is somebody's.
+    is_taken_away: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -416,22 +426,29 @@ impl Plan {
     /// [`io::ErrorKind::AlreadyExists`] where something has appeared since the plan was made: undone and
     /// planned anew, it is a file in the way like any other.
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
-        write_sealed(&dir.join(BELONGINGS), &self.belongings)?;
-        let saved = self.save(dir).and_then(|undo| {
-            write_sealed(&dir.join(UNDO), &undo)?;
-            Ok(undo)
-        });
-        // Without a list nobody needs the copies, and they take the space that may be what was missing.
-        let undo = saved.inspect_err(|_| drop(fs::remove_dir_all(dir.join(SAVED))))?;
+        write_sealed_for_now(&dir.join(BELONGINGS), &self.belongings)?;
+        let undo = self.begin(dir)?;
         // All that takes long comes first, beside what is there: until then the tree is the old one.
         let directories = make_directories(&self.directories, true)?;
-        let completed = self.complete(undo.secret)?;
-        // Renaming can outlive a loss of power that what has the name does not.
+        let ready = self.make_ready(dir, undo.secret)?;
+        // Renaming can outlive a loss of power that what has the name does not, or what has lost it.
         sync(dir, undo.places())?;
-        replace(&dir.join(PLACING), b"")?;
-        // What goes makes room for what comes: a link or file for a directory, and the reverse.
+        let saved = ready.iter().map(|ready| ready.is_saved).collect();
+        write_sealed(&dir.join(PLACING), &Placing { saved, is_taken_away: false })?;
+        // From here on nothing waits for a disk, up to the last rename.
+        self.make_room()?;
+        make_directories(&directories, false)?;
+        // The list begins with these files, in this order.
+        let files: Vec<_> = self.files.iter().zip(ready).collect();
+        in_two(&files, |files| place_some(files, undo.secret))?;
+        sync(dir, undo.places())
+    }
+
+    /// What goes makes room for what comes: a link or file for a directory, and the reverse.
+    fn make_room(&self) -> io::Result<()> {
+        let mut parents = Parents::default();
         for path in &self.removed {
-            named(path, Dir::of(path).and_then(|(dir, name)| dir.remove(name)))?;
+            named(path, parents.of(path).and_then(|(dir, name)| dir.remove(name)))?;
         }
         for directory in &self.emptied {
             let done = Dir::of(directory).and_then(|(dir, name)| dir.remove_dir(name));
@@ -440,65 +457,16 @@ impl Plan {
                 named(directory, done)?;
             }
         }
-        make_directories(&directories, false)?;
-        let (mut parents, mut completing) = (Parents::default(), Completing::default());
-        // The list begins with these files, in this order.
-        let files = self.files.iter().zip(&undo.files).zip(completed);
-        for (((target, new), (_, is_saved)), is_complete) in files {
-            let beside = beside(target, undo.secret);
-            let mut put = || {
-                let (dir, name) = parents.of(target)?;
-                if !is_complete {
-                    completing.complete(dir, &beside, new)?;
-                }
-                match is_saved {
-                    true => dir.rename(&beside, name),
-                    false => dir.rename_to_new(&beside, name),
-                }
-            };
-            named(target, put())?;
-        }
-        sync(dir, undo.places())
+        Ok(())
     }
 
-    /// Completes all files whose directories are there, and says of each whether it was one of them.
-    fn complete(&self, secret: Nonce) -> io::Result<Vec<bool>> {
-        let all: Vec<_> = self.files.iter().collect();
-        if all.len() < MANY {
-            return complete_some(&all, secret);
+    /// Writes down how to undo what will be done: whatever is done is on a list by then.
+    fn begin(&self, dir: &Path) -> io::Result<Undo> {
+        if absent_is_none(fs::remove_file(dir.join(PLACING)))?.is_some() {
+            // It is not about the new list.
+            durable(dir, File::open(dir)?.sync_all());
         }
-        let (mine, others) = all.split_at(all.len() / 2);
-        thread::scope(|scope| {
-            let others = scope.spawn(|| complete_some(others, secret));
-            let mine = complete_some(mine, secret);
-            let others = others.join().map_err(|_| io::Error::other("a thread has panicked"))?;
-            Ok([mine?, others?].concat())
-        })
-    }
-
-    /// Saves what will be replaced or removed.
-    fn save(&self, dir: &Path) -> io::Result<Undo> {
-        let saved_dir = dir.join(SAVED);
-        gone(fs::remove_file(dir.join(PLACING)))?;
-        gone(fs::remove_dir_all(&saved_dir))?;
-        fs::DirBuilder::new().mode(0o700).create(&saved_dir)?;
-        let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
-        let mut files = Vec::new();
-        let mut parents = Parents::default();
-        let new = self.files.iter().map(|(target, new)| (target, new.is_free));
-        let all = new.chain(self.removed.iter().map(|path| (path, false)));
-        for ((path, is_free), number) in all.zip(0_u32..) {
-            // What has appeared in a free place is met when the new file goes there.
-            let is_saved = !is_free && {
-                let copied = parents.of(path).and_then(|(from, name)| {
-                    from.copy(name, &saved_dir, number.to_string().as_ref())
-                });
-                absent_is_fine(path, copied)?.unwrap_or(false)
-            };
-            files.push((path.clone(), is_saved));
-        }
-        // For all that had to be copied at once.
-        durable(dir, nix::unistd::syncfs(saved_dir.file()?).map_err(Into::into));
+        gone(fs::remove_dir_all(dir.join(SAVED)))?;
         let mut emptied = Vec::new();
         for directory in self.emptied.iter().rev() {
             let attributes = Dir::open(directory)?.file().and_then(|file| Attributes::of(&file));
@@ -506,9 +474,52 @@ impl Plan {
         }
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
-        let directories = self.directories.iter().map(|(path, _)| path.clone()).collect();
-        Ok(Undo { secret: Nonce(secret), files, directories, emptied })
+        let undo = Undo {
+            secret: Nonce(secret),
+            files: self.files.keys().chain(&self.removed).cloned().collect(),
+            directories: self.directories.iter().map(|(path, _)| path.clone()).collect(),
+            emptied,
+        };
+        write_sealed(&dir.join(UNDO), &undo)?;
+        Ok(undo)
     }
+
+    /// Saves what will be replaced or removed, and completes all files whose directories are there.
+    fn make_ready(&self, dir: &Path, secret: Nonce) -> io::Result<Vec<Ready>> {
+        let saved_dir = dir.join(SAVED);
+        fs::DirBuilder::new().mode(0o700).create(&saved_dir)?;
+        let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
+        let new = self.files.iter().map(|(target, new)| (target, Some(new)));
+        let all = new.chain(self.removed.iter().map(|path| (path, None)));
+        let all: Vec<_> = (0..).zip(all).collect();
+        in_two(&all, |some| make_some_ready(some, &saved_dir, secret))
+    }
+}
+
+/// A place on the list, before its turn comes.
+#[derive(Clone, Copy, Default)]
+struct Ready {
+    is_saved: bool,
+    is_complete: bool,
+}
+
+/// Does something to all, in their order, where there are many by two threads with half of them each.
+fn in_two<T: Sync, R: Send>(
+    all: &[T],
+    work: impl Fn(&[T]) -> io::Result<Vec<R>> + Sync,
+) -> io::Result<Vec<R>> {
+    if all.len() < MANY {
+        return work(all);
+    }
+    let (mine, others) = all.split_at(all.len() / 2);
+    thread::scope(|scope| {
+        let others = scope.spawn(|| work(others));
+        let mine = work(mine);
+        let others = others.join().map_err(|_| io::Error::other("a thread has panicked"))?;
+        let (mut mine, others) = (mine?, others?);
+        mine.extend(others);
+        Ok(mine)
+    })
 }
 
 /// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
@@ -540,16 +551,44 @@ fn can_be_made(directory: &Path) -> io::Result<bool> {
     }
 }
 
-fn complete_some(files: &[(&PathBuf, &New)], secret: Nonce) -> io::Result<Vec<bool>> {
+fn make_some_ready(
+    some: &[(u32, (&PathBuf, Option<&New>))],
+    saved_dir: &Dir,
+    secret: Nonce,
+) -> io::Result<Vec<Ready>> {
     let (mut parents, mut completing) = (Parents::default(), Completing::default());
-    let complete = |(target, new): &(&PathBuf, &New)| {
-        let (dir, _) = match parents.of(target) {
-            Err(error) if is_absent(&error) => return Ok(false),
-            found => named(target, found)?,
+    let make_ready = |(number, (path, new)): &(u32, (&PathBuf, Option<&New>))| {
+        let (dir, name) = match parents.of(path) {
+            Err(error) if is_absent(&error) => return Ok(Ready::default()),
+            found => named(path, found)?,
         };
-        named(target, completing.complete(dir, &beside(target, secret), new)).map(|()| true)
+        // What has appeared in a free place is met when the new file goes there.
+        let is_saved = !new.is_some_and(|new| new.is_free) && {
+            let copied = dir.copy(name, saved_dir, number.to_string().as_ref());
+            absent_is_fine(path, copied)?.unwrap_or(false)
+        };
+        if let Some(new) = new {
+            named(path, completing.complete(dir, &beside(path, secret), new))?;
+        }
+        Ok(Ready { is_saved, is_complete: true })
     };
-    files.iter().map(complete).collect()
+    some.iter().map(make_ready).collect()
+}
+
+fn place_some(some: &[((&PathBuf, &New), Ready)], secret: Nonce) -> io::Result<Vec<()>> {
+    let (mut parents, mut completing) = (Parents::default(), Completing::default());
+    let mut place = |target: &Path, new: &New, ready: Ready| {
+        let beside = beside(target, secret);
+        let (dir, name) = parents.of(target)?;
+        if !ready.is_complete {
+            completing.complete(dir, &beside, new)?;
+        }
+        match ready.is_saved {
+            true => dir.rename(&beside, name),
+            false => dir.rename_to_new(&beside, name),
+        }
+    };
+    some.iter().map(|((target, new), ready)| named(target, place(target, new, *ready))).collect()
 }
 
 /// Completes files under names beside their own.
@@ -584,58 +623,61 @@ impl Completing {
 
 impl Undo {
     fn places(&self) -> impl Iterator<Item = &Path> {
-        let files = self.files.iter().map(|(path, _)| path);
-        files.chain(&self.directories).map(PathBuf::as_path)
+        self.files.iter().chain(&self.directories).map(PathBuf::as_path)
     }
 
-    /// Takes away what was put in place of nothing, and what was not completed.
-    fn take_away(&self, dir: &Path) -> io::Result<()> {
+    /// Takes away what was put in place of nothing.
+    fn take_away(&self, saved: &[bool]) -> io::Result<()> {
         let mut parents = Parents::default();
-        if dir.join(PLACING).exists() {
-            for (path, _) in self.files.iter().filter(|(_, is_saved)| !is_saved) {
-                let beside = beside(path, self.secret);
-                absent_is_fine(
-                    path,
-                    parents.of(path).and_then(|(dir, name)| {
-                        // What waits beside has not taken its place: whatever is there is somebody else's. And
-                        // a directory is not what was put there: nothing was yet.
-                        if dir.kind(&beside)?.is_some() || dir.kind(name)? == Some(Kind::Directory)
-                        {
-                            return Ok(());
-                        }
-                        dir.remove(name)
-                    }),
-                )?;
-            }
-            // Once those beside are gone nobody could tell any more.
-            sync(dir, self.places())?;
-            gone(fs::remove_file(dir.join(PLACING)))?;
-            durable(dir, File::open(dir)?.sync_all());
+        for (path, _) in self.files.iter().zip(saved).filter(|(_, is_saved)| !**is_saved) {
+            let beside = beside(path, self.secret);
+            absent_is_fine(
+                path,
+                parents.of(path).and_then(|(dir, name)| {
+                    // What waits beside has not taken its place: whatever is there is somebody else's. And
+                    // a directory is not what was put there: nothing was yet.
+                    if dir.kind(&beside)?.is_some() || dir.kind(name)? == Some(Kind::Directory) {
+                        return Ok(());
+                    }
+                    dir.remove(name)
+                }),
+            )?;
         }
-        for (path, _) in &self.files {
+        Ok(())
+    }
+
+    /// Clears what has not taken its place, and the directories that were made.
+    fn clear(&self) -> io::Result<()> {
+        let mut parents = Parents::default();
+        for path in &self.files {
             let beside = beside(path, self.secret);
             absent_is_fine(path, parents.of(path).and_then(|(dir, _)| dir.remove(&beside)))?;
         }
         for directory in self.directories.iter().rev() {
-            // What others have put there keeps it.
-            drop(Dir::of(directory).and_then(|(dir, name)| dir.remove_dir(name)));
+            let done = Dir::of(directory).and_then(|(dir, name)| dir.remove_dir(name));
+            match absent_is_fine(directory, done) {
+                // What others have put there keeps it.
+                Err(error) if is_kept(&error) => {}
+                other => drop(other?),
+            }
         }
         Ok(())
     }
 
     /// Puts back what was there.
-    fn put_back(&self, saved_dir: &Path) -> io::Result<()> {
+    fn put_back(&self, saved: &[bool], saved_dir: &Path) -> io::Result<()> {
         for (directory, attributes) in &self.emptied {
             named(directory, attributes.put_back(directory))?;
         }
         let saved_dir = Dir::open(&fs::canonicalize(saved_dir)?)?;
-        for ((path, is_saved), number) in self.files.iter().zip(0_u32..) {
+        let mut parents = Parents::default();
+        for ((path, is_saved), number) in self.files.iter().zip(saved).zip(0_u32..) {
             if !is_saved {
                 continue;
             }
             let beside = beside(path, self.secret);
-            let done = Dir::of(path).and_then(|(dir, name)| {
-                if !saved_dir.copy(number.to_string().as_ref(), &dir, &beside)? {
+            let done = parents.of(path).and_then(|(dir, name)| {
+                if !saved_dir.copy(number.to_string().as_ref(), dir, &beside)? {
                     return Err(io::ErrorKind::NotFound.into());
                 }
                 dir.rename(&beside, name)?;
@@ -679,20 +721,29 @@ impl Attributes {
 /// Puts back what was there before the last plan was carried out in `dir`. Does nothing if none was,
 /// and can be repeated until it succeeds.
 pub(crate) fn undo(dir: &Path) -> io::Result<()> {
-    let saved_dir = dir.join(SAVED);
-    let undo: Undo = match absent_is_none(read_sealed(&dir.join(UNDO))) {
-        Ok(Some(undo)) => undo,
-        Ok(None) => return forget(dir),
-        Err(error) => {
-            let what = format!(
-                "{error}; the old files are in {}: to go on without them, remove both",
-                saved_dir.display()
-            );
-            return Err(io::Error::new(error.kind(), what));
-        }
-    };
-    undo.take_away(dir)?;
-    undo.put_back(&saved_dir)?;
+    let read = absent_is_none(read_sealed(&dir.join(UNDO)))
+        .and_then(|undo| Ok((undo, absent_is_none(read_sealed(&dir.join(PLACING)))?)));
+    let (undo, placing): (Option<Undo>, Option<Placing>) = read.map_err(|error| {
+        let what = format!(
+            "{error}; the old files are in {}: to go on without them, remove {} and {}",
+            dir.join(SAVED).display(),
+            dir.join(UNDO).display(),
+            dir.join(PLACING).display(),
+        );
+        io::Error::new(error.kind(), what)
+    })?;
+    let Some(undo) = undo else { return forget(dir) };
+    if let Some(Placing { saved, is_taken_away: false }) = &placing {
+        undo.take_away(saved)?;
+        // Once those beside are gone nobody could tell any more.
+        sync(dir, undo.places())?;
+        let placing = Placing { saved: saved.clone(), is_taken_away: true };
+        write_sealed(&dir.join(PLACING), &placing)?;
+    }
+    undo.clear()?;
+    if let Some(Placing { saved, .. }) = &placing {
+        undo.put_back(saved, &dir.join(SAVED))?;
+    }
     sync(dir, undo.places().chain(undo.emptied.iter().map(|(path, _)| path.as_path())))?;
     forget(dir)
 }
@@ -727,8 +778,9 @@ fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<(
     let dir = File::open(path)?;
     durable(path, nix::unistd::syncfs(&dir).map_err(Into::into));
     let mut synced = BTreeSet::from([dir.metadata()?.dev()]);
-    let parents: BTreeSet<_> = places.filter_map(Path::parent).collect();
-    for place in parents {
+    // As text: it is faster.
+    let parents: BTreeSet<_> = places.filter_map(Path::parent).map(Path::as_os_str).collect();
+    for place in parents.into_iter().map(Path::new) {
         let Some(dir) =
             place.ancestors().find_map(|above| Dir::open(above).and_then(|dir| dir.file()).ok())
         else {
@@ -760,6 +812,11 @@ fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> 
     }
 }
 
+/// True of a directory that has something in it, or that something is mounted on.
+fn is_kept(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy)
+}
+
 fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), named_in(path, &error)))
 }
@@ -769,11 +826,10 @@ fn named_in(path: &Path, error: &io::Error) -> String {
 }
 
 const UNDO: &str = "undo";
-/// There from the first change to the live tree on: new files are complete, and take their places.
 const PLACING: &str = "placing";
 const SAVED: &str = "saved";
 const BELONGINGS: &str = "belongings";
-/// So many files are completed by two threads. For fewer a second one does not pay.
+/// So many files are worked on by two threads. For fewer a second one does not pay.
 const MANY: usize = 256;
 /// Files up to this length are read as a whole.
 const SMALL_BYTES: usize = 64 << 10;

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use groundswell_protocol::{
@@ -330,8 +330,28 @@ fn damaged(path: &Path, reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
+/// Writes a value with its checksum. To make it durable is for the caller, who has more of that.
+pub(crate) fn write_sealed_for_now<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace_for_now(path, &seal(value, JOURNAL_BYTES_MAX)?)
+}
+
 /// Replaces a file whole, durably. Only this process's user may read it.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (file, beside) = write_beside(path, bytes)?;
+    durable(path, file.sync_all());
+    fs::rename(&beside, path)?;
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    durable(path, File::open(dir).and_then(|dir| dir.sync_all()));
+    Ok(())
+}
+
+/// The same, and to make it durable is for the caller.
+pub(crate) fn replace_for_now(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (_, beside) = write_beside(path, bytes)?;
+    fs::rename(&beside, path)
+}
+
+fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<(File, PathBuf)> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
@@ -343,10 +363,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
-    durable(path, file.sync_all());
-    fs::rename(&beside, path)?;
-    durable(path, File::open(dir).and_then(|dir| dir.sync_all()));
-    Ok(())
+    Ok((file, beside))
 }
 
 /// Ends the process where something was not made durable. The system may have dropped what it could not

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     deployment::DeploymentName,
     install,
-    journal::{durable, replace},
+    journal::{durable, replace_for_now},
     layout::ARCHIVE,
     regular,
     space::Needed,
@@ -56,7 +56,8 @@ pub(crate) fn lay_out(
             fs::remove_dir_all(&part)?;
         }
         fs::create_dir_all(&part)?;
-        replace(&config.own_manifest(group, deployment), &manifest.to_bytes())?;
+        // Made durable with all the rest.
+        replace_for_now(&config.own_manifest(group, deployment), &manifest.to_bytes())?;
         let mut frames = Frames { config, manifest, raw: None };
         for entry in &manifest.entries {
             write_entry(&mut frames, &entry.kind, &part.join(&entry.path))?;

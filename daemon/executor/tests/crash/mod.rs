@@ -78,10 +78,11 @@ struct Tracer {
 }
 
 /// What was seen of a process until its end.
-#[derive(Clone, Copy)]
 struct Traced {
     /// Whether the fault came about.
     came: bool,
+    /// The system calls that are counted, in their order.
+    calls: Vec<i64>,
     /// The exit code, if it was not killed.
     code: Option<i32>,
 }
@@ -124,7 +125,7 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
         }
     }
     let (mut count, mut came, mut failing) = (0, false, Vec::new());
-    let mut code = None;
+    let (mut code, mut calls) = (None, Vec::new());
     let mut is_ready = false;
     let (mut is_let_go, mut stalled) = (false, None);
     loop {
@@ -135,7 +136,7 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
             stalled.take().map(|thread| ptrace::syscall(thread, None).ok());
         }
         let (thread, signal) = match event {
-            Err(Errno::ECHILD) => return Traced { came, code },
+            Err(Errno::ECHILD) => return Traced { came, code, calls },
             Err(Errno::EINTR) => continue,
             Err(error) => panic!("{error}"),
             Ok(WaitStatus::Exited(ended, status)) => {
@@ -159,6 +160,9 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                         };
                         let is_it = is_step && !came && at == count;
                         count += usize::from(is_step);
+                        if is_step {
+                            calls.push(i64::try_from(registers.orig_rax).unwrap());
+                        }
                         match fault {
                             Fault::Kill(_) if is_it => {
                                 came = true;
@@ -397,6 +401,29 @@ fn a_disk_that_makes_nothing_durable_ends_the_process() {
         eprintln!("{count} syncs failed");
         assert!(count > 5, "only {count} syncs");
     }
+}
+
+/// What is lost with the power shows no other way: of what is done between two syncs any part may be on the disk.
+#[test]
+fn all_is_durable_before_the_first_file_takes_its_place_and_nothing_waits_until_the_last() {
+    let (bench, evidence) = Bench::before(&FORWARD);
+    let tracer = Tracer::of(&bench.child, Fault::Kill(usize::MAX));
+    assert_eq!(bench.try_run(&evidence), Some(Outcome::Succeeded));
+    let calls = tracer.end(false).calls;
+    // The journal's files are renamed by another call.
+    let places = |call: &i64| [libc::SYS_renameat, libc::SYS_renameat2].contains(call);
+    let first = calls.iter().position(places).expect("files are replaced");
+    let last = calls.iter().rposition(places).unwrap();
+    // What was there is saved, and what comes is complete.
+    let is_saved = |call: &i64| [libc::SYS_linkat, libc::SYS_fchmod].contains(call);
+    let ready = calls[..first].iter().rposition(is_saved).expect("something is saved");
+    let then = |from: usize, call| from + calls[from..].iter().position(|it| *it == call).unwrap();
+    // Then that this was done, then the directory that says so; and in the end that all is in place.
+    let said = then(then(then(ready, libc::SYS_syncfs), libc::SYS_rename), libc::SYS_fsync);
+    assert!(said < first && first < last, "{calls:?}");
+    assert!(then(last, libc::SYS_syncfs) < then(last, libc::SYS_rename), "{calls:?}");
+    let waits = calls[said + 1..last].iter().find(|call| SYNCS.contains(call));
+    assert_eq!(waits, None, "{calls:?}");
 }
 
 /// A host whose executor was killed in Install, when some new files were complete.
