@@ -116,7 +116,7 @@ situations! {
     DiskFailed => "a daemon ended because its disk took nothing",
     VoterPutBack => "a voter came back with an older disk that lacks entries which it had",
     VoterAssured => "a voter with an older disk heard from the others what it may have forgotten",
-    LogRotted => "a voter whose disk had rotted began with an empty one",
+    LogRotted => "a voter whose disk had rotted began with an older copy",
     OwnRecordMet => "a host with an older disk met a record of its own",
     EntryReplaced => "an uncommitted entry was replaced on a disk",
 }

@@ -89,9 +89,8 @@ impl World {
                 self.queue.plan(until, Event::Mend(index));
             }
             FaultKind::Rot(host) => {
-                self.kill_daemon(host, false);
-                self.hosts[host].disk_fails = true;
-                self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+                self.hosts[host].image = Some(Box::new(self.hosts[host].disk.clone()));
+                self.queue.plan(self.now + fault.lasts / 2, Event::Rot { host });
                 self.queue.plan(until, Event::Mend(index));
             }
             FaultKind::Narrow { host, rate } => {
@@ -158,7 +157,7 @@ impl World {
             FaultKind::ExecutorDiskFails(host) => self.hosts[host].executor_disk_fails = false,
             FaultKind::SlowDisk { host, .. } => self.hosts[host].disk_takes = 0,
             FaultKind::PutBack(host) => drop(self.put_back(host)),
-            FaultKind::Rot(host) => self.begin_empty(host),
+            FaultKind::Rot(host) => self.mend_rot(host),
             FaultKind::Narrow { host, .. } => self.hosts[host].wire.rate = None,
             _ => {}
         }
@@ -201,13 +200,19 @@ impl World {
         }
     }
 
-    /// Somebody moves away what has rotted: what is left is the key, the certificate and who is where.
-    /// Where others would be too few to tell the host the rest, the disk is mended.
-    fn begin_empty(&mut self, host: usize) {
-        let target = &mut self.hosts[host];
-        target.disk_fails = false;
-        let (cert, known) = (target.disk.cert.clone(), target.disk.known.clone());
-        target.image = Some(Box::new(Disk { cert, known, ..Disk::default() }));
+    /// A bit has flipped in what the daemon wrote down: it names it and ends, as often as it is started.
+    pub(crate) fn rot(&mut self, host: usize) {
+        if !self.healed {
+            self.kill_daemon(host, false);
+            self.hosts[host].disk_fails = true;
+            self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
+        }
+    }
+
+    /// Somebody puts a copy of it back and starts the machine anew, as the daemon has told them to. Where
+    /// others would be too few to tell the host the rest, the copy is of just now.
+    fn mend_rot(&mut self, host: usize) {
+        self.hosts[host].disk_fails = false;
         self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
         let votes = self.truth.ledger.electorate().newest().is_voter(self.hosts[host].id);
         if self.put_back(host) && votes {

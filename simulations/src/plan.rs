@@ -305,7 +305,7 @@ pub enum FaultKind {
     /// The machine comes back with the disk that its daemon had when this began.
     PutBack(usize),
     /// A bit flips in what the daemon has written down: it ends as often as it is started, until somebody
-    /// moves that away.
+    /// puts back a copy that was made when this began.
     Rot(usize),
     /// Nothing can be written down on a host: its daemon ends, as often as it is started.
     DiskFails(usize),

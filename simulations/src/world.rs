@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Fault(usize),
     /// It ends.
     Mend(usize),
+    /// What a daemon has written down rots.
+    Rot { host: usize },
     /// A host has got a slot, or has begun with it.
     Holds { host: usize, begun: bool },
     /// A link that flaps is cut.
@@ -294,6 +296,7 @@ impl World {
             Event::Resume { host } => self.resume(host),
             Event::Fault(index) => self.fault(index),
             Event::Mend(index) => self.mend(index),
+            Event::Rot { host } => self.rot(host),
             Event::Holds { host, begun } => self.holder_dies(host, begun),
             Event::Cut { one, other, lasts } => self.cut_pair(one, other, Some(lasts)),
             Event::Uncut { one, other } => self.cut_pair(one, other, None),

@@ -75,9 +75,10 @@ impl EngineError {
         match self {
             Self::Home(error) => Some(error.hint()),
             Self::Mesh(_) => Some("stop the other process or change `listen`".into()),
-            Self::State(StateError::Forgotten) => Some(
-                "restore it, or remove the whole state directory and join again: the host then has a \
-                 new key, and counts as another one"
+            Self::State(StateError::Forgotten | StateError::Damaged { .. }) => Some(
+                "put a copy of it back and start the machine anew, not the daemon alone: a voter then asks \
+                 the others what it may have forgotten. Or remove the whole state directory and join again: \
+                 the host then has a new key, and counts as another one"
                     .into(),
             ),
             Self::State(_) | Self::Store(_) | Self::Ended(_) => None,
