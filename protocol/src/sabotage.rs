@@ -95,6 +95,7 @@ defects! {
     TreeNotHashedAgain => "records that changed look the same to whoever compares",
     ViewGoesBack => "an older record replaces a newer one",
     NeverCleared => "a host that was suspected once stays suspected",
+    WellWithoutAWord => "a host that counts as unhealthy is called well though nothing new was heard of it",
     UnhealthyForever => "a host that counts as unhealthy is never called well again",
     ReturnedOnce => "a return of a slot is handed in once and never again",
     GrantedOnce => "the leader looks for grants once in its life",

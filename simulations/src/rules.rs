@@ -10,6 +10,7 @@ use std::{
 };
 
 use groundswell_protocol::{
+    fleet::Record,
     ids::{DeploymentId, Digest, GroupName, HostId, Labels, ZoneName},
     limits::{DEPLOYMENTS_HELD_MAX, RELEASE_HOLD_OFF},
     rollout::{
@@ -42,6 +43,8 @@ pub(crate) struct Rules {
     /// Hosts that an operator has waived, and since when in true time.
     waived: BTreeMap<HostId, Micros>,
     unhealthy: BTreeSet<HostId>,
+    /// The records of them by which they were called silent: epoch and sequence.
+    silent: BTreeMap<HostId, (u64, u64)>,
     broken: BTreeSet<(GroupName, HostId)>,
     /// Who may hold a slot that was lost with the voters who granted it.
     uncounted: BTreeSet<HostId>,
@@ -343,13 +346,20 @@ impl Rules {
                 })?;
                 self.done(*host, *token, outcome);
             }
-            Entry::Health { host, healthy: true } => {
+            Entry::Heard(record) => {
+                let record = record.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
+                let Record { host, epoch, sequence, .. } = record.content();
+                let silent = self.silent.remove(host).unwrap_or_default();
+                unless((*epoch, *sequence) > silent, "S2", || {
+                    format!("{} is called well, and has said nothing new", host.short())
+                })?;
                 self.unhealthy.remove(host);
                 self.waived_is_back = self.written_off.remove(host) && self.is_uncounted(*host);
                 self.waived.remove(host);
             }
-            Entry::Health { host, healthy: false } => {
+            Entry::Silent { host, version } => {
                 self.unhealthy.insert(*host);
+                self.silent.insert(*host, (version.epoch, version.sequence));
             }
             Entry::Passed(passed) => self.pass(moment, *passed, now)?,
         }
@@ -362,6 +372,7 @@ impl Rules {
         self.left.insert(host);
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
+        self.silent.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
         self.waived.remove(&host);

@@ -76,6 +76,10 @@ pub(crate) fn entry_text(entry: &Entry) -> String {
         }
         Entry::Counted(_) => "counted".into(),
         Entry::Vouch(_) => "a voter signs the next list".into(),
-        Entry::Health { host, healthy } => format!("health of {}: {healthy}", host.short()),
+        Entry::Silent { host, .. } => format!("{} is silent", host.short()),
+        Entry::Heard(record) => match record.unverified_words(|record| record.host.short()) {
+            Ok(host) => format!("{host} is heard of"),
+            Err(_) => "a record of nobody".into(),
+        },
     }
 }

@@ -334,8 +334,8 @@ impl Truth {
             }
             Entry::Passed(Passed::Waiver { .. }) => met.push(Situation::HostWaived),
             Entry::Passed(Passed::HoldOff { .. }) => met.push(Situation::WrittenOff),
-            Entry::Health { healthy: false, .. } => met.push(Situation::UnreachableCalled),
-            Entry::Health { healthy: true, .. } => met.push(Situation::UnreachableCleared),
+            Entry::Silent { .. } => met.push(Situation::UnreachableCalled),
+            Entry::Heard(_) => met.push(Situation::UnreachableCleared),
             _ => {}
         }
         if self.rules.waived_is_back {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::records::Version;
 use crate::{
     execute::LifecycleEvent,
     ids::{Digest, GroupName, HostId, ReleaseLabel},
@@ -32,6 +33,13 @@ pub struct Record {
     pub addresses: Vec<String>,
     /// The host's wall clock when it signed; a label for people.
     pub signed_at: UnixSeconds,
+}
+
+impl Record {
+    /// What decides whether it is newer than another record of its host.
+    pub fn version(&self) -> Version {
+        Version { epoch: self.epoch, sequence: self.sequence }
+    }
 }
 
 /// "I hear nothing from this host."

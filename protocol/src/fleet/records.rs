@@ -6,6 +6,8 @@
 
 use std::mem::size_of;
 
+use serde::{Deserialize, Serialize};
+
 use super::roster::{BUCKETS, Number, Roster};
 use crate::{
     ids::{Digest, HashDomain},
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// What decides which of two records of a host is newer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {
     /// Counts the daemon's starts.
     pub epoch: u64,

@@ -50,7 +50,7 @@ impl Held {
 
 impl Statement for Held {
     fn version(&self) -> Version {
-        version_of(self.record())
+        self.record().version()
     }
 
     fn bytes(&self) -> usize {
@@ -127,11 +127,6 @@ impl View {
     }
 }
 
-/// What decides which of two records of a host is newer.
-pub(super) fn version_of(record: &Record) -> Version {
-    Version { epoch: record.epoch, sequence: record.sequence }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +176,7 @@ mod tests {
         assert_eq!(put((1, 5)), Ok(Inserted::Same));
         assert_eq!(put((2, 1)), Ok(Inserted::New));
         assert_eq!(put((1, 9)), Ok(Inserted::Old));
-        let newest = version_of(view.get(host(2)).unwrap());
+        let newest = view.get(host(2)).unwrap().version();
         assert_eq!(newest, Version { epoch: 2, sequence: 1 });
         assert_eq!(view.records.len(), 1);
     }

@@ -170,8 +170,12 @@ impl Node {
         }
         let accused = self.accused();
         let gossip = &self.gossip;
+        // Who counts as unhealthy is well again by a new word of its own alone.
+        let last = self.record.as_ref().map(Record::version);
+        let is_unheard =
+            self.ledger.silent_since(self.me).is_some_and(|silent| last <= Some(silent));
         let refute = self.now >= gossip.next_refutation_at
-            && gossip.verdicts.is_accused(&self.view.records, me);
+            && (is_unheard || gossip.verdicts.is_accused(&self.view.records, me));
         // Version and addresses are those that the daemon was started with.
         let tells_progress = self.now >= gossip.next_progress_at;
         let says_more = |(status, last): (&GroupStatus, &GroupStatus)| {

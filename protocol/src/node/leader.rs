@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Node, Output};
 use crate::{
     consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
-    fleet::Standing,
+    fleet::{Record, Standing, Version},
     ids::{HostId, ZoneName},
     limits::RELEASE_HOLD_OFF,
     rollout::{Entry, HostView, Passed},
@@ -147,15 +147,31 @@ impl Node {
     fn propose_health(&mut self) {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
-            let looks_well = self.looks_well(host);
-            let counts_as_well = self.ledger.is_healthy(host);
-            let well_since = self.leadership.well_since.get(&host);
-            let settled = well_since.is_none_or(|since| self.now.since(*since) >= WELL_FOR);
-            if looks_well != counts_as_well && settled {
-                let entry = Entry::Health { host, healthy: looks_well };
+            let entry = match (self.ledger.silent_since(host), self.looks_well(host)) {
+                (None, false) => Some(Entry::Silent { host, version: self.version_of(host) }),
+                (Some(silent), true) => self.heard_since(host, silent),
+                _ => None,
+            };
+            if let Some(entry) = entry {
                 self.propose_checked(entry.submission_id(), entry, None);
             }
         }
+    }
+
+    /// The newest record of a host that is known here.
+    fn version_of(&self, host: HostId) -> Version {
+        self.view.get(host).map(Record::version).unwrap_or_default()
+    }
+
+    /// A host's own word that it is there again, once it has been so for as long as its groups want to see a
+    /// host well.
+    fn heard_since(&self, host: HostId, silent: Version) -> Option<Entry> {
+        let well_for = self.now.since(*self.leadership.well_since.get(&host)?);
+        let wanted = self.ledger.minimum_healthy_of(host).max(WELL_FOR);
+        let is_here = self.standing(host) == Standing::Reachable && well_for >= wanted;
+        let is_new = self.version_of(host) > silent || planted(Defect::WellWithoutAWord);
+        let record = self.view.verified(host).filter(|_| is_here && is_new)?;
+        Some(Entry::Heard(Box::new(record.signed().clone())))
     }
 
     /// Tells the ledger what time has passed that it waits for.

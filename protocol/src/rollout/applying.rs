@@ -49,15 +49,15 @@ impl Ledger {
                 let Done { host, outcome, .. } = done.content();
                 self.free(at, *host, outcome.clone());
             }
-            Judged::Health { host, healthy: true } => {
+            Judged::Heard(host) => {
                 self.state.unhealthy.remove(&host);
                 self.state.waived.remove(&host);
                 if self.state.written_off.remove(&host).is_some() {
                     self.count_in(host);
                 }
             }
-            Judged::Health { host, healthy: false } => {
-                self.state.unhealthy.insert(host);
+            Judged::Silent { host, version } => {
+                self.state.unhealthy.insert(host, version);
                 if planted(Defect::SlotFreedByHealth) {
                     self.state.slots.remove(&host);
                 }
@@ -367,7 +367,7 @@ impl Ledger {
         self.count_out(host);
         let slot = Some((token, deployment));
         self.state.written_off.insert(host, WriteOff { slot, at });
-        self.state.unhealthy.insert(host);
+        self.state.unhealthy.entry(host).or_default();
         let Some(name) = self.deployment(deployment).map(|d| d.group.clone()) else { return };
         if let Some(group) = self.state.groups.get_mut(&name) {
             group.current.remove(&host);

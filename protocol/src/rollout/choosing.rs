@@ -71,7 +71,7 @@ impl Ledger {
                 if full_of.as_ref().is_some_and(|down| !down.contains(host)) {
                     continue;
                 }
-                let away = self.state.unhealthy.contains(host) || self.is_uncounted(*host);
+                let away = self.state.unhealthy.contains_key(host) || self.is_uncounted(*host);
                 if target.status == TargetStatus::Waiting
                     && (target.stage <= deployment.stage || planted(Defect::StageNotAwaited))
                     && !away

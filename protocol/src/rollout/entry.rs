@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cbor::{self, DecodeError},
+    fleet::{Record, Version},
     ids::{DeploymentId, Digest, HashDomain, HostId},
     limits::ENTRY_BYTES_MAX,
     time::UnixSeconds,
@@ -29,13 +30,16 @@ pub enum Entry {
     Grant(Grant),
     /// A host gives its slot back.
     Done(Signed<Done>),
-    /// A host became healthy or unhealthy, by the fleet's records. Proposed by the leader alone.
-    Health {
+    /// A host is unreachable, by the fleet's records, and counts as unhealthy. Proposed by the leader alone.
+    Silent {
         /// The host.
         host: HostId,
-        /// True if it counts as healthy from now on.
-        healthy: bool,
+        /// Its newest record that the leader knew then; the least of all where it knew none.
+        version: Version,
     },
+    /// A host that counts as unhealthy is well: a record of its own that is newer than the one by which it
+    /// was called silent. Proposed by the leader alone.
+    Heard(Box<Signed<Record>>),
     /// Time has passed that was waited for. Proposed by the leader alone.
     Passed(Passed),
     /// Who should vote next. Proposed by the leader alone.
@@ -49,7 +53,14 @@ pub enum Entry {
 impl Entry {
     /// True if it is for the leader to say, and for nobody else.
     pub fn is_the_leaders(&self) -> bool {
-        matches!(self, Self::Grant(_) | Self::Health { .. } | Self::Passed(_) | Self::NextVoters(_))
+        matches!(
+            self,
+            Self::Grant(_)
+                | Self::Silent { .. }
+                | Self::Heard(_)
+                | Self::Passed(_)
+                | Self::NextVoters(_)
+        )
     }
 
     /// Names it where it is handed in, so that its answer finds back.

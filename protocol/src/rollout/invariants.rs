@@ -25,7 +25,7 @@ impl Ledger {
         }
         for (host, write_off) in &self.state.written_off {
             assert!(self.state.members.contains_key(host), "only members are written off");
-            assert!(self.state.unhealthy.contains(host), "who is heard of is not written off");
+            assert!(self.state.unhealthy.contains_key(host), "who is heard of is not written off");
             assert!(!self.state.slots.contains_key(host), "who is written off holds no slot");
             let token = write_off.slot.map_or(0, |(token, _)| token);
             assert!(token <= self.state.applied, "a token is an index of the past");

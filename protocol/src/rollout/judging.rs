@@ -8,6 +8,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
+    fleet::{Record, Version},
     ids::{DeploymentId, HostId},
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
     sabotage::{Defect, planted},
@@ -31,7 +32,8 @@ impl Ledger {
             Entry::Want(want) => self.judge_want(want, believed),
             Entry::Grant(grant) => self.judge_grant(grant),
             Entry::Done(done) => self.judge_done(done, believed),
-            Entry::Health { host, healthy } => self.judge_health(*host, *healthy),
+            Entry::Silent { host, version } => self.judge_silent(*host, *version),
+            Entry::Heard(record) => self.judge_heard(record),
             Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
             Entry::NextVoters(list) => self.judge_next_voters(list),
             Entry::Vouch(list) => self.judge_vouch(list),
@@ -39,15 +41,30 @@ impl Ledger {
         }
     }
 
-    fn judge_health(&self, host: HostId, healthy: bool) -> Result<Judged, Refusal> {
+    fn judge_silent(&self, host: HostId, version: Version) -> Result<Judged, Refusal> {
         if !self.is_member(host) {
             return Err(Refusal::UnknownHost(host.short()));
         }
-        let never_well = planted(Defect::UnhealthyForever) && healthy;
-        if self.state.unhealthy.contains(&host) != healthy || never_well {
+        if !self.is_healthy(host) {
             return Ok(Judged::Nothing);
         }
-        Ok(Judged::Health { host, healthy })
+        Ok(Judged::Silent { host, version })
+    }
+
+    /// Nobody's word but the host's own shows that it is there: a leader that was just started knows of
+    /// nobody who is silent.
+    fn judge_heard(&self, signed: &Signed<Record>) -> Result<Judged, Refusal> {
+        let record = signed.verify_host(self.trust.fleet());
+        let record = record.map_err(Refusal::untrusted("record"))?;
+        let (host, version) = (record.content().host, record.content().version());
+        let Some(silent) = self.silent_since(host).filter(|_| !planted(Defect::UnhealthyForever))
+        else {
+            return Ok(Judged::Nothing);
+        };
+        if version <= silent && !planted(Defect::WellWithoutAWord) {
+            return Err(Refusal::NotHeard(host.short()));
+        }
+        Ok(Judged::Heard(host))
     }
 
     fn judge_admit(&self, at: UnixSeconds, cert: &MemberCert) -> Result<Judged, Refusal> {

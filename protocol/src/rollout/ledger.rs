@@ -26,6 +26,7 @@ use super::{
 use crate::{
     cbor::{self, DecodeError},
     execute::Stopped,
+    fleet::Version,
     ids::{DeploymentId, Digest, GroupName, HashDomain, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
@@ -62,8 +63,9 @@ pub(super) struct State {
     pub(super) slots: Kept<BTreeMap<HostId, Slot>>,
     /// Hosts that an operator wrote off while they held a slot, or may have, until they are heard of again.
     pub(super) written_off: Kept<BTreeMap<HostId, WriteOff>>,
-    /// Hosts that the fleet's records call unhealthy.
-    pub(super) unhealthy: Kept<BTreeSet<HostId>>,
+    /// Hosts that the fleet's records call unreachable, with the newest record of each that was known then:
+    /// only a newer one shows that it is heard of again.
+    pub(super) unhealthy: Kept<BTreeMap<HostId, Version>>,
     /// Hosts that their group's last deployment left without a working revision.
     pub(super) broken: Kept<BTreeSet<(GroupName, HostId)>>,
     /// The lists of voters that have followed the genesis.
@@ -163,7 +165,8 @@ pub(super) enum Judged {
     Want { want: Verified<Want>, deployment: DeploymentId },
     Grant { grant: Grant, deployment: DeploymentId },
     Done(Verified<Done>),
-    Health { host: HostId, healthy: bool },
+    Silent { host: HostId, version: Version },
+    Heard(HostId),
     Passed(Passed),
     NextVoters(Signed<VoterList>),
     Vouch(Verified<VoterList>),

@@ -101,7 +101,7 @@ impl Ledger {
             }
             Action::Resume { order: target } => {
                 let deployment = self.unfinished(group, *target)?;
-                let away = |host| self.state.unhealthy.contains(&host);
+                let away = |host| self.state.unhealthy.contains_key(&host);
                 if !deployment.waits_for_operator(away) {
                     return Err(match deployment.canary_is_to_come() {
                         true => Refusal::CanaryToCome(deployment.id),
@@ -376,7 +376,7 @@ impl Ledger {
                     host: *host,
                     labels: &known.member.labels,
                     zone: known.member.zone.as_ref(),
-                    away: self.state.unhealthy.contains(host),
+                    away: self.state.unhealthy.contains_key(host),
                 })
             })
             .collect();

@@ -1,6 +1,9 @@
 //! How many hosts are down, and how many may be: the rule that everything is for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     configuration::DeploymentConfiguration,
@@ -166,7 +169,9 @@ impl Ledger {
         }
         let is_down = |voter: &HostId| {
             let known = self.state.members.contains_key(voter) && !self.is_uncounted(*voter);
-            !known || self.state.slots.contains_key(voter) || self.state.unhealthy.contains(voter)
+            !known
+                || self.state.slots.contains_key(voter)
+                || self.state.unhealthy.contains_key(voter)
         };
         let down: Vec<_> = voters.hosts().filter(|voter| *voter != host).filter(is_down).collect();
         let (all, quota) = (voters.list().len(), voters.to_spare());
@@ -210,6 +215,12 @@ impl Ledger {
             .filter(|host| !self.state.written_off.contains_key(host))
     }
 
+    /// How long a host must have been well until it counts so in all of its groups.
+    pub fn minimum_healthy_of(&self, host: HostId) -> Duration {
+        let groups = self.groups_of(host).map(|group| group.group.minimum_healthy_seconds);
+        Duration::from_secs(groups.max().unwrap_or(0).into())
+    }
+
     pub(super) fn groups_of(&self, host: HostId) -> impl Iterator<Item = &GroupState> {
         let labels = self.state.members.get(&host).map(|known| &known.member.labels);
         self.state
@@ -234,7 +245,7 @@ impl Ledger {
         let State { slots, unhealthy, broken, uncounted, .. } = &*self.state;
         let (name, filter) = (&group.group.name, &group.group.filter);
         let broken = broken.iter().filter(|(of, _)| of == name).map(|(_, host)| host);
-        let maybe = slots.keys().chain(&**unhealthy).chain(broken).chain(&**uncounted);
+        let maybe = slots.keys().chain(unhealthy.keys()).chain(broken).chain(&**uncounted);
         let is_down = |host: &HostId| self.is_holder(name, *host) || !self.is_well_in(name, *host);
         maybe
             .filter(|host| self.state.counts_in(filter, **host) && is_down(host))
@@ -262,7 +273,7 @@ impl Ledger {
     }
 
     pub(super) fn is_well_in(&self, group: &GroupName, host: HostId) -> bool {
-        let is_dead = self.state.unhealthy.contains(&host);
+        let is_dead = self.state.unhealthy.contains_key(&host);
         let is_broken = self.is_broken_in(group, host);
         (!is_dead || planted(Defect::DeadCountsAsHealthy))
             && (!is_broken || planted(Defect::BrokenCountsAsHealthy))

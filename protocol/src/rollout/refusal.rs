@@ -74,6 +74,9 @@ pub enum Refusal {
     /// The host is no member.
     #[error("host {0} is no member of the fleet")]
     UnknownHost(String),
+    /// Nothing newer is known of the host than what it said before it was called silent.
+    #[error("host {0} has said nothing since it was called unreachable")]
+    NotHeard(String),
     /// There is no such group.
     #[error("there is no deployment group '{0}': make it with `swell group apply`")]
     UnknownGroup(GroupName),

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     execute::Evidence,
+    fleet::Version,
     ids::{
         ApplicationName, DeploymentId, Digest, GroupName, HostId, HostName, Labels, Nonce,
         ReleaseLabel, ZoneName,
@@ -147,9 +148,14 @@ impl Ledger {
         self.state.members.get(&host).map(|known| &known.member.name)
     }
 
+    /// The record of a host by which it was called silent, if it counts as unhealthy.
+    pub fn silent_since(&self, host: HostId) -> Option<Version> {
+        self.state.unhealthy.get(&host).copied()
+    }
+
     /// False if the fleet's records call the host unhealthy.
     pub fn is_healthy(&self, host: HostId) -> bool {
-        !self.state.unhealthy.contains(&host)
+        !self.state.unhealthy.contains_key(&host)
     }
 
     /// True if a deployment left the host without a working revision of some group.

@@ -208,7 +208,7 @@ impl Ledger {
             _ => self.full(&group.group.name, None, self.quota(group)),
         };
         let fetches = |(host, target): &(&HostId, &Kept<Target>)| {
-            target.status == TargetStatus::Pending && !self.state.unhealthy.contains(*host)
+            target.status == TargetStatus::Pending && !self.state.unhealthy.contains_key(*host)
         };
         let staging = deployment.targets.iter().filter(fetches).count();
         let nobody = full.holders.is_empty() && full.unhealthy.is_empty();
@@ -224,7 +224,7 @@ impl Ledger {
     fn first_refusal(&self, deployment: &Deployment) -> Option<Refusal> {
         let (order, release) = (deployment.order, deployment.release);
         let ready = deployment.targets.iter().filter(|(host, target)| {
-            let is_away = self.state.unhealthy.contains(*host);
+            let is_away = self.state.unhealthy.contains_key(*host);
             target.status == TargetStatus::Waiting && target.stage <= deployment.stage && !is_away
         });
         let grant = |host: &HostId| Grant { host: *host, order, release };

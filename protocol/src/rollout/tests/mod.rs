@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     execute::LifecycleEvent,
+    fleet::{Record, Version},
     ids::{
         ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
         ReleaseLabel, ZoneName,
@@ -231,7 +232,30 @@ impl Desk {
     }
 
     fn health(&mut self, number: u8, healthy: bool) {
-        self.apply(Entry::Health { host: host(number), healthy }).unwrap();
+        self.apply(self.says(number, healthy)).unwrap();
+    }
+
+    /// A host is silent, or has said something new.
+    fn says(&self, number: u8, healthy: bool) -> Entry {
+        let said = self.ledger.silent_since(host(number)).unwrap_or_default();
+        match healthy {
+            false => Entry::Silent { host: host(number), version: said },
+            true => self.heard(number, said.sequence + 1),
+        }
+    }
+
+    fn heard(&self, number: u8, sequence: u64) -> Entry {
+        let record = Record {
+            host: host(number),
+            epoch: 0,
+            groups: Vec::new(),
+            accused: Vec::new(),
+            version: "1".into(),
+            sequence,
+            addresses: Vec::new(),
+            signed_at: NOW,
+        };
+        Entry::Heard(Box::new(self.sign(&record, 100 + number)))
     }
 
     fn remove(&mut self, number: u8, by: u8) -> Result<bool, Refusal> {
@@ -685,10 +709,28 @@ fn a_slot_is_not_freed_by_its_holders_death() {
     desk.want_all();
     let grant = desk.ledger.next_grants().remove(0);
     desk.apply(Entry::Grant(grant.clone())).unwrap();
-    desk.apply(Entry::Health { host: grant.host, healthy: false }).unwrap();
+    let number = (0..3).find(|number| host(*number) == grant.host).unwrap();
+    desk.health(number, false);
     assert!(desk.ledger.next_grants().is_empty());
-    desk.apply(Entry::Health { host: grant.host, healthy: true }).unwrap();
+    desk.health(number, true);
     assert!(desk.ledger.next_grants().is_empty());
+}
+
+#[test]
+fn only_a_new_word_of_its_own_shows_that_a_silent_host_is_well() {
+    let mut desk = Desk::new(3);
+    let version = Version { epoch: 0, sequence: 7 };
+    assert_eq!(desk.apply(desk.heard(1, 9)), Ok(false), "nobody has called it silent");
+    desk.apply(Entry::Silent { host: host(1), version }).unwrap();
+    let old = desk.apply(desk.heard(1, 7));
+    assert_eq!(old, Err(Refusal::NotHeard(host(1).short())));
+    let Entry::Heard(record) = desk.heard(1, 8) else { unreachable!() };
+    let content = record.verify_host(desk.ledger.trust().fleet()).unwrap().content().clone();
+    let forged = Entry::Heard(Box::new(desk.sign(&content, 102)));
+    assert!(matches!(desk.apply(forged), Err(Refusal::Untrusted { .. })));
+    assert!(!desk.ledger.is_healthy(host(1)));
+    assert_eq!(desk.apply(desk.heard(1, 8)), Ok(true));
+    assert!(desk.ledger.is_healthy(host(1)));
 }
 
 #[test]
@@ -775,7 +817,7 @@ proptest! {
                 9 => desk.done(number, failure(argument % 3 != 0)),
                 10 => {
                     let healthy = argument % 2 == 0;
-                    drop(desk.apply(Entry::Health { host: host(number), healthy }));
+                    drop(desk.apply(desk.says(number, healthy)));
                 }
                 11..=13 => {
                     let group = if argument % 2 == 0 { "all" } else { "web" };

@@ -27,7 +27,7 @@ fn ledgers_that_apply_the_same_hold_one_state() {
     assert!(other.state.is(&desk.ledger.state));
     let restored = Ledger::restore(other.trust().clone(), &other.snapshot()).unwrap();
     assert!(restored.state.is(&desk.ledger.state));
-    desk.apply(Entry::Health { host: host(1), healthy: false }).unwrap();
+    desk.health(1, false);
     assert!(!other.is_same(&desk.ledger));
     catch_up(&mut other, &desk);
     assert!(other.state.is(&desk.ledger.state));
@@ -38,9 +38,9 @@ fn a_ledger_that_went_astray_stays_so() {
     share();
     let mut desk = Desk::new(4);
     let mut astray = follower(&desk);
-    astray.state.unhealthy.insert(host(2));
+    astray.state.unhealthy.insert(host(2), Version::default());
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
-    desk.apply(Entry::Health { host: host(1), healthy: false }).unwrap();
+    desk.health(1, false);
     catch_up(&mut astray, &desk);
     assert!(!astray.is_same(&desk.ledger));
     assert_ne!(astray.state_hash(), desk.ledger.state_hash());
