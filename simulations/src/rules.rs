@@ -419,6 +419,9 @@ impl Rules {
         match &order.action {
             Action::Stop { order, rollback } => self.stop(named, *order, *rollback),
             Action::Deploy(deploy) => {
+                unless(queue.is_empty() || deploy.queue, "R2", || {
+                    format!("{name} deploys before what waits for its turn")
+                })?;
                 if let Some(tally) = running.and_then(|id| self.deployments.get_mut(&id)) {
                     // Hosts that catch up make way; nothing else does.
                     tally.stopped |= tally.catches_up;

@@ -198,11 +198,12 @@ impl Ledger {
             return Err(Refusal::OrderExpired { issued: order.content().issued_at, until, at });
         }
         let running = group.running.and_then(|id| self.state.deployments.get(&id));
-        // Hosts that catch up make way; nothing else does.
-        let blocking = running.filter(|running| !running.is_catch_up());
+        // Hosts that catch up make way; nothing else does, nor what waits until they have.
+        let blocking = running.filter(|running| !running.is_catch_up()).map(|running| running.id);
+        let blocking = blocking.or_else(|| group.queue.first().copied());
         let waits = deploy.queue || planted(Defect::TwoDeploymentsOfAGroup);
-        if let Some(running) = blocking.filter(|_| !waits) {
-            return Err(Refusal::DeploymentRunning(running.id));
+        if let Some(first) = blocking.filter(|_| !waits) {
+            return Err(Refusal::DeploymentRunning(first));
         }
         if group.queue.len() >= QUEUED_DEPLOYMENTS_MAX {
             return Err(Refusal::QueueFull { group: group.group.name.clone() });

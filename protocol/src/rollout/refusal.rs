@@ -184,7 +184,7 @@ pub enum Refusal {
     },
     /// A group deploys one release at a time.
     #[error(
-        "deployment {0} of this group is still running: wait for it, stop it, or deploy with --queue"
+        "deployment {0} of this group runs or has its turn next: wait for it, stop it, or deploy with --queue"
     )]
     DeploymentRunning(DeploymentId),
     /// A host that holds a slot of the group might be in it no more.

@@ -508,6 +508,29 @@ fn a_stop_that_asks_for_a_way_back_is_a_stop_where_there_is_none() {
 }
 
 #[test]
+fn a_deployment_that_waits_for_hosts_to_stop_catching_up_is_not_overtaken() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        group.catch_up = true;
+        group.configuration = MinimumHealthy::HalfAtATime.into();
+    })
+    .unwrap();
+    let releases = [desk.release("web"), desk.release("web"), desk.release("web")];
+    desk.health(2, false);
+    desk.deploy_with("web", releases[0], |_| {}).unwrap();
+    desk.roll();
+    desk.health(2, true);
+    desk.want_all();
+    let number = desk.grant_next();
+    let next = desk.deploy_with("web", releases[1], |_| {}).unwrap();
+    let other = desk.deploy_with("web", releases[2], |_| {});
+    assert_eq!(other, Err(Refusal::DeploymentRunning(DeploymentId::of(next, false))));
+    desk.done(number, Outcome::Succeeded);
+    desk.roll();
+    assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
 fn a_stop_that_was_overtaken_ends_whatever_hosts_begin_no_more() {
     let mut desk = Desk::new(4);
     desk.group_with("web", |group| {
