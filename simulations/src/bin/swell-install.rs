@@ -53,9 +53,9 @@ struct Arguments {
 struct Tree {
     dir: PathBuf,
     versions: [Digest; 2],
-    /// The first and the last file by their names, in the order in which they are put in place.
-    first: PathBuf,
-    last: PathBuf,
+    /// Files that are watched while all are replaced: by their names the first, the last and some between, since
+    /// more than one thread puts them in place.
+    watched: Vec<PathBuf>,
 }
 
 /// Seconds, but for the memory.
@@ -64,6 +64,7 @@ struct Measured {
     lay_out: Vec<f64>,
     install: Vec<f64>,
     gap: Vec<f64>,
+    cleared: Vec<f64>,
     copy: Vec<f64>,
     untar: Vec<f64>,
     peak_megabytes: Vec<f64>,
@@ -85,8 +86,8 @@ fn measure(arguments: &Arguments) -> Result<bool, Failure> {
     let program = arguments.program.clone().unwrap_or(beside);
     let dir = tempfile::tempdir_in(&arguments.dir)?;
     println!(
-        "| tree | laid out | installed | of it neither old nor new | `cp -a` | `tar -x` | install / cp | \
-         install / tar | executor, peak |\n|---|---|---|---|---|---|---|---|---|"
+        "| tree | laid out | installed | of it neither old nor new | old files removed | `cp -a` | `tar -x` | \
+         install / cp | install / tar | executor, peak |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut good = true;
     let (files, mebibytes) = (arguments.files, arguments.mebibytes);
@@ -102,12 +103,12 @@ fn measure(arguments: &Arguments) -> Result<bool, Failure> {
             deploy(&program, &tree, run % 2, &mut all)?;
             tree.copy(&mut all)?;
         }
-        let Measured { lay_out, install, gap, copy, untar, peak_megabytes } = all;
-        let [lay_out, install, gap, copy, untar, peak] =
-            [lay_out, install, gap, copy, untar, peak_megabytes].map(median);
+        let Measured { lay_out, install, gap, cleared, copy, untar, peak_megabytes } = all;
+        let [lay_out, install, gap, cleared, copy, untar, peak] =
+            [lay_out, install, gap, cleared, copy, untar, peak_megabytes].map(median);
         println!(
-            "| {name} | {lay_out:.2} s | {install:.2} s | {gap:.3} s | {copy:.2} s | {untar:.2} s | \
-             {:.2} | {:.2} | {peak:.1} MB |",
+            "| {name} | {lay_out:.2} s | {install:.2} s | {gap:.3} s | {cleared:.2} s | {copy:.2} s | \
+             {untar:.2} s | {:.2} | {:.2} | {peak:.1} MB |",
             install / copy,
             install / untar,
         );
@@ -153,12 +154,15 @@ impl Tree {
         let live = dir.join("live");
         let of = |number: u64| live.join(format!("d{:03}/f{number:06}", number % 100));
         let all: std::collections::BTreeSet<_> = (0..files).map(of).collect();
-        let (first, last) = (all.first().cloned(), all.last().cloned());
+        let (count, part) = (all.len(), all.len().div_ceil(WATCHED));
+        let ends = |index: usize| {
+            index.is_multiple_of(part) || (index + 1).is_multiple_of(part) || index + 1 == count
+        };
+        let watched = all.into_iter().enumerate().filter(|(index, _)| ends(*index));
         Ok(Self {
             dir: dir.to_owned(),
             versions: versions.try_into().map_err(|_| "two versions")?,
-            first: first.ok_or("no files")?,
-            last: last.ok_or("no files")?,
+            watched: watched.map(|(_, path)| path).collect(),
         })
     }
 
@@ -249,9 +253,11 @@ fn deploy(program: &Path, tree: &Tree, version: usize, all: &mut Measured) -> Re
     });
     let (times, watched) = (times?, watched.map_err(|_| "nobody watched")?);
     child.wait()?;
+    let over = Instant::now();
     let at = |event: &str| times.get(event).copied().ok_or_else(|| format!("there was no {event}"));
     all.lay_out.push((at("begun")? - begun).as_secs_f64());
     all.install.push((at("ended")? - at("Install")?).as_secs_f64());
+    all.cleared.push((over - at("ended")?).as_secs_f64());
     all.gap.push(watched.gap.as_secs_f64());
     all.peak_megabytes.push(watched.peak_megabytes);
     Ok(())
@@ -285,24 +291,30 @@ struct Watched {
     peak_megabytes: f64,
 }
 
-/// Watches the tree from the first file that is replaced to the last, and the executor's memory.
+/// Watches for how long the tree is neither as it was nor replaced as a whole, and the executor's memory.
 fn watch(executor: u32, tree: &Tree, ended: &AtomicBool) -> Watched {
-    let inode = |path: &Path| fs::symlink_metadata(path).map(|there| there.ino()).ok();
-    let before = [&tree.first, &tree.last].map(|path| inode(path));
-    let (mut begun, mut over) = (None, None);
+    let inode = |path: &PathBuf| fs::symlink_metadata(path).map(|there| there.ino()).ok();
+    let before: Vec<_> = tree.watched.iter().map(inode).collect();
+    let is_new = |(path, before): (&PathBuf, &Option<u64>)| inode(path) != *before;
+    let (mut old_until, mut new_since) = (Instant::now(), None);
     let mut peak_megabytes = 0_f64;
-    while !ended.load(Ordering::Relaxed) {
+    loop {
+        let is_last = ended.load(Ordering::Relaxed);
         peak_megabytes = peak_megabytes.max(peak(executor));
-        if begun.is_none() && inode(&tree.first) != before[0] {
-            begun = Some(Instant::now());
+        let look = Instant::now();
+        if !tree.watched.iter().zip(&before).any(is_new) {
+            old_until = look;
+        } else if new_since.is_none() && tree.watched.iter().zip(&before).all(is_new) {
+            new_since = Some(Instant::now());
         }
-        if over.is_none() && inode(&tree.last) != before[1] {
-            over = Some(Instant::now());
+        if is_last {
+            // At most it was so long: whoever looks too seldom makes it longer.
+            let gap =
+                new_since.map_or(Duration::MAX, |new| new.saturating_duration_since(old_until));
+            return Watched { gap, peak_megabytes };
         }
         thread::sleep(LOOKS_EVERY);
     }
-    let gap = begun.zip(over).map(|(begun, over)| over.saturating_duration_since(begun));
-    Watched { gap: gap.unwrap_or_default(), peak_megabytes }
 }
 
 /// The most memory that a process has had so far.
@@ -325,6 +337,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// How exact a gap is. Looking without a pause would take a core from what is measured.
 const LOOKS_EVERY: Duration = Duration::from_micros(200);
+/// About how many parts of a tree are watched, each at both its ends.
+const WATCHED: usize = 4;
 /// What an installation may take, in terms of a copy.
 const INSTALL_TO_COPY_MAX: f64 = 1.2;
 /// For how long the small files may be of both versions.
