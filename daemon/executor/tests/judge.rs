@@ -334,16 +334,17 @@ fn start(dir: &Path) -> Child {
 
 /// Writes a revision as `swelld` would, and the release that names it. One script for each event.
 fn write_store(dir: &Path, label: &str, scripts: &[(LifecycleEvent, &str)]) -> Release {
-    write_store_for("/srv/app", dir, label, scripts)
+    write_store_for(&["/srv/app"], dir, label, scripts)
 }
 
 fn write_store_for(
-    destination: &str,
+    destinations: &[&str],
     dir: &Path,
     label: &str,
     scripts: &[(LifecycleEvent, &str)],
 ) -> Release {
-    let mapping = FileMapping { source: "app".into(), destination: destination.into() };
+    let to = |to: &&str| FileMapping { source: "app".into(), destination: (*to).into() };
+    let files = destinations.iter().map(to).collect();
     let script = |event: &LifecycleEvent| Script {
         sudo: false,
         runas: None,
@@ -352,7 +353,7 @@ fn write_store_for(
     };
     let hooks =
         scripts.iter().map(|(event, _)| EventHooks { event: *event, scripts: vec![script(event)] });
-    let spec = AppSpec { files: vec![mapping], hooks: hooks.collect(), ..AppSpec::default() };
+    let spec = AppSpec { files, hooks: hooks.collect(), ..AppSpec::default() };
     let index = if label == "1" { "hello".to_owned() } else { format!("hello {label}") };
     let mut publisher = Publisher::new(spec).unwrap();
     let (mut frames, mut content_bytes) = (Vec::new(), 0);
@@ -1161,7 +1162,7 @@ fn applications_that_deploy_at_the_same_time_do_not_hear_of_each_other() {
         let scripts =
             [(LifecycleEvent::BeforeInstall, &*script), (LifecycleEvent::ApplicationStart, end)];
         let place = format!("/srv/{name}");
-        let release = write_store_for(&place, &bench.path("store"), name, &scripts);
+        let release = write_store_for(&[&place], &bench.path("store"), name, &scripts);
         let release = bench.sign(&release, RELEASER);
         let group = GroupName::new(name).unwrap();
         let deploy = Deploy::plain(release.id(bench.fleet), 1);

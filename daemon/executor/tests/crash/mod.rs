@@ -54,6 +54,8 @@ const CHANGES: [i64; 25] = [
     libc::SYS_fallocate,
 ];
 const SYNCS: [i64; 4] = [libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_syncfs, libc::SYS_sync];
+/// How often Install begins anew where files appear in its way.
+const LOOKS_MAX: usize = 3;
 /// A call that has not been carried out yet has this for its result.
 const AT_ENTRY: u64 = Errno::ENOSYS as u64;
 
@@ -64,8 +66,9 @@ enum Fault {
     Kill(usize),
     /// This one of its syncs fails.
     SyncFails(usize),
-    /// The first thread that makes this system call stands still in it until the process is let go.
-    Stalls(i64),
+    /// The first threads that make this system call stand still in it until they are let go, one after the other,
+    /// so many times.
+    Stalls(i64, usize),
 }
 
 /// Traces a process until it ends, or until it is told to let it go.
@@ -127,12 +130,11 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
     let (mut count, mut came, mut failing) = (0, false, Vec::new());
     let (mut code, mut calls) = (None, Vec::new());
     let mut is_ready = false;
-    let (mut is_let_go, mut stalled) = (false, None);
+    let mut stalled = None;
     loop {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         let event = waitpid(None, Some(flags));
         if stopped.try_recv().is_ok() {
-            is_let_go = true;
             stalled.take().map(|thread| ptrace::syscall(thread, None).ok());
         }
         let (thread, signal) = match event {
@@ -152,13 +154,13 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                         failing.swap_remove(at);
                         registers.rax = (Errno::EIO as u64).wrapping_neg();
                         ptrace::setregs(thread, registers).ok();
-                    } else if is_entry && !is_let_go {
+                    } else if is_entry {
                         let is_step = counts(thread, &registers, fault);
-                        let at = match fault {
-                            Fault::Kill(at) | Fault::SyncFails(at) => at,
-                            Fault::Stalls(_) => 0,
-                        };
-                        let is_it = is_step && !came && at == count;
+                        let is_it = is_step
+                            && match fault {
+                                Fault::Kill(at) | Fault::SyncFails(at) => !came && at == count,
+                                Fault::Stalls(_, times) => count < times,
+                            };
                         count += usize::from(is_step);
                         if is_step {
                             calls.push(i64::try_from(registers.orig_rax).unwrap());
@@ -175,7 +177,7 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                                 ptrace::setregs(thread, registers).unwrap();
                                 failing.push(thread);
                             }
-                            Fault::Stalls(_) if is_it => {
+                            Fault::Stalls(..) if is_it => {
                                 came = true;
                                 stalled = Some(thread);
                                 ready.send(()).unwrap();
@@ -204,7 +206,7 @@ fn counts(thread: Pid, registers: &libc::user_regs_struct, fault: Fault) -> bool
     let call = i64::try_from(registers.orig_rax).unwrap_or(-1);
     match fault {
         Fault::SyncFails(_) => return SYNCS.contains(&call),
-        Fault::Stalls(in_call) => return call == in_call,
+        Fault::Stalls(in_call, _) => return call == in_call,
         Fault::Kill(_) => {}
     }
     let flags = i32::try_from(match call {
@@ -473,6 +475,17 @@ fn what_was_half_installed_under_a_slot_that_was_released_goes_with_the_next_dep
     assert_eq!([1, 2, 3].map(only), [false, false, true]);
 }
 
+impl Bench {
+    /// Evidence for the revision that is in the store, which deals so with what is in its way.
+    fn after(&self, first: &Evidence, behavior: FileExistsBehavior) -> Evidence {
+        let release = self.sign(&self.release, RELEASER).id(self.fleet);
+        let mut deploy = Deploy::plain(release, 1);
+        deploy.file_exists_behavior = Some(behavior);
+        let order = self.sign(&self.order(2, first.order, Action::Deploy(deploy)), OPERATOR);
+        Evidence { order: order.id(self.fleet), orders: vec![order], ..self.evidence() }
+    }
+}
+
 /// A file appears where a new one is about to take its place.
 #[test]
 fn what_appears_in_the_middle_is_dealt_with_as_what_was_there_before() {
@@ -483,15 +496,10 @@ fn what_appears_in_the_middle_is_dealt_with_as_what_was_there_before() {
         assert_eq!(bench.run(&first), Outcome::Succeeded);
         let before = bench.live();
         bench.release = write_store(&bench.path("store"), "2", &[]);
-        let release = bench.sign(&bench.release, RELEASER).id(bench.fleet);
-        let mut deploy = Deploy::plain(release, 1);
-        deploy.file_exists_behavior = Some(behavior);
-        let order = bench.sign(&bench.order(2, first.order, Action::Deploy(deploy)), OPERATOR);
-        let second =
-            Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+        let second = bench.after(&first, behavior);
         let theirs = bench.path("live/srv/app/only-2/data");
         // No other change is made by this call.
-        let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_renameat2));
+        let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_renameat2, 1));
         let outcome = thread::scope(|scope| {
             let begun = scope.spawn(|| bench.try_run(&second));
             tracer.stalls.recv_timeout(Duration::from_secs(20)).expect("a new file is put there");
@@ -516,13 +524,57 @@ fn what_appears_in_the_middle_is_dealt_with_as_what_was_there_before() {
     }
 }
 
+/// Wherever a new file is about to take its place, one appears, though it is looked at again each time.
+#[test]
+fn who_puts_files_in_the_way_faster_than_they_are_looked_at_makes_it_fail() {
+    let places = ["one/index.html", "one/only-2/data", "two/index.html", "two/only-2/data"];
+    for (times, succeeds) in [(LOOKS_MAX, true), (LOOKS_MAX + 1, false)] {
+        let mut bench = Bench::new();
+        let first = bench.evidence();
+        assert_eq!(bench.run(&first), Outcome::Succeeded);
+        let before = bench.live();
+        bench.release = write_store_for(&["/srv/one", "/srv/two"], &bench.path("store"), "2", &[]);
+        let second = bench.after(&first, FileExistsBehavior::Overwrite);
+        let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_renameat2, times));
+        let outcome = thread::scope(|scope| {
+            let begun = scope.spawn(|| bench.try_run(&second));
+            for place in &places[..times] {
+                tracer.stalls.recv_timeout(Duration::from_secs(20)).expect("it is looked at again");
+                fs::write(bench.path("live/srv").join(place), "theirs").unwrap();
+                tracer.let_go();
+                bench.report();
+            }
+            begun.join().unwrap()
+        });
+        tracer.end(false);
+        let theirs = |place: &&&str| {
+            let path = bench.path("live/srv").join(place);
+            fs::read_to_string(path).is_ok_and(|text| text == "theirs")
+        };
+        let left = places.iter().filter(theirs).count();
+        assert!(!bench.has_temporaries());
+        if succeeds {
+            assert_eq!((outcome, left), (Some(Outcome::Succeeded), 0));
+            continue;
+        }
+        let Some(Outcome::Failed { message, restored, .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(restored && message.contains(places[times - 1]), "{message}");
+        assert_eq!(left, times, "what others have put there is still there");
+        let mut after = bench.live();
+        after.retain(|path, _| !path.starts_with("srv/one") && !path.starts_with("srv/two"));
+        assert_eq!(after, before);
+    }
+}
+
 #[test]
 fn voters_that_were_replaced_while_a_revision_is_laid_out_vouch_for_nothing_any_more() {
     let bench = Bench::new();
     let evidence = bench.evidence();
     let nonce = bench.prepare(&evidence);
     let receipts = bench.receipts(&evidence, nonce, &[20, 21]);
-    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_syncfs));
+    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_syncfs, 1));
     thread::scope(|scope| {
         let begun = scope.spawn(|| bench.activate(&evidence, receipts));
         tracer.stalls.recv().unwrap();
@@ -551,7 +603,7 @@ fn receipts_that_grow_old_while_the_journal_is_written_begin_nothing() {
     let before = bench.live();
     let nonce = bench.prepare(&evidence);
     let receipts = bench.receipts(&evidence, nonce, &[20, 21]);
-    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_fsync));
+    let tracer = Tracer::of(&bench.child, Fault::Stalls(libc::SYS_fsync, 1));
     thread::scope(|scope| {
         let begun = scope.spawn(|| bench.activate(&evidence, receipts));
         tracer.stalls.recv().unwrap();
