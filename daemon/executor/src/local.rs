@@ -332,3 +332,56 @@ const INSTALL: &str = "Install";
 
 /// Directories below the root that are no group's.
 const RESERVED: [&str; 2] = ["deployment-instructions", "deployment-logs"];
+
+#[cfg(test)]
+mod tests {
+    use groundswell_protocol::{execute::Lifecycle, revision::FileExistsBehavior};
+
+    use super::*;
+
+    fn asked() -> Vec<u8> {
+        cbor::encode(&LocalDeployment {
+            root: "/srv/root".into(),
+            executor: "/none".into(),
+            store: "/srv/store".into(),
+            manifest: Digest::ZERO,
+            group: GroupName::new("web").unwrap(),
+            group_name: "Web".into(),
+            application: "shop".into(),
+            lifecycle: Lifecycle::InPlace,
+            events: Vec::new(),
+            custom: Vec::new(),
+            file_exists_behavior: FileExistsBehavior::Disallow,
+            ignore_application_stop_failures: false,
+            goes_back: true,
+            revisions_kept: 2,
+        })
+    }
+
+    #[test]
+    fn c214_what_is_missing_of_a_deployment_is_named() {
+        let good = asked();
+        assert!(read(&good[..]).is_ok());
+        for name in ["group", "group_name", "application", "manifest"] {
+            // Its key, as text of this length.
+            let key = [&[0x60 + u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+            let at = good.windows(key.len()).position(|window| window == key).unwrap();
+            let mut bad = good.clone();
+            bad[at + key.len() - 1] ^= 1;
+            let refused = read(&bad[..]).unwrap_err();
+            assert!(refused.contains(&format!("missing field `{name}`")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn c216_what_is_not_known_of_a_deployment_is_refused() {
+        let mut more = asked();
+        // One more entry of the map.
+        more[0] += 1;
+        more.extend([0x61, b'x', 0]);
+        assert!(read(&more[..]).unwrap_err().contains("this is no deployment"));
+        more.truncate(more.len() - 3);
+        more[0] -= 1;
+        assert!(read(&more[..]).is_ok());
+    }
+}

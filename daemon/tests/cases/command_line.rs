@@ -170,3 +170,13 @@ fn scripts_are_told_what_the_options_say() {
     assert_eq!(read(host.live("env")), expected);
     assert_eq!(host.deployments("g1"), [run.dir()]);
 }
+
+#[test]
+fn c214_a_name_that_is_empty_is_refused_and_says_which() {
+    let host = Host::new();
+    let bundle = host.tracing("one", &["ApplicationStart"]);
+    for option in ["--deployment-group", "--deployment-group-name", "--application-name"] {
+        let text = host.refuses(&bundle, &[option, ""]);
+        assert!(text.contains(option), "{text}");
+    }
+}

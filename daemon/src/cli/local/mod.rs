@@ -16,7 +16,7 @@ use std::{
     thread,
 };
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, builder::NonEmptyStringValueParser as NonEmpty};
 use groundswell_protocol::{
     cbor,
     execute::Lifecycle,
@@ -57,11 +57,11 @@ pub(super) struct LocalArguments {
     #[arg(short = 'g', long, value_name = "ID", default_value = "default-local-deployment-group")]
     deployment_group: GroupName,
     /// What scripts are told that the group is called.
-    #[arg(short = 'd', long, value_name = "NAME", default_value = "LocalFleet")]
+    #[arg(short = 'd', long, value_name = "NAME", default_value = "LocalFleet", value_parser = NonEmpty::new())]
     deployment_group_name: String,
     /// What scripts are told that the application is called. Without it the bundle's location, or what a
     /// .swell file says.
-    #[arg(short = 'a', long, value_name = "NAME")]
+    #[arg(short = 'a', long, value_name = "NAME", value_parser = NonEmpty::new())]
     application_name: Option<String>,
     /// The events to run, in this order, joined by commas. DownloadBundle and Install come first if they
     /// are not named. Events that CodeDeploy does not know run if the appspec has scripts for them.
