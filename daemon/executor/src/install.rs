@@ -23,6 +23,10 @@ use groundswell_protocol::{
     ids::{Digest, Nonce},
     revision::{AppSpec, EntryKind, FileExistsBehavior, Manifest},
 };
+use nix::{
+    errno::Errno,
+    sys::{stat::futimens, time::TimeSpec},
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -84,6 +88,16 @@ enum Source {
     Link { target: String },
 }
 
+impl Source {
+    /// The file, if it is no link.
+    fn path(self) -> Option<PathBuf> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Link { .. } => None,
+        }
+    }
+}
+
 /// What a revision put in place. Kept beside it, for the revision that follows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Belongings {
@@ -98,6 +112,14 @@ impl Belongings {
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
         absent_is_none(read_sealed(&dir.join(BELONGINGS)))
     }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter()
+    }
+
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &PathBuf> {
+        self.directories.iter()
+    }
 }
 
 /// How to undo what is being done. On disk before the first change.
@@ -110,15 +132,21 @@ struct Undo {
     files: Vec<(PathBuf, bool)>,
     /// Everything that is made, parents first.
     directories: Vec<PathBuf>,
-    /// Directories that are removed, parents first.
-    emptied: Vec<(PathBuf, Attributes)>,
+    /// Directories that are removed or in which something changes, and all above, parents first.
+    #[serde(rename = "emptied")]
+    around: Vec<(PathBuf, Attributes)>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Attributes {
+/// What a directory is given when it comes back.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attributes {
     owner: u32,
     group: u32,
     mode: u32,
+    /// When something last changed in it. None where that is not put back, and nothing else either as long as
+    /// the directory is there: it is only above those that matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modified: Option<(i64, u32)>,
     /// ACLs, the SELinux context and the like, by their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     extended: Vec<(String, ByteBuf)>,
@@ -202,6 +230,34 @@ pub(crate) fn plan(
         (path, New { source, rights: rights(&name), is_free })
     });
     Ok(Plan { removed, emptied, directories, files: files.collect(), belongings })
+}
+
+/// Where the files of a revision go, or went, and which file in its archive each of them is; as far as that
+/// can be told without knowing whether it can be installed.
+pub(crate) fn targets(
+    manifest: &Manifest,
+    root: &Path,
+    archive: &Path,
+    before: &Belongings,
+) -> Result<BTreeMap<PathBuf, Option<PathBuf>>, String> {
+    let mut wanted = Wanted::default();
+    for mapping in &manifest.spec.files {
+        let destination = below(root, &mapping.destination);
+        wanted.map(manifest, archive, &mapping.source, &destination)?;
+    }
+    let places = Places::of(&wanted.directories, before)?;
+    let is_leaving = |path: &Path| before.files.contains(path);
+    let mut targets = BTreeMap::new();
+    for (name, source) in wanted.files {
+        let (target, source) = (places.target(&name)?, source.path());
+        // Who replaces what a link leads to leaves the link.
+        let behind = source.as_ref().map(|_| place::behind(&target, &is_leaving));
+        if let Some(Ok(behind)) = behind {
+            targets.entry(behind).or_insert_with(|| source.clone());
+        }
+        targets.insert(target, source);
+    }
+    Ok(targets)
 }
 
 /// An absolute path of an appspec, as it is called on this host.
@@ -499,16 +555,49 @@ impl Plan {
         }
         // For all that had to be copied at once.
         durable(dir, nix::unistd::syncfs(saved_dir.file()?).map_err(Into::into));
-        let mut emptied = Vec::new();
-        for directory in self.emptied.iter().rev() {
-            let attributes = Dir::open(directory)?.file().and_then(|file| Attributes::of(&file));
-            emptied.push((directory.clone(), named(directory, attributes)?));
-        }
-        let mut secret = [0; 16];
-        getrandom::fill(&mut secret).map_err(io::Error::other)?;
-        let directories = self.directories.iter().map(|(path, _)| path.clone()).collect();
-        Ok(Undo { secret: Nonce(secret), files, directories, emptied })
+        let directories: Vec<_> = self.directories.iter().map(|(path, _)| path.clone()).collect();
+        let changed = files.iter().map(|(path, _)| path).chain(&directories).chain(&self.emptied);
+        let around = around(changed.map(PathBuf::as_path), &self.emptied)?;
+        Ok(Undo { secret: secret()?, files, directories, around })
     }
+}
+
+/// Notes the directories in which something at these places changes, and `others`, each with all above it.
+pub(crate) fn around<'a>(
+    places: impl Iterator<Item = &'a Path>,
+    others: impl IntoIterator<Item = &'a PathBuf>,
+) -> io::Result<Vec<(PathBuf, Attributes)>> {
+    let mut all: BTreeMap<&Path, bool> = others.into_iter().map(|path| (&**path, true)).collect();
+    all.extend(places.filter_map(Path::parent).map(|parent| (parent, true)));
+    for path in all.keys().copied().collect::<Vec<_>>() {
+        path.ancestors().skip(1).for_each(|above| _ = all.entry(above).or_insert(false));
+    }
+    // The root has no name, and is always there.
+    all.remove(Path::new("/"));
+    let mut noted = Vec::new();
+    for (path, matters) in all {
+        let attributes = Dir::open(path).and_then(|dir| Attributes::of(&dir, matters));
+        if let Some(attributes) = absent_is_fine(path, attributes)? {
+            noted.push((path.to_path_buf(), attributes));
+        }
+    }
+    Ok(noted)
+}
+
+/// Puts directories back, parents first.
+pub(crate) fn put_around_back(around: &[(PathBuf, Attributes)]) -> io::Result<()> {
+    around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_back(path)))
+}
+
+/// Puts the times of directories back. Last, since whatever is changed in one changes its time.
+pub(crate) fn put_times_back(around: &[(PathBuf, Attributes)]) -> io::Result<()> {
+    around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_time_back(path)))
+}
+
+pub(crate) fn secret() -> io::Result<Nonce> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    Ok(Nonce(secret))
 }
 
 /// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
@@ -625,9 +714,7 @@ impl Undo {
 
     /// Puts back what was there.
     fn put_back(&self, saved_dir: &Path) -> io::Result<()> {
-        for (directory, attributes) in &self.emptied {
-            named(directory, attributes.put_back(directory))?;
-        }
+        put_around_back(&self.around)?;
         let saved_dir = Dir::open(&fs::canonicalize(saved_dir)?)?;
         for ((path, is_saved), number) in self.files.iter().zip(0_u32..) {
             if !is_saved {
@@ -649,23 +736,40 @@ impl Undo {
 }
 
 impl Attributes {
-    fn of(file: &File) -> io::Result<Self> {
-        let there = file.metadata()?;
-        let extended = extended::read(file)?.into_iter();
+    fn of(dir: &Dir, matters: bool) -> io::Result<Self> {
+        let there = dir.metadata()?;
+        let extended = match dir.file().and_then(|file| extended::read(&file)) {
+            // Who cannot look into it cannot remove it either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !matters => Vec::new(),
+            extended => extended?,
+        };
+        let time = (there.mtime(), u32::try_from(there.mtime_nsec()).unwrap_or(0));
         Ok(Self {
             owner: there.uid(),
             group: there.gid(),
             mode: there.mode() & 0o7777,
-            extended: extended.map(|(name, value)| (name, ByteBuf::from(value))).collect(),
+            modified: matters.then_some(time),
+            extended: (extended.into_iter())
+                .map(|(name, value)| (name, ByteBuf::from(value)))
+                .collect(),
         })
     }
 
     fn put_back(&self, directory: &Path) -> io::Result<()> {
         let (dir, name) = Dir::of(directory)?;
         let made = match dir.kind(name)? {
+            Some(Kind::Directory) if self.modified.is_none() => return Ok(()),
             Some(Kind::Directory) => dir.enter(name)?,
-            _ => dir.make_dir(name)?,
+            None => dir.make_dir(name)?,
+            Some(_) => {
+                let problem = "something else is where a directory was: move it away";
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, problem));
+            }
         };
+        let now = Self::of(&made, true)?;
+        if (Self { modified: self.modified, ..now }) == *self {
+            return Ok(());
+        }
         let file = made.file()?;
         fchown(&file, Some(self.owner), Some(self.group))?;
         file.set_permissions(fs::Permissions::from_mode(self.mode))?;
@@ -673,6 +777,21 @@ impl Attributes {
             &file,
             self.extended.iter().map(|(name, value)| (name.as_str(), &value[..])),
         )
+    }
+
+    fn put_time_back(&self, directory: &Path) -> io::Result<()> {
+        let Some((seconds, nanoseconds)) = self.modified else { return Ok(()) };
+        let file = Dir::open(directory)?.file()?;
+        let there = file.metadata()?;
+        if (there.mtime(), there.mtime_nsec()) == (seconds, i64::from(nanoseconds)) {
+            return Ok(());
+        }
+        let time = TimeSpec::new(seconds, nanoseconds.into());
+        match futimens(&file, &TimeSpec::UTIME_OMIT, &time) {
+            // Whoever deploys without being root may write to what is another's.
+            Err(Errno::EPERM) => Ok(()),
+            done => Ok(done?),
+        }
     }
 }
 
@@ -693,7 +812,8 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
     };
     undo.take_away(dir)?;
     undo.put_back(&saved_dir)?;
-    sync(dir, undo.places().chain(undo.emptied.iter().map(|(path, _)| path.as_path())))?;
+    put_times_back(&undo.around)?;
+    sync(dir, undo.places().chain(undo.around.iter().map(|(path, _)| path.as_path())))?;
     forget(dir)
 }
 
@@ -714,7 +834,7 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
 
 /// The name under which a file is completed before it takes its place. Who owns the directory cannot
 /// foretell it; whoever reads the undo list can find it again.
-fn beside(target: &Path, secret: Nonce) -> OsString {
+pub(crate) fn beside(target: &Path, secret: Nonce) -> OsString {
     // The hash keeps long names within the limit of the file system.
     let path = target.as_os_str().as_encoded_bytes();
     let Digest(hash) = Digest::of_content(&[&secret.0[..], path].concat());
@@ -723,7 +843,7 @@ fn beside(target: &Path, secret: Nonce) -> OsString {
 }
 
 /// Makes what was done in `dir` and at these places durable, on whatever file systems they are.
-fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+pub(crate) fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
     let dir = File::open(path)?;
     durable(path, nix::unistd::syncfs(&dir).map_err(Into::into));
     let mut synced = BTreeSet::from([dir.metadata()?.dev()]);
@@ -741,11 +861,11 @@ fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<(
     Ok(())
 }
 
-fn gone(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn gone(result: io::Result<()>) -> io::Result<()> {
     absent_is_none(result).map(|_| ())
 }
 
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
@@ -753,14 +873,14 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// None where the directory is gone, and nothing can be in it.
-fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
         Err(error) if is_absent(&error) => Ok(None),
         other => named(path, other.map(Some)),
     }
 }
 
-fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+pub(crate) fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), named_in(path, &error)))
 }
 

@@ -209,10 +209,6 @@ impl GroupState {
         }
     }
 
-    pub(crate) fn has_installed(&self, name: DeploymentName) -> bool {
-        self.installed.as_ref().is_some_and(|installed| installed.deployment == name)
-    }
-
     /// Closes what was done under a slot. Nothing begins under it again.
     pub(crate) fn close(&mut self, token: u64) {
         self.activation = None;

@@ -15,6 +15,7 @@ mod hooks;
 mod install;
 mod journal;
 mod judge;
+mod kept;
 mod label;
 mod layout;
 mod lifecycle;

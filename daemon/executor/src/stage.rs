@@ -21,6 +21,7 @@ use crate::{
     deployment::DeploymentName,
     install,
     journal::{durable, replace},
+    kept,
     layout::ARCHIVE,
     regular,
     space::Needed,
@@ -89,7 +90,7 @@ pub(crate) fn clear_old(
         .filter(|entry| !needed.contains(&entry.path()))
         // A group may have the name of the directory in which the log of all deployments is.
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter(|entry| !install::can_undo(&entry.path()))
+        .filter(|entry| !install::can_undo(&entry.path()) && !kept::is_needed(&entry.path()))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     old.sort();
