@@ -26,6 +26,7 @@ use groundswell_protocol::{
 use nix::{
     errno::Errno,
     sys::{stat::futimens, time::TimeSpec},
+    unistd::{getegid, geteuid},
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     emptied: Vec<PathBuf>,
     /// To be made, parents first.
     directories: Vec<(PathBuf, Arc<Rights>)>,
+    /// There already, and to be as if they were made, parents first.
+    renewed: Vec<(PathBuf, Arc<Rights>)>,
     /// By their targets.
     files: BTreeMap<PathBuf, New>,
     belongings: Belongings,
@@ -199,7 +202,11 @@ pub(crate) fn plan(
             return Err(format!("files: {} would be made twice", other.display()).into());
         }
     }
-    let rights = rights(&manifest.spec, root, &files, &places.missing)?;
+    let goes_empty = goes_empty(before);
+    let is_renewed = |path: &PathBuf| goes_empty.contains(path);
+    let mut made = places.missing.clone();
+    made.extend(places.there.into_iter().filter(|(path, _)| is_renewed(path)));
+    let rights = rights(&manifest.spec, root, &files, &made)?;
     // Most have the same ones, or none.
     let none = Arc::new(Rights::default());
     let rights = |name: &PathBuf| rights.get(name).unwrap_or(&none).clone();
@@ -224,12 +231,12 @@ pub(crate) fn plan(
         files: files.keys().cloned().collect(),
         directories: kept.into_iter().chain(places.missing.keys().cloned()).collect(),
     };
-    let directories = places.missing.iter().map(|(path, name)| (path.clone(), rights(name)));
-    let directories = directories.collect();
+    let made = made.iter().map(|(path, name)| (path.clone(), rights(name)));
+    let (directories, renewed) = made.partition(|(path, _)| places.missing.contains_key(path));
     let files = files.into_iter().map(|(path, (name, source, is_free))| {
         (path, New { source, rights: rights(&name), is_free })
     });
-    Ok(Plan { removed, emptied, directories, files: files.collect(), belongings })
+    Ok(Plan { removed, emptied, directories, renewed, files: files.collect(), belongings })
 }
 
 /// Where the files of a revision go, or went, and which file in its archive each of them is; as far as that
@@ -350,6 +357,8 @@ struct Places {
     needed: BTreeSet<PathBuf>,
     /// Those that are to be made, each with a path that the appspec leads to.
     missing: BTreeMap<PathBuf, PathBuf>,
+    /// Those that the revision before made or took over, likewise.
+    there: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Places {
@@ -357,8 +366,15 @@ impl Places {
         let mut places = Self::default();
         for name in wanted {
             let found = place::resolve(name, &|path| before.files.contains(path))?;
-            let pairs = found.path.ancestors().zip(name.ancestors()).take(found.missing);
-            places.missing.extend(pairs.map(|(real, name)| (real.into(), name.into())));
+            let mut pairs = found.path.ancestors().zip(name.ancestors());
+            let missing = pairs.by_ref().take(found.missing);
+            places.missing.extend(missing.map(|(real, name)| (real.into(), name.into())));
+            // Behind a link, what is above has other names.
+            let alike = |(real, name): &(&Path, &Path)| real.file_name() == name.file_name();
+            let (own, above) = (pairs.next(), pairs.take_while(alike));
+            let is_before = |(real, _): &(&Path, &Path)| before.directories.contains(*real);
+            let there = own.into_iter().chain(above).filter(is_before);
+            places.there.extend(there.map(|(real, name)| (real.into(), name.into())));
             for ancestor in found.path.ancestors() {
                 if !places.needed.insert(ancestor.into()) {
                     break;
@@ -377,6 +393,27 @@ impl Places {
             .ok_or_else(|| format!("files: the directory of {} is missing", name.display()))?;
         Ok(dir.join(name))
     }
+}
+
+/// Directories of the revision before in which nothing else is. AWS's agent removes them with all that is in
+/// them, and they are made again.
+fn goes_empty(before: &Belongings) -> BTreeSet<PathBuf> {
+    let mut empty = BTreeSet::new();
+    // Children first.
+    for directory in before.directories.iter().rev() {
+        let all = Dir::open(directory).and_then(|_| fs::read_dir(directory)).and_then(|entries| {
+            let mut paths = entries.map(|entry| entry.map(|entry| entry.path()));
+            paths.try_fold(true, |all, path| {
+                let path = path?;
+                Ok(all && (before.files.contains(&path) || empty.contains(&path)))
+            })
+        });
+        // What cannot be looked into cannot be removed.
+        if all.unwrap_or(false) {
+            empty.insert(directory.clone());
+        }
+    }
+    empty
 }
 
 /// True if the file is put in place, false if the one that is there is kept.
@@ -497,6 +534,7 @@ impl Plan {
             }
         }
         make_directories(&directories, false)?;
+        renew(&self.renewed)?;
         let (mut parents, mut completing) = (Parents::default(), Completing::default());
         // The list begins with these files, in this order.
         let files = self.files.iter().zip(&undo.files).zip(completed);
@@ -557,7 +595,8 @@ impl Plan {
         durable(dir, nix::unistd::syncfs(saved_dir.file()?).map_err(Into::into));
         let directories: Vec<_> = self.directories.iter().map(|(path, _)| path.clone()).collect();
         let changed = files.iter().map(|(path, _)| path).chain(&directories).chain(&self.emptied);
-        let around = around(changed.map(PathBuf::as_path), &self.emptied)?;
+        let renewed = self.renewed.iter().map(|(path, _)| path);
+        let around = around(changed.map(PathBuf::as_path), self.emptied.iter().chain(renewed))?;
         Ok(Undo { secret: secret()?, files, directories, around })
     }
 }
@@ -619,6 +658,33 @@ fn make_directories(
         named(directory, given)?;
     }
     Ok(later)
+}
+
+/// Gives directories what they would have if they were made now.
+fn renew(all: &[(PathBuf, Arc<Rights>)]) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mode = 0o777 & !umask()?;
+    for (directory, rights) in all {
+        let given = Dir::open(directory).and_then(|dir| {
+            let file = dir.file()?;
+            let (owner, group) = (geteuid().as_raw(), getegid().as_raw());
+            fchown(&file, Some(owner), Some(group))?;
+            extended::write(&file, std::iter::empty())?;
+            rights.apply(&file, mode)
+        });
+        named(directory, given)?;
+    }
+    Ok(())
+}
+
+/// What this process takes from the mode of what it makes. To ask the system means to change it, for all threads.
+fn umask() -> io::Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+    umask.ok_or_else(|| io::Error::other("/proc/self/status tells no umask"))
 }
 
 /// True if the directory above is there, and nothing has the name.
