@@ -88,7 +88,7 @@ struct New {
 #[derive(Debug)]
 enum Source {
     File { path: PathBuf, mode: u32, bytes: u64 },
-    Link { target: String },
+    Link { path: String, target: String },
 }
 
 impl Source {
@@ -185,11 +185,23 @@ pub(crate) fn plan(
         let mut there = look(&target)?;
         let is_file = matches!(source, Source::File { .. });
         let is_anothers = there == Some(Kind::Link) && !before.files.contains(&target);
-        if behavior == FileExistsBehavior::Overwrite && is_file && is_anothers {
+        if is_file && is_anothers {
             // As AWS's agent does: the link is somebody's, and stays.
-            target = place::behind(&target, &|path| before.files.contains(path))
-                .map_err(Unfit::InTheWay)?;
-            there = look(&target)?;
+            match place::behind(&target, &|path| before.files.contains(path)) {
+                Ok(behind) => {
+                    let there_behind = look(&behind)?;
+                    // Where nothing is behind it, or what the revision before put there, nothing is in the way.
+                    let is_free = there_behind.is_none() || before.files.contains(&behind);
+                    if is_free || behavior == FileExistsBehavior::Overwrite {
+                        (target, there) = (behind, there_behind);
+                    }
+                }
+                Err(problem) if behavior == FileExistsBehavior::Overwrite => {
+                    return Err(Unfit::InTheWay(problem));
+                }
+                // The link itself is in the way.
+                Err(_) => {}
+            }
         }
         if places.needed.contains(&target) {
             let shown = target.display();
@@ -334,17 +346,19 @@ impl Wanted {
             EntryKind::File { mode, size, .. } => {
                 Source::File { path: archive.join(path), mode: u32::from(*mode), bytes: *size }
             }
-            EntryKind::Symlink { target } => Source::Link { target: target.clone() },
+            EntryKind::Symlink { target } => {
+                Source::Link { path: path.to_owned(), target: target.clone() }
+            }
         };
         let shown = target.display().to_string();
-        match self.files.insert(target, source) {
-            None => Ok(()),
-            Some(Source::File { path: other, .. }) => {
-                let other = other.strip_prefix(archive).unwrap_or(&other).display().to_string();
-                Err(format!("files: both {other} and {path} would become {shown}"))
+        let Some(other) = self.files.insert(target, source) else { return Ok(()) };
+        let other = match &other {
+            Source::File { path, .. } => {
+                path.strip_prefix(archive).unwrap_or(path).display().to_string()
             }
-            Some(Source::Link { .. }) => Err(format!("files: {shown} would be made twice")),
-        }
+            Source::Link { path, .. } => path.clone(),
+        };
+        Err(format!("files: both {other} and {path} would become {shown}"))
     }
 }
 
@@ -426,6 +440,7 @@ fn allowed(
     let shown = target.display();
     match (there, behavior) {
         (None, _) => Ok(true),
+        (Some(Kind::Directory), FileExistsBehavior::Retain) => Ok(can_go(target, before).is_ok()),
         (Some(Kind::Directory), _) => can_go(target, before).map(|()| true),
         _ if before.files.contains(target) => Ok(true),
         (_, FileExistsBehavior::Overwrite) => Ok(true),
@@ -717,7 +732,7 @@ struct Completing {
 impl Completing {
     fn complete(&mut self, dir: &Dir, beside: &OsStr, new: &New) -> io::Result<()> {
         let (path, mode) = match &new.source {
-            Source::Link { target } => return dir.symlink(beside, target.as_ref()),
+            Source::Link { target, .. } => return dir.symlink(beside, target.as_ref()),
             Source::File { path, mode, .. } => (path, *mode),
         };
         let (from, name) = self.sources.of(path)?;
@@ -1188,8 +1203,12 @@ mod tests {
     fn a_directory_in_the_way_is_never_removed() {
         let mut host = Host::new();
         fs::create_dir_all(host.live().join("app/a")).unwrap();
-        let (revision, archive, _) = host.revision(&[("a", "ours")]);
-        for behavior in [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain] {
+        let (revision, archive, dir) = host.revision(&[("a", "ours")]);
+        let retain = FileExistsBehavior::Retain;
+        let retained = plan(&revision, Path::new("/"), &archive, &none(), retain).unwrap();
+        retained.carry_out(&dir).unwrap();
+        assert!(host.live().join("app/a").is_dir() && retained.belongings.files.is_empty());
+        for behavior in [DISALLOW, FileExistsBehavior::Overwrite] {
             let refused = plan(&revision, Path::new("/"), &archive, &none(), behavior)
                 .unwrap_err()
                 .to_string();
