@@ -246,7 +246,8 @@ impl GroupState {
         }
         *step = Step::Ended(End::Failed(Failure {
             log: String::new(),
-            code: 5,
+            // As AWS's agent tells of what was under way when it ended.
+            code: 7,
             event,
             script: String::new(),
             message: "an operator released the slot while the host was away".into(),

@@ -43,6 +43,10 @@ const LOOKS_MAX: u32 = 3;
 const IGNORE_STOP: &str = "; this is the revision before: to go on without its ApplicationStop, deploy with \
     --ignore-application-stop-failures";
 
+/// Nobody knows any more what it would run.
+const IGNORE_LOST: &str = "; this is the revision before, and its directory is not what it was: to go on without \
+    what it runs, deploy with --ignore-application-stop-failures";
+
 /// A deployment at work.
 pub(crate) struct Work<'a> {
     config: &'a Config,
@@ -351,18 +355,18 @@ fn with_restored(mut failure: Failure, restored: bool, why_not: Option<&str>) ->
 fn run_before(work: &Work<'_>, event: &Event, source: Source) -> Result<(), EventFailed> {
     let Some(before) = work.before.at(source) else { return Ok(()) };
     let done = run_scripts_of(work, before, event, work.deployment.event_deadline);
-    let is_stop = *event == LifecycleEvent::ApplicationStop.into();
-    match done {
-        Err(failed) if is_stop && work.deployment.ignore_application_stop_failures => {
-            work.log.line(&format!("{}; ignored, as was asked for", failed.message));
-            Ok(())
-        }
-        Err(mut failed) if is_stop => {
-            failed.message.push_str(IGNORE_STOP);
-            Err(failed)
-        }
-        other => other,
+    let Err(mut failed) = done else { return Ok(()) };
+    let hint = match event {
+        Event::Known(LifecycleEvent::ApplicationStop) => IGNORE_STOP,
+        _ if manifest_of(work, before).is_err() => IGNORE_LOST,
+        _ => return Err(failed),
+    };
+    if work.deployment.ignore_application_stop_failures {
+        work.log.line(&format!("{}; ignored, as was asked for", failed.message));
+        return Ok(());
     }
+    failed.message.push_str(hint);
+    Err(failed)
 }
 
 /// Stops what has failed, as well as it can be stopped.
@@ -515,6 +519,17 @@ fn run_scripts(
         if let Some(deadline) = deadline {
             let left = deadline.saturating_sub(began.elapsed()).as_millis().div_ceil(1000);
             let left = u32::try_from(left).unwrap_or(u32::MAX);
+            if left == 0 {
+                return Err(EventFailed {
+                    code: hooks::TIMED_OUT,
+                    message: format!(
+                        "script {} was not started: the {} seconds that {event} may take are over",
+                        script.location,
+                        deadline.as_secs()
+                    ),
+                    script: script.location,
+                });
+            }
             script.timeout_seconds = script.timeout_seconds.min(left);
         }
         hooks::run(archive, event, &script, &context, &work.log).map_err(

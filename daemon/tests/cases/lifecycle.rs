@@ -553,7 +553,37 @@ fn c192_a_revision_that_was_removed_by_hand_says_how_to_go_on_without_it() {
     assert_eq!(run.failure("event"), "ApplicationStop");
     let path = one.dir().join("manifest").display().to_string();
     assert!(message.contains(&path) && message.contains("ignore"), "{message}");
-    host.succeeds(&two, &["--events", events, "--ignore-application-stop-failures"]);
+    // With all events it is the first one that finds it out.
+    let run = host.fails(&two, &[]);
+    let message = run.failure("message");
+    assert_eq!(run.failure("event"), "BeforeBlockTraffic");
+    assert!(
+        message.contains(&path) && message.contains("to go on without what it runs"),
+        "{message}"
+    );
+    for options in [&["--events", events][..], &[]] {
+        let host = Host::new();
+        let one = host.succeeds(&host.tracing("one", &["ApplicationStop"]), &[]);
+        fs::remove_dir_all(one.dir()).unwrap();
+        let ignoring = [options, &["--ignore-application-stop-failures"]].concat();
+        host.succeeds(&host.bundle("two", "", &[]), &ignoring);
+    }
+}
+
+/// The tail of a failed deployment ends where the error begins.
+#[test]
+fn what_a_failed_script_has_printed_and_the_error_are_lines_of_their_own() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: fail.sh\n";
+    let fail = ("fail.sh", "#!/bin/sh\necho gone wrong\nexit 1\n");
+    let bundle = host.bundle("one", hooks, &[fail]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swell"));
+    command.args(["local", "-l"]).arg(&bundle).arg("-c").arg(host.path("agent.yml"));
+    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    let at = lines.iter().position(|line| *line == "[stdout]gone wrong");
+    let next = at.and_then(|at| lines.get(at + 1));
+    assert!(next.is_some_and(|line| line.starts_with("swell: error: ")), "{said}");
 }
 
 #[test]
