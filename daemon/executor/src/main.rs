@@ -24,6 +24,7 @@ mod lock;
 mod logs;
 mod permissions;
 mod place;
+mod policy;
 mod regular;
 mod script;
 mod server;
