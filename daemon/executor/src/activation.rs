@@ -22,7 +22,7 @@ use crate::{
     clock::BootTime,
     config::Config,
     deployment::DeploymentName,
-    give_up, install,
+    give_up,
     journal::{self, Activation, End, Failure, GroupState, Standing, Step},
     judge::{self, Belief, Judged, Prepared},
     lifecycle::{self, Work},
@@ -399,9 +399,9 @@ impl Executor {
     pub(crate) fn returned(&self, group: &GroupName, token: u64) -> Response {
         let held = self.lock().groups.get(group).and_then(|state| {
             let held = state.activation.clone().filter(|held| held.token == token)?;
-            Some((state.has_installed(held.deployment), held))
+            Some((state.half_installed != Some(held.deployment), held))
         });
-        let Some((is_installed, held)) = held else { return Response::Accepted };
+        let Some((is_whole, held)) = held else { return Response::Accepted };
         if !held.step.has_ended() {
             return self.abandon(group, token, &held);
         }
@@ -409,8 +409,8 @@ impl Executor {
         // Not before the end is in the journal: until then a crash may lead back. And not after the
         // activation is closed: the list would undo this deployment when it is activated again. Where
         // the old files could not be put back, their only copies stay.
-        if is_installed
-            && let Err(error) = install::forget(&self.config.deployment_dir(group, deployment))
+        if is_whole
+            && let Err(error) = lifecycle::forget(&self.config.deployment_dir(group, deployment))
         {
             return refused(format!("the copies of the old files cannot be removed: {error}"));
         }

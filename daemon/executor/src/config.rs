@@ -29,6 +29,12 @@ pub(crate) struct Config {
     pub(crate) revisions_kept: u32,
     /// How scripts are started; by what this machine runs if it is not said.
     pub(crate) scripts: Option<Runner>,
+    /// As whom the scripts of a fleet may run; as anybody if it is not said.
+    pub(crate) allowed_users: Option<Vec<String>>,
+    /// Below which directories a fleet may install; below any if it is not said.
+    pub(crate) destination_roots: Option<Vec<PathBuf>>,
+    /// How long a script of a fleet may ask to run; as long as an appspec may say if it is not said.
+    pub(crate) script_seconds_max: Option<u32>,
 }
 
 /// How scripts are started.
@@ -53,6 +59,9 @@ impl Default for Config {
             // As many as AWS's agent keeps.
             revisions_kept: 5,
             scripts: None,
+            allowed_users: None,
+            destination_roots: None,
+            script_seconds_max: None,
         }
     }
 }
@@ -72,20 +81,25 @@ pub(crate) fn load(path: &Path) -> Result<Config, String> {
         format!("{shown}:{line}:{column}: {}{}", key.unwrap_or_default(), error.message())
     })?;
     let wrong = |key: &str, problem: String| {
-        let line = text.lines().position(|line| line.trim_start().starts_with(key));
+        let key_of = |line: &str| line.split('=').next().unwrap_or_default().trim() == key;
+        let line = text.lines().position(key_of);
         Err(format!("{shown}:{}:1: {key}: {problem}", line.map_or(1, |line| line + 1)))
     };
     if !(1..=REVISIONS_KEPT_MAX).contains(&config.revisions_kept) {
         let kept = config.revisions_kept;
         return wrong("revisions_kept", format!("{kept} is not from 1 to {REVISIONS_KEPT_MAX}"));
     }
+    let roots = config.destination_roots.iter().flatten();
     for (key, value) in [
         ("state_dir", &config.state_dir),
         ("root_dir", &config.root_dir),
         ("store_dir", &config.store_dir),
         ("socket", &config.socket),
         ("destination_root", &config.destination_root),
-    ] {
+    ]
+    .into_iter()
+    .chain(roots.map(|root| ("destination_roots", root)))
+    {
         if !value.is_absolute() {
             return wrong(key, format!("'{}' is not absolute", value.display()));
         }
@@ -112,6 +126,16 @@ mod tests {
             refusal("\nroot_dir = \"x\""),
             "swell-exec.toml:2:1: root_dir: 'x' is not absolute"
         );
+    }
+
+    #[test]
+    fn t31_a_list_of_places_has_absolute_paths_and_is_told_from_one_place() {
+        assert_eq!(
+            refusal("destination_root = \"/x\"\ndestination_roots = [\"/srv\", \"opt\"]"),
+            "swell-exec.toml:2:1: destination_roots: 'opt' is not absolute"
+        );
+        let both = "destination_roots = [\"/srv\"]\ndestination_root = \"x\"";
+        assert_eq!(refusal(both), "swell-exec.toml:2:1: destination_root: 'x' is not absolute");
     }
 
     #[test]

@@ -73,12 +73,31 @@ impl Deployment {
         self.events.iter().take_while(|event| **event != INSTALL)
     }
 
-    /// The events by which the revision before comes back, in their order: those that this deployment
-    /// had, and with them its files.
-    pub(crate) fn way_back(&self) -> impl Iterator<Item = Event> {
-        let goes_back = self.goes_back && self.installs_files();
-        let had = move |event: &Event| goes_back && self.events.contains(event);
-        WAY_BACK.into_iter().map(Event::Known).filter(had)
+    /// The event of the way back from a failed one that follows `after`, or the first. What has not been reached
+    /// is not taken back: an application that still runs is not started over, and what the old revision does
+    /// to be installed it does again only where the new one may have done something to it.
+    pub(crate) fn way_back(&self, failed: &Event, after: Option<&Event>) -> Option<Event> {
+        if !self.goes_back || !self.installs_files() {
+            return None;
+        }
+        let stop = self.position(&LifecycleEvent::ApplicationStop.into());
+        let has_begun = self.source(failed) == Source::Current;
+        let has_stopped = has_begun || stop.is_some() && self.position(failed) >= stop;
+        let is_due = |event: &Event| match event {
+            Event::Known(LifecycleEvent::ApplicationStart | LifecycleEvent::ValidateService) => {
+                has_stopped
+            }
+            Event::Known(
+                LifecycleEvent::Install
+                | LifecycleEvent::BeforeAllowTraffic
+                | LifecycleEvent::AfterAllowTraffic,
+            ) => true,
+            _ => has_begun,
+        };
+        let all = WAY_BACK.into_iter().map(Event::Known);
+        let past = all.skip_while(|event| after.is_some_and(|after| event != after));
+        let mut due = past.filter(|event| self.events.contains(event) && is_due(event));
+        due.find(|event| Some(event) != after)
     }
 
     /// The revision whose scripts an event runs: an older one as long as this one is not on this host yet, as
@@ -123,7 +142,8 @@ impl Deployment {
 
 const INSTALL: Event = Event::Known(LifecycleEvent::Install);
 
-/// Nothing was routed away that is not routed back: where traffic is blocked, it is allowed again.
+/// Install puts the files back. Nothing was routed away that is not routed back: where traffic is blocked, it
+/// is allowed again.
 const WAY_BACK: [LifecycleEvent; 8] = [
     LifecycleEvent::ApplicationStop,
     LifecycleEvent::BeforeInstall,
@@ -302,6 +322,35 @@ mod tests {
         // The new revision is there: what stops is the new one.
         let with = [LifecycleEvent::ApplicationStop];
         assert_eq!(walk(&deployment(own, &with)), "Install Warm ApplicationStop");
+    }
+
+    #[test]
+    fn the_way_back_takes_back_what_was_reached() {
+        let all = "BeforeBlockTraffic ApplicationStop DownloadBundle BeforeInstall Install AfterInstall \
+            ApplicationStart ValidateService AfterAllowTraffic";
+        let deployment = deployment(all, &[LifecycleEvent::ValidateService]);
+        let from = |failed: LifecycleEvent| {
+            let (mut way, mut last) = (Vec::new(), None);
+            while let Some(event) = deployment.way_back(&failed.into(), last.as_ref()) {
+                way.push(event.to_string());
+                last = Some(event);
+            }
+            way.join(" ")
+        };
+        assert_eq!(from(LifecycleEvent::BeforeBlockTraffic), "Install AfterAllowTraffic");
+        let started = "Install ApplicationStart ValidateService AfterAllowTraffic";
+        assert_eq!(from(LifecycleEvent::ApplicationStop), started);
+        let whole = "ApplicationStop BeforeInstall Install AfterInstall ApplicationStart ValidateService \
+            AfterAllowTraffic";
+        for failed in [LifecycleEvent::BeforeInstall, LifecycleEvent::AfterAllowTraffic] {
+            assert_eq!(from(failed), whole, "{failed}");
+        }
+        // Only an older process goes back by an event that this one would pass over.
+        let next = deployment.way_back(
+            &LifecycleEvent::ApplicationStop.into(),
+            Some(&LifecycleEvent::BeforeInstall.into()),
+        );
+        assert_eq!(next, Some(LifecycleEvent::Install.into()));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) struct HookFailed {
 
 const MISSING: u8 = 1;
 const NOT_EXECUTABLE: u8 = 2;
-const TIMED_OUT: u8 = 3;
+pub(crate) const TIMED_OUT: u8 = 3;
 const FAILED: u8 = 4;
 
 /// Runs a script of the revision in `archive` to its end.

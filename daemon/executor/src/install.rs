@@ -23,6 +23,11 @@ use groundswell_protocol::{
     ids::{Digest, Nonce},
     revision::{AppSpec, EntryKind, FileExistsBehavior, Manifest},
 };
+use nix::{
+    errno::Errno,
+    sys::{stat::futimens, time::TimeSpec},
+    unistd::{getegid, geteuid},
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -43,6 +48,8 @@ pub(crate) struct Plan {
     emptied: Vec<PathBuf>,
     /// To be made, parents first.
     directories: Vec<(PathBuf, Arc<Rights>)>,
+    /// There already, and to be as if they were made, parents first.
+    renewed: Vec<(PathBuf, Arc<Rights>)>,
     /// By their targets.
     files: BTreeMap<PathBuf, New>,
     belongings: Belongings,
@@ -81,7 +88,17 @@ struct New {
 #[derive(Debug)]
 enum Source {
     File { path: PathBuf, mode: u32, bytes: u64 },
-    Link { target: String },
+    Link { path: String, target: String },
+}
+
+impl Source {
+    /// The file, if it is no link.
+    fn path(self) -> Option<PathBuf> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Link { .. } => None,
+        }
+    }
 }
 
 /// What a revision put in place. Kept beside it, for the revision that follows.
@@ -98,6 +115,14 @@ impl Belongings {
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
         absent_is_none(read_sealed(&dir.join(BELONGINGS)))
     }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter()
+    }
+
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &PathBuf> {
+        self.directories.iter()
+    }
 }
 
 /// How to undo what is being done. On disk before the first change.
@@ -110,8 +135,9 @@ struct Undo {
     files: Vec<PathBuf>,
     /// Everything that is made, parents first.
     directories: Vec<PathBuf>,
-    /// Directories that are removed, parents first.
-    emptied: Vec<(PathBuf, Attributes)>,
+    /// Directories that are removed or in which something changes, and all above, parents first.
+    #[serde(rename = "emptied")]
+    around: Vec<(PathBuf, Attributes)>,
 }
 
 /// On disk from the first change to the live tree on: what was there is saved, new files are complete, and take
@@ -124,11 +150,16 @@ struct Placing {
     is_taken_away: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Attributes {
+/// What a directory is given when it comes back.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attributes {
     owner: u32,
     group: u32,
     mode: u32,
+    /// When something last changed in it. None where that is not put back, and nothing else either as long as
+    /// the directory is there: it is only above those that matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modified: Option<(i64, u32)>,
     /// ACLs, the SELinux context and the like, by their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     extended: Vec<(String, ByteBuf)>,
@@ -164,11 +195,23 @@ pub(crate) fn plan(
         let mut there = look(&target)?;
         let is_file = matches!(source, Source::File { .. });
         let is_anothers = there == Some(Kind::Link) && !before.files.contains(&target);
-        if behavior == FileExistsBehavior::Overwrite && is_file && is_anothers {
+        if is_file && is_anothers {
             // As AWS's agent does: the link is somebody's, and stays.
-            target = place::behind(&target, &|path| before.files.contains(path))
-                .map_err(Unfit::InTheWay)?;
-            there = look(&target)?;
+            match place::behind(&target, &|path| before.files.contains(path)) {
+                Ok(behind) => {
+                    let there_behind = look(&behind)?;
+                    // Where nothing is behind it, or what the revision before put there, nothing is in the way.
+                    let is_free = there_behind.is_none() || before.files.contains(&behind);
+                    if is_free || behavior == FileExistsBehavior::Overwrite {
+                        (target, there) = (behind, there_behind);
+                    }
+                }
+                Err(problem) if behavior == FileExistsBehavior::Overwrite => {
+                    return Err(Unfit::InTheWay(problem));
+                }
+                // The link itself is in the way.
+                Err(_) => {}
+            }
         }
         if places.needed.contains(&target) {
             let shown = target.display();
@@ -181,7 +224,11 @@ pub(crate) fn plan(
             return Err(format!("files: {} would be made twice", other.display()).into());
         }
     }
-    let rights = rights(&manifest.spec, root, &files, &places.missing)?;
+    let goes_empty = goes_empty(before);
+    let is_renewed = |path: &PathBuf| goes_empty.contains(path);
+    let mut made = places.missing.clone();
+    made.extend(places.there.into_iter().filter(|(path, _)| is_renewed(path)));
+    let rights = rights(&manifest.spec, root, &files, &made)?;
     // Most have the same ones, or none.
     let none = Arc::new(Rights::default());
     let rights = |name: &PathBuf| rights.get(name).unwrap_or(&none).clone();
@@ -206,12 +253,40 @@ pub(crate) fn plan(
         files: files.keys().cloned().collect(),
         directories: kept.into_iter().chain(places.missing.keys().cloned()).collect(),
     };
-    let directories = places.missing.iter().map(|(path, name)| (path.clone(), rights(name)));
-    let directories = directories.collect();
+    let made = made.iter().map(|(path, name)| (path.clone(), rights(name)));
+    let (directories, renewed) = made.partition(|(path, _)| places.missing.contains_key(path));
     let files = files.into_iter().map(|(path, (name, source, is_free))| {
         (path, New { source, rights: rights(&name), is_free })
     });
-    Ok(Plan { removed, emptied, directories, files: files.collect(), belongings })
+    Ok(Plan { removed, emptied, directories, renewed, files: files.collect(), belongings })
+}
+
+/// Where the files of a revision go, or went, and which file in its archive each of them is; as far as that
+/// can be told without knowing whether it can be installed.
+pub(crate) fn targets(
+    manifest: &Manifest,
+    root: &Path,
+    archive: &Path,
+    before: &Belongings,
+) -> Result<BTreeMap<PathBuf, Option<PathBuf>>, String> {
+    let mut wanted = Wanted::default();
+    for mapping in &manifest.spec.files {
+        let destination = below(root, &mapping.destination);
+        wanted.map(manifest, archive, &mapping.source, &destination)?;
+    }
+    let places = Places::of(&wanted.directories, before)?;
+    let is_leaving = |path: &Path| before.files.contains(path);
+    let mut targets = BTreeMap::new();
+    for (name, source) in wanted.files {
+        let (target, source) = (places.target(&name)?, source.path());
+        // Who replaces what a link leads to leaves the link.
+        let behind = source.as_ref().map(|_| place::behind(&target, &is_leaving));
+        if let Some(Ok(behind)) = behind {
+            targets.entry(behind).or_insert_with(|| source.clone());
+        }
+        targets.insert(target, source);
+    }
+    Ok(targets)
 }
 
 /// An absolute path of an appspec, as it is called on this host.
@@ -281,17 +356,19 @@ impl Wanted {
             EntryKind::File { mode, size, .. } => {
                 Source::File { path: archive.join(path), mode: u32::from(*mode), bytes: *size }
             }
-            EntryKind::Symlink { target } => Source::Link { target: target.clone() },
+            EntryKind::Symlink { target } => {
+                Source::Link { path: path.to_owned(), target: target.clone() }
+            }
         };
         let shown = target.display().to_string();
-        match self.files.insert(target, source) {
-            None => Ok(()),
-            Some(Source::File { path: other, .. }) => {
-                let other = other.strip_prefix(archive).unwrap_or(&other).display().to_string();
-                Err(format!("files: both {other} and {path} would become {shown}"))
+        let Some(other) = self.files.insert(target, source) else { return Ok(()) };
+        let other = match &other {
+            Source::File { path, .. } => {
+                path.strip_prefix(archive).unwrap_or(path).display().to_string()
             }
-            Some(Source::Link { .. }) => Err(format!("files: {shown} would be made twice")),
-        }
+            Source::Link { path, .. } => path.clone(),
+        };
+        Err(format!("files: both {other} and {path} would become {shown}"))
     }
 }
 
@@ -304,6 +381,8 @@ struct Places {
     needed: BTreeSet<PathBuf>,
     /// Those that are to be made, each with a path that the appspec leads to.
     missing: BTreeMap<PathBuf, PathBuf>,
+    /// Those that the revision before made or took over, likewise.
+    there: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Places {
@@ -311,8 +390,15 @@ impl Places {
         let mut places = Self::default();
         for name in wanted {
             let found = place::resolve(name, &|path| before.files.contains(path))?;
-            let pairs = found.path.ancestors().zip(name.ancestors()).take(found.missing);
-            places.missing.extend(pairs.map(|(real, name)| (real.into(), name.into())));
+            let mut pairs = found.path.ancestors().zip(name.ancestors());
+            let missing = pairs.by_ref().take(found.missing);
+            places.missing.extend(missing.map(|(real, name)| (real.into(), name.into())));
+            // Behind a link, what is above has other names.
+            let alike = |(real, name): &(&Path, &Path)| real.file_name() == name.file_name();
+            let (own, above) = (pairs.next(), pairs.take_while(alike));
+            let is_before = |(real, _): &(&Path, &Path)| before.directories.contains(*real);
+            let there = own.into_iter().chain(above).filter(is_before);
+            places.there.extend(there.map(|(real, name)| (real.into(), name.into())));
             for ancestor in found.path.ancestors() {
                 if !places.needed.insert(ancestor.into()) {
                     break;
@@ -333,6 +419,27 @@ impl Places {
     }
 }
 
+/// Directories of the revision before in which nothing else is. AWS's agent removes them with all that is in
+/// them, and they are made again.
+fn goes_empty(before: &Belongings) -> BTreeSet<PathBuf> {
+    let mut empty = BTreeSet::new();
+    // Children first.
+    for directory in before.directories.iter().rev() {
+        let all = Dir::open(directory).and_then(|_| fs::read_dir(directory)).and_then(|entries| {
+            let mut paths = entries.map(|entry| entry.map(|entry| entry.path()));
+            paths.try_fold(true, |all, path| {
+                let path = path?;
+                Ok(all && (before.files.contains(&path) || empty.contains(&path)))
+            })
+        });
+        // What cannot be looked into cannot be removed.
+        if all.unwrap_or(false) {
+            empty.insert(directory.clone());
+        }
+    }
+    empty
+}
+
 /// True if the file is put in place, false if the one that is there is kept.
 fn allowed(
     target: &Path,
@@ -343,6 +450,7 @@ fn allowed(
     let shown = target.display();
     match (there, behavior) {
         (None, _) => Ok(true),
+        (Some(Kind::Directory), FileExistsBehavior::Retain) => Ok(can_go(target, before).is_ok()),
         (Some(Kind::Directory), _) => can_go(target, before).map(|()| true),
         _ if before.files.contains(target) => Ok(true),
         (_, FileExistsBehavior::Overwrite) => Ok(true),
@@ -438,6 +546,7 @@ impl Plan {
         // From here on nothing waits for a disk, up to the last rename.
         self.make_room()?;
         make_directories(&directories, false)?;
+        renew(&self.renewed)?;
         // The list begins with these files, in this order.
         let files: Vec<_> = self.files.iter().zip(ready).collect();
         in_two(&files, |files| place_some(files, undo.secret))?;
@@ -467,19 +576,12 @@ impl Plan {
             durable(dir, File::open(dir)?.sync_all());
         }
         gone(fs::remove_dir_all(dir.join(SAVED)))?;
-        let mut emptied = Vec::new();
-        for directory in self.emptied.iter().rev() {
-            let attributes = Dir::open(directory)?.file().and_then(|file| Attributes::of(&file));
-            emptied.push((directory.clone(), named(directory, attributes)?));
-        }
-        let mut secret = [0; 16];
-        getrandom::fill(&mut secret).map_err(io::Error::other)?;
-        let undo = Undo {
-            secret: Nonce(secret),
-            files: self.files.keys().chain(&self.removed).cloned().collect(),
-            directories: self.directories.iter().map(|(path, _)| path.clone()).collect(),
-            emptied,
-        };
+        let files: Vec<_> = self.files.keys().chain(&self.removed).cloned().collect();
+        let directories: Vec<_> = self.directories.iter().map(|(path, _)| path.clone()).collect();
+        let changed = files.iter().chain(&directories).chain(&self.emptied);
+        let renewed = self.renewed.iter().map(|(path, _)| path);
+        let around = around(changed.map(PathBuf::as_path), self.emptied.iter().chain(renewed))?;
+        let undo = Undo { secret: secret()?, files, directories, around };
         write_sealed(&dir.join(UNDO), &undo)?;
         Ok(undo)
     }
@@ -522,6 +624,44 @@ fn in_two<T: Sync, R: Send>(
     })
 }
 
+/// Notes the directories in which something at these places changes, and `others`, each with all above it.
+pub(crate) fn around<'a>(
+    places: impl Iterator<Item = &'a Path>,
+    others: impl IntoIterator<Item = &'a PathBuf>,
+) -> io::Result<Vec<(PathBuf, Attributes)>> {
+    let mut all: BTreeMap<&Path, bool> = others.into_iter().map(|path| (&**path, true)).collect();
+    all.extend(places.filter_map(Path::parent).map(|parent| (parent, true)));
+    for path in all.keys().copied().collect::<Vec<_>>() {
+        path.ancestors().skip(1).for_each(|above| _ = all.entry(above).or_insert(false));
+    }
+    // The root has no name, and is always there.
+    all.remove(Path::new("/"));
+    let mut noted = Vec::new();
+    for (path, matters) in all {
+        let attributes = Dir::open(path).and_then(|dir| Attributes::of(&dir, matters));
+        if let Some(attributes) = absent_is_fine(path, attributes)? {
+            noted.push((path.to_path_buf(), attributes));
+        }
+    }
+    Ok(noted)
+}
+
+/// Puts directories back, parents first.
+pub(crate) fn put_around_back(around: &[(PathBuf, Attributes)]) -> io::Result<()> {
+    around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_back(path)))
+}
+
+/// Puts the times of directories back. Last, since whatever is changed in one changes its time.
+pub(crate) fn put_times_back(around: &[(PathBuf, Attributes)]) -> io::Result<()> {
+    around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_time_back(path)))
+}
+
+pub(crate) fn secret() -> io::Result<Nonce> {
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    Ok(Nonce(secret))
+}
+
 /// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
 fn make_directories(
     all: &[(PathBuf, Arc<Rights>)],
@@ -541,6 +681,33 @@ fn make_directories(
         named(directory, given)?;
     }
     Ok(later)
+}
+
+/// Gives directories what they would have if they were made now.
+fn renew(all: &[(PathBuf, Arc<Rights>)]) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mode = 0o777 & !umask()?;
+    for (directory, rights) in all {
+        let given = Dir::open(directory).and_then(|dir| {
+            let file = dir.file()?;
+            let (owner, group) = (geteuid().as_raw(), getegid().as_raw());
+            fchown(&file, Some(owner), Some(group))?;
+            extended::write(&file, std::iter::empty())?;
+            rights.apply(&file, mode)
+        });
+        named(directory, given)?;
+    }
+    Ok(())
+}
+
+/// What this process takes from the mode of what it makes. To ask the system means to change it, for all threads.
+fn umask() -> io::Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+    umask.ok_or_else(|| io::Error::other("/proc/self/status tells no umask"))
 }
 
 /// True if the directory above is there, and nothing has the name.
@@ -601,7 +768,7 @@ struct Completing {
 impl Completing {
     fn complete(&mut self, dir: &Dir, beside: &OsStr, new: &New) -> io::Result<()> {
         let (path, mode) = match &new.source {
-            Source::Link { target } => return dir.symlink(beside, target.as_ref()),
+            Source::Link { target, .. } => return dir.symlink(beside, target.as_ref()),
             Source::File { path, mode, .. } => (path, *mode),
         };
         let (from, name) = self.sources.of(path)?;
@@ -666,9 +833,7 @@ impl Undo {
 
     /// Puts back what was there.
     fn put_back(&self, saved: &[bool], saved_dir: &Path) -> io::Result<()> {
-        for (directory, attributes) in &self.emptied {
-            named(directory, attributes.put_back(directory))?;
-        }
+        put_around_back(&self.around)?;
         let saved_dir = Dir::open(&fs::canonicalize(saved_dir)?)?;
         let mut parents = Parents::default();
         for ((path, is_saved), number) in self.files.iter().zip(saved).zip(0_u32..) {
@@ -691,23 +856,40 @@ impl Undo {
 }
 
 impl Attributes {
-    fn of(file: &File) -> io::Result<Self> {
-        let there = file.metadata()?;
-        let extended = extended::read(file)?.into_iter();
+    fn of(dir: &Dir, matters: bool) -> io::Result<Self> {
+        let there = dir.metadata()?;
+        let extended = match dir.file().and_then(|file| extended::read(&file)) {
+            // Who cannot look into it cannot remove it either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !matters => Vec::new(),
+            extended => extended?,
+        };
+        let time = (there.mtime(), u32::try_from(there.mtime_nsec()).unwrap_or(0));
         Ok(Self {
             owner: there.uid(),
             group: there.gid(),
             mode: there.mode() & 0o7777,
-            extended: extended.map(|(name, value)| (name, ByteBuf::from(value))).collect(),
+            modified: matters.then_some(time),
+            extended: (extended.into_iter())
+                .map(|(name, value)| (name, ByteBuf::from(value)))
+                .collect(),
         })
     }
 
     fn put_back(&self, directory: &Path) -> io::Result<()> {
         let (dir, name) = Dir::of(directory)?;
         let made = match dir.kind(name)? {
+            Some(Kind::Directory) if self.modified.is_none() => return Ok(()),
             Some(Kind::Directory) => dir.enter(name)?,
-            _ => dir.make_dir(name)?,
+            None => dir.make_dir(name)?,
+            Some(_) => {
+                let problem = "something else is where a directory was: move it away";
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, problem));
+            }
         };
+        let now = Self::of(&made, true)?;
+        if (Self { modified: self.modified, ..now }) == *self {
+            return Ok(());
+        }
         let file = made.file()?;
         fchown(&file, Some(self.owner), Some(self.group))?;
         file.set_permissions(fs::Permissions::from_mode(self.mode))?;
@@ -715,6 +897,21 @@ impl Attributes {
             &file,
             self.extended.iter().map(|(name, value)| (name.as_str(), &value[..])),
         )
+    }
+
+    fn put_time_back(&self, directory: &Path) -> io::Result<()> {
+        let Some((seconds, nanoseconds)) = self.modified else { return Ok(()) };
+        let file = Dir::open(directory)?.file()?;
+        let there = file.metadata()?;
+        if (there.mtime(), there.mtime_nsec()) == (seconds, i64::from(nanoseconds)) {
+            return Ok(());
+        }
+        let time = TimeSpec::new(seconds, nanoseconds.into());
+        match futimens(&file, &TimeSpec::UTIME_OMIT, &time) {
+            // Whoever deploys without being root may write to what is another's.
+            Err(Errno::EPERM) => Ok(()),
+            done => Ok(done?),
+        }
     }
 }
 
@@ -744,7 +941,8 @@ pub(crate) fn undo(dir: &Path) -> io::Result<()> {
     if let Some(Placing { saved, .. }) = &placing {
         undo.put_back(saved, &dir.join(SAVED))?;
     }
-    sync(dir, undo.places().chain(undo.emptied.iter().map(|(path, _)| path.as_path())))?;
+    put_times_back(&undo.around)?;
+    sync(dir, undo.places().chain(undo.around.iter().map(|(path, _)| path.as_path())))?;
     forget(dir)
 }
 
@@ -765,7 +963,7 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
 
 /// The name under which a file is completed before it takes its place. Who owns the directory cannot
 /// foretell it; whoever reads the undo list can find it again.
-fn beside(target: &Path, secret: Nonce) -> OsString {
+pub(crate) fn beside(target: &Path, secret: Nonce) -> OsString {
     // The hash keeps long names within the limit of the file system.
     let path = target.as_os_str().as_encoded_bytes();
     let Digest(hash) = Digest::of_content(&[&secret.0[..], path].concat());
@@ -774,7 +972,7 @@ fn beside(target: &Path, secret: Nonce) -> OsString {
 }
 
 /// Makes what was done in `dir` and at these places durable, on whatever file systems they are.
-fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+pub(crate) fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<()> {
     let dir = File::open(path)?;
     durable(path, nix::unistd::syncfs(&dir).map_err(Into::into));
     let mut synced = BTreeSet::from([dir.metadata()?.dev()]);
@@ -793,11 +991,11 @@ fn sync<'a>(path: &Path, places: impl Iterator<Item = &'a Path>) -> io::Result<(
     Ok(())
 }
 
-fn gone(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn gone(result: io::Result<()>) -> io::Result<()> {
     absent_is_none(result).map(|_| ())
 }
 
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
@@ -805,7 +1003,7 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// None where the directory is gone, and nothing can be in it.
-fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_is_fine<T>(path: &Path, done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
         Err(error) if is_absent(&error) => Ok(None),
         other => named(path, other.map(Some)),
@@ -817,7 +1015,7 @@ fn is_kept(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy)
 }
 
-fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+pub(crate) fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), named_in(path, &error)))
 }
 
@@ -1058,8 +1256,12 @@ mod tests {
     fn a_directory_in_the_way_is_never_removed() {
         let mut host = Host::new();
         fs::create_dir_all(host.live().join("app/a")).unwrap();
-        let (revision, archive, _) = host.revision(&[("a", "ours")]);
-        for behavior in [DISALLOW, FileExistsBehavior::Overwrite, FileExistsBehavior::Retain] {
+        let (revision, archive, dir) = host.revision(&[("a", "ours")]);
+        let retain = FileExistsBehavior::Retain;
+        let retained = plan(&revision, Path::new("/"), &archive, &none(), retain).unwrap();
+        retained.carry_out(&dir).unwrap();
+        assert!(host.live().join("app/a").is_dir() && retained.belongings.files.is_empty());
+        for behavior in [DISALLOW, FileExistsBehavior::Overwrite] {
             let refused = plan(&revision, Path::new("/"), &archive, &none(), behavior)
                 .unwrap_err()
                 .to_string();

@@ -209,10 +209,6 @@ impl GroupState {
         }
     }
 
-    pub(crate) fn has_installed(&self, name: DeploymentName) -> bool {
-        self.installed.as_ref().is_some_and(|installed| installed.deployment == name)
-    }
-
     /// Closes what was done under a slot. Nothing begins under it again.
     pub(crate) fn close(&mut self, token: u64) {
         self.activation = None;
@@ -250,7 +246,8 @@ impl GroupState {
         }
         *step = Step::Ended(End::Failed(Failure {
             log: String::new(),
-            code: 5,
+            // As AWS's agent tells of what was under way when it ended.
+            code: 7,
             event,
             script: String::new(),
             message: "an operator released the slot while the host was away".into(),

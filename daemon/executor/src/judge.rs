@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     deployment::{Deployment, DeploymentName, Event},
     journal::{self, GroupState, Installed},
-    regular,
+    policy, regular,
 };
 
 /// What this host believes. Read from its own state directory, which only root writes.
@@ -263,6 +263,10 @@ pub(crate) fn judge(
     let manifest = read_manifest(&own, release.content()).or_else(|_| {
         read_manifest(&config.manifest_file(&release.content().manifest), release.content())
     })?;
+    // What was begun before the settings forbade it goes on, and so does the way back.
+    if begins {
+        policy::check(config, &manifest.spec)?;
+    }
     Ok(Judged { group, order: evidence.order, deploy, release, manifest, deployment })
 }
 

@@ -1,7 +1,7 @@
 //! The lifecycle of one activation, forward and, if it fails, back.
 //!
-//! Forward: ApplicationStop of the revision that is there, then the new one's events. Back: the
-//! revision that was there is deployed again, so that the host ends where it began.
+//! Forward: ApplicationStop of the revision that is there, then the new one's events. Back: its files are put
+//! back, and as many of its events run as it takes for the host to end where it began.
 //! Each step is in the journal before it is taken; after a crash it is taken again.
 //!
 //! Who decided on the deployment, and where its journal is, is for the caller to know: orders of a fleet
@@ -29,6 +29,7 @@ use crate::{
     hooks::{self, Context, HookFailed},
     install::{self, Belongings, Plan, Unfit},
     journal::{End, Failure, Installed, Standing, Step},
+    kept,
     layout::Marker,
     logs::{self, ScriptLog},
     regular,
@@ -41,6 +42,10 @@ const LOOKS_MAX: u32 = 3;
 /// Else a revision with a mistake in this event could be replaced by none.
 const IGNORE_STOP: &str = "; this is the revision before: to go on without its ApplicationStop, deploy with \
     --ignore-application-stop-failures";
+
+/// Nobody knows any more what it would run.
+const IGNORE_LOST: &str = "; this is the revision before, and its directory is not what it was: to go on without \
+    what it runs, deploy with --ignore-application-stop-failures";
 
 /// A deployment at work.
 pub(crate) struct Work<'a> {
@@ -144,7 +149,8 @@ impl EventFailed {
 /// Looks for what Install needs before anything is disturbed: whoever has to be told that something is
 /// missing still has what ran. What scripts that run before Install may mend is asked again in Install alone.
 fn check(work: &mut Work<'_>) -> Step {
-    let Err(problem) = take_back(work).and_then(|()| check_install(work)) else {
+    let checked = take_back(work).and_then(|()| check_install(work)).and_then(|()| keep(work));
+    let Err(problem) = checked else {
         let first = work.deployment.first(&work.before);
         return first.map_or(Step::Ended(End::Succeeded), Step::Forward);
     };
@@ -157,8 +163,14 @@ fn check(work: &mut Work<'_>) -> Step {
 /// Takes back what an earlier deployment has left half installed.
 fn take_back(work: &mut Work<'_>) -> Result<(), String> {
     let Some(half_installed) = work.now.half_installed else { return Ok(()) };
-    abandon(work.config, &work.deployment.group, half_installed)
-        .map_err(|problem| format!("{half_installed} has left files half installed: {problem}"))?;
+    abandon(work.config, &work.deployment.group, half_installed).map_err(|problem| {
+        let dir = work.config.deployment_dir(&work.deployment.group, half_installed);
+        let dir = dir.display();
+        format!(
+            "{half_installed} has left files half installed: {problem}; mend that and deploy again, or \
+             remove {dir} to go on with the files as they are"
+        )
+    })?;
     work.now.half_installed = None;
     Ok(())
 }
@@ -182,19 +194,48 @@ fn check_install(work: &Work<'_>) -> Result<(), String> {
     }
 }
 
+/// Keeps what is there, if scripts run before Install saves it.
+fn keep(work: &Work<'_>) -> Result<(), String> {
+    let mut before = work.deployment.before_install();
+    if !work.deployment.goes_back
+        || !work.deployment.installs_files()
+        || !before.any(|it| runs(work, it))
+    {
+        return Ok(());
+    }
+    let _alone = install::alone();
+    let failed = |error: io::Error| format!("what is there cannot be kept: {error}");
+    let (root, archive) = (&work.config.destination_root, work.archive());
+    let belongings = belongings_before(work).map_err(failed)?;
+    // What cannot be told now is told by Install.
+    let places = install::targets(&work.deployment.manifest, root, &archive, &belongings);
+    let archived = work.before.installed.as_ref().and_then(|before| {
+        let archive = work.config.archive(&work.deployment.group, before.deployment);
+        let archive = fs::canonicalize(archive).ok()?;
+        let manifest = manifest_of(work, before).ok()?;
+        install::targets(&manifest, root, &archive, &Belongings::default()).ok()
+    });
+    let places = places.unwrap_or_default().into_keys();
+    kept::keep(&work.dir(), &belongings, places, &archived.unwrap_or_default()).map_err(failed)
+}
+
+/// True if an event has scripts.
+fn runs(work: &Work<'_>, event: &Event) -> bool {
+    let source = work.deployment.source(event);
+    if source == Source::Current {
+        return !work.deployment.scripts(event).is_empty();
+    }
+    let manifest = work.before.at(source).map(|before| manifest_of(work, before));
+    let Event::Known(event) = event else { return false };
+    // What cannot be read runs nothing.
+    manifest.is_some_and(|it| it.is_ok_and(|it| !it.spec.scripts(*event).is_empty()))
+}
+
 /// True if an event before Install has scripts that may mend what is wrong. Those of the revision before may
 /// take away what is in the way, as AWS's agent lets them; of users and permissions they know nothing.
 fn may_mend(work: &Work<'_>, event: &Event, unfit: &Unfit) -> bool {
-    match (work.deployment.source(event), unfit) {
-        (Source::Current, _) => !work.deployment.scripts(event).is_empty(),
-        (source, Unfit::InTheWay(_)) => {
-            let manifest = work.before.at(source).map(|before| manifest_of(work, before));
-            let Event::Known(event) = event else { return false };
-            // What cannot be read runs nothing.
-            manifest.is_some_and(|it| it.is_ok_and(|it| !it.spec.scripts(*event).is_empty()))
-        }
-        (_, Unfit::Other(_)) => false,
-    }
+    let may_know = work.deployment.source(event) == Source::Current;
+    (may_know || matches!(unfit, Unfit::InTheWay(_))) && runs(work, event)
 }
 
 /// Notes what has failed in an event.
@@ -239,8 +280,7 @@ fn forward(work: &mut Work<'_>, event: &Event) -> Step {
         },
         Err(failed) => {
             let failure = failure(work, event, failed, false);
-            let first = work.deployment.way_back().next();
-            match first {
+            match work.deployment.way_back(event, None) {
                 Some(first) => Step::Back(first, Box::new(End::Failed(failure))),
                 None => Step::Ended(End::Failed(leave(work, failure))),
             }
@@ -284,7 +324,7 @@ fn back(work: &mut Work<'_>, event: &Event, end: &End) -> Step {
             None => Ok(()),
         },
     };
-    let next = work.deployment.way_back().skip_while(|other| other != event).nth(1);
+    let next = work.deployment.way_back(&failure.event, Some(event));
     let restored = work.before.current.is_some();
     let failure = failure.clone();
     match (done, next) {
@@ -315,18 +355,18 @@ fn with_restored(mut failure: Failure, restored: bool, why_not: Option<&str>) ->
 fn run_before(work: &Work<'_>, event: &Event, source: Source) -> Result<(), EventFailed> {
     let Some(before) = work.before.at(source) else { return Ok(()) };
     let done = run_scripts_of(work, before, event, work.deployment.event_deadline);
-    let is_stop = *event == LifecycleEvent::ApplicationStop.into();
-    match done {
-        Err(failed) if is_stop && work.deployment.ignore_application_stop_failures => {
-            work.log.line(&format!("{}; ignored, as was asked for", failed.message));
-            Ok(())
-        }
-        Err(mut failed) if is_stop => {
-            failed.message.push_str(IGNORE_STOP);
-            Err(failed)
-        }
-        other => other,
+    let Err(mut failed) = done else { return Ok(()) };
+    let hint = match event {
+        Event::Known(LifecycleEvent::ApplicationStop) => IGNORE_STOP,
+        _ if manifest_of(work, before).is_err() => IGNORE_LOST,
+        _ => return Err(failed),
+    };
+    if work.deployment.ignore_application_stop_failures {
+        work.log.line(&format!("{}; ignored, as was asked for", failed.message));
+        return Ok(());
     }
+    failed.message.push_str(hint);
+    Err(failed)
 }
 
 /// Stops what has failed, as well as it can be stopped.
@@ -392,7 +432,7 @@ fn restore_files(work: &mut Work<'_>) -> Result<(), EventFailed> {
     work.now.installed = work.before.installed.clone();
     // Should it fail now, the next deployment tries again.
     work.now.half_installed = Some(work.deployment.name());
-    install::undo(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
+    put_back(&work.dir()).map_err(|error| EventFailed::other(error.to_string()))?;
     work.now.half_installed = None;
     let before = work.before.installed.as_ref().map(|before| before.deployment);
     work.mark(Marker::LastSuccessful, before);
@@ -411,8 +451,20 @@ pub(crate) fn abandon(
         .and_then(|log| hooks::end_left_over(&config.hook_record(group, deployment), &log))
         .map_err(|error| format!("the script that was left running cannot be ended: {error}"))?;
     let _alone = install::alone();
-    install::undo(&config.deployment_dir(group, deployment))
+    put_back(&config.deployment_dir(group, deployment))
         .map_err(|error| format!("the old files cannot be put back: {error}"))
+}
+
+/// Takes back what Install has done, then whatever scripts have done before it.
+fn put_back(dir: &Path) -> io::Result<()> {
+    install::undo(dir)?;
+    kept::put_back(dir)
+}
+
+/// Drops what would be needed to go back.
+pub(crate) fn forget(dir: &Path) -> io::Result<()> {
+    install::forget(dir)?;
+    kept::forget(dir)
 }
 
 /// The manifest of a revision that was installed before.
@@ -467,6 +519,17 @@ fn run_scripts(
         if let Some(deadline) = deadline {
             let left = deadline.saturating_sub(began.elapsed()).as_millis().div_ceil(1000);
             let left = u32::try_from(left).unwrap_or(u32::MAX);
+            if left == 0 {
+                return Err(EventFailed {
+                    code: hooks::TIMED_OUT,
+                    message: format!(
+                        "script {} was not started: the {} seconds that {event} may take are over",
+                        script.location,
+                        deadline.as_secs()
+                    ),
+                    script: script.location,
+                });
+            }
             script.timeout_seconds = script.timeout_seconds.min(left);
         }
         hooks::run(archive, event, &script, &context, &work.log).map_err(

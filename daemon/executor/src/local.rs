@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{self, Config},
     deployment::{Deployment, DeploymentName, Event},
-    frame, give_up, install,
+    frame, give_up,
     journal::{self, End, Failure, Installed, Standing, Step},
     lifecycle::{self, Work},
     lock, regular, stage,
@@ -78,7 +78,7 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
     group.take_back(&config)?;
     if let Some(installed) = &group.standing.installed {
         // The process may have ended before it did so.
-        drop(install::forget(&config.deployment_dir(&group.id, installed.deployment)));
+        drop(lifecycle::forget(&config.deployment_dir(&group.id, installed.deployment)));
     }
     let units = Units::of_this_machine(config.scripts, config.keepers_dir())
         .map_err(|error| format!("{}: {error}", config.keepers_dir().display()))?;
@@ -101,9 +101,9 @@ fn deploy(asked: LocalDeployment) -> Result<End, String> {
     work.run(Step::Check, note);
     // As in a fleet, the end was told before what is not needed any more goes. Where the old files could not be
     // put back, their only copies stay.
-    if group.has_installed(name) {
+    if group.standing.half_installed != Some(name) {
         // What cannot be removed now goes with the deployment's directory.
-        drop(install::forget(&config.deployment_dir(&id, name)));
+        drop(lifecycle::forget(&config.deployment_dir(&id, name)));
     }
     match last {
         Step::Ended(end) => Ok(end),
@@ -321,10 +321,6 @@ impl Group {
         if let Err(error) = self.write(config) {
             give_up(&format!("the journal cannot be written: {error}"));
         }
-    }
-
-    fn has_installed(&self, name: DeploymentName) -> bool {
-        self.standing.installed.as_ref().is_some_and(|installed| installed.deployment == name)
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
 };
 
 use groundswell_protocol::{
-    limits::{HOOK_OUTPUT_BYTES_MAX, LOG_PART_BYTES_MAX, LOG_TAIL_BYTES_MAX},
+    limits::{HOOK_OUTPUT_BYTES_MAX, LOG_BYTES_MAX, LOG_PART_BYTES_MAX, LOG_TAIL_BYTES_MAX},
     time::UnixSeconds,
 };
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{deployment::DeploymentName, regular};
@@ -33,6 +34,8 @@ pub(crate) struct Places {
 struct Inner {
     places: Places,
     file: File,
+    /// What scripts print ends here until the next event; what is said of them has [`LOG_BYTES_MAX`].
+    output_ends_at: u64,
     is_full: bool,
     /// None where it cannot be written; a host deploys without.
     all: Option<File>,
@@ -48,9 +51,9 @@ impl ScriptLog {
             fs::create_dir_all(dir)?;
         }
         let (file, all) = (append(&places.own)?, append(&places.all).ok());
-        let is_full = file.metadata()?.len() > HOOK_OUTPUT_BYTES_MAX;
+        let output_ends_at = share_of(file.metadata()?.len());
         let (tail, unfinished) = (Vec::new(), None);
-        let inner = Inner { places, file, is_full, all, tail, unfinished };
+        let inner = Inner { places, file, output_ends_at, is_full: false, all, tail, unfinished };
         Ok(Self(Arc::new(Mutex::new(inner))))
     }
 
@@ -61,7 +64,12 @@ impl ScriptLog {
 
     /// Begins an event: the tail starts anew.
     pub(crate) fn begin(&self, event: &str) {
-        self.lock().tail.clear();
+        {
+            let mut inner = self.lock();
+            inner.tail.clear();
+            inner.output_ends_at = share_of(inner.file.metadata().map_or(0, |file| file.len()));
+            inner.is_full = false;
+        }
         self.line(&format!("LifecycleEvent - {event}"));
     }
 
@@ -121,30 +129,48 @@ impl Inner {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = clock_time(now.as_secs());
         self.keep(&[cut, prefix_now.as_bytes(), text, end].concat());
-        let deployment = self.places.deployment;
-        if let Some(all) = &mut self.all {
-            let stamp = format!("[{clock}.{:03}] [{deployment}]{prefix}", now.subsec_millis());
-            drop(all.write_all(&[stamp.as_bytes(), text.trim_ascii(), b"\n"].concat()));
-        }
         let stamp = if goes_on { String::new() } else { format!("{clock} ") };
         let entry = [cut, stamp.as_bytes(), prefix_now.as_bytes(), text, end].concat();
-        self.append(&entry);
+        if self.append(&entry, prefix.is_empty()) {
+            let deployment = self.places.deployment;
+            let stamp = format!("[{clock}.{:03}] [{deployment}]{prefix}", now.subsec_millis());
+            self.append_to_all(&[stamp.as_bytes(), text.trim_ascii(), b"\n"].concat());
+        }
     }
 
-    fn append(&mut self, entry: &[u8]) {
-        if self.is_full {
-            return;
+    /// False if there is no room for it.
+    fn append(&mut self, entry: &[u8], is_said_of_scripts: bool) -> bool {
+        if self.is_full && !is_said_of_scripts {
+            return false;
         }
         // Asked for each time: what a script left running is logged by another process.
         let before = self.file.metadata().map_or(0, |file| file.len());
         let after = before.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX));
-        if after > HOOK_OUTPUT_BYTES_MAX {
-            self.is_full = true;
-            let end = format!("[the log is full at {HOOK_OUTPUT_BYTES_MAX} bytes]\n");
-            drop(self.file.write_all(end.as_bytes()));
-            return;
+        let ends_at = if is_said_of_scripts { LOG_BYTES_MAX } else { self.output_ends_at };
+        if after <= ends_at {
+            drop(self.file.write_all(entry));
+            return true;
         }
-        drop(self.file.write_all(entry));
+        if !is_said_of_scripts {
+            self.is_full = true;
+            if before < LOG_BYTES_MAX - FULL_BYTES_MAX {
+                let end = format!("[the log is full at {} bytes]\n", self.output_ends_at);
+                drop(self.file.write_all(end.as_bytes()));
+            }
+        }
+        false
+    }
+
+    /// What a script left running may print as long as the host is up: whoever writes sets the log aside.
+    fn append_to_all(&mut self, entry: &[u8]) {
+        let is_long = |file: &File| file.metadata().is_ok_and(|it| it.len() >= ALL_BYTES_MAX);
+        if self.all.as_ref().is_some_and(is_long) {
+            drop(rotate(&self.places.all));
+            self.all = append(&self.places.all).ok();
+        }
+        if let Some(all) = &mut self.all {
+            drop(all.write_all(entry));
+        }
     }
 
     fn keep(&mut self, text: &[u8]) {
@@ -155,6 +181,12 @@ impl Inner {
             self.tail.drain(..surplus);
         }
     }
+}
+
+/// Where output must end that begins at `bytes`: at half of the room that is left, so that nothing that
+/// prints without end takes it from the events to come.
+fn share_of(bytes: u64) -> u64 {
+    bytes.saturating_add(HOOK_OUTPUT_BYTES_MAX.saturating_sub(bytes) / 2)
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -174,11 +206,11 @@ pub(crate) fn read(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
 /// Makes room in the log of all deployments: one that is long enough is set aside, and the oldest of
 /// those that were set aside goes.
 pub(crate) fn rotate(all: &Path) -> io::Result<()> {
-    // Deployments of several groups begin at the same time.
-    let _one = ROTATING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(dir) = all.parent() {
-        fs::create_dir_all(dir)?;
-    }
+    let dir = all.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(dir)?;
+    // Deployments of several groups write to it, and what keeps their scripts.
+    let _one =
+        Flock::lock(File::open(dir)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
     if !fs::metadata(all).is_ok_and(|file| file.len() >= ALL_BYTES_MAX) {
         return Ok(());
     }
@@ -196,12 +228,12 @@ pub(crate) fn rotate(all: &Path) -> io::Result<()> {
     fs::rename(all, aside(1))
 }
 
-static ROTATING: Mutex<()> = Mutex::new(());
-
 /// The log of all deployments on this host is set aside at this size, as AWS's agent does it.
 const ALL_BYTES_MAX: u64 = 64 << 20;
 /// So many files hold it, the one that is written to included.
 const ALL_KEPT: u32 = 8;
+/// What says that a log is full is shorter, and so is how often: once an event and script.
+const FULL_BYTES_MAX: u64 = 64;
 /// Enough for [`LOG_TAIL_BYTES_MAX`], whatever becomes longer when it is shown.
 const RAW_TAIL_BYTES: usize = LOG_TAIL_BYTES_MAX * 4;
 
@@ -324,18 +356,67 @@ mod tests {
     }
 
     #[test]
-    fn a_full_log_says_so_and_the_tail_goes_on() {
+    fn a_full_log_says_so_and_has_room_for_the_events_to_come() {
         let dir = tempfile::tempdir().unwrap();
-        let path = places(dir.path()).own;
-        File::create(&path).unwrap().set_len(HOOK_OUTPUT_BYTES_MAX - 10).unwrap();
+        let Places { own: path, all, .. } = places(dir.path());
+        File::create(&path).unwrap().set_len(HOOK_OUTPUT_BYTES_MAX - 100).unwrap();
         let log = ScriptLog::open(places(dir.path())).unwrap();
         for number in 0..3 {
             log.output("[stdout]", format!("line {number}\n").as_bytes());
         }
-        let text = fs::read(&path).unwrap();
-        let end = format!("[the log is full at {HOOK_OUTPUT_BYTES_MAX} bytes]\n");
-        assert_eq!(text.len(), usize::try_from(HOOK_OUTPUT_BYTES_MAX).unwrap() - 10 + end.len());
+        let bytes = fs::read(&path).unwrap();
+        let text =
+            String::from_utf8_lossy(&bytes[bytes.iter().rposition(|b| *b == 0).unwrap() + 1..]);
+        let end = format!("[the log is full at {} bytes]\n", HOOK_OUTPUT_BYTES_MAX - 50);
+        assert!(text.contains("line 0\n") && text.ends_with(&end), "{text}");
         assert_eq!(log.tail(), "[stdout]line 0\n[stdout]line 1\n[stdout]line 2\n");
+        let read_all = || fs::read_to_string(&all).unwrap();
+        assert!(read_all().ends_with("[stdout]line 0\n"), "{}", read_all());
+        // An event is told of, whatever was printed.
+        log.begin("ValidateService");
+        log.line("it has failed");
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(text.ends_with("it has failed\n") && text.contains("LifecycleEvent - Validate"));
+        assert!(read_all().ends_with("it has failed\n"), "{}", read_all());
+        for _ in 0..12 {
+            log.line(&"x".repeat(100_000));
+            log.begin("ValidateService");
+            log.output("[stdout]", b"line\n");
+        }
+        assert!(fs::metadata(&path).unwrap().len() <= LOG_BYTES_MAX);
+    }
+
+    #[test]
+    fn half_of_a_log_is_for_the_events_to_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = ScriptLog::open(places(dir.path())).unwrap();
+        let last = |text: &str| fs::read_to_string(places(dir.path()).own).unwrap().ends_with(text);
+        for event in ["AfterInstall", "ApplicationStart"] {
+            log.begin(event);
+            log.output("[stdout]", b"it is told\n");
+            assert!(last("it is told\n"), "{event}");
+            for _ in 0..20 {
+                log.output("[stdout]", &[b'x'; 1 << 20]);
+                log.output("[stdout]", b"\n");
+            }
+            assert!(last(" bytes]\n"), "{event}");
+        }
+    }
+
+    #[test]
+    fn whoever_writes_to_the_log_of_all_deployments_sets_it_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = places(dir.path()).all;
+        let [one, other] = [(); 2].map(|()| ScriptLog::open(places(dir.path())).unwrap());
+        for round in 1..=2 {
+            File::options().write(true).open(&all).unwrap().set_len(ALL_BYTES_MAX).unwrap();
+            one.line("one");
+            other.line("other");
+            let text = fs::read_to_string(&all).unwrap();
+            assert_eq!(text.lines().count(), 2, "{text}");
+            let aside = fs::metadata(dir.path().join(format!("all.log.{round}"))).unwrap().len();
+            assert_eq!(aside, ALL_BYTES_MAX);
+        }
     }
 
     #[test]

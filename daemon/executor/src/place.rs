@@ -15,7 +15,7 @@ use std::{
 use groundswell_protocol::limits::SYMLINK_HOPS_MAX;
 use nix::{
     fcntl::{self, AtFlags, OFlag},
-    sys::stat::{self, Mode, SFlag},
+    sys::stat::{self, FileStat, Mode, SFlag},
     unistd::{self, Gid, Uid, UnlinkatFlags},
 };
 
@@ -32,6 +32,16 @@ pub(crate) enum Kind {
     Directory,
     Link,
     Other,
+}
+
+impl Kind {
+    pub(crate) fn of(there: &FileStat) -> Self {
+        match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => Self::Directory,
+            SFlag::S_IFLNK => Self::Link,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A directory that is held on to. It need not be readable.
@@ -71,15 +81,20 @@ impl Dir {
     }
 
     pub(crate) fn kind(&self, name: &OsStr) -> io::Result<Option<Kind>> {
-        let there = match stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(nix::errno::Errno::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        Ok(Some(match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFDIR => Kind::Directory,
-            SFlag::S_IFLNK => Kind::Link,
-            _ => Kind::Other,
-        }))
+        Ok(self.stat(name)?.map(|there| Kind::of(&there)))
+    }
+
+    /// What is known of `name` without following it.
+    pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<FileStat>> {
+        match stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(nix::errno::Errno::ENOENT) => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    /// What is known of the directory itself, which need not be readable for that.
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.0.metadata()
     }
 
     /// Makes a file that was not there.
@@ -142,10 +157,14 @@ impl Dir {
     pub(crate) fn copy(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
         step()?;
         match unistd::linkat(&self.0, name, &other.0, to, AtFlags::empty()) {
-            Ok(()) => return Ok(true),
-            Err(nix::errno::Errno::ENOENT) => return Ok(false),
-            Err(_) => {}
+            Ok(()) => Ok(true),
+            Err(nix::errno::Errno::ENOENT) => Ok(false),
+            Err(_) => self.duplicate(name, other, to),
         }
+    }
+
+    /// Makes a copy of what is at `name`, with all its attributes. False if nothing is there, or a directory.
+    pub(crate) fn duplicate(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
         match self.kind(name)? {
             None | Some(Kind::Directory) => return Ok(false),
             Some(Kind::Link) => {

@@ -3,10 +3,10 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,6 +19,10 @@ use groundswell_protocol::{
     cbor,
     execute::{Request, Response},
     limits::EXECUTOR_FRAME_BYTES_MAX,
+};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::geteuid,
 };
 
 use crate::{activation::Executor, config::Config, frame};
@@ -40,6 +44,7 @@ pub(crate) fn run(config: Config) -> Result<(), Failed> {
         message: format!("{}: {error}", logs.display()),
         hint: "scripts are logged there, below root_dir of the settings: make it a directory that can be written to",
     })?;
+    let peers = Peers::of(&config);
     let executor = Executor::open(config).map_err(|error| Failed {
         code: 74,
         message: format!("the journal: {error}"),
@@ -49,6 +54,9 @@ pub(crate) fn run(config: Config) -> Result<(), Failed> {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
+        if !peers.may_ask(&stream) {
+            continue;
+        }
         if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             open.fetch_sub(1, Ordering::Relaxed);
             continue;
@@ -113,6 +121,28 @@ fn open_to_group(path: &Path, group: Option<&str>) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))
 }
 
+/// Who may ask, whatever the mode of the socket lets through: root, this process's user, and `swelld`, whose
+/// store this process reads.
+struct Peers {
+    store_dir: PathBuf,
+}
+
+impl Peers {
+    fn of(config: &Config) -> Self {
+        Self { store_dir: config.store_dir.clone() }
+    }
+
+    fn may_ask(&self, stream: &UnixStream) -> bool {
+        getsockopt(stream, PeerCredentials).is_ok_and(|peer| self.has(peer.uid()))
+    }
+
+    /// The daemon may have made its store a moment ago.
+    fn has(&self, user: u32) -> bool {
+        let daemon = || fs::symlink_metadata(&self.store_dir).map(|store| store.uid());
+        user == 0 || user == geteuid().as_raw() || daemon().is_ok_and(|daemon| user == daemon)
+    }
+}
+
 fn serve(mut stream: UnixStream, executor: &Arc<Executor>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     loop {
@@ -150,7 +180,26 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::lchown;
+
     use super::*;
+    use crate::shown::shown_by_root;
+
+    #[test]
+    fn t32_root_and_whose_the_store_is_may_ask_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let peers = Peers { store_dir: dir.path().join("store") };
+        let own = geteuid().as_raw();
+        // As long as there is no store.
+        assert!(peers.has(0) && peers.has(own) && !peers.has(own + 12345));
+        fs::create_dir(&peers.store_dir).unwrap();
+        if shown_by_root() {
+            lchown(&peers.store_dir, Some(12345), Some(1)).unwrap();
+            assert!(peers.has(0) && peers.has(12345) && !peers.has(1));
+        }
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(peers.may_ask(&one));
+    }
 
     #[test]
     fn only_a_socket_is_removed_to_make_room_for_one() {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, FileTimes},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -21,6 +21,7 @@ use crate::{
     deployment::DeploymentName,
     install,
     journal::{durable, replace_for_now},
+    kept,
     layout::ARCHIVE,
     regular,
     space::Needed,
@@ -55,7 +56,7 @@ pub(crate) fn lay_out(
         if part.exists() {
             fs::remove_dir_all(&part)?;
         }
-        fs::create_dir_all(&part)?;
+        fs::DirBuilder::new().recursive(true).mode(KEPT_MODE).create(&part)?;
         // Made durable with all the rest.
         replace_for_now(&config.own_manifest(group, deployment), &manifest.to_bytes())?;
         let mut frames = Frames { config, manifest, raw: None };
@@ -90,7 +91,7 @@ pub(crate) fn clear_old(
         .filter(|entry| !needed.contains(&entry.path()))
         // A group may have the name of the directory in which the log of all deployments is.
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter(|entry| !install::can_undo(&entry.path()))
+        .filter(|entry| !install::can_undo(&entry.path()) && !kept::is_needed(&entry.path()))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     old.sort();
@@ -118,10 +119,12 @@ pub(crate) fn clear(config: &Config) {
 static STAGING: Mutex<()> = Mutex::new(());
 
 const PART: &str = "part";
+/// The rights that anything in an archive can have.
+const KEPT_MODE: u32 = 0o755;
 
 fn write_entry(frames: &mut Frames<'_>, kind: &EntryKind, path: &Path) -> io::Result<()> {
     match kind {
-        EntryKind::Directory => fs::create_dir(path),
+        EntryKind::Directory => fs::DirBuilder::new().mode(KEPT_MODE).create(path),
         EntryKind::Symlink { target } => symlink(target, path),
         EntryKind::File { hash, mode, chunks, modified, .. } => {
             let mut options = File::options();
@@ -135,8 +138,8 @@ fn write_entry(frames: &mut Frames<'_>, kind: &EntryKind, path: &Path) -> io::Re
             if Digest(*hasher.finalize().as_bytes()) != *hash {
                 return Err(io::Error::other("a file does not have the hash that it should"));
             }
-            // A script that its owner may read is one that it may run; hosts check no more.
-            file.set_permissions(fs::Permissions::from_mode(u32::from(*mode)))?;
+            // What root runs from here one day nobody else writes to, whatever mode it has where it is installed.
+            file.set_permissions(fs::Permissions::from_mode(u32::from(*mode) & KEPT_MODE))?;
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(modified.0);
             file.set_times(FileTimes::new().set_modified(at))
         }

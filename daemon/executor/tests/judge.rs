@@ -845,6 +845,31 @@ fn a_host_keeps_as_many_deployments_as_its_settings_say() {
 }
 
 #[test]
+fn t31_what_the_settings_of_a_host_forbid_is_never_laid_out() {
+    let scripts = &[(LifecycleEvent::AfterInstall, "#!/bin/sh\n")];
+    for (settings, problem) in [
+        ("allowed_users = [\"app\"]", "script hooks/AfterInstall may not run as root"),
+        ("destination_roots = [\"/opt\"]", "nothing may be installed in /srv/app"),
+        ("script_seconds_max = 30", "may not run for 60 seconds"),
+    ] {
+        let mut bench = Bench::new();
+        let first = bench.evidence();
+        assert_eq!(bench.run(&first), Outcome::Succeeded);
+        let second = bench.publish(scripts, &first);
+        let before = bench.deployments();
+        fs::write(bench.path("more.toml"), settings).unwrap();
+        bench.restart();
+        let refused = refusal(bench.ask(&Request::Stage(Box::new(second.clone()))));
+        assert!(refused.contains(problem), "{refused}");
+        assert!(refusal(bench.begin(&second)).contains(problem));
+        assert_eq!(bench.deployments(), before);
+        fs::remove_file(bench.path("more.toml")).unwrap();
+        bench.restart();
+        assert_eq!(bench.run(&second), Outcome::Succeeded);
+    }
+}
+
+#[test]
 fn old_deployments_make_room_before_a_new_one_is_laid_out() {
     let mut bench = Bench::new();
     fs::write(bench.path("more.toml"), "revisions_kept = 2").unwrap();

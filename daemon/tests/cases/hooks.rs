@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -319,4 +320,30 @@ fn a_script_may_be_a_link_or_behind_one() {
     std::os::unix::fs::symlink("bin/none.sh", bundle.join("link.sh")).unwrap();
     let text = host.refuses(&bundle, &[]);
     assert!(text.contains("a symbolic link that leads nowhere"), "{text}");
+}
+
+#[test]
+fn t28_nobody_else_writes_to_a_script_that_will_run_one_day() {
+    let host = Host::new();
+    let appspec = "files:\n  - source: data\n    destination: {live}/app\n\
+        hooks:\n  ApplicationStop:\n    - location: sub/stop.sh\n";
+    let files = [("sub/stop.sh", "#!/bin/sh\n"), ("data", "1")];
+    let one = host.bundle("one", appspec, &files);
+    for (file, mode) in [("sub/stop.sh", 0o777), ("data", 0o666), ("sub", 0o777)] {
+        fs::set_permissions(one.join(file), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let local = host.command(&one, &[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$0\" \"$@\""]);
+    command.arg(local.get_program()).args(local.get_args());
+    let run = Run::of(command);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let archive = run.dir().join("deployment-archive");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for path in [run.dir(), archive.clone(), archive.join("sub"), archive.join("sub/stop.sh")] {
+        assert_eq!(mode(&path), 0o755, "{}", path.display());
+    }
+    assert_eq!(mode(&archive.join("data")), 0o644);
+    // Where it is installed it is what it was packed as.
+    assert_eq!(mode(&host.live("app/data")), 0o666);
 }

@@ -153,6 +153,12 @@ fn c120_two_sources_of_one_file_are_named() {
     let message = run.failure("message");
     assert!(message.contains("a/f") && message.contains("b/f"), "{message}");
     assert!(message.contains(&host.live("x/f").display().to_string()), "{message}");
+    let links = host.bundle("two", &mappings, &[("a/g", "1"), ("b/g", "2")]);
+    for dir in ["a", "b"] {
+        symlink("g", links.join(dir).join("f")).unwrap();
+    }
+    let run = fails(&host, &links, &[]);
+    assert!(run.failure("message").contains("both a/f and b/f would become"), "{}", run.stderr);
 }
 
 #[test]
@@ -363,6 +369,37 @@ fn c140_what_a_link_leads_to_is_replaced_and_the_link_stays() {
     let appspec = format!("{}{hooks}", files(&[("f", "{live}/x")]));
     host.fails(&host.bundle("two", &appspec, &[("f", "newer"), fail]), &["-b", "OVERWRITE"]);
     assert_eq!(read(host.live("real")), "new");
+}
+
+#[test]
+fn a_link_to_nothing_is_written_through_whatever_is_asked_for() {
+    for behavior in ["DISALLOW", "OVERWRITE", "RETAIN"] {
+        let (host, bundle) = in_the_way("");
+        fs::remove_file(host.live("x/f")).unwrap();
+        symlink("../real", host.live("x/f")).unwrap();
+        host.succeeds(&bundle, &["-b", behavior]);
+        assert_eq!(
+            (tree(&host)["x/f"].as_str(), read(host.live("real"))),
+            ("-> ../real", "new".into())
+        );
+        // What is behind it is the group's by then.
+        host.succeeds(&bundle, &[]);
+        host.succeeds(&host.bundle("two", "", &[]), &[]);
+        assert_eq!(names(&host), ["x/", "x/f"], "{behavior}");
+    }
+}
+
+#[test]
+fn a_directory_that_has_the_name_of_a_file_is_kept_if_so_wanted() {
+    let (host, bundle) = in_the_way("");
+    fs::remove_file(host.live("x/f")).unwrap();
+    fs::create_dir(host.live("x/f")).unwrap();
+    for behavior in ["DISALLOW", "OVERWRITE"] {
+        let run = fails(&host, &bundle, &["-b", behavior]);
+        assert!(run.failure("message").contains("a directory is in the way"), "{}", run.stderr);
+    }
+    host.succeeds(&bundle, &["-b", "RETAIN"]);
+    assert!(host.live("x/f").is_dir());
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Which events run, in which order, and from which revision.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use nix::{
@@ -221,6 +224,154 @@ fn files_that_could_not_be_put_back_are_put_back_by_the_next_deployment() {
     assert!(!two.dir().join("undo").exists() && !two.dir().join("saved").exists());
 }
 
+/// Everything below a directory: kind, rights, owner, time and content.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let there = fs::symlink_metadata(&path).unwrap();
+        let content = match there.file_type() {
+            kind if kind.is_dir() => String::new(),
+            kind if kind.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
+            _ => read(&path),
+        };
+        if there.is_dir() {
+            found.append(&mut tree(&path));
+        }
+        let of = (there.mode(), there.uid(), there.gid(), there.mtime(), there.mtime_nsec());
+        found.insert(path, format!("{of:?} {content}"));
+    }
+    found
+}
+
+/// A host that runs a revision of files, a link and an empty directory, some of which somebody has changed
+/// since, and its tree, whose times are old.
+fn with_a_tree(hooks: &str, scripts: &[(&str, &str)]) -> (Host, BTreeMap<PathBuf, String>) {
+    let host = Host::new();
+    let files = "files:\n  - source: app\n    destination: {live}/srv/app\n";
+    let own = [("app/data", "1"), ("app/sub/deep/more", "1"), ("app/edited", "1")];
+    let files_of_it: Vec<_> = own.iter().chain(scripts).copied().collect();
+    let one = host.bundle("one", &format!("{files}{hooks}"), &files_of_it);
+    symlink("data", one.join("app/link")).unwrap();
+    fs::create_dir(one.join("app/empty")).unwrap();
+    host.succeeds(&one, &[]);
+    fs::write(host.live("srv/app/edited"), "by hand").unwrap();
+    fs::set_permissions(host.live("srv/app/sub"), fs::Permissions::from_mode(0o2750)).unwrap();
+    fs::set_permissions(host.live("srv/app/data"), fs::Permissions::from_mode(0o600)).unwrap();
+    for dir in ["srv/app/sub/deep", "srv/app/sub", "srv/app/empty", "srv/app", "srv"] {
+        let old = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        fs::File::open(host.live(dir)).unwrap().set_modified(old).unwrap();
+    }
+    let before = tree(&host.live("srv"));
+    (host, before)
+}
+
+const VALIDATED: &str = "  ValidateService:\n    - location: fail.sh\n";
+
+#[test]
+fn whatever_a_script_has_done_to_the_old_files_is_taken_back() {
+    for event in ["BeforeInstall", "AfterInstall"] {
+        for does in [
+            "rm -rf srv/app/*",
+            "rm -rf srv/app",
+            "rm -rf srv",
+            "mv srv/app bak",
+            "find srv/app -type f -delete",
+            "chmod -R a+rwx srv",
+            "echo 2 >srv/app/data",
+            "touch srv/app/sub/deep/more",
+            "rm srv/app/link && ln -s sub srv/app/link",
+            "rm srv/app/edited && echo 2 >srv/app/edited && rmdir srv/app/empty",
+        ] {
+            let (host, before) = with_a_tree("", &[]);
+            // The new revision has some of the files, or none.
+            for files in ["files:\n  - source: app\n    destination: {live}/srv/app\n", ""] {
+                let hooks =
+                    format!("{files}hooks:\n  {event}:\n    - location: do.sh\n{VALIDATED}");
+                let script = format!("#!/bin/sh\ncd {{live}}\n{does}\nrm -rf bak\n");
+                let new = [("do.sh", script.as_str()), FAIL, ("app/data", "2"), ("app/new", "2")];
+                let run = host.fails(&host.bundle("two", &hooks, &new), &[]);
+                assert_eq!(run.json["failure"]["restored"], true, "{does}: {}", run.json);
+                assert_eq!(tree(&host.live("srv")), before, "{does} in {event}");
+                assert!(!run.dir().join("kept").exists() && !run.dir().join("saved").exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_application_has_written_meanwhile_stays() {
+    let (host, _) = with_a_tree("", &[]);
+    let hooks = format!("hooks:\n  BeforeInstall:\n    - location: do.sh\n{VALIDATED}");
+    let script = ("do.sh", "#!/bin/sh\necho ' and more' >>{live}/srv/app/edited\n");
+    host.fails(&host.bundle("two", &hooks, &[script, FAIL]), &[]);
+    assert_eq!(read(host.live("srv/app/edited")), "by hand and more\n");
+}
+
+#[test]
+fn a_file_in_the_way_that_a_script_removes_comes_back_if_the_revision_fails() {
+    let (host, _) = with_a_tree("", &[]);
+    fs::create_dir(host.live("app")).unwrap();
+    fs::write(host.live("app/data"), "mine").unwrap();
+    let hooks = format!("{DATA}hooks:\n  BeforeInstall:\n    - location: do.sh\n{VALIDATED}");
+    let script = ("do.sh", "#!/bin/sh\nrm {live}/app/data\n");
+    let run = host.fails(&host.bundle("two", &hooks, &[script, FAIL, ("data", "2")]), &[]);
+    assert_eq!(run.failure("event"), "ValidateService");
+    assert_eq!(read(host.live("app/data")), "mine");
+}
+
+#[test]
+fn what_cannot_come_back_is_not_said_to_be_back_and_the_next_deployment_says_what_to_do() {
+    let (host, before) = with_a_tree("", &[]);
+    let hooks = format!("hooks:\n  BeforeInstall:\n    - location: do.sh\n{VALIDATED}");
+    let script = ("do.sh", "#!/bin/sh\ncd {live}/srv/app && rm data && mkdir data\n");
+    let two = host.bundle("two", &hooks, &[script, FAIL]);
+    let run = host.fails(&two, &[]);
+    assert_eq!(run.json["failure"]["restored"], false);
+    let place = host.live("srv/app/data").display().to_string();
+    let problem = format!("{place}: a directory is where a file was: move it away");
+    assert!(run.failure("message").contains(&problem), "{}", run.json);
+    let next = host.fails(&two, &[]);
+    let message = next.failure("message");
+    assert!(
+        message.contains(&problem) && message.contains("mend that and deploy again"),
+        "{message}"
+    );
+    fs::remove_dir(host.live("srv/app/data")).unwrap();
+    let three = host.bundle("three", &format!("hooks:\n{VALIDATED}"), &[FAIL]);
+    host.fails(&three, &[]);
+    assert_eq!(tree(&host.live("srv")), before);
+}
+
+#[test]
+fn what_still_runs_is_neither_installed_nor_started_again() {
+    let hooks: String = (SCRIPTABLE.iter())
+        .map(|event| format!("  {event}:\n    - location: trace.sh\n"))
+        .collect();
+    let trace = "#!/bin/sh\necho $LIFECYCLE_EVENT one $DEPLOYMENT_ID >>{live}/trace\n\
+        test $LIFECYCLE_EVENT != BeforeInstall || rm -rf {live}/srv/app/*\n\
+        test ! -e {live}/fail-$LIFECYCLE_EVENT\n";
+    let (host, before) = with_a_tree(&format!("hooks:\n{hooks}"), &[("trace.sh", trace)]);
+    host.trace();
+    let two = host.bundle("two", "", &[]);
+    let routed = "BeforeAllowTraffic one, AfterAllowTraffic one";
+    for (fails, kind, expected) in [
+        ("BeforeBlockTraffic", "load-balancer", routed.to_owned()),
+        ("AfterBlockTraffic", "load-balancer", format!("AfterBlockTraffic one, {routed}")),
+        ("ApplicationStop", "in-place", "ApplicationStart one, ValidateService one".to_owned()),
+    ] {
+        fs::write(host.live(&format!("fail-{fails}")), "").unwrap();
+        let run = host.fails(&two, &["--lifecycle", kind]);
+        fs::remove_file(host.live(&format!("fail-{fails}"))).unwrap();
+        assert_eq!(run.failure("event"), fails);
+        assert_eq!(run.json["failure"]["restored"], true, "{}", run.json);
+        let trace = host.trace();
+        let first = if fails == "AfterBlockTraffic" { "BeforeBlockTraffic" } else { fails };
+        assert_eq!(trace, format!("{first} one, {expected}"), "{fails}");
+        assert_eq!(tree(&host.live("srv")), before, "{fails}");
+    }
+}
+
 /// A host on which `one` runs, and has nothing to do but to tell when it is stopped.
 fn running() -> Host {
     running_with("ApplicationStop")
@@ -402,7 +553,37 @@ fn c192_a_revision_that_was_removed_by_hand_says_how_to_go_on_without_it() {
     assert_eq!(run.failure("event"), "ApplicationStop");
     let path = one.dir().join("manifest").display().to_string();
     assert!(message.contains(&path) && message.contains("ignore"), "{message}");
-    host.succeeds(&two, &["--events", events, "--ignore-application-stop-failures"]);
+    // With all events it is the first one that finds it out.
+    let run = host.fails(&two, &[]);
+    let message = run.failure("message");
+    assert_eq!(run.failure("event"), "BeforeBlockTraffic");
+    assert!(
+        message.contains(&path) && message.contains("to go on without what it runs"),
+        "{message}"
+    );
+    for options in [&["--events", events][..], &[]] {
+        let host = Host::new();
+        let one = host.succeeds(&host.tracing("one", &["ApplicationStop"]), &[]);
+        fs::remove_dir_all(one.dir()).unwrap();
+        let ignoring = [options, &["--ignore-application-stop-failures"]].concat();
+        host.succeeds(&host.bundle("two", "", &[]), &ignoring);
+    }
+}
+
+/// The tail of a failed deployment ends where the error begins.
+#[test]
+fn what_a_failed_script_has_printed_and_the_error_are_lines_of_their_own() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: fail.sh\n";
+    let fail = ("fail.sh", "#!/bin/sh\necho gone wrong\nexit 1\n");
+    let bundle = host.bundle("one", hooks, &[fail]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swell"));
+    command.args(["local", "-l"]).arg(&bundle).arg("-c").arg(host.path("agent.yml"));
+    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    let at = lines.iter().position(|line| *line == "[stdout]gone wrong");
+    let next = at.and_then(|at| lines.get(at + 1));
+    assert!(next.is_some_and(|line| line.starts_with("swell: error: ")), "{said}");
 }
 
 #[test]

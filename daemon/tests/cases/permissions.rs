@@ -384,3 +384,33 @@ fn c065_c073_c104_ranges_are_taken_and_may_be_missing() {
         assert!(message.contains("does not run SELinux"), "{message}");
     }
 }
+
+/// AWS's agent removes what the revision before put there and makes it again.
+#[test]
+fn directories_of_the_revision_before_have_the_rights_that_this_one_gives() {
+    let host = Host::new();
+    let of = |name: &str, permissions: &str| {
+        let files = "files:\n  - source: app\n    destination: {live}/srv/app\n";
+        let appspec = format!("{files}permissions:\n{permissions}");
+        host.bundle(name, &appspec, &[("app/sub/x", "1"), ("app/shared/x", "1")])
+    };
+    let only_root = "  - object: \"{live}/srv\"\n    mode: 700\n    type: [directory]\n";
+    let modes =
+        || ["srv", "srv/app", "srv/app/sub", "srv/app/shared"].map(|at| mode(host.live(at)));
+    assert_eq!(mode(host.path("live")), 0o755, "this test is of an umask of 022");
+    host.succeeds(&of("one", "  []\n"), &[]);
+    assert_eq!(modes(), [0o755; 4]);
+    // What is not only the revision's is not made again.
+    fs::write(host.live("srv/app/shared/theirs"), "").unwrap();
+    host.succeeds(&of("two", only_root), &[]);
+    assert_eq!(modes(), [0o755, 0o755, 0o700, 0o755]);
+    fs::remove_file(host.live("srv/app/shared/theirs")).unwrap();
+    host.succeeds(&of("three", only_root), &[]);
+    assert_eq!(modes(), [0o755, 0o700, 0o700, 0o700]);
+    // Nor does what nobody asks for any more stay; if the revision fails, it comes back.
+    let hooks = "  []\nhooks:\n  AfterInstall:\n    - location: app/sub/x\n";
+    host.fails(&of("four", hooks), &[]);
+    assert_eq!(modes(), [0o755, 0o700, 0o700, 0o700]);
+    host.succeeds(&of("five", "  []\n"), &[]);
+    assert_eq!(modes(), [0o755; 4]);
+}

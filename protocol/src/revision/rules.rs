@@ -38,10 +38,7 @@ pub struct SpecRefused {
 impl AppSpec {
     /// Checks every rule; `kind_of` tells what the revision has at a path, links followed.
     pub fn check(&self, kind_of: &dyn Fn(&str) -> Option<PathKind>) -> Result<(), SpecRefused> {
-        check_count("files", self.files.len(), FILE_MAPPINGS_MAX)?;
-        check_count("permissions", self.permissions.len(), PERMISSIONS_MAX)?;
-        let scripts = self.hooks.iter().map(|hooks| hooks.scripts.len()).sum();
-        check_count("hooks", scripts, HOOK_SCRIPTS_MAX)?;
+        self.check_counts()?;
         if !self.hooks.is_sorted_by(|a, b| a.event < b.event) {
             return Err(refused("hooks", "events are in the lifecycle's order, each once"));
         }
@@ -55,6 +52,13 @@ impl AppSpec {
             permission.check().map_err(|refused| refused.within(&format!("permissions[{i}]")))?;
         }
         Ok(())
+    }
+
+    pub(super) fn check_counts(&self) -> Result<(), SpecRefused> {
+        check_count("files", self.files.len(), FILE_MAPPINGS_MAX)?;
+        check_count("permissions", self.permissions.len(), PERMISSIONS_MAX)?;
+        let scripts = self.hooks.iter().map(|hooks| hooks.scripts.len()).sum();
+        check_count("hooks", scripts, HOOK_SCRIPTS_MAX)
     }
 }
 

@@ -106,6 +106,19 @@ struct Node {
     value: Value,
 }
 
+impl Node {
+    /// What a map has under a name, or a list at a number with the bracket after it.
+    fn part(&self, name: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Map(entries) => {
+                entries.iter().rev().find(|(key, _)| key == name).map(|(_, node)| node)
+            }
+            Value::List(list) => list.get(name.strip_suffix(']')?.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Value {
     Null,
@@ -140,8 +153,18 @@ fn text_of(bytes: &[u8]) -> Result<&str, AppSpecError> {
         let problem = format!("has {} bytes; at most {APPSPEC_BYTES_MAX} are allowed", bytes.len());
         return Err(unreadable(START, problem));
     }
-    std::str::from_utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
-        .map_err(|error| unreadable(START, format!("is not UTF-8: {error}")))
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        unreadable(end_of(&before), format!("is not UTF-8: {error}"))
+    })
+}
+
+/// The place that follows a text.
+fn end_of(text: &str) -> Place {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).saturating_add(1);
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    Place { line: count(text.matches('\n').count()), column: count(last.chars().count()) }
 }
 
 fn parse(text: &str) -> Result<Node, AppSpecError> {
@@ -261,11 +284,11 @@ impl<'a> Fields<'a> {
         refuse(self.node, self.path(key), format!("is missing; {hint}"))
     }
 
-    /// The element's own rule was broken: point at the key that broke it.
+    /// The element's own rule was broken: point at what broke it, such as `acls[1]` or `context.type`.
     fn refused(&self, refused: SpecRefused) -> AppSpecError {
-        let first = refused.key.split(['.', '[']).next().unwrap_or_default();
-        let node = self.get(first).unwrap_or(self.node);
-        refuse(node, self.path(&refused.key), refused.problem)
+        let node = refused.key.split(['.', '[']).try_fold(self.node, Node::part);
+        let node = node.or_else(|| self.get(refused.key.split(['.', '[']).next()?));
+        refuse(node.unwrap_or(self.node), self.path(&refused.key), refused.problem)
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, AppSpecError> {
@@ -331,12 +354,14 @@ impl Reader<'_> {
             &["version", "os", "files", "permissions", "hooks", "file_exists_behavior"];
         let fields = self.fields(root, String::new(), KEYS)?;
         self.head(&fields)?;
-        Ok(AppSpec {
+        let spec = AppSpec {
             hooks: self.hooks(&fields)?,
             files: self.files(&fields)?,
             permissions: self.permissions(&fields)?,
             file_exists_behavior: file_exists_behavior(&fields)?,
-        })
+        };
+        spec.check_counts().map_err(|refused| fields.refused(refused))?;
+        Ok(spec)
     }
 
     /// The map of a node; keys that are not `known` are warned of.
@@ -650,13 +675,15 @@ impl Reader<'_> {
 }
 
 fn object_types(entry: &Fields<'_>) -> Result<(bool, bool), AppSpecError> {
-    let types = entry.texts("type")?;
-    if types.is_empty() {
+    // A list of none is of nothing, as it is for AWS's agent.
+    if entry.get("type").is_none() {
         return Ok((true, true));
     }
-    if let Some(other) = types.iter().find(|t| !matches!(t.as_str(), "file" | "directory")) {
-        let problem = format!("'{}' is not supported; write file or directory", shown(other));
-        return Err(entry.refused(SpecRefused { key: "type".into(), problem }));
+    let types = entry.texts("type")?;
+    let is_known = |name: &String| matches!(name.as_str(), "file" | "directory");
+    if let Some(at) = types.iter().position(|name| !is_known(name)) {
+        let problem = format!("'{}' is not supported; write file or directory", shown(&types[at]));
+        return Err(entry.refused(SpecRefused { key: format!("type[{at}]"), problem }));
     }
     let has = |kind: &str| types.iter().any(|t| t == kind);
     Ok((has("file"), has("directory")))
@@ -687,6 +714,43 @@ mod tests {
             _ => None,
         };
         AppSpec::from_yaml(text.as_bytes(), &kind_of).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_where_it_is() {
+        let permission = "permissions:\n  - object: /srv\n    acls:\n      - \"u:a:r\"\n      - nonsense:x:y:z:1\n";
+        let place = |body: &str| {
+            let refused = refusal(body);
+            refused.split(": ").next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(place(permission), "7:9", "{}", refusal(permission));
+        let except =
+            format!("permissions:\n  - object: /srv\n    except: [a, {}]\n", "b".repeat(300));
+        assert_eq!(place(&except), "5:17", "{}", refusal(&except));
+        let kind = "permissions:\n  - object: /srv\n    type:\n      - file\n      - pipe\n";
+        assert_eq!(place(kind), "7:9", "{}", refusal(kind));
+        let context = "permissions:\n  - object: /srv\n    context:\n      type: a b\n";
+        assert_eq!(place(context), "6:13", "{}", refusal(context));
+        let script = "    - location: scripts/start.sh\n".repeat(65);
+        let many = format!("files: []\nhooks:\n  AfterInstall:\n{script}");
+        assert_eq!(place(&many), "5:3", "{}", refusal(&many));
+        let kind_of = |_: &str| None;
+        let bytes = b"version: 0.0\nos: linux\n# h\xc3\xa9 \xff\n";
+        let refused = AppSpec::from_yaml(bytes, &kind_of).unwrap_err();
+        assert_eq!((refused.place.line, refused.place.column), (3, 6), "{refused}");
+    }
+
+    #[test]
+    fn a_permission_of_no_types_is_of_nothing() {
+        let types = |text: &str| {
+            let body = format!("permissions:\n  - object: /srv\n    mode: 600\n{text}");
+            let (spec, _) = read(&format!("version: 0.0\nos: linux\n{body}")).unwrap();
+            (spec.permissions[0].on_files, spec.permissions[0].on_directories)
+        };
+        assert_eq!(types(""), (true, true));
+        assert_eq!(types("    type:\n"), (true, true));
+        assert_eq!(types("    type: []\n"), (false, false));
+        assert_eq!(types("    type: [file]\n"), (true, false));
     }
 
     fn refusal(body: &str) -> String {

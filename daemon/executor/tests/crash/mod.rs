@@ -242,6 +242,20 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
+/// When something last changed in each directory below this one.
+fn times(dir: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let there = fs::symlink_metadata(&path).unwrap();
+        if there.is_dir() {
+            found.append(&mut times(&path));
+            found.insert(path, (there.mtime(), there.mtime_nsec()));
+        }
+    }
+    found
+}
+
 /// Whatever a deployment is about to do, and how it must end.
 struct Way {
     scripts: &'static [(LifecycleEvent, &'static str)],
@@ -255,8 +269,14 @@ const FORWARD: Way = Way {
     ],
     succeeds: true,
 };
-const BACK: Way =
-    Way { scripts: &[(LifecycleEvent::AfterInstall, "#!/bin/sh\nexit 1\n")], succeeds: false };
+/// Whatever of the old revision a script removes before Install and after it comes back.
+const BACK: Way = Way {
+    scripts: &[
+        (LifecycleEvent::BeforeInstall, "#!/bin/sh\nrm -rf \"${0%/root/*}/live/srv/app\"\n"),
+        (LifecycleEvent::AfterInstall, "#!/bin/sh\nrm -rf \"${0%/root/*}/live/srv\"\nexit 1\n"),
+    ],
+    succeeds: false,
+};
 
 impl Bench {
     /// A host that runs the first revision, and the evidence for the second.
@@ -336,6 +356,7 @@ fn with_every(way: &Way, fault: fn(usize) -> Fault) -> usize {
     assert_eq!(new == old, !way.succeeds, "{new:?}");
     for number in 0.. {
         let (mut bench, evidence) = Bench::before(way);
+        let times_before = times(&bench.path("live"));
         let tracer = Tracer::of(&bench.child, fault(number));
         let begun = bench.try_run(&evidence);
         let traced = tracer.end(begun.is_none());
@@ -360,6 +381,9 @@ fn with_every(way: &Way, fault: fn(usize) -> Fault) -> usize {
             }
         }
         assert_eq!(bench.live(), new, "fault {number}");
+        if !way.succeeds {
+            assert_eq!(times(&bench.path("live")), times_before, "fault {number}");
+        }
         let current = bench.report().groups[0].current.clone().map(|(_, label)| label.to_string());
         let expected = if way.succeeds { "2" } else { "1" };
         assert_eq!(current.as_deref(), Some(expected), "fault {number}");

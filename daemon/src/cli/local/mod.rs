@@ -288,7 +288,9 @@ fn show(local: &api::Local, out: Output) -> Result<Ended, Failed> {
         out.line(format!("see {log} for what its scripts have printed\n{deployment} succeeded"))?;
         return Ok(ended);
     };
-    eprint!("{}", plain_lines(&failure.tail));
+    for line in plain_lines(&failure.tail).lines() {
+        eprintln!("{line}");
+    }
     let after = if failure.restored { "; the revision before runs again" } else { "" };
     let text = format!("{deployment} failed in {}: {}{after}", failure.event, failure.message);
     Err(Failed::with_hint(text, format!("see {log} for what its scripts have printed")))
