@@ -12,6 +12,7 @@ mod invariants;
 mod judging;
 mod kept;
 mod ledger;
+mod needs;
 mod ordering;
 mod quotas;
 #[cfg(feature = "consensus")]
@@ -30,6 +31,7 @@ pub use deployment::{Creator, Deployment, DeploymentStatus, Hold, Scope, Target,
 pub use entry::{Entry, Grant, Passed, Stamped};
 pub use kept::Kept;
 pub use ledger::{Believed, Effect, Ledger};
+pub use needs::Need;
 #[cfg(feature = "consensus")]
 pub(crate) use read::Read;
 pub use refusal::Refusal;

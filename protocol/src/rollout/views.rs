@@ -199,6 +199,11 @@ impl Ledger {
         if is_under_way || self.hosts_of(&group.group.filter).any(has_strayed) {
             return Some(good);
         }
+        self.good_before(name, good)
+    }
+
+    /// The release of a group that was good before this one was.
+    pub(super) fn good_before(&self, name: &GroupName, good: Digest) -> Option<Digest> {
         let forward = self.deployments().into_iter().filter(|deployment| {
             let by_operator = deployment.creator == Creator::Operator;
             let succeeded = deployment.status == DeploymentStatus::Succeeded;

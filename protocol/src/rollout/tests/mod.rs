@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod leaving;
+mod needs;
 mod operating;
 #[cfg(feature = "simulation")]
 mod sharing;
