@@ -10,6 +10,7 @@ mod appspec;
 mod assemble;
 mod bundle;
 mod check;
+mod eviction;
 mod links;
 mod manifest;
 mod paths;
@@ -26,6 +27,7 @@ pub use appspec::{
 };
 pub use assemble::{ChunkRefused, chunk_of};
 pub use bundle::{BUNDLE_MAGIC, BundleError, BundleEvent, BundleReader, bundle_header};
+pub use eviction::{Sharing, Stored, make_way};
 pub use manifest::{Chunk, Delta, Entry, EntryKind, Frame, Manifest, ManifestRefused};
 pub use rules::{PathKind, SpecRefused};
 
