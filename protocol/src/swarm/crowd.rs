@@ -459,6 +459,29 @@ fn a_revision_that_made_way_is_opened_again_where_it_is_lacking_and_there_is_roo
 }
 
 #[test]
+fn what_is_lost_is_fetched_again_and_what_is_gone_is_not_given() {
+    let mut swarm = Swarm::new(Rates::default(), 1);
+    swarm.damaged(MANIFEST);
+    assert_eq!(swarm.poll(Mono(0)), [], "it was not here");
+    assert!(swarm.open(Mono(0), MANIFEST, content(8), |_| true));
+    swarm.peer_up(host(1));
+    swarm.holding(host(1), every(8)).unwrap();
+    drop(swarm.poll(Mono(0)));
+    swarm.damaged(MANIFEST);
+    assert!(swarm.poll(Mono(1)).contains(&Output::Open(MANIFEST)));
+    assert!(swarm.open(Mono(1), MANIFEST, content(8), |hash| hash.0[3] != 5));
+    assert_eq!(asked(&swarm.poll(Mono(1))), [(host(1), 5)]);
+    assert_eq!(swarm.asked(Mono(1), host(1), MANIFEST, 5), Err(Failure::Absent));
+    assert_eq!(swarm.asked(Mono(1), host(1), MANIFEST, 4), Ok(()));
+    swarm.close(MANIFEST);
+    let outputs = swarm.poll(Mono(2));
+    assert!(told(&outputs, host(1)).contains(&Message::Unwanted { manifest: MANIFEST, index: 5 }));
+    assert!(outputs.iter().any(|output| matches!(output, Output::Refuse(_))));
+    assert_eq!(swarm.asked(Mono(2), host(1), MANIFEST, 4), Err(Failure::Absent));
+    check(&swarm);
+}
+
+#[test]
 fn a_link_that_could_not_be_listened_to_says_anew_what_it_holds() {
     let (mut swarm, mut other) = (Swarm::new(Rates::default(), 1), Swarm::new(Rates::default(), 2));
     let last = host(SWARM_PEERS_MAX);

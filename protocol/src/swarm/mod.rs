@@ -66,7 +66,7 @@ pub enum Output {
     Refuse(Give),
     /// Tell a peer something.
     Send(HostId, Message),
-    /// Open a revision again that made way for others: a peer lacks some of it, and there is room.
+    /// Open a revision again: a peer lacks some of it and it made way for others, or it is damaged.
     Open(Digest),
 }
 
@@ -101,7 +101,7 @@ pub struct Swarm {
     revisions: BTreeMap<Digest, Revision>,
     /// Revisions that were here in full and made way for others, with how many frames they have.
     shelved: BTreeMap<Digest, usize>,
-    /// Those of them that a peer lacks.
+    /// Those of them that a peer lacks, and those that are damaged.
     recalled: BTreeSet<Digest>,
     links: Links,
     /// When to look for neighbours that are of no use.
@@ -195,6 +195,26 @@ impl Swarm {
             let peers: Vec<_> = revision.fetch.peers().map(|(peer, _)| peer).collect();
             peers.into_iter().for_each(|peer| revision.others_hold(peer));
         }
+    }
+
+    /// Something of a revision is not here any more that was. It is opened again, where it takes part and is
+    /// not given up, or was here in full and made way for others.
+    pub fn damaged(&mut self, manifest: Digest) {
+        let takes_part = self.revisions.get(&manifest).is_some_and(|revision| revision.fetching);
+        if takes_part || self.shelved.contains_key(&manifest) {
+            self.recalled.insert(manifest);
+        }
+    }
+
+    /// A revision is not here any more, and not to be had.
+    pub fn close(&mut self, manifest: Digest) {
+        self.shelved.remove(&manifest);
+        self.recalled.remove(&manifest);
+        if let Some(revision) = self.revisions.remove(&manifest) {
+            self.outputs.extend(revision.fetch.waited_for().map(unwant));
+        }
+        let waiting = self.serves.close(manifest);
+        self.outputs.extend(waiting.into_iter().map(Output::Refuse));
     }
 
     /// Asks for no more of a revision until it is opened again, and gives what is here.
@@ -515,10 +535,17 @@ impl Swarm {
             return;
         }
         let idle = self.revisions.values().filter(|revision| revision.is_idle(now)).count();
-        let room = (SWARM_REVISIONS_MAX + idle).saturating_sub(self.revisions.len());
-        for _ in 0..room {
-            let Some(manifest) = self.recalled.pop_first() else { return };
-            self.outputs.push(Output::Open(manifest));
+        let mut room = (SWARM_REVISIONS_MAX + idle).saturating_sub(self.revisions.len());
+        for manifest in std::mem::take(&mut self.recalled) {
+            // One that is open takes no place from others.
+            if self.revisions.contains_key(&manifest) {
+                self.outputs.push(Output::Open(manifest));
+            } else if room > 0 {
+                room -= 1;
+                self.outputs.push(Output::Open(manifest));
+            } else {
+                self.recalled.insert(manifest);
+            }
         }
     }
 
