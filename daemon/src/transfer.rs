@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::{
     clock::Clock,
     mesh::{Mesh, ReplyTo},
-    store::Store,
+    store::{Change, Store},
 };
 
 /// What the task is told.
@@ -57,6 +57,8 @@ pub enum TransferInput {
     LinkDown(HostId),
     /// A manifest was fetched from this peer, or could not be.
     ManifestFetched(Digest, HostId, Result<(), ManifestTrouble>),
+    /// Something is not in the store any more.
+    Changed(Change),
     /// Every frame of a revision was read again.
     Rechecked(Digest, u64),
     /// A revision that is here in full was made durable, or could not be.
@@ -174,7 +176,10 @@ impl Known {
 }
 
 /// One revision on its way here.
+#[derive(Default)]
 struct Job {
+    /// It was here in full, and some of it was lost.
+    mends: bool,
     manifest_bytes: u64,
     manifest_asked: bool,
     /// Whom to ask for the manifest.
@@ -193,6 +198,8 @@ impl Transfers {
     ) -> Inbox {
         let (inbox, mut inputs) = Inbox::new();
         let mut transfers = Self::new(store, mesh, clock, reports, inbox.clone(), seed);
+        let changes = inbox.clone();
+        transfers.store.on_change(move |change| changes.tell(TransferInput::Changed(change)));
         for manifest in transfers.store.manifests() {
             if let Some(known) = transfers.known(&manifest).filter(Known::is_complete) {
                 transfers.open(manifest, known);
@@ -264,6 +271,14 @@ impl Transfers {
                     self.swarm.premiere(manifest);
                 }
                 self.complete(manifest);
+            }
+            TransferInput::Changed(Change::Lost(frame)) => {
+                self.store.naming(&frame).into_iter().for_each(|one| self.swarm.damaged(one));
+            }
+            TransferInput::Changed(Change::Evicted(manifest)) => {
+                self.jobs.remove(&manifest);
+                self.swarm.close(manifest);
+                self.report(manifest, Progress::Gone).await;
             }
             TransferInput::Synced(manifest, outcome) => self.synced(manifest, outcome).await,
             TransferInput::Have(peer, holdings) => {
@@ -356,9 +371,7 @@ impl Transfers {
         if self.jobs.contains_key(&manifest) {
             return;
         }
-        let turns = Turns::default();
-        let job = Job { manifest_bytes, manifest_asked: false, turns, last_percent: None };
-        self.jobs.insert(manifest, job);
+        self.jobs.insert(manifest, Job { manifest_bytes, ..Job::default() });
         self.open_wanted(manifest, known).await;
     }
 
@@ -379,7 +392,9 @@ impl Transfers {
 
     async fn open_wanted(&mut self, manifest: Digest, known: Option<Known>) {
         let Some(known) = known else { return };
-        if !self.open(manifest, known) {
+        if let Err(error) = self.store.make_room_for(&manifest, &known.content) {
+            self.give_up(manifest, error.to_string()).await;
+        } else if !self.open(manifest, known) {
             self.give_up(manifest, "as many revisions as may be are on their way".into()).await;
         }
     }
@@ -403,7 +418,10 @@ impl Transfers {
             match self.swarm.progress(manifest) {
                 None => self.ask_manifest(manifest),
                 Some(_) if self.swarm.is_done(manifest) => {
-                    self.jobs.remove(&manifest);
+                    if self.jobs.remove(&manifest).is_some_and(|job| job.mends) {
+                        let revision = manifest.short();
+                        tracing::info!(revision, "what was damaged of a revision has come again");
+                    }
                     self.complete(manifest);
                 }
                 Some(progress) => {
@@ -427,11 +445,19 @@ impl Transfers {
                     }
                 }
                 Output::Send(peer, message) => self.mesh.send(peer, &message),
-                Output::Open(manifest) => {
-                    let known = self.known(&manifest);
-                    opened |= known.is_some_and(|known| self.open(manifest, known));
-                }
+                Output::Open(manifest) => opened |= self.open_again(manifest),
             }
+        }
+        opened
+    }
+
+    /// Opens a revision that is here, or was until some of it was lost.
+    fn open_again(&mut self, manifest: Digest) -> bool {
+        let Some(known) = self.known(&manifest) else { return false };
+        let mends = !known.is_complete();
+        let opened = self.open(manifest, known);
+        if opened && mends {
+            self.jobs.entry(manifest).or_insert_with(|| Job { mends, ..Job::default() });
         }
         opened
     }

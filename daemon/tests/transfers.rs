@@ -16,20 +16,39 @@ static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const PATIENCE: Duration = Duration::from_secs(90);
 /// On its way long enough to be met in the middle.
 const DATA_BYTES: usize = 60_000_000;
+const SETTINGS: &str = "scrub_bytes_per_second = 0";
 
 /// A fleet of three that has found itself, with a release at its last host and nowhere else.
 async fn pushed(dir: &Path) -> Fleet {
     let programs = Programs::in_dir(Path::new(env!("CARGO_BIN_EXE_swelld")).parent().unwrap());
     let mut fleet = Fleet::new(dir, 3, programs).unwrap();
+    // What has rotted is found where a test looks for it, and no sooner.
+    fleet.set(SETTINGS).unwrap();
     fleet.start().unwrap();
     fleet.wait_complete(PATIENCE).await.unwrap();
     fleet.apply_group("AllAtOnce", 0).unwrap();
-    let mut shop = Shop::new("1.0.0");
-    shop.data_bytes = DATA_BYTES;
-    let dir = fleet.dir().join("shop");
-    shop.write(&dir).unwrap();
-    fleet.push(fleet.last(), &dir, &shop.version).unwrap();
+    push(&fleet, "1.0.0");
     fleet
+}
+
+/// Releases the shop in a version, with data of its own, and pushes it to the last host.
+fn push(fleet: &Fleet, version: &str) {
+    let mut shop = Shop::new(version);
+    shop.data_bytes = DATA_BYTES;
+    let dir = fleet.dir().join(format!("shop-{version}"));
+    shop.write(&dir).unwrap();
+    fleet.push(fleet.last(), &dir, version).unwrap();
+}
+
+/// Flips a bit in every third frame of a host's store, and returns where they are.
+fn rot(fleet: &Fleet, host: usize) -> Vec<PathBuf> {
+    let rotten: Vec<_> = frames(fleet, host).into_values().step_by(3).collect();
+    for path in &rotten {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[0] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    rotten
 }
 
 /// The frames in a host's store, by name.
@@ -62,7 +81,8 @@ fn assert_whole(fleet: &Fleet, host: usize, origin: &BTreeMap<String, Vec<u8>>) 
 }
 
 fn contents(fleet: &Fleet, host: usize) -> BTreeMap<String, Vec<u8>> {
-    frames(fleet, host).into_iter().map(|(name, path)| (name, fs::read(path).unwrap())).collect()
+    let files = frames(fleet, host).into_iter();
+    files.filter_map(|(name, path)| Some((name, fs::read(path).ok()?))).collect()
 }
 
 #[tokio::test]
@@ -125,15 +145,116 @@ async fn what_has_rotted_on_one_disk_comes_from_another() {
     fleet.kill_daemon(0);
     fleet.deploy(last, "1.0.0", &[]).unwrap();
     until("a second copy", || frames(&fleet, 1).len() == origin.len()).await;
-    let rotten: Vec<_> = frames(&fleet, 1).into_values().step_by(3).collect();
-    for path in &rotten {
-        let mut bytes = fs::read(path).unwrap();
-        bytes[0] ^= 1;
-        fs::write(path, bytes).unwrap();
-    }
+    let rotten = rot(&fleet, 1);
     fleet.start_daemon(0).unwrap();
     until("all of it", || frames(&fleet, 0).len() == origin.len()).await;
     assert_whole(&fleet, 0, &origin);
-    let asked_for = rotten.iter().filter(|path| !path.exists()).count();
-    assert!(asked_for > 0, "what had rotted was found when it was asked for");
+    let still = |path: &&PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        fs::read(path).is_ok_and(|bytes| bytes != origin[&name])
+    };
+    let found = rotten.len() - rotten.iter().filter(still).count();
+    assert!(found > 0, "what had rotted was found when it was asked for");
+}
+
+#[tokio::test]
+async fn a_scrub_finds_what_has_rotted_and_it_comes_from_another_host() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = pushed(dir.path()).await;
+    let last = fleet.last();
+    let origin = contents(&fleet, last);
+    let id = fleet.deploy(last, "1.0.0", &[]).unwrap();
+    fleet.wait_over(last, &id, PATIENCE).await.unwrap();
+    for host in [1, 0] {
+        let rotten = rot(&fleet, host).len();
+        if host == 1 {
+            let scrubbed = fleet.client(host).scrub().await.unwrap();
+            assert_eq!(scrubbed.rotten, rotten);
+            assert_eq!(scrubbed.frames, u64::try_from(origin.len()).unwrap());
+        } else {
+            fleet.kill_daemon(host);
+            let settings = fleet.hosts()[host].settings("swelld.toml");
+            let text = fs::read_to_string(&settings).unwrap();
+            let quick = text.replace(SETTINGS, "scrub_bytes_per_second = \"60 MB\"");
+            fs::write(&settings, quick).unwrap();
+            fleet.start_daemon(host).unwrap();
+        }
+        until("all of it is whole again", || contents(&fleet, host) == origin).await;
+    }
+    let log = fs::read_to_string(fleet.log(1, "swelld")).unwrap();
+    assert!(log.contains("a damaged frame is removed"));
+    until("the journal", || {
+        let log = fs::read_to_string(fleet.log(1, "swelld")).unwrap();
+        log.contains("what was damaged of a revision has come again")
+    })
+    .await;
+    let store = fleet.client(1).store().await.unwrap();
+    assert!(store.scrubbed_at.is_some() && store.rotten > 0, "{store:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_gives_up_what_nobody_needs() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let programs = Programs::in_dir(Path::new(env!("CARGO_BIN_EXE_swelld")).parent().unwrap());
+    let mut fleet = Fleet::new(dir.path(), 3, programs).unwrap();
+    fleet.set("store_bytes_max = \"200 MB\"").unwrap();
+    fleet.start().unwrap();
+    fleet.wait_complete(PATIENCE).await.unwrap();
+    fleet.apply_group("AllAtOnce", 0).unwrap();
+    let last = fleet.last();
+    for version in ["1", "2", "3", "4"] {
+        push(&fleet, version);
+        let id = fleet.deploy(last, version, &[]).unwrap();
+        let report = fleet.wait_over(last, &id, PATIENCE).await.unwrap();
+        assert_eq!(report.summary.status, "succeeded", "{report:?}");
+        for host in 0..3 {
+            let bytes: u64 =
+                frames(&fleet, host).values().map(|path| fs::metadata(path).unwrap().len()).sum();
+            assert!(bytes <= 200_000_000, "host {host} has {bytes} bytes");
+        }
+    }
+    for host in 0..3 {
+        let store = fleet.client(host).store().await.unwrap();
+        let kept = |version: &str| {
+            let name = format!("shop {version}");
+            store.revisions.iter().find(|one| one.releases.contains(&name))
+        };
+        let why = |version| kept(version).and_then(|one| one.kept.as_deref());
+        assert_eq!((why("4"), why("3")), (Some("current"), Some("previous")), "{store:?}");
+        assert!(kept("1").is_none() && kept("4").unwrap().frames_lacking == 0, "{store:?}");
+    }
+    let back = ["rollback", "web", "--key", &fleet.operator_key()];
+    fleet.swell(last, &back).unwrap();
+}
+
+#[tokio::test]
+async fn a_host_killed_in_the_middle_of_a_push_says_what_it_lacks_and_takes_the_rest() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = pushed(dir.path()).await;
+    let last = fleet.last();
+    let before = frames(&fleet, last).len();
+    let mut shop = Shop::new("2.0.0");
+    shop.data_bytes = DATA_BYTES;
+    let source = fleet.dir().join("shop-2.0.0");
+    shop.write(&source).unwrap();
+    let bundle = fleet.sign(&source, "2.0.0").unwrap();
+    let bundle = bundle.to_str().unwrap();
+    let mut push = fleet.swell_command(last, &["push", bundle]).spawn().unwrap();
+    until("frames of it", || frames(&fleet, last).len() > before + 20).await;
+    fleet.kill_daemon(last);
+    assert!(!push.wait().unwrap().success());
+    fleet.start_daemon(last).unwrap();
+    fleet.wait_complete(PATIENCE).await.unwrap();
+    let store = fleet.client(last).store().await.unwrap();
+    let part = store.revisions.iter().find(|one| one.frames_lacking > 0).unwrap();
+    assert!(part.bytes > 0 && part.bytes_lacking > 0 && part.releases.is_empty(), "{part:?}");
+    let lacking = part.bytes_lacking;
+    let pushed = fleet.swell(last, &["push", bundle, "--json"]).unwrap();
+    let pushed: serde_json::Value = serde_json::from_str(&pushed).unwrap();
+    assert_eq!(pushed["new_bytes"], lacking, "what was here already came once");
+    let store = fleet.client(last).store().await.unwrap();
+    assert!(store.revisions.iter().all(|one| one.frames_lacking == 0), "{store:?}");
 }

@@ -12,6 +12,7 @@ mod join;
 mod local;
 mod logs;
 mod operate;
+mod store;
 mod text;
 mod view;
 
@@ -125,6 +126,11 @@ enum Command {
     Slots {
         #[command(subcommand)]
         command: Option<operate::SlotsCommand>,
+    },
+    /// What this host keeps of revisions, why, and what it lacks.
+    Store {
+        #[command(subcommand)]
+        command: Option<store::StoreCommand>,
     },
     /// The voters, and who leads.
     Voters {
@@ -349,6 +355,10 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         Command::Hosts { command: Some(command) } => operate::hosts(&client, command, out).await?,
         Command::Slots { command: None } => view::slots(&client, out).await?,
         Command::Slots { command: Some(command) } => operate::slots(&client, command, out).await?,
+        Command::Store { command: None } => return store::show(&client, out).await,
+        Command::Store { command: Some(command) } => {
+            return store::run(&client, command, out).await;
+        }
         Command::Voters { command: None } => view::voters(&client, out).await?,
         Command::Voters { command: Some(command) } => {
             operate::voters(&client, command, out).await?;

@@ -17,13 +17,14 @@ pub struct File {
     pub(super) advertise: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) seeds: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) store_bytes_max: Option<Spanned<Size>>,
+    pub(super) scrub_bytes_per_second: Option<Spanned<Size>>,
     pub(super) replace_voter_seconds: Option<Spanned<i64>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_to: Option<Spanned<String>>,
 }
 
 /// The fields of [`File`], for messages.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 12] = [
     "state_dir",
     "control_socket",
     "control_group",
@@ -32,6 +33,7 @@ pub(super) const KEYS: [&str; 11] = [
     "advertise",
     "seeds",
     "store_bytes_max",
+    "scrub_bytes_per_second",
     "replace_voter_seconds",
     "log",
     "log_to",

@@ -60,6 +60,8 @@ pub struct Settings {
     pub seeds: Vec<Seed>,
     /// Bytes that received revisions may take up.
     pub store_bytes_max: u64,
+    /// Bytes a second of them that are read again, to find what has rotted; 0 for none.
+    pub scrub_bytes_per_second: u64,
     /// After how much silence a voter is replaced.
     pub replace_voter_after: Duration,
     /// The least important messages that are logged.
@@ -170,9 +172,13 @@ impl Settings {
             listen: value::each(listen, value::listen)?,
             advertise: value::each(advertise, value::advertise)?,
             seeds: value::each(or(file.seeds, default.seeds), value::seed)?,
-            store_bytes_max: value::size(
+            store_bytes_max: value::store_size(
                 "store_bytes_max",
                 &or(file.store_bytes_max, default.store_bytes_max),
+            )?,
+            scrub_bytes_per_second: value::size(
+                "scrub_bytes_per_second",
+                &or(file.scrub_bytes_per_second, default.scrub_bytes_per_second),
             )?,
             replace_voter_after: value::seconds(
                 "replace_voter_seconds",
@@ -225,6 +231,7 @@ mod tests {
         assert_eq!(settings.advertise, []);
         assert_eq!(settings.seeds, []);
         assert_eq!(settings.store_bytes_max, 20 << 30);
+        assert_eq!(settings.scrub_bytes_per_second, 1 << 20);
         assert_eq!(settings.replace_voter_after, Duration::from_secs(600));
         assert_eq!(settings.control_group, None);
         assert_eq!((settings.log, settings.log_to), (LevelFilter::INFO, LogTo::Auto));
@@ -278,7 +285,7 @@ mod tests {
             refusal("log = \"info\"\n[storage]\nx = 1\n"),
             "swelld.toml:2:2: unknown key 'storage'; the keys are state_dir, control_socket, \
              control_group, executor_socket, listen, advertise, seeds, store_bytes_max, \
-             replace_voter_seconds, log, log_to"
+             scrub_bytes_per_second, replace_voter_seconds, log, log_to"
         );
         assert!(refusal("\"a\\u001b[2J\" = 1").contains("unknown key 'a\\u{1b}[2J'"));
     }
@@ -335,6 +342,7 @@ mod tests {
                 "replace_voter_seconds = 4",
                 "1:25: replace_voter_seconds: 4 is not a number of seconds from 5 to 86400",
             ),
+            ("scrub_bytes_per_second = -1", "1:26: scrub_bytes_per_second: -1 is not a size"),
             ("store_bytes_max = 67108863", "1:19: store_bytes_max: is less than 64 MiB"),
             (
                 "log = \"inof\"",
@@ -347,6 +355,7 @@ mod tests {
         }
         assert!(refusal("log = \"inof\"").ends_with("; did you mean 'info'?"));
         assert_eq!(parse("store_bytes_max = 67108864").unwrap().store_bytes_max, 64 << 20);
+        assert_eq!(parse("scrub_bytes_per_second = 0").unwrap().scrub_bytes_per_second, 0);
     }
 
     #[test]

@@ -107,20 +107,25 @@ fn tcp(text: &Spanned<String>) -> Option<(Multiaddr, bool, u16)> {
 }
 
 /// A number of bytes that is enough for a store.
+pub(super) fn store_size(key: &str, given: &Spanned<Size>) -> Result<u64, Problem> {
+    let bytes = size(key, given)?;
+    if bytes < STORE_BYTES_MIN {
+        return Err(Problem::new(key, given.span().start, "is less than 64 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// A number of bytes.
 pub(super) fn size(key: &str, size: &Spanned<Size>) -> Result<u64, Problem> {
     let at = size.span().start;
-    let bytes = match size.get_ref() {
+    match size.get_ref() {
         Size::Number(number) => u64::try_from(*number)
-            .map_err(|_| Problem::new(key, at, format!("{number} is not a size")))?,
+            .map_err(|_| Problem::new(key, at, format!("{number} is not a size"))),
         Size::Text(text) => bytes_of(text).map_err(|rule| {
             let shown: String = text.escape_debug().take(80).collect();
             Problem::new(key, at, format!("'{shown}' {rule}"))
-        })?,
-    };
-    if bytes < STORE_BYTES_MIN {
-        return Err(Problem::new(key, at, "is less than 64 MiB"));
+        }),
     }
-    Ok(bytes)
 }
 
 /// Reads `20 GiB`, `512MB` or `1000000`.

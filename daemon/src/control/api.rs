@@ -441,6 +441,58 @@ pub struct Pushed {
     pub total_bytes: u64,
 }
 
+/// What is in a host's store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// The version of this shape.
+    pub version: u32,
+    /// Bytes of all that is here.
+    pub bytes: u64,
+    /// Bytes that it may have.
+    pub bytes_max: u64,
+    /// When all of it was read last, in seconds since 1970; null if it was not since the daemon started.
+    pub scrubbed_at: Option<u64>,
+    /// Damaged frames that were found since the daemon started.
+    pub rotten: u64,
+    /// The revisions, by name.
+    pub revisions: Vec<StoredRevision>,
+}
+
+/// A revision in a host's store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRevision {
+    /// The revision's id.
+    pub revision: String,
+    /// The releases of it that the fleet knows, each as application and label.
+    pub releases: Vec<String>,
+    /// Bytes of its frames that are here.
+    pub bytes: u64,
+    /// Bytes of those that no other revision here has.
+    pub bytes_own: u64,
+    /// Bytes of those that others have too.
+    pub bytes_shared: u64,
+    /// How many frames it has.
+    pub frames: usize,
+    /// How many of them are not here.
+    pub frames_lacking: usize,
+    /// Bytes of those.
+    pub bytes_lacking: u64,
+    /// Why it stays, whatever room it takes: `in flight`, `current`, `previous`, `newest` or `being imported`;
+    /// null if it makes way for others.
+    pub kept: Option<String>,
+}
+
+/// What a scrub came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// Frames that were read.
+    pub frames: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Those that were damaged, manifests included. They are removed, and come from other hosts again.
+    pub rotten: usize,
+}
+
 /// With which voters a fleet would go on that has lost too many.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecoveryAsked {

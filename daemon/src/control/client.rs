@@ -134,6 +134,16 @@ impl Client {
         self.post("/v1/voters/disk", whole(Vec::new())).await
     }
 
+    /// What is in the store.
+    pub async fn store(&self) -> Result<api::Store, ClientError> {
+        self.get("/v1/store").await
+    }
+
+    /// Has all that is in the store read. That takes as long as its disk needs.
+    pub async fn scrub(&self) -> Result<api::Scrubbed, ClientError> {
+        self.post("/v1/store/scrub", whole(Vec::new())).await
+    }
+
     /// Pushes a bundle, read as a stream.
     pub async fn push(
         &self,

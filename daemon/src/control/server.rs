@@ -46,6 +46,10 @@ pub enum Command {
     Group(GroupName, oneshot::Sender<Option<GroupSettings>>),
     /// How the deployment has ended that this order would stop.
     StopsNothing(Signed<Order>, oneshot::Sender<Option<String>>),
+    /// What is in the store.
+    Store(oneshot::Sender<api::Store>),
+    /// Read all that is in the store.
+    Scrub(oneshot::Sender<api::Scrubbed>),
     /// Begin an import.
     Import(oneshot::Sender<Import>),
     /// A revision was imported.
@@ -144,6 +148,8 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/deployments/{id}", get(report))
         .route("/v1/deployments/{id}/logs/{host}/{offset}", get(log))
         .route("/v1/releases", post(push).layer(DefaultBodyLimit::disable()))
+        .route("/v1/store", get(store))
+        .route("/v1/store/scrub", post(scrub))
         .route("/v1/groups", post(group))
         .route("/v1/groups/{name}", get(settings))
         .route("/v1/orders", post(order))
@@ -200,6 +206,14 @@ async fn settings(
 ) -> Result<Json<Option<GroupSettings>>, Failed> {
     let name = name.parse().map_err(malformed)?;
     ask(&engine, |reply| Command::Group(name, reply)).await.map(Json)
+}
+
+async fn store(State(engine): Engine) -> Result<Json<api::Store>, Failed> {
+    ask(&engine, Command::Store).await.map(Json)
+}
+
+async fn scrub(State(engine): Engine) -> Result<Json<api::Scrubbed>, Failed> {
+    ask(&engine, Command::Scrub).await.map(Json)
 }
 
 async fn push(State(engine): Engine, body: Body) -> Result<Json<api::Pushed>, Failed> {

@@ -6,6 +6,7 @@
 
 mod gate;
 mod hosts;
+mod keeping;
 mod news;
 mod pace;
 mod seeds;
@@ -26,7 +27,7 @@ use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use self::{gate::Gate, news::News, pace::Pace, seeds::Seeds};
+use self::{gate::Gate, keeping::Keeping, news::News, pace::Pace, seeds::Seeds};
 use crate::{
     clock::Clock,
     config::Settings,
@@ -36,7 +37,7 @@ use crate::{
     logs::{Logs, Part},
     mesh::{self, Mesh, MeshConfig, MeshError, MeshEvent, ReplyTo},
     state::{State, StateError},
-    store::Store,
+    store::{self, Store},
     transfer::{self, Inbox, TransferInput, Transfers},
 };
 
@@ -103,6 +104,7 @@ pub struct Engine {
     seeds: Seeds,
     news: News,
     pace: Pace,
+    keeping: Keeping,
     /// What the node has said is to be done, in order.
     todo: Vec<Output>,
     /// Why revisions could not be brought here so far.
@@ -193,6 +195,9 @@ async fn start(
     let (progress_in, progress) = mpsc::channel(QUEUE);
     let transfers =
         Transfers::start(store.clone(), mesh.clone(), clock, progress_in, random_seed());
+    if settings.scrub_bytes_per_second > 0 {
+        tokio::spawn(store::scrub_slowly(store.clone(), settings.scrub_bytes_per_second));
+    }
     let (inputs_in, inputs) = mpsc::channel(QUEUE);
 
     let (known, seeds) = (home.known(), Seeds::of(&home, settings));
@@ -240,6 +245,7 @@ async fn start(
         seeds,
         news: News::default(),
         pace: Pace::default(),
+        keeping: Keeping::default(),
         todo: Vec::new(),
         troubles: BTreeMap::new(),
         known,
@@ -255,6 +261,7 @@ async fn start(
 impl Engine {
     fn tick(&mut self) {
         self.feed(Input::Tick);
+        self.tell_store();
         self.news.look(self.clock.mono(), &self.node);
     }
 
@@ -289,7 +296,7 @@ impl Engine {
                 }
             }
             Progress::Complete => drop(self.troubles.remove(&manifest)),
-            Progress::Fetching(_) => {}
+            Progress::Fetching(_) | Progress::Gone => {}
         }
         self.feed(Input::Revision(manifest, progress));
     }

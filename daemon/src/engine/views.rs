@@ -59,6 +59,15 @@ impl Engine {
                 let import = Import::new(self.store.clone(), self.trust.clone());
                 drop(reply.send(import));
             }
+            Command::Store(reply) => {
+                let store = self.store.clone();
+                // Whoever asked may have gone away.
+                tokio::task::spawn_blocking(move || drop(reply.send(store.survey())));
+            }
+            Command::Scrub(reply) => {
+                let store = self.store.clone();
+                tokio::task::spawn_blocking(move || drop(reply.send(store.scrub())));
+            }
             Command::Imported(manifest) => self.transfer(TransferInput::Imported(manifest)),
             Command::PlanRecovery(voters, seats, reply) => {
                 let plan = self.node.ledger().recovery(&voters, seats);

@@ -12,8 +12,6 @@ pub(super) struct Claim {
     store: Arc<Store>,
     number: u64,
     manifest: Digest,
-    /// This import is the one that stored the manifest.
-    stored: bool,
     kept: bool,
 }
 
@@ -23,13 +21,17 @@ impl Claim {
         let number = held.claimed.last_key_value().map_or(0, |(last, _)| last + 1);
         held.claimed.insert(number, (manifest, content));
         drop(held);
-        Self { store, number, manifest, stored: false, kept: false }
+        Self { store, number, manifest, kept: false }
     }
 
     /// Stores the manifest, which makes the revision known.
     pub(super) fn store(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.stored = self.store.manifest(&self.manifest).is_none();
-        self.store.put_manifest(bytes, self.manifest).map(drop)
+        let is_new = self.store.manifest(&self.manifest).is_none();
+        self.store.put_manifest(bytes, self.manifest)?;
+        if is_new {
+            self.store.lock().begun.insert(self.manifest);
+        }
+        Ok(())
     }
 
     /// The revision is here, durably.
@@ -46,16 +48,17 @@ impl Claim {
     fn withdraw(&mut self) -> Result<(), StoreError> {
         let mut held = self.store.lock();
         let Some((_, content)) = held.claimed.remove(&self.number) else { return Ok(()) };
+        if self.kept {
+            held.begun.remove(&self.manifest);
+        }
         if self.kept || held.claimed.values().any(|(other, _)| *other == self.manifest) {
             return Ok(());
         }
-        let stored = self.stored && held.manifests.remove(&self.manifest).is_some();
-        if stored {
+        let stored = held.begun.remove(&self.manifest);
+        if stored && held.manifests.remove(&self.manifest).is_some() {
             held.bytes = held.bytes.saturating_sub(length_of(&content.to_bytes()));
         }
-        let others = held.manifests.values().chain(held.claimed.values().map(|(_, other)| other));
-        let needed: std::collections::BTreeSet<_> =
-            others.flat_map(|other| other.frames.iter().map(|frame| frame.hash)).collect();
+        let needed = held.named();
         drop(held);
         let path = self.store.manifest_path(&self.manifest);
         if stored {

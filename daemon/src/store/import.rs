@@ -55,7 +55,7 @@ pub struct Import {
     trust: Arc<Trust>,
     reader: BundleReader,
     release: Option<Verified<Release>>,
-    manifest: Option<(Vec<u8>, Arc<Manifest>)>,
+    manifest: Option<Arc<Manifest>>,
     claim: Option<Claim>,
     new_bytes: u64,
 }
@@ -92,8 +92,11 @@ impl Import {
                     let Some(release) = &self.release else { continue };
                     let manifest = Arc::new(Manifest::of_release(&bytes, release.content())?);
                     let id = release.content().manifest;
-                    self.claim = Some(Claim::new(self.store.clone(), id, manifest.clone()));
-                    self.manifest = Some((bytes, manifest));
+                    let mut claim = Claim::new(self.store.clone(), id, manifest.clone());
+                    self.store.make_room_for(&id, &manifest)?;
+                    claim.store(&bytes)?;
+                    self.claim = Some(claim);
+                    self.manifest = Some(manifest);
                 }
                 BundleEvent::Frame { index, bytes } => self.take_frame(index, &bytes)?,
                 BundleEvent::End => {}
@@ -110,7 +113,7 @@ impl Import {
     }
 
     fn take_frame(&mut self, index: usize, bytes: &[u8]) -> Result<(), ImportError> {
-        let Some((_, manifest)) = &self.manifest else { return Ok(()) };
+        let Some(manifest) = &self.manifest else { return Ok(()) };
         let hash = manifest.frames[index].hash;
         if self.store.put_frame(hash, bytes)? {
             self.new_bytes += u64::from(manifest.frames[index].bytes);
@@ -118,10 +121,10 @@ impl Import {
         Ok(())
     }
 
-    /// Ends the import: everything is durable, and only now does the store know the revision.
+    /// Ends the import: everything is here, and durable.
     pub fn finish(mut self) -> Result<Imported, ImportError> {
         std::mem::take(&mut self.reader).finish()?;
-        let (Some(release), Some((bytes, manifest)), Some(mut claim)) =
+        let (Some(release), Some(manifest), Some(mut claim)) =
             (self.release.take(), self.manifest.take(), self.claim.take())
         else {
             return Err(BundleError::Failed.into());
@@ -130,8 +133,6 @@ impl Import {
         if missing > 0 {
             return Err(ImportError::Rotten(missing));
         }
-        self.store.sync()?;
-        claim.store(&bytes)?;
         self.store.sync()?;
         claim.keep();
         let total_bytes = manifest.transfer_bytes();

@@ -9,6 +9,8 @@
 
 mod claim;
 mod import;
+mod keeping;
+mod scrub;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +18,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -29,7 +31,11 @@ use groundswell_protocol::{
 use thiserror::Error;
 
 use claim::Claim;
+
+use crate::clock::Clock;
 pub use import::{Import, ImportError, Imported};
+pub use keeping::Known;
+pub use scrub::scrub_slowly;
 
 /// Why something is not in the store.
 #[derive(Debug, Error)]
@@ -45,8 +51,8 @@ pub enum StoreError {
     },
     /// The store's own limit.
     #[error(
-        "the store has {held} bytes and may have {max}; {more} more do not fit: raise \
-         store_bytes_max in swelld's settings"
+        "the store has {held} bytes and may have {max}; {more} more do not fit beside what is needed: \
+         see `swell store`, and raise store_bytes_max in swelld's settings"
     )]
     LimitReached {
         /// Bytes that it has.
@@ -91,6 +97,16 @@ pub struct Store {
     bytes_max: u64,
     temporary: AtomicU64,
     held: Mutex<Held>,
+    on_change: OnceLock<Box<dyn Fn(Change) + Send + Sync>>,
+}
+
+/// What is not here any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A frame was damaged.
+    Lost(Digest),
+    /// A revision made way for another.
+    Evicted(Digest),
 }
 
 /// What is here. Rebuilt from the directory at start.
@@ -100,7 +116,15 @@ struct Held {
     manifests: BTreeMap<Digest, Arc<Manifest>>,
     /// Revisions that are being imported: what they name is not to go.
     claimed: BTreeMap<u64, (Digest, Arc<Manifest>)>,
+    /// Those of them that were not here before. They go where no import of them ends well.
+    begun: BTreeSet<Digest>,
+    /// What the fleet knows of revisions, once it was told.
+    known: Option<BTreeMap<Digest, Known>>,
     bytes: u64,
+    /// When all was read last, in seconds since 1970.
+    scrubbed_at: Option<u64>,
+    /// Frames that were found damaged since the start.
+    rotten: u64,
 }
 
 impl Store {
@@ -112,6 +136,7 @@ impl Store {
             bytes_max,
             temporary: AtomicU64::new(0),
             held: Mutex::default(),
+            on_change: OnceLock::new(),
         };
         for name in ["manifests", "frames", "temporary"] {
             let path = dir.join(name);
@@ -121,6 +146,17 @@ impl Store {
         store.read_manifests()?;
         store.read_frames()?;
         Ok(store)
+    }
+
+    /// Has `tell` hear of what goes, from now on. Only the first one is told.
+    pub fn on_change(&self, tell: impl Fn(Change) + Send + Sync + 'static) {
+        drop(self.on_change.set(Box::new(tell)));
+    }
+
+    fn changed(&self, change: Change) {
+        if let Some(tell) = self.on_change.get() {
+            tell(change);
+        }
     }
 
     fn clear_temporary(&self) -> Result<(), StoreError> {
@@ -190,7 +226,7 @@ impl Store {
             return Ok(manifest);
         }
         let manifest = Arc::new(Manifest::from_bytes(bytes)?);
-        self.make_room(length_of(bytes))?;
+        self.make_room(length_of(bytes), Some(&expected))?;
         self.write(&self.manifest_path(&expected), bytes)?;
         let mut held = self.lock();
         held.bytes += length_of(bytes);
@@ -223,7 +259,7 @@ impl Store {
         if self.has_frame(&expected) {
             return Ok(false);
         }
-        self.make_room(length_of(bytes))?;
+        self.make_room(length_of(bytes), None)?;
         let path = self.frame_path(&expected);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(|source| StoreError::io(dir, source))?;
@@ -251,6 +287,8 @@ impl Store {
             _ => {
                 tracing::warn!(frame = id.short(), "a damaged frame is removed");
                 self.remove_frame(id);
+                self.lock().rotten += 1;
+                self.changed(Change::Lost(*id));
                 None
             }
         }
@@ -277,8 +315,19 @@ impl Store {
         nix::unistd::syncfs(dir).map_err(io)
     }
 
+    /// The revisions that name a frame.
+    pub fn naming(&self, frame: &Digest) -> Vec<Digest> {
+        let held = self.lock();
+        let names = |content: &Manifest| content.frames.iter().any(|one| one.hash == *frame);
+        let naming = held.manifests.iter().filter(|(_, content)| names(content));
+        naming.map(|(id, _)| *id).collect()
+    }
+
     fn remove_frame(&self, id: &Digest) {
-        let mut held = self.lock();
+        self.remove_frame_of(&mut self.lock(), id);
+    }
+
+    fn remove_frame_of(&self, held: &mut Held, id: &Digest) {
         if let Some(bytes) = held.frames.remove(id) {
             held.bytes = held.bytes.saturating_sub(bytes.into());
             // If it cannot be removed it is overwritten by the next that comes.
@@ -286,12 +335,9 @@ impl Store {
         }
     }
 
-    fn make_room(&self, more: u64) -> Result<(), StoreError> {
-        let held = self.lock().bytes;
-        if held.saturating_add(more) > self.bytes_max {
-            return Err(StoreError::LimitReached { held, max: self.bytes_max, more });
-        }
-        Ok(())
+    /// All that is here was read.
+    fn scrubbed(&self) {
+        self.lock().scrubbed_at = Some(Clock::start().wall().0);
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
@@ -386,6 +432,19 @@ pub(crate) mod tests {
         fs::write(store.frame_path(&id), b"fRame").unwrap();
         assert_eq!(store.frame(&id), None);
         assert!(!store.has_frame(&id));
+        assert!(store.put_frame(id, b"frame").unwrap());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_what_comes_when_there_is_room_is_kept() {
+        let (_dir, store) = store(1 << 20);
+        let id = Digest::of_content(b"frame");
+        let next = store.dir.join("temporary/0");
+        std::os::unix::fs::symlink("/dev/full", next).unwrap();
+        let full = store.put_frame(id, b"frame").unwrap_err();
+        assert!(full.to_string().starts_with("no space left for "), "{full}");
+        assert!(!store.has_frame(&id) && !store.frame_path(&id).exists());
+        assert_eq!(store.survey().bytes, 0);
         assert!(store.put_frame(id, b"frame").unwrap());
     }
 

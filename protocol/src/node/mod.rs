@@ -154,6 +154,8 @@ pub enum Progress {
     Complete,
     /// It cannot be had for now; fetching goes on.
     Troubled(String),
+    /// It made way for others.
+    Gone,
 }
 
 /// Something to do.
@@ -693,6 +695,11 @@ impl Node {
     /// The newest records.
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// What the executor said of itself last.
+    pub fn executor(&self) -> Option<&execute::Report> {
+        self.rollouts.executor()
     }
 
     /// True if the executor of this host answers.

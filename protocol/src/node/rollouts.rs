@@ -532,7 +532,7 @@ impl Node {
             Some(Progress::Troubled(_)) if now < rollout.next_fetch_at => {
                 return HostState::Staging { percent: 0 };
             }
-            Some(Progress::Complete | Progress::Troubled(_)) | None => {
+            Some(Progress::Complete | Progress::Troubled(_) | Progress::Gone) | None => {
                 rollout.next_fetch_at = now + FETCH_AGAIN_AFTER;
                 self.rollouts.revisions.insert(manifest, Progress::Fetching(0));
                 self.out.push(Output::Fetch { manifest, manifest_bytes, recheck });
