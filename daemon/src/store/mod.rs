@@ -281,14 +281,19 @@ impl Store {
     /// A frame's bytes. A damaged one is removed, and is then not here.
     pub fn frame(&self, id: &Digest) -> Option<Vec<u8>> {
         self.has_frame(id).then_some(())?;
-        let bytes = fs::read(self.frame_path(id)).ok();
-        match bytes {
-            Some(bytes) if Digest::of_content(&bytes) == *id => Some(bytes),
+        match fs::read(self.frame_path(id)) {
+            Ok(bytes) if Digest::of_content(&bytes) == *id => Some(bytes),
+            Err(error) if !is_damage(&error) => {
+                tracing::warn!(frame = id.short(), %error, "a frame cannot be read now");
+                None
+            }
             _ => {
-                tracing::warn!(frame = id.short(), "a damaged frame is removed");
-                self.remove_frame(id);
-                self.lock().rotten += 1;
-                self.changed(Change::Lost(*id));
+                // One that was evicted meanwhile is not damaged.
+                if self.remove_frame(id) {
+                    tracing::warn!(frame = id.short(), "a damaged frame is removed");
+                    self.lock().rotten += 1;
+                    self.changed(Change::Lost(*id));
+                }
                 None
             }
         }
@@ -323,16 +328,17 @@ impl Store {
         naming.map(|(id, _)| *id).collect()
     }
 
-    fn remove_frame(&self, id: &Digest) {
-        self.remove_frame_of(&mut self.lock(), id);
+    /// True if it was here.
+    fn remove_frame(&self, id: &Digest) -> bool {
+        self.remove_frame_of(&mut self.lock(), id)
     }
 
-    fn remove_frame_of(&self, held: &mut Held, id: &Digest) {
-        if let Some(bytes) = held.frames.remove(id) {
-            held.bytes = held.bytes.saturating_sub(bytes.into());
-            // If it cannot be removed it is overwritten by the next that comes.
-            drop(fs::remove_file(self.frame_path(id)));
-        }
+    fn remove_frame_of(&self, held: &mut Held, id: &Digest) -> bool {
+        let Some(bytes) = held.frames.remove(id) else { return false };
+        held.bytes = held.bytes.saturating_sub(bytes.into());
+        // If it cannot be removed it is overwritten by the next that comes.
+        drop(fs::remove_file(self.frame_path(id)));
+        true
     }
 
     /// All that is here was read.
@@ -366,6 +372,14 @@ impl Store {
         // Nothing that panics runs while it is held.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// True if reading it again would come to the same: it is gone, or the disk has lost it. A process that has too
+/// many files open is no reason to throw anything away.
+fn is_damage(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EBADMSG, EIO, ENOENT, EUCLEAN};
+    let errno = error.raw_os_error();
+    [EBADMSG, EIO, ENOENT, EUCLEAN].iter().any(|damage| errno == Some(*damage as i32))
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -433,6 +447,23 @@ pub(crate) mod tests {
         assert_eq!(store.frame(&id), None);
         assert!(!store.has_frame(&id));
         assert!(store.put_frame(id, b"frame").unwrap());
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_read_just_now_is_kept() {
+        let (_dir, store) = store(1 << 20);
+        let id = Digest::of_content(b"frame");
+        store.put_frame(id, b"frame").unwrap();
+        let (path, beside) = (store.frame_path(&id), store.dir.join("beside"));
+        fs::rename(&path, &beside).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!((store.frame(&id), store.has_frame(&id)), (None, true));
+        assert_eq!(store.scrub().rotten, 0);
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&beside, &path).unwrap();
+        assert_eq!(store.frame(&id).unwrap(), b"frame");
+        fs::remove_file(&path).unwrap();
+        assert_eq!((store.frame(&id), store.has_frame(&id)), (None, false), "it is gone");
     }
 
     #[test]

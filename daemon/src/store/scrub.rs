@@ -15,7 +15,8 @@ impl Store {
         let mut scrubbed = api::Scrubbed::default();
         let mut last = None;
         while let Some((frame, bytes)) = self.frame_after(last) {
-            scrubbed.rotten += usize::from(self.frame(&frame).is_none());
+            drop(self.frame(&frame));
+            scrubbed.rotten += usize::from(!self.has_frame(&frame));
             scrubbed.frames += 1;
             scrubbed.bytes += u64::from(bytes);
             last = Some(frame);
