@@ -477,8 +477,8 @@ pub struct StoredRevision {
     pub frames_lacking: usize,
     /// Bytes of those.
     pub bytes_lacking: u64,
-    /// Why it stays, whatever room it takes: `in flight`, `current`, `previous`, `newest` or `being imported`;
-    /// null if it makes way for others.
+    /// Why it stays, whatever room it takes: `in flight`, `current`, `previous` or `being imported`; null
+    /// if it makes way for others.
     pub kept: Option<String>,
 }
 

@@ -2,11 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use groundswell_protocol::{
-    ids::{ApplicationName, Digest},
-    rollout::Need,
-    trust::Release,
-};
+use groundswell_protocol::{ids::Digest, rollout::Need, trust::Release};
 
 use super::Engine;
 use crate::store::Known;
@@ -53,19 +49,10 @@ fn known(
     releases: &BTreeMap<Digest, Release>,
     needs: &BTreeMap<Digest, Need>,
 ) -> BTreeMap<Digest, Known> {
-    let mut newest: BTreeMap<&ApplicationName, &Release> = BTreeMap::new();
-    for release in releases.values() {
-        let known = newest.entry(&release.application).or_insert(release);
-        if known.created_at <= release.created_at {
-            *known = release;
-        }
-    }
     let mut all: BTreeMap<Digest, Known> = BTreeMap::new();
     for (id, release) in releases {
-        let is_newest = newest[&release.application].manifest == release.manifest;
-        let need = needs.get(id).copied().or_else(|| is_newest.then_some(Need::Newest));
         let known = all.entry(release.manifest).or_default();
-        known.need = known.need.into_iter().chain(need).min();
+        known.need = known.need.into_iter().chain(needs.get(id).copied()).min();
         known.released_at = known.released_at.max(release.created_at);
         known.releases.push(format!("{} {}", release.application, release.label));
     }

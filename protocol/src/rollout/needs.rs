@@ -14,8 +14,6 @@ pub enum Need {
     Current,
     /// A group of this host would go back to it.
     Previous,
-    /// It is the newest one of its application, and may be deployed next.
-    Newest,
 }
 
 impl Need {
@@ -25,7 +23,6 @@ impl Need {
             Self::InFlight => "in flight",
             Self::Current => "current",
             Self::Previous => "previous",
-            Self::Newest => "newest",
         }
     }
 }
