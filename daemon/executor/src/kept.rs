@@ -1,12 +1,12 @@
 //! What is in place before the first script of a deployment runs, kept until the deployment has ended.
 //!
 //! What Install saves is what it finds. A script that runs before it may have removed all of that, as many
-//! do that make room for what comes, and some remove more than they should. So each file has a second name
-//! by then, and each directory is noted; after a failure all of it is looked for, and what is missing is put back.
+//! do that make room for what comes, and some remove more than they should. So each file and directory is noted
+//! by then; after a failure all of it is looked for, and what is missing is put back.
 //!
-//! A second name keeps what somebody removes or replaces. What is written into the file itself is in both. Then
-//! the revision's archive has it as it was, unless the file had been written to since it was installed:
-//! that is the application's own, or a person's, and stays as it is.
+//! A file that nobody has written to since it was installed is in the archive of its revision, which stays. Any
+//! other has a second name. That keeps what somebody removes or replaces; what is written into the file itself is
+//! the application's own, or a person's, and stays as it is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +20,7 @@ use std::{
 use groundswell_protocol::ids::Nonce;
 use nix::sys::stat::FileStat;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::{
     extended,
@@ -42,8 +43,16 @@ struct Kept {
 struct KeptFile {
     path: PathBuf,
     was: Was,
-    /// The same file in the archive of its revision, if nobody had written to it.
-    archived: Option<PathBuf>,
+    /// None if it has a second name.
+    archived: Option<Archived>,
+}
+
+/// The same file in the archive of its revision, if nobody had written to it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Archived {
+    path: PathBuf,
+    /// What it had beside, and the archive has not.
+    extended: Vec<(String, ByteBuf)>,
 }
 
 /// By what a file is known to be the same.
@@ -116,17 +125,18 @@ fn keep_in(
     let all: BTreeSet<PathBuf> = before.files().cloned().chain(places).collect();
     for path in all {
         let found = parents.of(&path).and_then(|(dir, name)| {
-            let Some(there) = dir.stat(name)? else { return Ok(None) };
-            let is_kept = Kind::of(&there) != Kind::Directory
-                && dir.copy(name, &names, number(files.len()).as_ref())?;
-            Ok(is_kept.then(|| Was::of(&there)))
+            let there = dir.stat(name)?.filter(|there| Kind::of(there) != Kind::Directory);
+            let Some(was) = there.map(|there| Was::of(&there)) else { return Ok(None) };
+            let archived = archived.get(&path).and_then(Option::as_ref);
+            let archived =
+                archived.and_then(|path| Archived::of(path, &mut archives, &was, dir, name));
+            let is_kept =
+                archived.is_some() || dir.copy(name, &names, number(files.len()).as_ref())?;
+            Ok(is_kept.then_some((was, archived)))
         });
-        let Some(was) = install::absent_is_fine(&path, found)?.flatten() else { continue };
-        let archived = archived.get(&path).cloned().flatten().filter(|archived| {
-            let there = archives.of(archived).and_then(|(dir, name)| dir.stat(name));
-            there.is_ok_and(|there| there.is_some_and(|it| Content::of(&it) == was.content))
-        });
-        files.push(KeptFile { path, was, archived });
+        if let Some((was, archived)) = install::absent_is_fine(&path, found)?.flatten() {
+            files.push(KeptFile { path, was, archived });
+        }
     }
     let places = files.iter().map(|file| &file.path).chain(before.directories());
     let directories = install::around(places.map(PathBuf::as_path), before.directories())?;
@@ -168,33 +178,28 @@ impl KeptFile {
         if now == Some(self.was) {
             return Ok(());
         }
-        dir.remove(beside)?;
-        let second = names.stat(kept_as)?.ok_or(io::ErrorKind::NotFound)?;
+        if dir.kind(name)? == Some(Kind::Directory) {
+            let problem = "a directory is where a file was: move it away";
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, problem));
+        }
         let same = now.filter(|now| now.is_same_file(&self.was));
-        let was_written_to = Content::of(&second) != self.was.content
-            || same.is_some_and(|now| now.content != self.was.content);
+        let is_as_it_was = same.is_some_and(|now| now.content == self.was.content);
         match &self.archived {
-            _ if dir.kind(name)? == Some(Kind::Directory) => {
-                let problem = "a directory is where a file was: move it away";
-                return Err(io::Error::new(io::ErrorKind::IsADirectory, problem));
-            }
-            Some(archived) if was_written_to => {
-                let (archive, archived) = Dir::of(archived)?;
-                archive.duplicate(archived, dir, beside)?;
-                let attributes = extended::read(&names.read(kept_as)?.0)?;
-                let named = attributes.iter().map(|(name, value)| (name.as_str(), &value[..]));
-                extended::write(&dir.read(beside)?.0, named)?;
-                dir.rename(beside, name)?;
-            }
-            _ if same.is_some() => {}
-            _ => {
-                names.copy(kept_as, dir, beside)?;
-                dir.rename(beside, name)?;
-                // Where both are names of one file already, renaming leaves both.
+            _ if is_as_it_was => return self.give_rights_back(dir, name),
+            None if same.is_some() => return self.give_rights_back(dir, name),
+            Some(archived) => archived.copy(&self.was, dir, beside)?,
+            None => {
                 dir.remove(beside)?;
+                names.copy(kept_as, dir, beside)?;
             }
         }
-        self.give_rights_back(dir, name)
+        self.give_rights_back(dir, beside)?;
+        if let Some(archived) = &self.archived {
+            archived.give_extended_back(dir, beside)?;
+        }
+        dir.rename(beside, name)?;
+        // Where both are names of one file already, renaming leaves both.
+        dir.remove(beside)
     }
 
     fn give_rights_back(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
@@ -209,6 +214,35 @@ impl KeptFile {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         Ok(())
+    }
+}
+
+impl Archived {
+    /// None if the archive has not what is in place, or who deploys may not look into it.
+    fn of(path: &Path, archives: &mut Parents, was: &Was, dir: &Dir, name: &OsStr) -> Option<Self> {
+        let (archive, file) = archives.of(path).ok()?;
+        let there = archive.stat(file).ok()??;
+        let extended = extended::read(&dir.read(name).ok()?.0).ok()?.into_iter();
+        let extended = extended.map(|(name, value)| (name, ByteBuf::from(value))).collect();
+        let is_same = Kind::of(&there) == Kind::Other && Content::of(&there) == was.content;
+        is_same.then(|| Self { path: path.to_owned(), extended })
+    }
+
+    fn copy(&self, was: &Was, dir: &Dir, beside: &OsStr) -> io::Result<()> {
+        let (archive, name) = named(&self.path, Dir::of(&self.path))?;
+        let there = named(&self.path, archive.stat(name))?;
+        if there.is_none_or(|there| Content::of(&there) != was.content) {
+            let shown = self.path.display();
+            return Err(io::Error::other(format!("{shown} is not what it was installed from")));
+        }
+        dir.remove(beside)?;
+        archive.duplicate(name, dir, beside).map(drop)
+    }
+
+    /// After the owner: changing it takes capabilities away.
+    fn give_extended_back(&self, dir: &Dir, beside: &OsStr) -> io::Result<()> {
+        let attributes = self.extended.iter().map(|(name, value)| (name.as_str(), &value[..]));
+        extended::write(&dir.read(beside)?.0, attributes)
     }
 }
 

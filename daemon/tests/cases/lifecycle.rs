@@ -344,6 +344,21 @@ fn what_cannot_come_back_is_not_said_to_be_back_and_the_next_deployment_says_wha
 }
 
 #[test]
+fn what_the_archive_has_lost_meanwhile_is_not_said_to_be_back() {
+    for does in ["rm", "echo 2 >"] {
+        let (host, _) = with_a_tree("", &[]);
+        let old = host.deployments("default-local-deployment-group")[0].join("deployment-archive");
+        let hooks = format!("hooks:\n  BeforeInstall:\n    - location: do.sh\n{VALIDATED}");
+        let script = format!("#!/bin/sh\n{does} {}/app/data\nrm -r {{live}}/srv\n", old.display());
+        let run = host.fails(&host.bundle("two", &hooks, &[("do.sh", &script), FAIL]), &[]);
+        let message = run.failure("message");
+        assert_eq!(run.json["failure"]["restored"], false, "{message}");
+        let problem = "app/data is not what it was installed from";
+        assert!(message.contains(problem), "{message}");
+    }
+}
+
+#[test]
 fn what_still_runs_is_neither_installed_nor_started_again() {
     let hooks: String = (SCRIPTABLE.iter())
         .map(|event| format!("  {event}:\n    - location: trace.sh\n"))
