@@ -573,12 +573,20 @@ impl Consensus {
         let mut out = Vec::new();
         while self.node.has_ready() {
             let mut ready = self.node.ready();
-            self.send(ready.take_messages(), &mut out);
+            // Entries go off before this voter waits for its own disk. Where it has none to write, others are
+            // only told of what is committed: somebody waits to hear of it from here, and comes first.
+            let messages = ready.take_messages();
+            let (first, then) = match ready.entries().is_empty() {
+                true => (Vec::new(), messages),
+                false => (messages, Vec::new()),
+            };
+            self.send(first, &mut out);
             if planted(Defect::SentBeforeWritten) {
                 self.send(ready.take_persisted_messages(), &mut out);
             }
             self.persist(&mut ready, &mut out);
             self.apply(ready.take_committed_entries(), &mut out);
+            self.send(then, &mut out);
             self.send(ready.take_persisted_messages(), &mut out);
             let mut light = self.node.advance(ready);
             if let Some(commit) = light.commit_index() {

@@ -458,6 +458,25 @@ fn what_is_proposed_together_takes_one_frame_one_answer_and_one_notice() {
 }
 
 #[test]
+fn entries_go_off_before_they_are_written_and_are_applied_before_others_hear_so() {
+    let (mut cluster, leader, sent) = ten_proposed();
+    let is_sent = |output: &Output| matches!(output, Output::Send { .. });
+    let node = cluster.nodes[leader].as_mut().unwrap();
+    node.propose(vec![11]).unwrap();
+    let outputs = node.outputs();
+    let writes = outputs.iter().position(|output| matches!(output, Output::Persist(_))).unwrap();
+    assert!(outputs[..writes].iter().all(is_sent) && writes == 4);
+    let mut told = Vec::new();
+    for (place, frame) in sent.iter().take(2) {
+        let answers = cluster.take(*place, leader, frame);
+        let from = cluster.voters.list()[*place].host;
+        told = cluster.nodes[leader].as_mut().unwrap().hear(from, &answers[&leader][0]).unwrap();
+    }
+    assert!(matches!(&told[0], Output::Apply { entries } if entries.len() == 10));
+    assert!(told[1..].iter().all(is_sent) && told.len() == 5);
+}
+
+#[test]
 fn what_comes_together_is_answered_together() {
     let (mut cluster, leader, sent) = ten_proposed();
     let from = cluster.voters.list()[leader].host;
