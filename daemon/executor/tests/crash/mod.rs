@@ -440,8 +440,8 @@ fn all_is_durable_before_the_first_file_takes_its_place_and_nothing_waits_until_
     let places = |call: &i64| [libc::SYS_renameat, libc::SYS_renameat2].contains(call);
     let first = calls.iter().position(places).expect("files are replaced");
     let last = calls.iter().rposition(places).unwrap();
-    // What was there is saved, and what comes is complete.
-    let is_saved = |call: &i64| [libc::SYS_linkat, libc::SYS_fchmod].contains(call);
+    // What was there is saved, and what comes is complete, its time last.
+    let is_saved = |call: &i64| [libc::SYS_linkat, libc::SYS_utimensat].contains(call);
     let ready = calls[..first].iter().rposition(is_saved).expect("something is saved");
     let then = |from: usize, call| from + calls[from..].iter().position(|it| *it == call).unwrap();
     // Then that this was done, then the directory that says so; and in the end that all is in place.
