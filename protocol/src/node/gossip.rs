@@ -233,7 +233,7 @@ impl Node {
     /// Where a record of this host is about that is newer than its last one, its disk was put back, and
     /// it has forgotten. It goes on above. Two hosts with one key do so in turn, and not too often.
     fn is_above_own_record(&mut self) -> bool {
-        let Some(known) = self.view.records.version(self.view.me()) else { return true };
+        let Some(known) = self.newest_of_own() else { return true };
         if self.is_heard() || planted(Defect::OwnRecordNotMet) {
             return true;
         }
@@ -252,8 +252,14 @@ impl Node {
 
     /// True if nothing newer is known of this host than what it says itself.
     pub fn is_heard(&self) -> bool {
-        let known = self.view.get(self.me).map(|record| (record.epoch, record.sequence));
-        known <= Some((self.epoch, self.record.as_ref().map_or(0, |record| record.sequence)))
+        let sequence = self.record.as_ref().map_or(0, |record| record.sequence);
+        self.newest_of_own() <= Some(Version { epoch: self.epoch, sequence })
+    }
+
+    /// The newest record of this host that anybody tells of: the ledger may name one that is nowhere any more.
+    fn newest_of_own(&self) -> Option<Version> {
+        let known = self.view.records.version(self.view.me());
+        known.max(self.ledger.silent_since(self.me))
     }
 
     /// The silent hosts, as the own record names them. One of which nothing was ever heard cannot be
