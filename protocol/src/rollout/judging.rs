@@ -243,7 +243,8 @@ impl Ledger {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
         if deployment.capacity() == 0 {
-            let quota = deployment.size() - deployment.minimum();
+            // Where hosts were removed there may be fewer than have to be healthy.
+            let quota = deployment.size().saturating_sub(deployment.minimum());
             let group = deployment.group.clone();
             return Err(Refusal::QuotaFull { group, down: quota, quota });
         }

@@ -718,6 +718,22 @@ fn a_slot_is_not_freed_by_its_holders_death() {
 }
 
 #[test]
+fn where_fewer_hosts_are_left_than_have_to_be_healthy_the_quota_is_none() {
+    let mut desk = Desk::new(9);
+    desk.group("web", "", MinimumHealthy::HostCount(6), 1).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let at_work = [desk.grant_next(), desk.grant_next(), desk.grant_next()];
+    let idle: Vec<_> = (0..9).filter(|number| !at_work.contains(number)).collect();
+    for number in &idle[..4] {
+        desk.remove(*number, 3).unwrap();
+    }
+    let running = desk.ledger.group(&group_name("web")).unwrap().running.unwrap();
+    let told = desk.ledger.why_waiting(running).to_string();
+    assert!(told.starts_with("3 of 0 slots held"), "{told}");
+}
+
+#[test]
 fn only_a_new_word_of_its_own_shows_that_a_silent_host_is_well() {
     let mut desk = Desk::new(3);
     let version = Version { epoch: 0, sequence: 7 };
