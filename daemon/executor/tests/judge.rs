@@ -831,6 +831,22 @@ fn what_a_script_has_written_is_read_while_it_runs() {
 }
 
 #[test]
+fn an_event_that_takes_longer_than_its_group_allows_is_ended_whatever_its_scripts_may() {
+    let mut bench = Bench::new();
+    let script = "#!/bin/sh\nsleep 600\n";
+    bench.release =
+        write_store(&bench.path("store"), "1", &[(LifecycleEvent::AfterInstall, script)]);
+    let mut group = bench.group();
+    group.configuration.event_deadline_seconds = Some(1);
+    let evidence = Evidence { group: bench.sign(&group, OPERATOR), ..bench.evidence() };
+    let began = Instant::now();
+    let Outcome::Failed { event, message, .. } = bench.run(&evidence) else { panic!() };
+    assert_eq!(event, LifecycleEvent::AfterInstall);
+    assert!(message.contains("timed out after 1 second"), "{message}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_host_keeps_as_many_deployments_as_its_settings_say() {
     for (settings, kept) in [("", 2), ("revisions_kept = 1", 1)] {
         let mut bench = Bench::new();
