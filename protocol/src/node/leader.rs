@@ -133,7 +133,12 @@ impl Node {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
             self.leadership.member_since.entry(host).or_insert(self.now);
-            if self.looks_well(host) {
+            // Who was called silent is well from its new word on, however it has looked here.
+            let is_unheard = self
+                .ledger
+                .silent_since(host)
+                .is_some_and(|silent| self.version_of(host) <= silent);
+            if self.looks_well(host) && !is_unheard {
                 self.leadership.ill_since.remove(&host);
                 self.leadership.well_since.entry(host).or_insert(self.now);
             } else {

@@ -353,6 +353,10 @@ impl World {
     }
 
     fn group(&mut self, minimum_healthy: MinimumHealthy) {
+        self.group_watched(minimum_healthy, 1);
+    }
+
+    fn group_watched(&mut self, minimum_healthy: MinimumHealthy, seconds: u32) {
         let group = Group {
             name: GroupName::new("web").unwrap(),
             filter: Labels::default(),
@@ -363,7 +367,7 @@ impl World {
             failure_budget: None,
             automatic_rollback: true,
             deploy_to_new_hosts: false,
-            minimum_healthy_seconds: 1,
+            minimum_healthy_seconds: seconds,
         };
         let group = Signed::new(&group, self.trust.fleet(), &[&self.operator]).unwrap();
         self.submit(0, Entry::Group(group));
@@ -713,6 +717,28 @@ fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_returns
     world.run_until("the return", |world| {
         (0..4).all(|i| world.node(i).standing(dead) == crate::fleet::Standing::Reachable)
     });
+}
+
+#[test]
+fn who_was_silent_counts_as_well_after_its_minimum_healthy_time() {
+    let mut world = fleet(5, 3);
+    world.group_watched(MinimumHealthy::AllAtOnce, 20);
+    world.run_until("everybody's record everywhere", |world| {
+        (0..5).all(|i| world.node(i).view().iter().count() == 5)
+    });
+    let dead = world.hosts[4].id;
+    let is_well = |world: &World| world.node(0).ledger().is_healthy(dead);
+    world.kill(4);
+    world.run_until("it counts as down", |world| !is_well(world));
+    // Voters that were just started have heard nothing ill of it.
+    (0..3).for_each(|voter| world.kill(voter));
+    (0..3).for_each(|voter| world.restart(voter));
+    world.run_for(300);
+    assert!(!is_well(&world), "nothing was heard of it");
+    world.restart(4);
+    let since = world.now;
+    world.run_until("it counts as well", is_well);
+    assert!(world.now.since(since) >= std::time::Duration::from_secs(20));
 }
 
 /// A fleet that is too large for a full mesh, and has found its neighbours.
