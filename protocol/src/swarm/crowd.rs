@@ -478,6 +478,12 @@ fn what_is_lost_is_fetched_again_and_what_is_gone_is_not_given() {
     assert!(told(&outputs, host(1)).contains(&Message::Unwanted { manifest: MANIFEST, index: 5 }));
     assert!(outputs.iter().any(|output| matches!(output, Output::Refuse(_))));
     assert_eq!(swarm.asked(Mono(2), host(1), MANIFEST, 4), Err(Failure::Absent));
+    let taken_back = Message::Have(vec![Holding { manifest: MANIFEST, frames: Vec::new() }]);
+    assert!(told(&outputs, host(1)).contains(&taken_back));
+    // Who holds it is not forgotten.
+    assert_eq!(swarm.holders(MANIFEST).collect::<Vec<_>>(), [host(1)]);
+    assert!(swarm.open(Mono(3), MANIFEST, content(8), |_| false));
+    assert_eq!(asked(&swarm.poll(Mono(3))).len(), 4);
     check(&swarm);
 }
 

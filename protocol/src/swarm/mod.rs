@@ -210,11 +210,27 @@ impl Swarm {
     pub fn close(&mut self, manifest: Digest) {
         self.shelved.remove(&manifest);
         self.recalled.remove(&manifest);
-        if let Some(revision) = self.revisions.remove(&manifest) {
+        if let Some(revision) = self.leave(manifest) {
             self.outputs.extend(revision.fetch.waited_for().map(unwant));
         }
+    }
+
+    /// Takes no part in a revision any more. What others hold of it is kept in mind, for when it is opened
+    /// again; what was said to be here is taken back.
+    fn leave(&mut self, manifest: Digest) -> Option<Revision> {
         let waiting = self.serves.close(manifest);
         self.outputs.extend(waiting.into_iter().map(Output::Refuse));
+        let revision = self.revisions.remove(&manifest)?;
+        for (peer, held) in revision.fetch.peers() {
+            if let Some(said) = self.links.said(peer) {
+                said.keep(held.to_holding(manifest));
+            }
+        }
+        for peer in self.links.all() {
+            let holding = nothing_of(manifest);
+            self.outputs.push(Output::Send(peer, Message::Have(vec![holding])));
+        }
+        Some(revision)
     }
 
     /// Asks for no more of a revision until it is opened again, and gives what is here.
@@ -452,20 +468,9 @@ impl Swarm {
         let idle = self.revisions.iter().filter(|(_, revision)| revision.is_idle(now));
         let oldest = idle.min_by_key(|(_, revision)| (revision.is_lacking(), revision.used_at));
         let Some(manifest) = oldest.map(|(manifest, _)| *manifest) else { return false };
-        let waiting = self.serves.close(manifest);
-        self.outputs.extend(waiting.into_iter().map(Output::Refuse));
-        let Some(revision) = self.revisions.remove(&manifest) else { return false };
-        for (peer, held) in revision.fetch.peers() {
-            if let Some(said) = self.links.said(peer) {
-                said.keep(held.to_holding(manifest));
-            }
-        }
+        let Some(revision) = self.leave(manifest) else { return false };
         if self.shelved.len() < SWARM_SHELVED_MAX && revision.fetch.is_done() {
             self.shelved.insert(manifest, revision.fetch.content().frames.len());
-        }
-        for peer in self.links.all() {
-            let holding = nothing_of(manifest);
-            self.outputs.push(Output::Send(peer, Message::Have(vec![holding])));
         }
         true
     }
