@@ -340,6 +340,8 @@ impl Engine {
                 Output::Execute(asked, request) => self.execute(asked, *request),
                 Output::TellVoters(lists) => self.tell_voters(lists),
                 Output::Fetch { manifest, manifest_bytes: bytes, recheck } => {
+                    // What it makes way for is needed by an order that has just come.
+                    self.tell_store();
                     self.transfer(TransferInput::Fetch { manifest, bytes, recheck });
                 }
                 Output::Submitted(id, outcome) => self.answer(id, &outcome),

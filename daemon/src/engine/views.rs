@@ -56,10 +56,12 @@ impl Engine {
             }
             Command::StopsNothing(order, reply) => drop(reply.send(self.stops_nothing(&order))),
             Command::Import(reply) => {
+                self.tell_store();
                 let import = Import::new(self.store.clone(), self.trust.clone());
                 drop(reply.send(import));
             }
             Command::Store(reply) => {
+                self.tell_store();
                 let store = self.store.clone();
                 // Whoever asked may have gone away.
                 tokio::task::spawn_blocking(move || drop(reply.send(store.survey())));

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use groundswell_protocol::{ids::Digest, revision::Manifest};
 
-use super::{Store, StoreError, length_of};
+use super::{Change, Store, StoreError, length_of};
 
 /// One revision on its way in. Dropped before it is kept, it takes out of the store what neither a
 /// manifest that is here nor another claim names.
@@ -66,6 +66,10 @@ impl Claim {
         }
         for frame in content.frames.iter().filter(|frame| !needed.contains(&frame.hash)) {
             self.store.remove_frame(&frame.hash);
+        }
+        if stored {
+            // Somebody may be fetching it, and build on what the import brought.
+            self.store.changed(Change::Evicted(self.manifest));
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
+    sync::{Arc, PoisonError},
 };
 
 use groundswell_protocol::{
@@ -26,11 +27,24 @@ pub struct Known {
     pub releases: Vec<String>,
 }
 
+/// What the store was told, if it was.
+struct Fleet(Option<Arc<BTreeMap<Digest, Known>>>);
+
+impl Fleet {
+    fn of(&self, id: &Digest) -> Option<&Known> {
+        self.0.as_ref()?.get(id)
+    }
+}
+
 impl Store {
     /// Takes note of what the fleet knows of revisions. Before the first time none makes way; from then on
     /// those that it does not know go first.
     pub fn know(&self, known: BTreeMap<Digest, Known>) {
-        self.lock().known = Some(known);
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(known));
+    }
+
+    fn known(&self) -> Fleet {
+        Fleet(self.known.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Makes room for what is missing of a revision, at once: one that does not fit is not begun.
@@ -44,18 +58,20 @@ impl Store {
 
     /// Removes what has to go so that `more` bytes fit. The revision `for_it` stays.
     pub(super) fn make_room(&self, more: u64, for_it: Option<&Digest>) -> Result<(), StoreError> {
+        let known = self.known();
         let mut held = self.lock();
         let over = held.bytes.saturating_add(more).saturating_sub(self.bytes_max);
         if over == 0 {
             return Ok(());
         }
-        let way = make_way(&held.stored(for_it), |name| held.frames.contains_key(name), over);
+        let way =
+            make_way(&held.stored(&known, for_it), |name| held.frames.contains_key(name), over);
         let Some(going) = way else {
             let (held, max) = (held.bytes, self.bytes_max);
             return Err(StoreError::LimitReached { held, max, more });
         };
         for id in &going {
-            self.evict(&mut held, id)?;
+            self.evict(&mut held, &known, id);
         }
         drop(held);
         going.into_iter().for_each(|id| self.changed(Change::Evicted(id)));
@@ -63,27 +79,31 @@ impl Store {
     }
 
     /// The manifest goes first: frames that nothing names are removed at the next start.
-    fn evict(&self, held: &mut Held, id: &Digest) -> Result<(), StoreError> {
-        let Some(content) = held.manifests.remove(id) else { return Ok(()) };
-        let name = held.known_of(id).map(|known| known.releases.join(", ")).unwrap_or_default();
+    fn evict(&self, held: &mut Held, known: &Fleet, id: &Digest) {
+        let Some(content) = held.manifests.remove(id) else { return };
+        let name = known.of(id).map(|known| known.releases.join(", ")).unwrap_or_default();
         tracing::info!(revision = id.short(), releases = name, "a revision makes way for another");
         held.bytes = held.bytes.saturating_sub(length_of(&content.to_bytes()));
         let path = self.manifest_path(id);
-        fs::remove_file(&path).map_err(|error| StoreError::io(&path, error))?;
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "a manifest cannot be removed");
+        }
         let needed = held.named();
         for frame in content.frames.iter().filter(|frame| !needed.contains(&frame.hash)) {
             self.remove_frame_of(held, &frame.hash);
         }
-        Ok(())
     }
 
     /// What is here, why, and what it shares.
     pub fn survey(&self) -> api::Store {
+        let known = self.known();
         let held = self.lock();
         let contents = held.manifests.values().map(|content| &**content);
         let sharing = Sharing::of(contents, |name| held.frames.contains_key(name));
         let mut revisions: Vec<_> =
-            held.manifests.iter().map(|(id, content)| held.shown(*id, content, &sharing)).collect();
+            held.manifests.iter().map(|(id, it)| held.shown(&known, *id, it, &sharing)).collect();
         revisions.sort_by(|a, b| (&a.releases, &a.revision).cmp(&(&b.releases, &b.revision)));
         api::Store {
             version: api::VERSION,
@@ -98,13 +118,12 @@ impl Store {
 
 impl Held {
     /// All revisions, those that are being imported included.
-    fn stored(&self, for_it: Option<&Digest>) -> Vec<Stored<'_>> {
+    fn stored(&self, known: &Fleet, for_it: Option<&Digest>) -> Vec<Stored<'_>> {
         let claimed = self.claimed.values().map(|(id, content)| (*id, &**content));
         let all = self.manifests.iter().map(|(id, content)| (*id, &**content)).chain(claimed);
         let is_needed = |id: &Digest| {
-            let known = self.known_of(id).is_some_and(|known| known.need.is_some());
-            self.known.is_none()
-                || known
+            known.0.is_none()
+                || known.of(id).is_some_and(|known| known.need.is_some())
                 || for_it == Some(id)
                 || self.claimed.values().any(|(other, _)| other == id)
         };
@@ -113,13 +132,9 @@ impl Held {
             content,
             manifest_bytes: length_of(&Manifest::to_bytes(content)),
             is_needed: is_needed(&manifest),
-            released_at: self.known_of(&manifest).map(|known| known.released_at),
+            released_at: known.of(&manifest).map(|known| known.released_at),
         };
         all.map(stored).collect()
-    }
-
-    fn known_of(&self, id: &Digest) -> Option<&Known> {
-        self.known.as_ref()?.get(id)
     }
 
     /// Every frame that something here names.
@@ -129,12 +144,18 @@ impl Held {
         all.flat_map(|content| content.frames.iter().map(|frame| frame.hash)).collect()
     }
 
-    fn shown(&self, id: Digest, content: &Manifest, sharing: &Sharing) -> api::StoredRevision {
+    fn shown(
+        &self,
+        known: &Fleet,
+        id: Digest,
+        content: &Manifest,
+        sharing: &Sharing,
+    ) -> api::StoredRevision {
         let frames: BTreeMap<_, _> =
             content.frames.iter().map(|frame| (frame.hash, u64::from(frame.bytes))).collect();
         let lacking = frames.iter().filter(|(name, _)| !self.frames.contains_key(name));
         let (bytes, own) = (sharing.bytes(content), sharing.own_bytes(content));
-        let known = self.known_of(&id).cloned().unwrap_or_default();
+        let known = known.of(&id).cloned().unwrap_or_default();
         let claimed = self.claimed.values().any(|(other, _)| *other == id);
         let kept = known.need.map(Need::name).or_else(|| claimed.then_some("being imported"));
         api::StoredRevision {
@@ -198,7 +219,7 @@ mod tests {
             .map(|(number, published)| {
                 let id = Manifest::id_of(&published.bytes);
                 let needs = [Some(Need::Previous), None, None, Some(Need::Current)];
-                let mut all = store.lock().known.clone().unwrap_or_default();
+                let mut all = store.known().0.map(|all| (*all).clone()).unwrap_or_default();
                 all.insert(id, known(needs[number], 10 - u64::try_from(number).unwrap()));
                 store.know(all);
                 put(&store, &published).unwrap()
@@ -207,7 +228,7 @@ mod tests {
         assert_eq!(store.lock().manifests.len(), 4, "they share half of it");
         let room = usize::try_from(1_000_000 - store.survey().bytes).unwrap();
         let big = revision(&["e"], room + 50_000);
-        let mut all = store.lock().known.clone().unwrap();
+        let mut all = (*store.known().0.unwrap()).clone();
         all.insert(Manifest::id_of(&big.bytes), known(Some(Need::InFlight), 11));
         store.know(all);
         put(&store, &big).unwrap();

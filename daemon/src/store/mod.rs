@@ -97,6 +97,8 @@ pub struct Store {
     bytes_max: u64,
     temporary: AtomicU64,
     held: Mutex<Held>,
+    /// What the fleet knows of revisions, once it was told. By itself: who tells it does not wait for a disk.
+    known: Mutex<Option<Arc<BTreeMap<Digest, Known>>>>,
     on_change: OnceLock<Box<dyn Fn(Change) + Send + Sync>>,
 }
 
@@ -118,8 +120,6 @@ struct Held {
     claimed: BTreeMap<u64, (Digest, Arc<Manifest>)>,
     /// Those of them that were not here before. They go where no import of them ends well.
     begun: BTreeSet<Digest>,
-    /// What the fleet knows of revisions, once it was told.
-    known: Option<BTreeMap<Digest, Known>>,
     bytes: u64,
     /// When all was read last, in seconds since 1970.
     scrubbed_at: Option<u64>,
@@ -136,6 +136,7 @@ impl Store {
             bytes_max,
             temporary: AtomicU64::new(0),
             held: Mutex::default(),
+            known: Mutex::default(),
             on_change: OnceLock::new(),
         };
         for name in ["manifests", "frames", "temporary"] {
