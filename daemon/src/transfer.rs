@@ -392,8 +392,12 @@ impl Transfers {
 
     async fn open_wanted(&mut self, manifest: Digest, known: Option<Known>) {
         let Some(known) = known else { return };
-        if let Err(error) = self.store.make_room_for(&manifest, &known.content) {
-            self.give_up(manifest, error.to_string()).await;
+        // Thousands of files may have to go.
+        let (store, content) = (self.store.clone(), known.content.clone());
+        let room = tokio::task::spawn_blocking(move || store.make_room_for(&manifest, &content));
+        let room = room.await.map_err(|died| died.to_string());
+        if let Err(error) = room.and_then(|room| room.map_err(|error| error.to_string())) {
+            self.give_up(manifest, error).await;
         } else if !self.open(manifest, known) {
             self.give_up(manifest, "as many revisions as may be are on their way".into()).await;
         }

@@ -230,8 +230,10 @@ impl Store {
         self.make_room(length_of(bytes), Some(&expected))?;
         self.write(&self.manifest_path(&expected), bytes)?;
         let mut held = self.lock();
-        held.bytes += length_of(bytes);
-        held.manifests.insert(expected, manifest.clone());
+        // Somebody else may have put it meanwhile.
+        if held.manifests.insert(expected, manifest.clone()).is_none() {
+            held.bytes += length_of(bytes);
+        }
         Ok(manifest)
     }
 

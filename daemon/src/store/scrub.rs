@@ -2,9 +2,10 @@
 //!
 //! What is rotten is removed, which others hear as [`Change::Lost`]: it comes from another host again.
 
-use std::{ops::Bound, sync::Arc, time::Duration};
+use std::{fs::File, ops::Bound, sync::Arc, time::Duration};
 
 use groundswell_protocol::ids::Digest;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::Store;
 use crate::control::api;
@@ -15,7 +16,7 @@ impl Store {
         let mut scrubbed = api::Scrubbed::default();
         let mut last = None;
         while let Some((frame, bytes)) = self.frame_after(last) {
-            drop(self.frame(&frame));
+            self.read_from_disk(&frame);
             scrubbed.rotten += usize::from(!self.has_frame(&frame));
             scrubbed.frames += 1;
             scrubbed.bytes += u64::from(bytes);
@@ -29,6 +30,16 @@ impl Store {
     fn frame_after(&self, last: Option<Digest>) -> Option<(Digest, u32)> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         self.lock().frames.range((from, Bound::Unbounded)).next().map(|(id, bytes)| (*id, *bytes))
+    }
+
+    /// Reads a frame from the disk. What the system has in memory of it would tell of no rot.
+    fn read_from_disk(&self, frame: &Digest) {
+        if let Ok(file) = File::open(self.frame_path(frame))
+            && let Err(error) = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        {
+            tracing::debug!(%error, "what is in memory of a file is not given up");
+        }
+        drop(self.frame(frame));
     }
 
     /// How many were damaged.
@@ -58,7 +69,7 @@ pub async fn scrub_slowly(store: Arc<Store>, bytes_per_second: u64) {
         let next = tokio::task::spawn_blocking(move || {
             let next = read.frame_after(from);
             if let Some((frame, _)) = next {
-                drop(read.frame(&frame));
+                read.read_from_disk(&frame);
             } else {
                 read.mend_manifests();
                 read.scrubbed();
@@ -73,7 +84,7 @@ pub async fn scrub_slowly(store: Arc<Store>, bytes_per_second: u64) {
 }
 
 /// What came meanwhile was verified when it came.
-const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
