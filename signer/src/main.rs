@@ -29,7 +29,7 @@ use groundswell_signer::{
     fleet::{self, HostTerms, TRUST_FILE, TokenTerms, key_file},
     group_file, inspect,
     keyfile::{self, KeyRole, Passphrase},
-    orders::{self, Fallback, FleetState, GroupState},
+    orders::{self, CanaryArguments, Fallback, FleetState, GroupState},
     read_start,
     release::{self, ReleaseTerms},
     seed::Seed,
@@ -252,6 +252,8 @@ enum OrderCommand {
         /// count:N or percent:N. Canary, waves, zones and deadlines stay the group's.
         #[arg(long)]
         configuration: Option<MinimumHealthy>,
+        #[command(flatten)]
+        canary: CanaryArguments,
         /// What to do with files in the way that no revision put there: DISALLOW, OVERWRITE or
         /// RETAIN. What the appspec says wins.
         #[arg(long, value_name = "BEHAVIOR", value_parser = inspect::file_exists_behavior)]
@@ -570,6 +572,7 @@ fn deploy_terms(
         fallback,
         no_rollback,
         configuration,
+        canary,
         file_exists_behavior,
         ignore_application_stop_failures,
         queue,
@@ -585,7 +588,7 @@ fn deploy_terms(
         None => Fallback::LastGood,
     };
     let mut deploy = group.deploy(release_id(release, trust)?, fallback);
-    deploy.configuration = group.configuration(*configuration, None)?;
+    deploy.configuration = group.configuration(*configuration, canary.canary())?;
     deploy.file_exists_behavior = *file_exists_behavior;
     deploy.ignore_application_stop_failures = *ignore_application_stop_failures;
     (deploy.queue, deploy.only_outdated) = (*queue, *only_outdated);

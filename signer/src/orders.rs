@@ -2,7 +2,7 @@
 
 use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
-    rollout::{Canary, DeploymentConfiguration, MinimumHealthy},
+    rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
     trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
 };
@@ -187,6 +187,35 @@ pub fn group(
 
 /// An order that nobody began to follow within a week was forgotten somewhere.
 const ORDER_SECONDS: u64 = 7 * 86_400;
+
+/// The flags for another canary than the group's.
+#[derive(Debug, Default, clap::Args)]
+pub struct CanaryArguments {
+    /// Another canary than the group's: a number of hosts that go first, or labels as KEY=VALUE joined
+    /// by commas. The others follow when you say `swell resume`.
+    #[arg(long, value_name = "HOSTS", value_parser = canary_hosts)]
+    canary: Option<CanaryHosts>,
+    /// Seconds after which the others follow the canary by themselves.
+    #[arg(long, value_name = "SECONDS", requires = "canary")]
+    bake: Option<u32>,
+}
+
+impl CanaryArguments {
+    /// The canary that is asked for, if one is.
+    pub fn canary(&self) -> Option<Canary> {
+        let hosts = self.canary.clone()?;
+        let bake_seconds = self.bake.unwrap_or(0);
+        Some(Canary { hosts, pause: self.bake.is_none(), bake_seconds })
+    }
+}
+
+/// Reads `2`, or `canary=yes`.
+fn canary_hosts(text: &str) -> Result<CanaryHosts, String> {
+    match text.parse() {
+        Ok(count) => Ok(CanaryHosts::Count(count)),
+        Err(_) => text.parse().map(CanaryHosts::Labels).map_err(|error| format!("{error}")),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -371,6 +371,9 @@ fn an_order_names_the_command_that_takes_it_and_where_the_group_goes_back_to() {
     for line in ["minimum healthy: HalfAtATime", "wave: tier=back", "deployment deadline: 7200 s"] {
         assert!(shown.contains(&format!("  {line}\n")), "{line}: {shown}");
     }
+    with(&["--canary", "2", "--bake", "60"]);
+    let shown = desk.run(&["inspect", &desk.text_of("order")]).unwrap();
+    assert!(shown.contains("canary: 2"), "{shown}");
     // The state of another fleet would give the order a wrong place.
     let other = Desk::new();
     fs::copy(other.fleet_state(None), &state).unwrap();

@@ -10,13 +10,13 @@ use groundswell_protocol::{
     ids::{DeploymentId, Digest, FleetId, GroupName},
     limits::ENVELOPE_BYTES_MAX,
     revision::FileExistsBehavior,
-    rollout::{Canary, CanaryHosts, MinimumHealthy},
+    rollout::MinimumHealthy,
     trust::{Action, Group, Order, SecretKey, Signed},
 };
 use groundswell_signer::{
     group_file, inspect,
     keyfile::{self, KeyRole, Passphrase},
-    orders::{self, Fallback, GroupState},
+    orders::{self, CanaryArguments, Fallback, GroupState},
     read_start,
 };
 
@@ -70,13 +70,8 @@ pub(super) struct DeployArguments {
     /// or percent:N hosts that stay healthy. Canary, waves, zones and deadlines stay the group's.
     #[arg(long)]
     configuration: Option<MinimumHealthy>,
-    /// Another canary than the group's: a number of hosts that go first, or labels as KEY=VALUE joined
-    /// by commas. The others follow when you say `swell resume`.
-    #[arg(long, value_name = "HOSTS", value_parser = canary)]
-    canary: Option<CanaryHosts>,
-    /// Seconds after which the others follow the canary by themselves.
-    #[arg(long, value_name = "SECONDS", requires = "canary")]
-    bake: Option<u32>,
+    #[command(flatten)]
+    canary: CanaryArguments,
     /// Wait for the turn if a deployment of the group runs already, instead of being refused.
     #[arg(long)]
     queue: bool,
@@ -324,7 +319,8 @@ fn sign_deploy(
     let mut deploy = state.deploy(find_release(fleet, group, release)?, fallback);
     deploy.queue = arguments.queue;
     deploy.only_outdated = arguments.only_outdated;
-    deploy.configuration = state.configuration(arguments.configuration, canary_of(arguments))?;
+    deploy.configuration =
+        state.configuration(arguments.configuration, arguments.canary.canary())?;
     deploy.file_exists_behavior = arguments.file_exists_behavior;
     deploy.ignore_application_stop_failures = arguments.ignore_application_stop_failures;
     let key = arguments.operator.load()?;
@@ -351,21 +347,6 @@ pub(super) fn read_order(path: &Path, expected: &str) -> Result<Signed<Order>, F
         return Err(Failed::with_hint(format!("{shown} is an order that {does}"), hint));
     }
     Ok(order)
-}
-
-/// The canary that the flags ask for, if they ask for one.
-fn canary_of(arguments: &DeployArguments) -> Option<Canary> {
-    let hosts = arguments.canary.clone()?;
-    let bake_seconds = arguments.bake.unwrap_or(0);
-    Some(Canary { hosts, pause: arguments.bake.is_none(), bake_seconds })
-}
-
-/// Reads `2`, or `canary=yes`.
-fn canary(text: &str) -> Result<CanaryHosts, String> {
-    match text.parse() {
-        Ok(count) => Ok(CanaryHosts::Count(count)),
-        Err(_) => text.parse().map(CanaryHosts::Labels).map_err(|error| format!("{error}")),
-    }
 }
 
 pub(super) fn find_group<'a>(fleet: &'a Fleet, name: &GroupName) -> Result<&'a api::Group, Failed> {
