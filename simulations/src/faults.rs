@@ -1,10 +1,10 @@
 //! What breaks, and how it is mended.
 
-use groundswell_protocol::ids::HostId;
+use groundswell_protocol::{fleet::Version, ids::HostId};
 
 use crate::{
     coverage::Situation,
-    host::{Disk, Doom},
+    host::{Disk, Doom, Host},
     plan::{FaultKind, Micros, SECOND},
     world::{Event, World},
 };
@@ -132,7 +132,10 @@ impl World {
                     FaultKind::Star(_) if self.plan.voters > 2 => {
                         self.coverage.met(Situation::VotersPartlyConnected);
                     }
-                    FaultKind::ZoneCut(_) => self.coverage.met(Situation::ZoneCutOff),
+                    FaultKind::ZoneCut(_) if !self.ways(&fault.kind).is_empty() => {
+                        self.coverage.met(Situation::ZoneCutOff);
+                    }
+                    FaultKind::Split(_) => drop(self.splits.insert(index, self.said_by_all())),
                     _ => {}
                 }
                 for (from, to) in self.ways(&fault.kind) {
@@ -168,12 +171,25 @@ impl World {
         {
             self.coverage.met(Situation::LongSplitHealed);
         }
-        if matches!(kind, FaultKind::Split(_)) {
-            self.coverage.met(Situation::SplitHealedBothChanged);
+        if let FaultKind::Split(apart) = &kind {
+            let (before, now) =
+                (self.splits.remove(&index).unwrap_or_default(), self.said_by_all());
+            let changed = |host: &usize| before.get(*host) != now.get(*host);
+            let changed: Vec<_> = (0..self.hosts.len()).filter(changed).collect();
+            let within = changed.iter().filter(|host| apart.contains(host)).count();
+            if (1..changed.len()).contains(&within) {
+                self.coverage.met(Situation::SplitHealedBothChanged);
+            }
         }
         for (from, to) in self.ways(&kind) {
             self.mend_way(from, to);
         }
+    }
+
+    /// What each host says of itself, by the number of its record.
+    fn said_by_all(&self) -> Vec<Option<Version>> {
+        let own = |host: &Host| Some(host.node.as_ref()?.view().get(host.id)?.version());
+        self.hosts.iter().map(own).collect()
     }
 
     /// A host has got a slot, or has begun with it: some lose power then.

@@ -2,7 +2,7 @@
 //! holds the promises against the result.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -11,6 +11,7 @@ use groundswell_protocol::{
     cbor,
     consensus::{Consensus, Snapshot, Write},
     execute::{Request, Response},
+    fleet::Version,
     ids::{Digest, GroupName, HostId},
     limits::TICK,
     node::{Asked, Input, LogRecord, Node, Output, Progress},
@@ -144,6 +145,8 @@ pub struct World {
     pub(crate) delay: DelayLaw,
     pub(crate) recovering: Recovering,
     pub(crate) deceiving: Deceiving,
+    /// By split, what each host said of itself when it began.
+    pub(crate) splits: BTreeMap<usize, Vec<Option<Version>>>,
     /// Holders that are to die: when they have begun or at once, and for how long.
     pub(crate) doomed_holders: Vec<(bool, Micros)>,
 }
@@ -193,6 +196,7 @@ impl World {
             memory: Vec::new(),
             recovering: Recovering::default(),
             deceiving: Deceiving::default(),
+            splits: BTreeMap::new(),
             doomed_holders: Vec::new(),
             plan,
         };
