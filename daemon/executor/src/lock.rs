@@ -13,6 +13,8 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
+use crate::regular;
+
 /// Whether others may hold it at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hold {
@@ -53,7 +55,9 @@ pub(crate) fn take_alone(
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    options.custom_flags(regular::OPEN.bits()).open(path)
 }
 
 fn sign(mut lock: Flock<File>, who: &str) -> io::Result<Flock<File>> {

@@ -12,10 +12,13 @@ use groundswell_protocol::{
     limits::{HOOK_OUTPUT_BYTES_MAX, LOG_BYTES_MAX, LOG_PART_BYTES_MAX, LOG_TAIL_BYTES_MAX},
     time::UnixSeconds,
 };
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::{deployment::DeploymentName, regular};
+use crate::{
+    deployment::DeploymentName,
+    lock::{self, Hold},
+    regular,
+};
 
 /// An open log; several threads write lines to it, and other processes to the same files.
 #[derive(Clone)]
@@ -208,17 +211,18 @@ pub(crate) fn read(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn rotate(all: &Path) -> io::Result<()> {
     let dir = all.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(dir)?;
-    // Deployments of several groups write to it, and what keeps their scripts.
-    let _one =
-        Flock::lock(File::open(dir)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-    if !fs::metadata(all).is_ok_and(|file| file.len() >= ALL_BYTES_MAX) {
+    let beside = |end: &str| PathBuf::from([all.as_os_str(), end.as_ref()].join("".as_ref()));
+    let aside = |number: u32| beside(&format!(".{number}"));
+    let is_long = || fs::metadata(all).is_ok_and(|file| file.len() >= ALL_BYTES_MAX);
+    if !is_long() {
         return Ok(());
     }
-    let aside = |number: u32| {
-        let mut name = all.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        name
-    };
+    // Deployments of several groups write to it, and what keeps their scripts. Whoever may read the logs
+    // cannot open this file; and who has it does the same, so nobody waits for it.
+    let Ok(_one) = lock::try_take(&beside(".lock"), Hold::Alone, "")? else { return Ok(()) };
+    if !is_long() {
+        return Ok(());
+    }
     for number in (1..ALL_KEPT - 1).rev() {
         match fs::rename(aside(number), aside(number + 1)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -275,7 +279,10 @@ fn clock_time(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use groundswell_protocol::ids::{DeploymentId, Digest};
+    use nix::fcntl::{Flock, FlockArg};
 
     use super::*;
 
@@ -432,8 +439,31 @@ mod tests {
             assert!(all.exists(), "{round}");
             file.set_len(ALL_BYTES_MAX).unwrap();
         }
+        // And the lock.
         let there = fs::read_dir(all.parent().unwrap()).unwrap().count();
-        assert_eq!(there, usize::try_from(ALL_KEPT).unwrap());
+        assert_eq!(there, usize::try_from(ALL_KEPT).unwrap() + 1);
+    }
+
+    #[test]
+    fn whoever_may_read_the_logs_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = dir.path().join("all.log");
+        let fill = || File::create(&all).unwrap().set_len(ALL_BYTES_MAX).unwrap();
+        fill();
+        // All that others can open.
+        let lock =
+            |path: &Path| Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusive).unwrap();
+        let locks = [dir.path(), &all].map(lock);
+        rotate(&all).unwrap();
+        assert!(!all.exists());
+        drop(locks);
+        let ours = dir.path().join("all.log.lock");
+        assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o777, 0o600);
+        // Whoever has that one is at it.
+        let _held = lock(&ours);
+        fill();
+        rotate(&all).unwrap();
+        assert!(all.exists());
     }
 
     #[test]
