@@ -13,12 +13,12 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use groundswell_protocol::ids::Nonce;
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, fstat};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -26,7 +26,7 @@ use crate::{
     extended,
     install::{self, Attributes, Belongings, absent_is_none, gone, named},
     journal::{durable, read_sealed, write_sealed},
-    place::{Dir, Kind, Parents},
+    place::{self, Dir, Kind, Parents},
 };
 
 /// The list of what was kept; what has second names has them by its order.
@@ -84,6 +84,19 @@ impl Was {
 
     fn is_same_file(&self, now: &Self) -> bool {
         (self.device, self.inode) == (now.device, now.inode)
+    }
+
+    fn has_rights_of(&self, other: &Self) -> bool {
+        (self.owner, self.group, self.mode) == (other.owner, other.group, other.mode)
+    }
+
+    /// First: it takes capabilities and a set-uid bit away.
+    fn give_owner(&self, file: &File) -> io::Result<()> {
+        fchown(file, Some(self.owner), Some(self.group))
+    }
+
+    fn give_mode(&self, file: &File) -> io::Result<()> {
+        file.set_permissions(fs::Permissions::from_mode(self.mode))
     }
 }
 
@@ -184,36 +197,41 @@ impl KeptFile {
         }
         let same = now.filter(|now| now.is_same_file(&self.was));
         let is_as_it_was = same.is_some_and(|now| now.content == self.was.content);
+        if is_as_it_was || self.archived.is_none() && same.is_some() {
+            return match self.give_rights_back(dir, name)? {
+                true => Ok(()),
+                false => Err(io::Error::other(place::REPLACED)),
+            };
+        }
+        dir.remove(beside)?;
         match &self.archived {
-            _ if is_as_it_was => return self.give_rights_back(dir, name),
-            None if same.is_some() => return self.give_rights_back(dir, name),
             Some(archived) => archived.copy(&self.was, dir, beside)?,
             None => {
-                dir.remove(beside)?;
+                // Here nobody else changes what a name is of. A copy has the rights that it was made with.
+                self.give_rights_back(names, kept_as)?;
                 names.copy(kept_as, dir, beside)?;
             }
-        }
-        self.give_rights_back(dir, beside)?;
-        if let Some(archived) = &self.archived {
-            archived.give_extended_back(dir, beside)?;
         }
         dir.rename(beside, name)?;
         // Where both are names of one file already, renaming leaves both.
         dir.remove(beside)
     }
 
-    fn give_rights_back(&self, dir: &Dir, name: &OsStr) -> io::Result<()> {
-        let Was { mode, owner, group, .. } = self.was;
+    /// Gives the file itself its rights back. False if it is another one that has the name by now.
+    fn give_rights_back(&self, dir: &Dir, name: &OsStr) -> io::Result<bool> {
         if dir.kind(name)? != Some(Kind::Other) {
-            return Ok(());
+            return Ok(true);
         }
-        let (file, there) = dir.read(name)?;
-        if (there.uid(), there.gid(), there.mode() & 0o7777) != (owner, group, mode) {
-            // The owner first: changing it takes a set-uid bit away.
-            fchown(&file, Some(owner), Some(group))?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        let (file, _) = dir.read(name)?;
+        let now = Was::of(&fstat(&file)?);
+        if !now.is_same_file(&self.was) {
+            return Ok(false);
         }
-        Ok(())
+        if !now.has_rights_of(&self.was) {
+            self.was.give_owner(&file)?;
+            self.was.give_mode(&file)?;
+        }
+        Ok(true)
     }
 }
 
@@ -228,21 +246,23 @@ impl Archived {
         is_same.then(|| Self { path: path.to_owned(), extended })
     }
 
+    /// Makes the file anew, and gives it all that it had while it is open: whoever owns the directory may put
+    /// something else at its name.
     fn copy(&self, was: &Was, dir: &Dir, beside: &OsStr) -> io::Result<()> {
         let (archive, name) = named(&self.path, Dir::of(&self.path))?;
-        let there = named(&self.path, archive.stat(name))?;
-        if there.is_none_or(|there| Content::of(&there) != was.content) {
+        let is_whole = |there: FileStat| Content::of(&there) == was.content;
+        if !named(&self.path, archive.stat(name))?.is_some_and(is_whole) {
             let shown = self.path.display();
             return Err(io::Error::other(format!("{shown} is not what it was installed from")));
         }
-        dir.remove(beside)?;
-        archive.duplicate(name, dir, beside).map(drop)
-    }
-
-    /// After the owner: changing it takes capabilities away.
-    fn give_extended_back(&self, dir: &Dir, beside: &OsStr) -> io::Result<()> {
+        let (mut source, there) = named(&self.path, archive.read(name))?;
+        let mut file = dir.create(beside)?;
+        io::copy(&mut source, &mut file)?;
+        was.give_owner(&file)?;
         let attributes = self.extended.iter().map(|(name, value)| (name.as_str(), &value[..]));
-        extended::write(&dir.read(beside)?.0, attributes)
+        extended::write(&file, attributes)?;
+        was.give_mode(&file)?;
+        file.set_times(fs::FileTimes::new().set_modified(there.modified()?))
     }
 }
 

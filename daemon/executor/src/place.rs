@@ -164,15 +164,14 @@ impl Dir {
     }
 
     /// Makes a copy of what is at `name`, with all its attributes. False if nothing is there, or a directory.
-    pub(crate) fn duplicate(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
+    fn duplicate(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
         match self.kind(name)? {
             None | Some(Kind::Directory) => return Ok(false),
             Some(Kind::Link) => {
                 let there = stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                other.symlink(to, &fcntl::readlinkat(&self.0, name)?)?;
-                let (owner, group) = (Uid::from_raw(there.st_uid), Gid::from_raw(there.st_gid));
-                let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-                unistd::fchownat(&other.0, to, Some(owner), Some(group), flags)?;
+                let target = fcntl::readlinkat(&self.0, name)?;
+                other.symlink(to, &target)?;
+                other.give_link(to, &target, there.st_uid, there.st_gid)?;
                 return Ok(true);
             }
             Some(Kind::Other) => {}
@@ -189,10 +188,24 @@ impl Dir {
         Ok(true)
     }
 
+    /// Gives a link that this process has just made to somebody: what has its name by now may be another's.
+    fn give_link(&self, name: &OsStr, target: &OsStr, owner: u32, group: u32) -> io::Result<()> {
+        let link = self.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)?;
+        let (there, own) = (link.metadata()?, unistd::geteuid().as_raw());
+        if !there.is_symlink() || there.uid() != own || fcntl::readlinkat(&link, "")? != target {
+            return Err(io::Error::other(REPLACED));
+        }
+        let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
+        Ok(unistd::fchownat(&link, "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH)?)
+    }
+
     fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {
         Ok(fcntl::openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
     }
 }
+
+/// Of what somebody else has put where this process had something.
+pub(crate) const REPLACED: &str = "something else was put there meanwhile";
 
 /// What is at `path`, of which no component above may be a link: behind one, nothing is there.
 pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
