@@ -651,9 +651,12 @@ pub(crate) fn put_around_back(around: &[(PathBuf, Attributes)]) -> io::Result<()
     around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_back(path)))
 }
 
-/// Puts the times of directories back. Last, since whatever is changed in one changes its time.
+/// Puts the times of directories back. Last, since whatever is changed in one changes its time. One that is not
+/// there by now was somebody else's to take away: those that must be there were put back before.
 pub(crate) fn put_times_back(around: &[(PathBuf, Attributes)]) -> io::Result<()> {
-    around.iter().try_for_each(|(path, attributes)| named(path, attributes.put_time_back(path)))
+    around.iter().try_for_each(|(path, attributes)| {
+        absent_is_fine(path, attributes.put_time_back(path)).map(drop)
+    })
 }
 
 pub(crate) fn secret() -> io::Result<Nonce> {
@@ -1653,6 +1656,22 @@ mod tests {
         fs::remove_file(dir.join(UNDO)).unwrap();
         undo(&dir).unwrap();
         assert!(!dir.join(SAVED).exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_before_anything_was_changed_stays_away() {
+        let mut host = Host::new();
+        let first = host.install(&[("a", "1"), ("x/c", "1"), ("y/c", "1")], &none());
+        let (manifest, archive, dir) = host.revision(&[("a", "2"), ("x/c", "2"), ("y/c", "2")]);
+        let second = plan(&manifest, Path::new("/"), &archive, &first, DISALLOW).unwrap();
+        let (_, whole) = dying_after(3, || second.carry_out(&dir));
+        assert!(!whole && can_undo(&dir) && !dir.join(PLACING).exists());
+        fs::remove_dir_all(host.live().join("app/x")).unwrap();
+        fs::rename(host.live().join("app/y"), host.live().join("moved")).unwrap();
+        symlink(host.live().join("moved"), host.live().join("app/y")).unwrap();
+        undo(&dir).unwrap();
+        assert!(!can_undo(&dir) && !host.live().join("app/x").exists());
+        assert_eq!(host.tree().get("moved/c").unwrap(), "1");
     }
 
     #[test]
