@@ -136,9 +136,10 @@ impl Peers {
         getsockopt(stream, PeerCredentials).is_ok_and(|peer| self.has(peer.uid()))
     }
 
-    /// The daemon may have made its store a moment ago.
+    /// The daemon may have made its store a moment ago, and the administrator may have put a link in its place. One
+    /// that the daemon makes lets nobody in whom it could not speak for.
     fn has(&self, user: u32) -> bool {
-        let daemon = || fs::symlink_metadata(&self.store_dir).map(|store| store.uid());
+        let daemon = || fs::metadata(&self.store_dir).map(|store| store.uid());
         user == 0 || user == geteuid().as_raw() || daemon().is_ok_and(|daemon| user == daemon)
     }
 }
@@ -180,7 +181,7 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::lchown;
+    use std::os::unix::fs::{lchown, symlink};
 
     use super::*;
     use crate::shown::shown_by_root;
@@ -196,6 +197,9 @@ mod tests {
         if shown_by_root() {
             lchown(&peers.store_dir, Some(12345), Some(1)).unwrap();
             assert!(peers.has(0) && peers.has(12345) && !peers.has(1));
+            let linked = Peers { store_dir: dir.path().join("link") };
+            symlink(&peers.store_dir, &linked.store_dir).unwrap();
+            assert!(linked.has(12345) && !linked.has(1));
         }
         let (one, _other) = UnixStream::pair().unwrap();
         assert!(peers.may_ask(&one));
