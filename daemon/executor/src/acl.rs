@@ -57,10 +57,28 @@ impl Acl {
         !self.default.is_empty()
     }
 
+    /// The list for what will be made in a directory of this mode, which has this for its group.
+    fn default_list(&self, mode: u32, group: Option<u16>) -> Option<Vec<u8>> {
+        self.has_default().then(|| encode(&complete(&self.default, mode, group)))
+    }
+
+    /// The list for what will be made in a directory that it is given to as [`Self::apply`] does, and that has
+    /// this list from the one above.
+    pub(crate) fn handed_down(
+        &self,
+        inherited: Option<&[u8]>,
+        mode: u32,
+        was_asked_for: bool,
+    ) -> Option<Vec<u8>> {
+        let group = inherited.filter(|_| !was_asked_for).and_then(owning_group);
+        self.default_list(mode, group)
+    }
+
     /// Gives it to an open file or directory, in place of the list and the mode that are there; what it does
     /// not say is that of `mode`. One that was asked for is about the group, whatever the list there says.
     pub(crate) fn apply(&self, file: &File, mode: u32, was_asked_for: bool) -> io::Result<()> {
-        let group = if was_asked_for { None } else { owning_group(file)? };
+        let list = extended::value(file, ACCESS)?;
+        let group = if was_asked_for { None } else { list.and_then(|list| owning_group(&list)) };
         let named = |what: &str, error: Errno| {
             let error = io::Error::from(error);
             io::Error::new(error.kind(), format!("the {what} cannot be set: {error}"))
@@ -71,8 +89,7 @@ impl Acl {
             let bits = file.metadata()?.permissions().mode() & 0o777 | mode & 0o7000;
             file.set_permissions(fs::Permissions::from_mode(bits))?;
         }
-        if self.has_default() {
-            let default = encode(&complete(&self.default, mode, group));
+        if let Some(default) = self.default_list(mode, group) {
             return fsetxattr(file, DEFAULT, &default, XattrFlags::empty())
                 .map_err(|error| named("default ACL", error));
         }
@@ -133,16 +150,28 @@ fn complete(given: &BTreeMap<Tag, u16>, mode: u32, group: Option<u16>) -> BTreeM
     list
 }
 
-/// The rights of the owning group in the list that a file has, if it has one.
-fn owning_group(file: &File) -> io::Result<Option<u16>> {
-    let (wanted, _) = Tag::OwningGroup.number_and_id();
-    let entries = extended::value(file, ACCESS)?.unwrap_or_default();
-    let entries = entries.get(4..).unwrap_or_default().chunks_exact(8);
+/// The rights of the owning group in a list.
+fn owning_group(list: &[u8]) -> Option<u16> {
+    rights_of(list, Tag::OwningGroup)
+}
+
+/// The bits of a mode that has this list: the mask stands for the group.
+pub(crate) fn mode_of(list: &[u8]) -> u32 {
+    let of = |tag| rights_of(list, tag).map(u32::from);
+    let group = of(Tag::Mask).or_else(|| of(Tag::OwningGroup));
+    let [owner, group, other] =
+        [of(Tag::Owner), group, of(Tag::Other)].map(Option::unwrap_or_default);
+    owner << 6 | group << 3 | other
+}
+
+fn rights_of(list: &[u8], tag: Tag) -> Option<u16> {
+    let (wanted, _) = tag.number_and_id();
+    let entries = list.get(4..).unwrap_or_default().chunks_exact(8);
     let mut entries = entries.map(|entry| {
         let short = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
         (short(0), short(2))
     });
-    Ok(entries.find(|(number, _)| *number == wanted).map(|(_, rights)| rights))
+    entries.find(|(number, _)| *number == wanted).map(|(_, rights)| rights)
 }
 
 /// As the kernel keeps it: a version, then what it is about, the rights and the id of each entry.

@@ -26,7 +26,6 @@ use groundswell_protocol::{
 use nix::{
     errno::Errno,
     sys::{stat::futimens, time::TimeSpec},
-    unistd::{getegid, geteuid},
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -34,7 +33,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     extended,
     journal::{durable, read_sealed, write_sealed, write_sealed_for_now},
-    permissions::{self, Created, Rights},
+    permissions::{self, Created, HandedDown, Rights},
     place::{self, Dir, Kind, Parents, is_absent},
     space::{Mount, Needed},
 };
@@ -536,17 +535,18 @@ impl Plan {
     pub(crate) fn carry_out(&self, dir: &Path) -> io::Result<()> {
         write_sealed_for_now(&dir.join(BELONGINGS), &self.belongings)?;
         let undo = self.begin(dir)?;
+        let changing = changing(&self.renewed)?;
         // All that takes long comes first, beside what is there: until then the tree is the old one.
-        let directories = make_directories(&self.directories, true)?;
-        let ready = self.make_ready(dir, undo.secret)?;
+        let directories = make_directories(&self.directories, Some(&changing))?;
+        let ready = self.make_ready(dir, undo.secret, &changing)?;
         // Renaming can outlive a loss of power that what has the name does not, or what has lost it.
         sync(dir, undo.places())?;
         let saved = ready.iter().map(|ready| ready.is_saved).collect();
         write_sealed(&dir.join(PLACING), &Placing { saved, is_taken_away: false })?;
         // From here on nothing waits for a disk, up to the last rename.
         self.make_room()?;
-        make_directories(&directories, false)?;
         renew(&self.renewed)?;
+        make_directories(&directories, None)?;
         // The list begins with these files, in this order.
         let files: Vec<_> = self.files.iter().zip(ready).collect();
         in_two(&files, |files| place_some(files, undo.secret))?;
@@ -586,15 +586,20 @@ impl Plan {
         Ok(undo)
     }
 
-    /// Saves what will be replaced or removed, and completes all files whose directories are there.
-    fn make_ready(&self, dir: &Path, secret: Nonce) -> io::Result<Vec<Ready>> {
+    /// Saves what will be replaced or removed, and completes all files whose directories are there, as they will be.
+    fn make_ready(
+        &self,
+        dir: &Path,
+        secret: Nonce,
+        changing: &BTreeSet<&Path>,
+    ) -> io::Result<Vec<Ready>> {
         let saved_dir = dir.join(SAVED);
         fs::DirBuilder::new().mode(0o700).create(&saved_dir)?;
         let saved_dir = Dir::open(&fs::canonicalize(&saved_dir)?)?;
         let new = self.files.iter().map(|(target, new)| (target, Some(new)));
         let all = new.chain(self.removed.iter().map(|path| (path, None)));
         let all: Vec<_> = (0..).zip(all).collect();
-        in_two(&all, |some| make_some_ready(some, &saved_dir, secret))
+        in_two(&all, |some| make_some_ready(some, &saved_dir, secret, changing))
     }
 }
 
@@ -665,14 +670,21 @@ pub(crate) fn secret() -> io::Result<Nonce> {
     Ok(Nonce(secret))
 }
 
-/// Makes directories, or with `early` those for which nothing has to go before, and gives the rest.
+/// True if it is in one of these directories itself.
+fn is_in(path: &Path, directories: &BTreeSet<&Path>) -> bool {
+    !directories.is_empty() && path.parent().is_some_and(|above| directories.contains(above))
+}
+
+/// Makes directories, or before others change those for which nothing has to go before, and gives the rest.
 fn make_directories(
     all: &[(PathBuf, Arc<Rights>)],
-    early: bool,
+    changing: Option<&BTreeSet<&Path>>,
 ) -> io::Result<Vec<(PathBuf, Arc<Rights>)>> {
     let mut later = Vec::new();
     for (directory, rights) in all {
-        if early && !can_be_made(directory)? {
+        if let Some(changing) = changing
+            && (is_in(directory, changing) || !can_be_made(directory)?)
+        {
             later.push((directory.clone(), rights.clone()));
             continue;
         }
@@ -693,16 +705,37 @@ fn renew(all: &[(PathBuf, Arc<Rights>)]) -> io::Result<()> {
     }
     let mode = 0o777 & !umask()?;
     for (directory, rights) in all {
-        let given = Dir::open(directory).and_then(|dir| {
-            let file = dir.file()?;
-            let (owner, group) = (geteuid().as_raw(), getegid().as_raw());
-            fchown(&file, Some(owner), Some(group))?;
-            extended::write(&file, std::iter::empty())?;
-            rights.apply(&file, mode)
+        let given = Dir::of(directory).and_then(|(above, name)| {
+            let file = above.enter(name)?.file()?;
+            HandedDown::by(&above)?.renew(&file, rights, mode)
         });
         named(directory, given)?;
     }
     Ok(())
+}
+
+/// Those of the directories that hand something else down once they are renewed: what is made in them before
+/// would have the rights of another revision.
+fn changing(renewed: &[(PathBuf, Arc<Rights>)]) -> io::Result<BTreeSet<&Path>> {
+    let mut then: BTreeMap<&Path, HandedDown> = BTreeMap::new();
+    let mut changing = BTreeSet::new();
+    if renewed.is_empty() {
+        return Ok(changing);
+    }
+    let mode = 0o777 & !umask()?;
+    for (directory, rights) in renewed {
+        let looked = Dir::of(directory).and_then(|(above, name)| {
+            let renewed = directory.parent().and_then(|above| then.get(above));
+            let from_above = renewed.cloned().map_or_else(|| HandedDown::by(&above), Ok)?;
+            Ok((HandedDown::by(&above.enter(name)?)?, from_above.through(rights, mode)))
+        });
+        let (now, after) = named(directory, looked)?;
+        if now != after {
+            changing.insert(directory.as_path());
+        }
+        then.insert(directory, after);
+    }
+    Ok(changing)
 }
 
 /// What this process takes from the mode of what it makes. To ask the system means to change it, for all threads.
@@ -725,6 +758,7 @@ fn make_some_ready(
     some: &[(u32, (&PathBuf, Option<&New>))],
     saved_dir: &Dir,
     secret: Nonce,
+    changing: &BTreeSet<&Path>,
 ) -> io::Result<Vec<Ready>> {
     let (mut parents, mut completing) = (Parents::default(), Completing::default());
     let make_ready = |(number, (path, new)): &(u32, (&PathBuf, Option<&New>))| {
@@ -737,10 +771,11 @@ fn make_some_ready(
             let copied = dir.copy(name, saved_dir, number.to_string().as_ref());
             absent_is_fine(path, copied)?.unwrap_or(false)
         };
-        if let Some(new) = new {
+        let is_complete = !is_in(path, changing);
+        if let Some(new) = new.filter(|_| is_complete) {
             named(path, completing.complete(dir, &beside(path, secret), new))?;
         }
-        Ok(Ready { is_saved, is_complete: true })
+        Ok(Ready { is_saved, is_complete })
     };
     some.iter().map(make_ready).collect()
 }
@@ -1672,6 +1707,95 @@ mod tests {
         undo(&dir).unwrap();
         assert!(!can_undo(&dir) && !host.live().join("app/x").exists());
         assert_eq!(host.tree().get("moved/c").unwrap(), "1");
+    }
+
+    /// Mode, owner and lists of all that is there.
+    fn rights_in(host: &Host) -> BTreeMap<String, String> {
+        let all = host.tree().into_keys().map(|name| {
+            let file = File::open(host.live().join(&name)).unwrap();
+            let there = file.metadata().unwrap();
+            let mut lists = extended::read(&file).unwrap();
+            lists.retain(|(name, _)| !name.starts_with("security."));
+            lists.sort();
+            let (mode, owner, group) = (there.mode() & 0o7777, there.uid(), there.gid());
+            (name, format!("{mode:o} {owner} {group} {lists:?}"))
+        });
+        all.collect()
+    }
+
+    /// The mode and the ACL that a revision gives to directories.
+    type Kind = (Option<u16>, &'static [&'static str]);
+
+    #[test]
+    fn what_comes_later_has_the_rights_that_it_would_have_had_at_first() {
+        let give = |host: &Host, mode: Option<u16>, acls: &[&str]| {
+            let permission = Permission {
+                acls: acls.iter().map(ToString::to_string).collect(),
+                mode,
+                group: None,
+                owner: None,
+                except: Vec::new(),
+                object: host.live().display().to_string(),
+                context: None,
+                pattern: "**".into(),
+                on_files: false,
+                on_directories: true,
+            };
+            AppSpec { permissions: vec![permission], ..host.spec() }
+        };
+        let kinds: [Kind; 5] = [
+            (None, &[]),
+            (Some(0o2770), &[]),
+            (None, &["d:u:12345:rwx"]),
+            (Some(0o750), &["u:54321:rx", "d:g:12345:r"]),
+            (None, &["u:54321:rx"]),
+        ];
+        let group = shown_by_root().then_some(4321);
+        let above: [(u32, &[&str]); 4] = [
+            (0o755, &[]),
+            (0o2775, &[]),
+            (0o755, &["d:u:123:rwx", "d:o::-"]),
+            (0o2755, &["d:u::rwx", "d:g::rx", "d:o::-"]),
+        ];
+        let files = [("a", "1"), ("x/b", "1"), ("x/y/c", "1")];
+        let more = [("a", "2"), ("x/b", "2"), ("x/y/c", "2"), ("x/n/d", "2"), ("x/e", "2")];
+        for (mode, acls) in above {
+            let host = || {
+                let host = Host::new();
+                chown(host.live(), None, group).unwrap();
+                let live = File::open(host.live()).unwrap();
+                let acls: Vec<_> = acls.iter().map(ToString::to_string).collect();
+                crate::acl::Acl::resolve(&acls).unwrap().apply(&live, mode, true).unwrap();
+                host
+            };
+            let deploy = |host: &mut Host, kind: Kind, files: &[_], before: &Belongings| {
+                let spec = give(host, kind.0, kind.1);
+                let (manifest, archive, dir) = host.revision_of(spec, files);
+                let plan = plan(&manifest, Path::new("/"), &archive, before, DISALLOW).unwrap();
+                let there = (rights_in(host), host.files());
+                let changes = !changing(&plan.renewed).unwrap().is_empty();
+                plan.carry_out(&dir).unwrap();
+                undo(&dir).unwrap();
+                assert_eq!((rights_in(host), host.files()), there);
+                plan.carry_out(&dir).unwrap();
+                forget(&dir).unwrap();
+                (plan.belongings, changes)
+            };
+            for first in kinds {
+                for second in kinds {
+                    let mut fresh = host();
+                    deploy(&mut fresh, second, &more, &none());
+                    let mut host = host();
+                    let (one, _) = deploy(&mut host, first, &files, &none());
+                    let (two, _) = deploy(&mut host, second, &more, &one);
+                    let what = format!("{second:?} after {first:?} below {mode:o} {acls:?}");
+                    assert_eq!(rights_in(&host), rights_in(&fresh), "{what}");
+                    let (_, changes) = deploy(&mut host, second, &more, &two);
+                    assert_eq!(rights_in(&host), rights_in(&fresh), "{what}, again");
+                    assert!(!changes, "{what}: all can be completed early");
+                }
+            }
+        }
     }
 
     #[test]

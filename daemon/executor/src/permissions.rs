@@ -8,15 +8,21 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::unix::fs::{PermissionsExt, fchown},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use groundswell_protocol::revision::{AppSpec, Permission, SelinuxContext};
-use nix::unistd::{Group, User};
+use nix::unistd::{Group, User, getegid, geteuid};
 
-use crate::{acl::Acl, install::below, label};
+use crate::{
+    acl::{self, Acl},
+    extended,
+    install::below,
+    label,
+    place::Dir,
+};
 
 /// What one file or directory is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +53,67 @@ impl Rights {
         self.context.as_ref().map_or(Ok(()), |context| label::apply(context, file))
     }
 }
+
+/// What a directory gives to whatever is made in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HandedDown {
+    group: Option<u32>,
+    /// Its default ACL.
+    list: Option<Vec<u8>>,
+}
+
+impl HandedDown {
+    pub(crate) fn by(dir: &Dir) -> io::Result<Self> {
+        let there = dir.metadata()?;
+        let list = match dir.file() {
+            // It is above what is looked for, and whoever deploys is not root.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            file => extended::value(&file?, acl::DEFAULT)?,
+        };
+        Ok(Self { group: (there.mode() & SET_GROUP != 0).then(|| there.gid()), list })
+    }
+
+    /// What a directory hands down that is made with this and gets these rights. `mode` is that of one that gets
+    /// none.
+    pub(crate) fn through(&self, rights: &Rights, mode: u32) -> Self {
+        let mode = rights.mode.unwrap_or_else(|| self.mode(mode));
+        let own = rights.group.or(self.group).unwrap_or_else(|| getegid().as_raw());
+        let list = self.list.as_deref();
+        let list = match &rights.acl {
+            Some(acl) => acl.handed_down(list, mode, rights.mode.is_some()),
+            None => self.list.clone(),
+        };
+        // A list takes no such bit away.
+        let stays = rights.acl.is_some() && self.group.is_some();
+        Self { group: (stays || mode & SET_GROUP != 0).then_some(own), list }
+    }
+
+    /// Gives a directory what it would have if it were made now, and these rights.
+    pub(crate) fn renew(&self, file: &File, rights: &Rights, mode: u32) -> io::Result<()> {
+        let owner = geteuid().as_raw();
+        let group = self.group.unwrap_or_else(|| getegid().as_raw());
+        let there = file.metadata()?;
+        if (there.uid(), there.gid()) != (owner, group) {
+            fchown(file, Some(owner), Some(group))?;
+        }
+        let list = self.list.iter().map(Vec::as_slice);
+        extended::write(file, list.flat_map(|list| [(acl::ACCESS, list), (acl::DEFAULT, list)]))?;
+        let mode = self.mode(mode);
+        // A list takes no bit away that it does not know. Nor is it open to others meanwhile.
+        let bits = file.metadata()?.mode() & 0o777 | mode & SET_GROUP;
+        file.set_permissions(fs::Permissions::from_mode(bits))?;
+        rights.apply(file, mode)
+    }
+
+    /// With a list the umask has no say.
+    fn mode(&self, mode: u32) -> u32 {
+        let mode = self.list.as_deref().map_or(mode, acl::mode_of);
+        if self.group.is_some() { mode | SET_GROUP } else { mode }
+    }
+}
+
+/// The bit of a directory that hands its group down.
+const SET_GROUP: u32 = 0o2000;
 
 /// The mode that is left when a file gets an owner. Without the group's right to execute it, the bit that
 /// would set the group means something else.
