@@ -18,7 +18,7 @@ use std::{
 };
 
 use groundswell_protocol::ids::Nonce;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -45,6 +45,9 @@ struct KeptFile {
     was: Was,
     /// None if it has a second name.
     archived: Option<Archived>,
+    /// None if it is in the archive, too, or its file system does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    born: Option<(i64, u32)>,
 }
 
 /// The same file in the archive of its revision, if nobody had written to it.
@@ -145,15 +148,37 @@ fn keep_in(
                 archived.and_then(|path| Archived::of(path, &mut archives, &was, dir, name));
             let is_kept =
                 archived.is_some() || dir.copy(name, &names, number(files.len()).as_ref())?;
-            Ok(is_kept.then_some((was, archived)))
+            // Where it has a second name, that holds the number as well; a copy does not.
+            let born = if archived.is_none() && is_kept { dir.born(name)? } else { None };
+            Ok(is_kept.then_some((was, archived, born)))
         });
-        if let Some((was, archived)) = install::absent_is_fine(&path, found)?.flatten() {
-            files.push(KeptFile { path, was, archived });
+        if let Some((was, archived, born)) = install::absent_is_fine(&path, found)?.flatten() {
+            files.push(KeptFile { path, was, archived, born });
         }
     }
     let places = files.iter().map(|file| &file.path).chain(before.directories());
     let directories = install::around(places.map(PathBuf::as_path), before.directories())?;
     Ok(Kept { secret: install::secret()?, files, directories })
+}
+
+/// Copies once more what has been written to since it was copied. Install is about to replace it, and where there is
+/// no second name nobody could tell any more whose the file is that comes back.
+pub(crate) fn refresh(dir: &Path) -> io::Result<()> {
+    let kept: Option<Kept> = absent_is_none(read_sealed(&dir.join(LIST)))?;
+    let Some(kept) = kept else { return Ok(()) };
+    let at_names = dir.join(NAMES);
+    let (names, mut parents) = (Dir::open(&fs::canonicalize(&at_names)?)?, Parents::default());
+    let mut is_new = false;
+    for (file, at) in kept.files.iter().zip(0..).filter(|(file, _)| file.archived.is_none()) {
+        let done = parents
+            .of(&file.path)
+            .and_then(|(dir, name)| file.refresh(&names, number(at).as_ref(), dir, name));
+        is_new |= install::absent_is_fine(&file.path, done)?.unwrap_or(false);
+    }
+    if is_new {
+        durable(&at_names, nix::unistd::syncfs(names.file()?).map_err(Into::into));
+    }
+    Ok(())
 }
 
 /// Puts back what is not there any more, or not as it was. Does nothing if nothing was kept, and can be
@@ -179,6 +204,38 @@ pub(crate) fn put_back(dir: &Path) -> io::Result<()> {
 }
 
 impl KeptFile {
+    /// True if it has been written to since, and had to be copied.
+    fn refresh(&self, names: &Dir, kept_as: &OsStr, dir: &Dir, name: &OsStr) -> io::Result<bool> {
+        let Some(there) = dir.stat(name)?.filter(is_regular) else { return Ok(false) };
+        let now = Was::of(&there);
+        let is_link =
+            names.stat(kept_as)?.is_none_or(|kept| self.was.is_same_file(&Was::of(&kept)));
+        if is_link || now.content == self.was.content || !self.is(&now, dir, name)? {
+            return Ok(false);
+        }
+        let beside = OsStr::new("new");
+        names.remove(beside)?;
+        if !dir.duplicate(name, names, beside)? {
+            return Ok(false);
+        }
+        let (copy, _) = names.read(beside)?;
+        // It has those of what was copied.
+        if !Was::of(&fstat(&copy)?).has_rights_of(&now) {
+            return Err(io::Error::other(place::REPLACED));
+        }
+        if !now.has_rights_of(&self.was) {
+            self.was.give_owner(&copy)?;
+            self.was.give_mode(&copy)?;
+        }
+        names.rename(beside, kept_as)?;
+        Ok(true)
+    }
+
+    /// True if what is at its place is the file itself, whatever was written into it.
+    fn is(&self, now: &Was, dir: &Dir, name: &OsStr) -> io::Result<bool> {
+        Ok(now.is_same_file(&self.was) && (self.born.is_none() || self.born == dir.born(name)?))
+    }
+
     fn put_back(
         &self,
         names: &Dir,
@@ -195,7 +252,10 @@ impl KeptFile {
             let problem = "a directory is where a file was: move it away";
             return Err(io::Error::new(io::ErrorKind::IsADirectory, problem));
         }
-        let same = now.filter(|now| now.is_same_file(&self.was));
+        let same = match now {
+            Some(now) if self.is(&now, dir, name)? => Some(now),
+            _ => None,
+        };
         let is_as_it_was = same.is_some_and(|now| now.content == self.was.content);
         if is_as_it_was || self.archived.is_none() && same.is_some() {
             return match self.give_rights_back(dir, name)? {
@@ -266,6 +326,10 @@ impl Archived {
     }
 }
 
+fn is_regular(there: &FileStat) -> bool {
+    SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
 /// True if something is kept in `dir` that was not put back, and may have to be.
 pub(crate) fn is_needed(dir: &Path) -> bool {
     dir.join(LIST).exists()
@@ -286,3 +350,25 @@ fn number(at: usize) -> String {
 
 const LIST: &str = "before";
 const NAMES: &str = "kept";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_with_the_number_of_an_old_one_is_not_taken_for_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, name) = (scratch.path().join("file"), OsStr::new("file"));
+        fs::write(&path, "1").unwrap();
+        let dir = Dir::open(&fs::canonicalize(scratch.path()).unwrap()).unwrap();
+        let was = Was::of(&dir.stat(name).unwrap().unwrap());
+        let born = dir.born(name).unwrap();
+        let kept = |born| KeptFile { path: path.clone(), was, archived: None, born };
+        fs::write(&path, "22").unwrap();
+        let now = Was::of(&dir.stat(name).unwrap().unwrap());
+        assert!(kept(born).is(&now, &dir, name).unwrap());
+        assert!(!kept(Some((1, 0))).is(&now, &dir, name).unwrap());
+        // Where nobody knows.
+        assert!(kept(None).is(&now, &dir, name).unwrap());
+    }
+}

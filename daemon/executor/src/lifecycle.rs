@@ -383,6 +383,7 @@ fn install_new(work: &mut Work<'_>) -> Result<(), EventFailed> {
     let _alone = install::alone();
     // After a crash in the middle: from the old tree again.
     install::undo(&dir).map_err(io)?;
+    kept::refresh(&dir).map_err(io)?;
     let mut looks_left = LOOKS_MAX;
     loop {
         let plan = plan(work).map_err(|unfit| EventFailed::other(unfit.to_string()))?;

@@ -20,7 +20,7 @@ use nix::{
 };
 
 use rustix::{
-    fs::{RenameFlags, renameat_with},
+    fs::{RenameFlags, Statx, StatxFlags, renameat_with, statx},
     io::Errno,
 };
 
@@ -90,6 +90,18 @@ impl Dir {
             Err(nix::errno::Errno::ENOENT) => Ok(None),
             other => Ok(Some(other?)),
         }
+    }
+
+    /// When what is at `name` was made: a new file may have the inode number of one that is gone. None where the
+    /// file system does not know.
+    pub(crate) fn born(&self, name: &OsStr) -> io::Result<Option<(i64, u32)>> {
+        let there = statx(&self.0, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME);
+        let is_known = |there: &Statx| there.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let there = match there {
+            Err(Errno::NOSYS) => None,
+            there => Some(there?).filter(is_known),
+        };
+        Ok(there.map(|there| (there.stx_btime.tv_sec, there.stx_btime.tv_nsec)))
     }
 
     /// What is known of the directory itself, which need not be readable for that.
@@ -164,7 +176,7 @@ impl Dir {
     }
 
     /// Makes a copy of what is at `name`, with all its attributes. False if nothing is there, or a directory.
-    fn duplicate(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
+    pub(crate) fn duplicate(&self, name: &OsStr, other: &Self, to: &OsStr) -> io::Result<bool> {
         match self.kind(name)? {
             None | Some(Kind::Directory) => return Ok(false),
             Some(Kind::Link) => {
