@@ -442,7 +442,10 @@ impl Executor {
                 return refused(format!("{}: {error}", self.config.lock_file().display()));
             }
         };
-        if let Err(reason) = lifecycle::abandon(&self.config, group, held.deployment) {
+        let is_taken_back = |state: &GroupState| state.half_installed == Some(held.deployment);
+        let has_run =
+            held.step != Step::Check || self.lock().groups.get(group).is_some_and(is_taken_back);
+        if let Err(reason) = lifecycle::abandon(&self.config, group, held.deployment, has_run) {
             return refused(reason);
         }
         self.change(group, |state| {

@@ -163,7 +163,7 @@ fn check(work: &mut Work<'_>) -> Step {
 /// Takes back what an earlier deployment has left half installed.
 fn take_back(work: &mut Work<'_>) -> Result<(), String> {
     let Some(half_installed) = work.now.half_installed else { return Ok(()) };
-    abandon(work.config, &work.deployment.group, half_installed).map_err(|problem| {
+    abandon(work.config, &work.deployment.group, half_installed, true).map_err(|problem| {
         let dir = work.config.deployment_dir(&work.deployment.group, half_installed);
         let dir = dir.display();
         format!(
@@ -441,19 +441,22 @@ fn restore_files(work: &mut Work<'_>) -> Result<(), EventFailed> {
 }
 
 /// Takes back what an interrupted deployment has done to the files, and starts nothing: the host is
-/// without a working revision until the next deployment.
+/// without a working revision until the next deployment. Where nothing of it `has_run` they are as they were, or
+/// as people have made them since.
 pub(crate) fn abandon(
     config: &Config,
     group: &GroupName,
     deployment: DeploymentName,
+    has_run: bool,
 ) -> Result<(), String> {
     // A script may still be at work on the files that go.
     ScriptLog::open(config.script_log(group, deployment))
         .and_then(|log| hooks::end_left_over(&config.hook_record(group, deployment), &log))
         .map_err(|error| format!("the script that was left running cannot be ended: {error}"))?;
     let _alone = install::alone();
-    put_back(&config.deployment_dir(group, deployment))
-        .map_err(|error| format!("the old files cannot be put back: {error}"))
+    let dir = config.deployment_dir(group, deployment);
+    let done = if has_run || install::can_undo(&dir) { put_back(&dir) } else { forget(&dir) };
+    done.map_err(|error| format!("the old files cannot be put back: {error}"))
 }
 
 /// Takes back what Install has done, then whatever scripts have done before it.
@@ -542,4 +545,35 @@ fn run_scripts(
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use groundswell_protocol::ids::{DeploymentId, Digest};
+
+    use super::*;
+
+    #[test]
+    fn what_people_have_replaced_stays_where_nothing_of_a_deployment_has_run() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| fs::canonicalize(scratch.path()).unwrap().join(name);
+        let config = Config { root_dir: at("root"), state_dir: at("state"), ..Config::default() };
+        let group = GroupName::new("web").unwrap();
+        let deployment = DeploymentId::of(Digest::ZERO, false).into();
+        let dir = config.deployment_dir(&group, deployment);
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir(at("state")).unwrap();
+        for (has_run, expected) in [(false, "theirs"), (true, "ours")] {
+            fs::write(at("file"), "ours").unwrap();
+            let places = [at("file")].into_iter();
+            kept::keep(&dir, &Belongings::default(), places, &BTreeMap::new()).unwrap();
+            fs::write(at("new"), "theirs").unwrap();
+            fs::rename(at("new"), at("file")).unwrap();
+            abandon(&config, &group, deployment, has_run).unwrap();
+            assert_eq!(fs::read_to_string(at("file")).unwrap(), expected);
+            assert!(!kept::is_needed(&dir));
+        }
+    }
 }

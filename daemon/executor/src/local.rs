@@ -268,6 +268,14 @@ struct Begun {
     /// Whether it is only of events, as that of the original hosts is which others replace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     changes_no_files: bool,
+    /// Whether it has come beyond its checks.
+    #[serde(default = "yes")]
+    has_run: bool,
+}
+
+/// What a process of before has not noted.
+fn yes() -> bool {
+    true
 }
 
 impl Group {
@@ -293,8 +301,8 @@ impl Group {
     /// Takes back what an interrupted deployment has done.
     fn take_back(&mut self, config: &Config) -> Result<(), String> {
         let Some(begun) = self.begun.take() else { return Ok(()) };
-        let Begun { deployment, before, changes_no_files } = begun;
-        lifecycle::abandon(config, &self.id, deployment)?;
+        let Begun { deployment, before, changes_no_files, has_run } = begun;
+        lifecycle::abandon(config, &self.id, deployment, has_run)?;
         // What ran runs still where only traffic was led away from it.
         let current = before.current.clone().filter(|_| changes_no_files);
         self.standing = Standing { current, ..before };
@@ -308,6 +316,7 @@ impl Group {
             deployment: deployment.name(),
             before: self.standing.clone(),
             changes_no_files: !deployment.installs_files(),
+            has_run: false,
         });
         self.write(config).map_err(|error| error.to_string())
     }
@@ -315,8 +324,10 @@ impl Group {
     /// Writes down, durably, what the group has and whether its deployment has ended.
     fn note(&mut self, config: &Config, standing: &Standing, step: &Step) {
         self.standing = standing.clone();
-        if step.has_ended() {
-            self.begun = None;
+        match &mut self.begun {
+            _ if step.has_ended() => self.begun = None,
+            Some(begun) => begun.has_run = *step != Step::Check,
+            None => {}
         }
         if let Err(error) = self.write(config) {
             give_up(&format!("the journal cannot be written: {error}"));
