@@ -371,4 +371,25 @@ mod tests {
         // Where nobody knows.
         assert!(kept(None).is(&now, &dir, name).unwrap());
     }
+
+    #[test]
+    fn rights_go_to_the_file_that_had_them_and_not_to_what_has_its_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, name) = (scratch.path().join("file"), OsStr::new("file"));
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(&path, "ours").unwrap();
+        set(0o4755);
+        let dir = Dir::open(&fs::canonicalize(scratch.path()).unwrap()).unwrap();
+        let was = Was::of(&dir.stat(name).unwrap().unwrap());
+        let kept = KeptFile { path: path.clone(), was, archived: None, born: None };
+        set(0o600);
+        assert!(kept.give_rights_back(&dir, name).unwrap());
+        assert_eq!(mode(), 0o4755);
+        fs::rename(&path, scratch.path().join("aside")).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        set(0o600);
+        assert!(!kept.give_rights_back(&dir, name).unwrap());
+        assert_eq!(mode(), 0o600);
+    }
 }
