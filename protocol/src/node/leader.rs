@@ -134,11 +134,7 @@ impl Node {
         for host in members {
             self.leadership.member_since.entry(host).or_insert(self.now);
             // Who was called silent is well from its new word on, however it has looked here.
-            let is_unheard = self
-                .ledger
-                .silent_since(host)
-                .is_some_and(|silent| self.version_of(host) <= silent);
-            if self.looks_well(host) && !is_unheard {
+            if self.looks_well(host) && self.has_new_word(host) {
                 self.leadership.ill_since.remove(&host);
                 self.leadership.well_since.entry(host).or_insert(self.now);
             } else {
@@ -152,9 +148,9 @@ impl Node {
     fn propose_health(&mut self) {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
-            let entry = match (self.ledger.silent_since(host), self.looks_well(host)) {
-                (None, false) => Some(Entry::Silent { host, version: self.version_of(host) }),
-                (Some(silent), true) => self.heard_since(host, silent),
+            let entry = match (self.ledger.is_healthy(host), self.looks_well(host)) {
+                (true, false) => Some(Entry::Silent { host, version: self.version_of(host) }),
+                (false, true) => self.word_of(host),
                 _ => None,
             };
             if let Some(entry) = entry {
@@ -170,13 +166,19 @@ impl Node {
 
     /// A host's own word that it is there again, once it has been so for as long as its groups want to see a
     /// host well.
-    fn heard_since(&self, host: HostId, silent: Version) -> Option<Entry> {
+    fn word_of(&self, host: HostId) -> Option<Entry> {
         let well_for = self.now.since(*self.leadership.well_since.get(&host)?);
         let wanted = self.ledger.minimum_healthy_of(host).max(WELL_FOR);
         let is_here = self.standing(host) == Standing::Reachable && well_for >= wanted;
-        let is_new = self.version_of(host) > silent || planted(Defect::WellWithoutAWord);
-        let record = self.view.verified(host).filter(|_| is_here && is_new)?;
+        let record = self.view.verified(host).filter(|_| is_here && self.has_new_word(host))?;
         Some(Entry::Heard(Box::new(record.signed().clone())))
+    }
+
+    /// True if a host has said something since it was called silent, or was not.
+    fn has_new_word(&self, host: HostId) -> bool {
+        let silent = self.ledger.silent_since(host);
+        silent.is_none_or(|silent| self.version_of(host) > silent)
+            || planted(Defect::WellWithoutAWord)
     }
 
     /// Tells the ledger what time has passed that it waits for.
