@@ -103,7 +103,7 @@ situations! {
     VotersPartlyConnected => "voters reached one of them and not each other",
     ZoneCutOff => "a zone was cut off",
     LongSplitHealed => "a split ended that had lasted for most of a minute",
-    HoursApart => "a split ended that had lasted for hours",
+    HoursApart => "a split ended that had lasted for more than an hour",
     QueueFull => "a link broke because more was sent than fits through it",
     StartedWithoutSeeds => "a host found others while all were gone whose addresses it was given",
     AllRestarted => "all daemons were started again at once",

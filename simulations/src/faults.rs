@@ -9,8 +9,7 @@ use crate::{
     world::{Event, World},
 };
 
-/// A split that lasted longer lasted for hours.
-const HOURS: Micros = 3600 * SECOND - 1;
+const HOUR: Micros = 3600 * SECOND;
 
 impl World {
     /// A fault of the plan begins.
@@ -164,7 +163,7 @@ impl World {
             FaultKind::Narrow { host, .. } => self.hosts[host].wire.rate = None,
             _ => {}
         }
-        if fault.lasts > HOURS && matches!(kind, FaultKind::Split(_)) {
+        if fault.lasts >= HOUR && matches!(kind, FaultKind::Split(_)) {
             self.coverage.met(Situation::HoursApart);
         }
         if fault.lasts > 40 * SECOND && matches!(kind, FaultKind::Split(_) | FaultKind::ZoneCut(_))

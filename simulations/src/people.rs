@@ -1,7 +1,7 @@
 //! What operators do: groups, releases, orders and stops, signed with what the host that they sit at
 //! knows, and handed in there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use groundswell_protocol::{
     ids::{ApplicationName, Digest, GroupName, HostId, HostName, ReleaseLabel},
@@ -34,8 +34,7 @@ pub(crate) struct People {
     /// Orders that were given.
     orders: Vec<Signed<Order>>,
     /// Hosts that were removed.
-    removals: Vec<Signed<Removal>>,
-    removed: BTreeSet<HostId>,
+    removals: Vec<(HostId, Signed<Removal>)>,
     /// The last deployment of each group: its release, and when the next attempt may be made.
     last: BTreeMap<usize, (Digest, Micros)>,
 }
@@ -75,7 +74,6 @@ impl People {
             stops_at_beginning: false,
             orders: Vec::new(),
             removals: Vec::new(),
-            removed: BTreeSet::new(),
             last: BTreeMap::new(),
         }
     }
@@ -92,12 +90,12 @@ impl People {
 
     /// True if somebody has signed that a host is removed, whether the fleet has heard of it or not.
     pub(crate) fn have_removed(&self, host: HostId) -> bool {
-        self.removed.contains(&host)
+        self.removals.iter().any(|(removed, _)| *removed == host)
     }
 
     /// Hosts that were removed, as it was signed.
     pub(crate) fn removals(&self) -> Vec<Signed<Removal>> {
-        self.removals.clone()
+        self.removals.iter().map(|(_, removal)| removal.clone()).collect()
     }
 
     /// The release of a group's last deployment, once it was tried.
@@ -338,8 +336,7 @@ impl World {
             issued_at: self.hosts[desk].wall(self.now),
         };
         if let Some(signed) = self.sign(&removal, 2) {
-            self.people.removals.push(signed.clone());
-            self.people.removed.insert(removal.host);
+            self.people.removals.push((removal.host, signed.clone()));
             self.feed(desk, Input::Submit(Entry::Remove(signed)));
         }
     }

@@ -859,7 +859,7 @@ fn draw_more_faults(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros
     (0..count).map(|_| draw()).collect()
 }
 
-/// In a few fleets some hosts are cut off from the others for hours, and people go on at both ends.
+/// In a few fleets some hosts are cut off from the others for more than an hour, and people go on at both ends.
 fn draw_hours(dice: &mut Dice, size: usize, heal_at: Micros) -> Option<Fault> {
     let most = (size / 2) as u64;
     let count = usize::try_from(dice.between(1, most)).unwrap_or(1);

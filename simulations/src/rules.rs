@@ -42,9 +42,8 @@ pub(crate) struct Rules {
     written_off: BTreeSet<HostId>,
     /// Hosts that an operator has waived, and since when in true time.
     waived: BTreeMap<HostId, Micros>,
-    unhealthy: BTreeSet<HostId>,
-    /// The records of them by which they were called silent: epoch and sequence.
-    silent: BTreeMap<HostId, (u64, u64)>,
+    /// Hosts that were called silent, by which of their records: epoch and sequence.
+    unhealthy: BTreeMap<HostId, (u64, u64)>,
     broken: BTreeSet<(GroupName, HostId)>,
     /// Who may hold a slot that was lost with the voters who granted it.
     uncounted: BTreeSet<HostId>,
@@ -208,7 +207,7 @@ impl Tally {
     }
 
     /// True if it succeeds whatever comes of hosts that are away.
-    fn is_won(&self, away: &BTreeSet<HostId>) -> bool {
+    fn is_won(&self, away: &BTreeMap<HostId, (u64, u64)>) -> bool {
         let enough = self.succeeded.len() >= self.floor().max(1);
         let ends = self.overdue || self.canary_failed() || self.over_budget() || self.stopped;
         // The release may have killed them all.
@@ -216,7 +215,8 @@ impl Tally {
         let too_many = self.budget.is_some_and(|budget| dead as u64 > u64::from(budget));
         let canary = self.busy.iter().any(|host| self.is_canary(self.stage_of[host]));
         let waits = self.idle().next().is_some() && (self.paused || self.held.is_some());
-        let gone = self.idle().chain(self.busy.iter().copied()).all(|host| away.contains(&host));
+        let gone =
+            self.idle().chain(self.busy.iter().copied()).all(|host| away.contains_key(&host));
         enough && !ends && !too_many && !canary && !waits && gone
     }
 
@@ -349,17 +349,15 @@ impl Rules {
             Entry::Heard(record) => {
                 let record = record.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
                 let Record { host, epoch, sequence, .. } = record.content();
-                let silent = self.silent.remove(host).unwrap_or_default();
+                let silent = self.unhealthy.remove(host).unwrap_or_default();
                 unless((*epoch, *sequence) > silent, "S2", || {
                     format!("{} is called well, and has said nothing new", host.short())
                 })?;
-                self.unhealthy.remove(host);
                 self.waived_is_back = self.written_off.remove(host) && self.is_uncounted(*host);
                 self.waived.remove(host);
             }
             Entry::Silent { host, version } => {
-                self.unhealthy.insert(*host);
-                self.silent.insert(*host, (version.epoch, version.sequence));
+                self.unhealthy.insert(*host, (version.epoch, version.sequence));
             }
             Entry::Passed(passed) => self.pass(moment, *passed, now)?,
         }
@@ -372,7 +370,6 @@ impl Rules {
         self.left.insert(host);
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
-        self.silent.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
         self.waived.remove(&host);
@@ -460,7 +457,8 @@ impl Rules {
                     // A canary goes before all others. Who does not wait between two stages may pass over
                     // one that will not speak, since none of its hosts is at work or in reach.
                     let may_speak = tally.stage_of.iter().any(|(host, stage)| {
-                        let in_reach = tally.busy.contains(host) || !self.unhealthy.contains(host);
+                        let in_reach =
+                            tally.busy.contains(host) || !self.unhealthy.contains_key(host);
                         *stage == tally.stage && !tally.is_over(*host) && in_reach
                     });
                     let silent = tally.is_canary(tally.stage) && !may_speak;
@@ -477,7 +475,7 @@ impl Rules {
             }
             Action::Waive { host, generation } => {
                 let is_meant = self.uncounted.contains(host) && *generation == self.recovered_at;
-                let is_gone = self.unhealthy.contains(host) && self.matches(name, *host);
+                let is_gone = self.unhealthy.contains_key(host) && self.matches(name, *host);
                 self.waived.insert(*host, moment.now);
                 unless(is_meant && is_gone, "S8", || {
                     format!("{} is waived, by an order for generation {generation}", host.short())
@@ -546,7 +544,7 @@ impl Rules {
                 let since = self.released.remove(&token);
                 self.slots.remove(&host);
                 self.written_off.insert(host);
-                self.unhealthy.insert(host);
+                self.unhealthy.entry(host).or_default();
                 if let Some(Granted { group, deployment, .. }) = self.grants.get(&token).cloned() {
                     if let Some(group) = self.groups.get_mut(&group) {
                         group.current.remove(&host);
@@ -701,14 +699,14 @@ impl Rules {
 
     pub(crate) fn is_down(&self, group: &GroupName, host: HostId) -> bool {
         self.slots.contains_key(&host)
-            || self.unhealthy.contains(&host)
+            || self.unhealthy.contains_key(&host)
             || self.uncounted.contains(&host)
             || self.broken.contains(&(group.clone(), host))
     }
 
     /// True if a host is in the fleet and in reach, and holds no slot.
     pub(crate) fn is_left_alone(&self, host: HostId) -> bool {
-        let is_down = self.slots.contains_key(&host) || self.unhealthy.contains(&host);
+        let is_down = self.slots.contains_key(&host) || self.unhealthy.contains_key(&host);
         self.is_member(host) && !is_down && !self.is_uncounted(host)
     }
 
@@ -808,7 +806,7 @@ impl Rules {
             format!("after entry {index} the fleet has {members} hosts")
         })?;
         for host in self.members.keys() {
-            let healthy = !self.unhealthy.contains(host);
+            let healthy = !self.unhealthy.contains_key(host);
             unless(ledger.is_healthy(*host) == healthy, "S2", || {
                 format!("after entry {index} the health of {} is wrong", host.short())
             })?;
@@ -839,7 +837,7 @@ impl Rules {
     /// comes too late is sent back like the others.
     fn nothing_is_awaited_in_vain(&self) -> Checked {
         for (id, tally) in self.deployments.iter().filter(|(_, tally)| tally.began.is_some()) {
-            let silent = tally.busy.iter().all(|host| self.unhealthy.contains(host));
+            let silent = tally.busy.iter().all(|host| self.unhealthy.contains_key(host));
             let clear = tally.stopped || tally.is_lost() || tally.is_won(&self.unhealthy);
             let waits = tally.end.is_none() && silent && clear;
             unless(!waits || self.left_held(&tally.group) >= DEPLOYMENTS_HELD_MAX, "R8", || {
@@ -858,7 +856,7 @@ impl Rules {
         let Some((to, _)) = self.others_are_at(name) else { return Ok(()) };
         let own = &group.group.configuration;
         let may_go = |host: &HostId| {
-            let is_there = !self.unhealthy.contains(host) && !self.holds(name, *host);
+            let is_there = !self.unhealthy.contains_key(host) && !self.holds(name, *host);
             is_there && !self.never_goes(name, own, *host)
         };
         let hosts = self.hosts_of(name);
@@ -935,7 +933,7 @@ impl Rules {
                 })?;
                 let begun = tally.stage_of.iter().filter(|(_, its)| **its <= stage);
                 let open = begun.map(|(host, _)| host).find(|host| {
-                    let away = self.unhealthy.contains(host) && !tally.busy.contains(host);
+                    let away = self.unhealthy.contains_key(host) && !tally.busy.contains(host);
                     !tally.is_over(**host) && !away
                 });
                 unless(open.is_none(), "R4", || {
@@ -1020,7 +1018,7 @@ impl Rules {
         if group.running == Some(id) {
             group.running = None;
         }
-        unless(tally.busy.iter().all(|host| self.unhealthy.contains(host)), "R1", || {
+        unless(tally.busy.iter().all(|host| self.unhealthy.contains_key(host)), "R1", || {
             format!("{id} is over while hosts are at work for it")
         })?;
         let good = match &deployment.status {
@@ -1176,7 +1174,7 @@ impl Rules {
         let behind = deployment.targets.keys().all(|host| {
             let broken = self.broken.contains(&(name.clone(), *host));
             let behind = group.current.get(host) != Some(&deployment.release);
-            (broken || behind) && !self.unhealthy.contains(host) && !self.holds(name, *host)
+            (broken || behind) && !self.unhealthy.contains_key(host) && !self.holds(name, *host)
         });
         unless(behind, "R6", || format!("{} is for hosts that need nothing", deployment.id))?;
         let mut configuration = group.group.configuration.clone();

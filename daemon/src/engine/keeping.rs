@@ -32,15 +32,7 @@ impl Engine {
                 self.keeping.releases.insert(id, release);
             }
         }
-        let mut needs = ledger.needs(self.node.me());
-        for group in executor.iter().flat_map(|report| &report.groups) {
-            let runs = group.current.iter().map(|(release, _)| (*release, Need::Current));
-            let staged = group.staged.iter().map(|release| (*release, Need::InFlight));
-            for (release, need) in runs.chain(staged) {
-                needs.entry(release).or_insert(need);
-            }
-        }
-        self.store.know(known(&self.keeping.releases, &needs));
+        self.store.know(known(&self.keeping.releases, &self.node.needs()));
     }
 }
 

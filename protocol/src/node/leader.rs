@@ -170,7 +170,7 @@ impl Node {
         let well_for = self.now.since(*self.leadership.well_since.get(&host)?);
         let wanted = self.ledger.minimum_healthy_of(host).max(WELL_FOR);
         let is_here = self.standing(host) == Standing::Reachable && well_for >= wanted;
-        let record = self.view.verified(host).filter(|_| is_here && self.has_new_word(host))?;
+        let record = self.view.verified(host).filter(|_| is_here)?;
         Some(Entry::Heard(Box::new(record.signed().clone())))
     }
 

@@ -33,7 +33,7 @@ use crate::{
     execute,
     fleet::{Record, View},
     ids::{Digest, HostId},
-    rollout::{Entry, Ledger},
+    rollout::{Entry, Ledger, Need},
     sabotage::{Defect, planted},
     time::{Mono, UnixSeconds},
     trust::{Electorate, MemberCert, Order, SecretKey, Signed, Subject, Trust, VoterList},
@@ -695,6 +695,20 @@ impl Node {
     /// The newest records.
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The releases that this host keeps: what the ledger needs here, and what the executor runs or has laid
+    /// out, which may be of before.
+    pub fn needs(&self) -> BTreeMap<Digest, Need> {
+        let mut needs = self.ledger.needs(self.me);
+        for group in self.executor().iter().flat_map(|report| &report.groups) {
+            let runs = group.current.iter().map(|(release, _)| (*release, Need::Current));
+            let staged = group.staged.iter().map(|release| (*release, Need::InFlight));
+            for (release, need) in runs.chain(staged) {
+                needs.entry(release).or_insert(need);
+            }
+        }
+        needs
     }
 
     /// What the executor said of itself last.

@@ -352,6 +352,14 @@ impl World {
         self.answers.remove(&id).unwrap().unwrap()
     }
 
+    /// A deployment goes through, to all that run.
+    fn deploys(&mut self, label: &str) {
+        let from = self.first_live();
+        let release = self.release(label);
+        let order = self.deploy(from, release, None);
+        self.run_until("success", |world| world.status(from, order) == DeploymentStatus::Succeeded);
+    }
+
     fn group(&mut self, minimum_healthy: MinimumHealthy) {
         self.group_watched(minimum_healthy, 1);
     }
@@ -739,6 +747,22 @@ fn who_was_silent_counts_as_well_after_its_minimum_healthy_time() {
     let since = world.now;
     world.run_until("it counts as well", is_well);
     assert!(world.now.since(since) >= std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn what_the_executor_runs_or_has_laid_out_is_kept_though_no_group_knows_of_it() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::AllAtOnce);
+    world.deploys("1.0.0");
+    let mut report = world.hosts[0].executor.report.clone();
+    let [left, laid_out] = [[8; 32], [9; 32]].map(Digest);
+    let group = &mut report.groups[0];
+    let runs = group.current.replace((left, ReleaseLabel::new("0.9.0").unwrap())).unwrap().0;
+    group.staged.push(laid_out);
+    world.feed(0, Input::Executor(Some(report)));
+    let needs = world.node(0).needs();
+    let expected = [Some(Need::Current), Some(Need::InFlight), Some(Need::Current)];
+    assert_eq!([left, laid_out, runs].map(|release| needs.get(&release).copied()), expected);
 }
 
 /// A fleet that is too large for a full mesh, and has found its neighbours.

@@ -47,14 +47,6 @@ impl World {
         let leader = self.leader().unwrap();
         self.live().find(|host| *host != leader && self.votes(*host)).unwrap()
     }
-
-    /// A deployment goes through, to all that run.
-    fn deploys(&mut self, label: &str) {
-        let from = self.first_live();
-        let release = self.release(label);
-        let order = self.deploy(from, release, None);
-        self.run_until("success", |world| world.status(from, order) == DeploymentStatus::Succeeded);
-    }
 }
 
 #[test]
