@@ -154,7 +154,7 @@ impl Network {
         !self.streams[stream].closed[side]
     }
 
-    /// Takes a message; none if the sender has no stream.
+    /// Takes a message that leaves `now`; none if the sender has no stream.
     pub(crate) fn send(
         &mut self,
         now: Micros,

@@ -30,7 +30,7 @@ use crate::{
     founding::{enrol, found},
     host::{Doom, Host, Overwritten},
     liveness::Mending,
-    network::Network,
+    network::{Network, Sent},
     people::People,
     plan::{Border, ChoreKind, DelayLaw, Micros, Plan, SECOND},
     queue::Queue,
@@ -647,25 +647,12 @@ impl World {
     /// Puts a message on the way.
     pub(crate) fn post(&mut self, host: usize, to: usize, message: Message) {
         let Some(queued) = self.squeeze(host, to, &message) else { return };
-        let (law, now) = (&self.delay, self.now);
-        let sent = self.network.send(now, host, to, &message, law, &mut self.dice);
-        if let Some(sent) = sent
-            && let Some(at) = sent.at
-        {
-            let late = queued + self.sluggish(host);
-            let (stream, towards, message) = (sent.stream, sent.towards, Box::new(message));
-            // A slow host is slow as a whole: what it says stays in order.
-            let at = if late == 0 {
-                at
-            } else {
-                self.network.arrival(
-                    at + late,
-                    stream,
-                    towards,
-                    &DelayLaw { base: 0, spread: 0, tail_permille: 0, tail_max: 0 },
-                    &mut self.dice,
-                )
-            };
+        // What waits before a wire, or on a slow host, is late by that alone: it stays in order.
+        let leaves = self.now + queued + self.sluggish(host);
+        let (law, dice) = (&self.delay, &mut self.dice);
+        let sent = self.network.send(leaves, host, to, &message, law, dice);
+        if let Some(Sent { stream, towards, at: Some(at) }) = sent {
+            let message = Box::new(message);
             self.queue.plan(at, Event::Arrive { stream, towards, message });
         }
     }
