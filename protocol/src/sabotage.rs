@@ -43,6 +43,7 @@ defects! {
     SlotFreedByHealth => "a slot is freed when its holder is called unreachable",
     DeadCountsAsHealthy => "an unreachable host does not count as down",
     BrokenCountsAsHealthy => "a host without a working revision does not count as down",
+    BareCountsAsHealthy => "a host on which nothing ever ran counts as one that serves",
     HolderCountsAsHealthy => "a host that holds a slot for another group does not count as down",
     DeadHolderAwaited => "a deployment is not over while a host that is away holds a slot of it",
     LeftHolderForgotten => "who holds a slot of a deployment that is over does not count as down",

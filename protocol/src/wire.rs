@@ -46,7 +46,7 @@ pub enum Welcome {
 }
 
 /// The protocol's version in [`Hello`].
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// One message on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -176,6 +176,14 @@ impl Tally {
         if self.reach != Reach::All && floor >= hosts { 0 } else { floor }
     }
 
+    /// How many of its hosts are down beside one that is taken: those at work, and where it serves itself
+    /// those that do not, as far as the turn is theirs.
+    fn down_beside(&self, host: HostId, unserved: &BTreeSet<HostId>) -> usize {
+        let to_come = self.idle().filter(|other| self.stage_of[other] <= self.stage);
+        let to_come = to_come.filter(|other| unserved.contains(other));
+        self.busy.len() + if unserved.contains(&host) { 0 } else { to_come.count() }
+    }
+
     fn canary_failed(&self) -> bool {
         let mut failed = self.failed.iter().chain(&self.lost);
         failed.any(|host| self.is_canary(self.stage_of[host]))
@@ -593,12 +601,16 @@ impl Rules {
         let Some(deployment) = all.into_iter().find(is_it) else {
             return unless(false, "R2", || format!("slot {token} is for nothing that runs"));
         };
+        let group = self.deployments[&deployment].group.clone();
+        let is_first_aid = self.is_first_aid(&group, host);
+        let mut unserved = self.deployments[&deployment].targets.clone();
+        unserved.retain(|target| self.is_unserved(&group, *target));
         let tally = self.deployments.get_mut(&deployment).expect("it was found");
         unless(!tally.stopped, "R2", || format!("slot {token} is granted after a stop"))?;
         unless(!tally.paused, "R5", || format!("slot {token} is granted in a pause"))?;
         unless(tally.held.is_none(), "R4", || format!("slot {token} is granted between stages"))?;
         let stage = tally.stage_of.get(&host).copied();
-        unless(stage.is_some_and(|stage| stage <= tally.stage), "R4", || {
+        unless(stage.is_some_and(|stage| stage <= tally.stage) || is_first_aid, "R4", || {
             format!("slot {token} is of stage {stage:?}, and the turn is that of {}", tally.stage)
         })?;
         unless(!tally.canary_failed(), "R4", || {
@@ -611,17 +623,27 @@ impl Rules {
         unless(tally.targets.contains(&host) && !tally.is_over(host), "R2", || {
             format!("slot {token} is for {}, whose part is over", host.short())
         })?;
-        let left = tally.targets.len() - tally.failed.len() - tally.busy.len();
-        unless(left > tally.floor(), "R1", || {
-            let (failed, busy) = (tally.failed.len(), tally.busy.len());
-            format!("slot {token}: {failed} hosts failed, {busy} are busy, and one more is taken")
+        let well = tally.targets.len() - tally.failed.len();
+        let down = tally.down_beside(host, &unserved);
+        unless(well > tally.floor() + down, "R1", || {
+            let failed = tally.failed.len();
+            format!("slot {token}: {failed} hosts failed, {down} are down, and one more is taken")
         })?;
         tally.busy.insert(host);
-        let group = tally.group.clone();
         self.slots.insert(host, token);
         let (bounds, excused) = self.bounds(token, host)?;
         self.grants.insert(token, Granted { host, release, deployment, group, bounds, excused });
         Ok(())
+    }
+
+    /// True if a host is broken, and nobody that works can have a slot whatever is given back.
+    fn is_first_aid(&self, group: &GroupName, host: HostId) -> bool {
+        let hosts = self.hosts_of(group);
+        let idle =
+            |other: &&HostId| self.is_down(group, **other) && !self.slots.contains_key(*other);
+        let quotas = self.in_force(&self.groups[group]).into_iter();
+        let quota = quotas.map(|one| quota_of(one.minimum_healthy, &hosts)).min().unwrap_or(0);
+        self.broken.contains(&(group.clone(), host)) && hosts.iter().filter(idle).count() >= quota
     }
 
     /// How many may be down in the groups of a host that was just granted a slot.
@@ -637,8 +659,7 @@ impl Rules {
                 continue;
             }
             let members = self.hosts_of(name);
-            let is_excused = self.broken.contains(&(name.clone(), host));
-            if is_excused {
+            if self.is_unserved(name, host) {
                 excused.insert(name.clone());
             }
             let in_force = self.in_force(group);
@@ -693,8 +714,30 @@ impl Rules {
 
     /// Those that count in a group.
     pub(crate) fn hosts_of(&self, group: &GroupName) -> BTreeSet<HostId> {
+        let mut hosts = self.all_of(group);
+        hosts.retain(|host| !self.is_bare(group, *host));
+        hosts
+    }
+
+    /// Those, and others on which nothing of it ever ran.
+    fn all_of(&self, group: &GroupName) -> BTreeSet<HostId> {
         let hosts = self.members.keys().filter(|host| self.matches(group, **host));
         hosts.filter(|host| !self.written_off.contains(host)).copied().collect()
+    }
+
+    /// True if nothing of a group ever ran on a host, while others have what is good. Until it has said
+    /// what it holds nobody knows that.
+    fn is_bare(&self, group: &GroupName, host: HostId) -> bool {
+        let known = &self.groups[group];
+        let never = !known.current.contains_key(&host)
+            && !self.broken.contains(&(group.clone(), host))
+            && !self.uncounted.contains(&host);
+        known.last_good.is_some() && never
+    }
+
+    /// True if nothing of a group works on a host for certain.
+    fn is_unserved(&self, group: &GroupName, host: HostId) -> bool {
+        self.broken.contains(&(group.clone(), host)) || self.is_bare(group, host)
     }
 
     pub(crate) fn is_down(&self, group: &GroupName, host: HostId) -> bool {
@@ -1105,7 +1148,9 @@ impl Rules {
     fn can_be_done(&self, id: DeploymentId) -> Checked {
         let tally = &self.deployments[&id];
         let targets = self.targets(tally).unwrap_or_default();
-        let shut = |host: &HostId| self.never_goes(&tally.group, &tally.configuration, *host);
+        // Those on which nothing ran go first, and count then.
+        let all = self.all_of(&tally.group);
+        let shut = |host: &HostId| self.is_shut(&tally.group, &all, &tally.configuration, *host);
         unless(!targets.iter().any(shut), "R1", || {
             format!("{id} is taken, and of a zone of it none may be down")
         })
@@ -1114,12 +1159,21 @@ impl Rules {
     /// True if all hosts of a host's zone must stay well, which keeps it as it is. One that a release has
     /// broken is not well.
     fn never_goes(&self, group: &GroupName, own: &DeploymentConfiguration, host: HostId) -> bool {
+        self.is_shut(group, &self.hosts_of(group), own, host)
+    }
+
+    /// The same, if these are the hosts that count.
+    fn is_shut(
+        &self,
+        group: &GroupName,
+        hosts: &BTreeSet<HostId>,
+        own: &DeploymentConfiguration,
+        host: HostId,
+    ) -> bool {
         let Some(zones) = &own.zones else { return false };
         let zone = |host: &HostId| self.members.get(host).map(|known| &known.zone);
-        let mut here = self.hosts_of(group);
-        here.retain(|other| zone(other) == zone(&host));
-        let is_broken = self.broken.contains(&(group.clone(), host));
-        !is_broken && quota_of(zones.minimum_healthy, &here) == 0
+        let here = hosts.iter().filter(|other| zone(other) == zone(&host)).copied().collect();
+        !self.is_unserved(group, host) && quota_of(zones.minimum_healthy, &here) == 0
     }
 
     /// False if a canary, or a wave, is asked for by labels that no host of the group has. No canary is a
@@ -1132,7 +1186,7 @@ impl Rules {
         let own = &tally.configuration;
         let is_canary = match own.canary.as_ref().map(|canary| &canary.hosts) {
             Some(CanaryHosts::Labels(labels)) => {
-                self.hosts_of(&tally.group).iter().any(|host| is_in(host, labels))
+                self.all_of(&tally.group).iter().any(|host| is_in(host, labels))
             }
             _ => true,
         };
@@ -1144,7 +1198,7 @@ impl Rules {
     /// Whom a deployment must be for, where that follows from its order.
     fn targets(&self, tally: &Tally) -> Option<BTreeSet<HostId>> {
         let current = &self.groups[&tally.group].current;
-        let mut hosts = self.hosts_of(&tally.group);
+        let mut hosts = self.all_of(&tally.group);
         hosts.retain(|host| {
             let broken = self.broken.contains(&(tally.group.clone(), *host));
             match tally.reach {

@@ -47,7 +47,10 @@ impl Ledger {
             Judged::Grant { grant, deployment } => self.grant(index, hash, at, grant, deployment),
             Judged::Done(done) => {
                 let Done { host, outcome, .. } = done.content();
+                self.count_out(*host);
                 self.free(at, *host, outcome.clone());
+                self.count_in(*host);
+                self.note_who_serves(*host);
             }
             Judged::Heard(host) => {
                 self.state.unhealthy.remove(&host);
@@ -374,16 +377,17 @@ impl Ledger {
             group.late.remove(&host);
         }
         self.state.broken.insert((name, host));
+        self.note_who_serves(host);
     }
 
     /// Writes off a host that has not said whether it holds a slot which was lost. When it is heard of it
     /// counts as down again, until it has said so.
     fn waive(&mut self, at: UnixSeconds, host: HostId) {
+        self.count_out(host);
         self.state.waived.remove(&host);
         if planted(Defect::WaivedStaysCounted) {
             self.state.uncounted.remove(&host);
         }
-        self.count_out(host);
         self.state.written_off.insert(host, WriteOff { slot: None, at });
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    deployment::{DeploymentStatus, Hold, TargetStatus},
+    deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
     entry::{Grant, Passed},
-    ledger::Ledger,
+    ledger::{GroupState, Ledger},
     refusal::Refusal,
     stages,
 };
@@ -15,30 +15,37 @@ use crate::{
     time::UnixSeconds,
 };
 
+/// A host that may be next.
+struct Next {
+    deployment: DeploymentId,
+    stage: u32,
+    /// Something of the group works on it.
+    serves: bool,
+    grant: Grant,
+}
+
 impl Ledger {
     /// Slots that may all be granted now, in the order in which they should be.
     pub fn next_grants(&self) -> Vec<Grant> {
         let mut waiting = self.waiting_hosts();
-        // Stage by stage; then hosts that are down already, which cost nothing; then voters, of which
+        // Stage by stage; then hosts on which nothing works, which cost nothing; then voters, of which
         // fewest go at a time, so that the others never wait for the last of them; then an order that is
         // the same on every leader and does not favour the same hosts each time.
-        waiting.sort_by_cached_key(|(deployment, host, stage, _)| {
-            let group = self.deployment(*deployment).map(|deployment| &deployment.group);
-            let well = group.is_none_or(|group| self.is_well_in(group, *host));
-            let votes = self.electorate.newest().is_voter(*host);
-            (*stage, well, !votes, stages::draw(*deployment, *host))
+        waiting.sort_by_cached_key(|next| {
+            let votes = self.electorate.newest().is_voter(next.grant.host);
+            let draw = stages::draw(next.deployment, next.grant.host);
+            (next.stage, next.serves, !votes, draw)
         });
         let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
         // Each is judged with those before it granted. Whether they are is for the log to say.
         let mut granted = self.clone();
-        for (deployment, host, _, grant) in waiting {
-            let group = self.deployment(deployment).map(|deployment| &deployment.group);
-            // Grants only take room: where a group has none for one well host of it, it has none for
+        for Next { deployment, serves, grant, .. } in waiting {
+            // Grants only take room: where a group has none for one host that serves, it has none for
             // the next. In a large group most hosts wait, and each would be judged by all the others.
-            let is_well = group.is_some_and(|group| self.is_well_in(group, host));
-            if is_well && full.contains(&deployment) {
+            if serves && full.contains(&deployment) {
                 continue;
             }
+            let group = self.deployment(deployment).map(|deployment| &deployment.group);
             match granted.judge_grant(&grant) {
                 Ok(_) => {
                     let token = u64::MAX - u64::try_from(grants.len()).unwrap_or(0);
@@ -46,7 +53,7 @@ impl Ledger {
                     grants.push(grant);
                 }
                 Err(Refusal::QuotaFull { group: refuses, .. })
-                    if is_well && group == Some(&refuses) =>
+                    if serves && group == Some(&refuses) =>
                 {
                     full.insert(deployment);
                 }
@@ -57,32 +64,46 @@ impl Ledger {
     }
 
     /// Hosts that are ready and can be reached: a slot for one that is away would be held by nobody.
-    fn waiting_hosts(&self) -> Vec<(DeploymentId, HostId, u32, Grant)> {
+    fn waiting_hosts(&self) -> Vec<Next> {
         let running = self.state.groups.values().filter_map(|group| group.running);
         let running = running.filter_map(|id| self.deployment(id));
         let mut waiting = Vec::new();
         for deployment in running.filter(|deployment| deployment.is_granting()) {
+            let Some(group) = self.state.groups.get(&deployment.group) else { continue };
             // Most of the time a large group is full: its hosts need not be put in order for nothing.
-            if deployment.capacity() == 0 {
+            if deployment.room() == 0 {
                 continue;
             }
-            let full_of = self.full_of(&deployment.group);
+            let is_full = self.is_full(group);
             for (host, target) in &deployment.targets {
-                if full_of.as_ref().is_some_and(|down| !down.contains(host)) {
+                let away = self.state.unhealthy.contains_key(host) || self.is_uncounted(*host);
+                if target.status != TargetStatus::Waiting || away {
                     continue;
                 }
-                let away = self.state.unhealthy.contains_key(host) || self.is_uncounted(*host);
-                if target.status == TargetStatus::Waiting
-                    && (target.stage <= deployment.stage || planted(Defect::StageNotAwaited))
-                    && !away
-                {
+                if (!is_full || !target.serves) && self.has_turn(group, deployment, *host) {
                     let (order, release) = (deployment.order, deployment.release);
                     let grant = Grant { host: *host, order, release };
-                    waiting.push((deployment.id, *host, target.stage, grant));
+                    let (stage, serves) = (target.stage, target.serves);
+                    waiting.push(Next { deployment: deployment.id, stage, serves, grant });
                 }
             }
         }
         waiting
+    }
+
+    /// True if it is the turn of a host's stage. A broken host goes before its turn where as many are down
+    /// as may be and hold no slot: the stages before it would wait for it to be mended.
+    pub(super) fn has_turn(
+        &self,
+        group: &GroupState,
+        deployment: &Deployment,
+        host: HostId,
+    ) -> bool {
+        let stage = deployment.targets.get(&host).map(|target| target.stage);
+        let is_broken = || self.is_broken_in(&group.group.name, host);
+        stage.is_some_and(|stage| stage <= deployment.stage)
+            || planted(Defect::StageNotAwaited)
+            || (is_broken() && self.is_blocked(group))
     }
 
     /// Waits that are over at `now`, for the leader to propose. The hold-offs of released slots are

@@ -142,6 +142,8 @@ pub struct Target {
     pub status: TargetStatus,
     /// The stage in which it has its turn.
     pub stage: u32,
+    /// True if something of the group works on it, as far as its part is not over.
+    pub serves: bool,
     /// When it got its slot.
     pub started_at: Option<UnixSeconds>,
     /// When it gave it back.
@@ -226,8 +228,8 @@ impl Target {
         }
     }
 
-    pub(super) fn pending(stage: u32) -> Self {
-        Self { status: TargetStatus::Pending, stage, started_at: None, ended_at: None }
+    pub(super) fn pending(stage: u32, serves: bool) -> Self {
+        Self { status: TargetStatus::Pending, stage, serves, started_at: None, ended_at: None }
     }
 
     /// True if it has not had its turn, or is at work. A host that is away is not waited for.
@@ -270,13 +272,26 @@ impl Deployment {
         self.targets.values().filter(|target| wanted(&target.status)).count()
     }
 
-    /// How many more hosts may be taken before too few are left that have not failed: CodeDeploy's
-    /// rule that healthy hosts which nobody works on never fall below the minimum.
-    pub fn capacity(&self) -> usize {
+    /// How many more hosts like this one may be taken before too few are left that are well: CodeDeploy's
+    /// rule that healthy hosts which nobody works on never fall below the minimum. A host of which nothing
+    /// works is not healthy, and to take it costs nothing; but no more go at once than of a healthy group.
+    pub(super) fn capacity(&self, target: &Target) -> usize {
+        if !target.serves || planted(Defect::BareCountsAsHealthy) {
+            return self.room();
+        }
+        let is_down = |other: &&Kept<Target>| {
+            let is_to_come = !other.status.is_over() && other.stage <= self.stage;
+            other.status.is_busy() || (is_to_come && !other.serves)
+        };
+        self.spare().saturating_sub(self.targets.values().filter(is_down).count())
+    }
+
+    /// The same for hosts of which nothing works.
+    pub(super) fn room(&self) -> usize {
         self.spare().saturating_sub(self.count(TargetStatus::is_busy))
     }
 
-    /// The same where nobody is at work.
+    /// How many hosts may be down, or fail, before too few are left.
     fn spare(&self) -> usize {
         let mut failed = self.count(TargetStatus::is_failed);
         if planted(Defect::FailureNotCounted) {

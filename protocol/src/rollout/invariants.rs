@@ -51,11 +51,17 @@ impl Ledger {
             );
         }
         for deployment in self.state.deployments.values() {
+            let group = &self.state.groups[&deployment.group];
+            let is_running = group.running == Some(deployment.id);
             for (host, target) in &deployment.targets {
+                let serves = || !self.has_nothing_of(group, *host);
+                let is_known = !is_running || target.status.is_over() || target.serves == serves();
+                assert!(is_known, "what works on hosts of a deployment is known");
                 if let TargetStatus::InProgress { token } = target.status {
                     let held = self.state.slots.get(host).map(|slot| slot.token);
                     assert_eq!(held, Some(token), "a host in progress holds its slot");
-                    assert!(target.stage <= deployment.stage, "no stage begins before its turn");
+                    let in_turn = target.stage <= deployment.stage || !target.serves;
+                    assert!(in_turn, "no stage begins before its turn");
                 }
             }
         }

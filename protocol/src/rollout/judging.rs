@@ -238,11 +238,11 @@ impl Ledger {
         if self.is_uncounted(grant.host) {
             return Err(Refusal::Uncounted(grant.host.short()));
         }
-        let early = target.stage > deployment.stage && !planted(Defect::StageNotAwaited);
-        if !deployment.is_granting() || early {
+        let group = self.state.groups.get(&deployment.group).ok_or(Refusal::NoPart)?;
+        if !deployment.is_granting() || !self.has_turn(group, deployment, grant.host) {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
-        if deployment.capacity() == 0 {
+        if deployment.capacity(target) == 0 {
             // Where hosts were removed there may be fewer than have to be healthy.
             let quota = deployment.size().saturating_sub(deployment.minimum());
             let group = deployment.group.clone();

@@ -257,7 +257,7 @@ impl Ledger {
             self.release_of(group, fallback)?;
         }
         let configuration = deploy.configuration.as_ref().unwrap_or(&group.group.configuration);
-        let hosts = self.size(group);
+        let hosts = self.hosts_of(&group.group.filter).count();
         let minimum = configuration.minimum_healthy.minimum(hosts);
         if hosts > 0 && minimum >= hosts {
             return Err(Refusal::NothingMayBeDown { minimum, hosts });
@@ -295,25 +295,26 @@ impl Ledger {
             targets: Kept::default(),
         };
         self.choose_targets(group, &mut deployment);
-        let mut targets = deployment.targets.keys();
-        match targets.find(|host| self.is_shut(group, configuration, **host)) {
-            Some(host) => Err(self.none_of_zone(group, configuration, *host)),
-            None => Ok(deployment),
-        }
+        self.check_zones(group, &deployment)?;
+        Ok(deployment)
     }
 
-    /// What is said where the floor of a host's zone is as high as the zone.
-    fn none_of_zone(
-        &self,
-        group: &GroupState,
-        configuration: &DeploymentConfiguration,
-        host: HostId,
-    ) -> Refusal {
-        let zone = self.zone_of(host);
-        let hosts = self.size_of_zone(group, zone);
-        let floor = configuration.zones.as_ref().map(|zones| zones.minimum_healthy);
-        let minimum = floor.map_or(0, |floor| floor.minimum(hosts));
-        Refusal::NoneOfZone { zone: self.zone_name(host), minimum, hosts }
+    /// Of every zone of a deployment one host may be down, once the deployment has come to those on which
+    /// nothing works, which go first.
+    fn check_zones(&self, group: &GroupState, deployment: &Deployment) -> Result<(), Refusal> {
+        let Some(zones) = &deployment.configuration.zones else { return Ok(()) };
+        let mut sizes = BTreeMap::<_, usize>::new();
+        for host in self.hosts_of(&group.group.filter) {
+            *sizes.entry(self.zone_of(host)).or_default() += 1;
+        }
+        for host in deployment.targets.keys() {
+            let hosts = sizes.get(&self.zone_of(*host)).copied().unwrap_or(0);
+            if zones.minimum_healthy.quota(hosts) == 0 && !self.has_nothing_of(group, *host) {
+                let minimum = zones.minimum_healthy.minimum(hosts);
+                return Err(Refusal::NoneOfZone { zone: self.zone_name(*host), minimum, hosts });
+            }
+        }
+        Ok(())
     }
 
     /// A canary by labels that no host of the group has is none: everything would go at once. The hosts
@@ -389,8 +390,11 @@ impl Ledger {
         let (stages, numbers) = stages::plan(configuration, deployment.id, &candidates);
         deployment.stages = stages;
         let numbered = numbers.into_iter();
-        let targets: BTreeMap<_, _> =
-            numbered.map(|(host, stage)| (host, Target::pending(stage).into())).collect();
+        let Some(group) = self.state.groups.get(&deployment.group) else { return };
+        let target = |(host, stage)| {
+            (host, Target::pending(stage, !self.has_nothing_of(group, host)).into())
+        };
+        let targets: BTreeMap<_, _> = numbered.map(target).collect();
         deployment.targets = targets.into();
     }
 

@@ -31,19 +31,17 @@ struct Size {
 impl Sizes {
     /// Counts everybody.
     pub(super) fn of(state: &State) -> Self {
-        let sizes = state
-            .groups
-            .values()
-            .map(|group| (group.group.name.clone(), Size::of(state, &group.group.filter)));
+        let sizes =
+            state.groups.values().map(|group| (group.group.name.clone(), Size::of(state, group)));
         Self(sizes.collect())
     }
 }
 
 impl Size {
-    fn of(state: &State, filter: &Labels) -> Self {
+    fn of(state: &State, group: &GroupState) -> Self {
         let mut size = Self::default();
         for known in state.members.values() {
-            if state.counts_in(filter, known.member.host) {
+            if state.counts_in(group, known.member.host) {
                 size.come(known.member.zone.as_ref());
             }
         }
@@ -67,11 +65,29 @@ impl Size {
 }
 
 impl State {
-    /// True for a member that a filter selects and that nobody has written off.
-    fn counts_in(&self, filter: &Labels, host: HostId) -> bool {
+    /// True for a host that is one of those of which a group may have so many down: a member that the group
+    /// selects, that nobody has written off and that is not bare.
+    fn counts_in(&self, group: &GroupState, host: HostId) -> bool {
         let known = self.members.get(&host);
-        known.is_some_and(|known| filter.matches(&known.member.labels))
+        known.is_some_and(|known| group.group.filter.matches(&known.member.labels))
             && !self.written_off.contains_key(&host)
+            && !self.is_bare_in(group, host)
+    }
+
+    /// True if nothing of a group has ever run on a host, and the group has something that is good. Such a
+    /// host serves nobody: it is neither healthy, so that others may be down in its stead, nor can it go
+    /// down. As long as the group has nothing, all of its hosts are taken for healthy, or a first
+    /// deployment would go to all of them at once.
+    fn is_bare_in(&self, group: &GroupState, host: HostId) -> bool {
+        group.last_good.is_some()
+            && !group.current.contains_key(&host)
+            && !self.is_broken_in(&group.group.name, host)
+            && !self.uncounted.contains(&host)
+            && !planted(Defect::BareCountsAsHealthy)
+    }
+
+    fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {
+        !self.broken.is_empty() && self.broken.contains(&(group.clone(), host))
     }
 }
 
@@ -90,7 +106,7 @@ impl Ledger {
         let state = &self.state;
         let zone = state.members.get(&host).and_then(|known| known.member.zone.as_ref());
         for group in state.groups.values() {
-            if state.counts_in(&group.group.filter, host)
+            if state.counts_in(group, host)
                 && let Some(size) = self.sizes.0.get_mut(&group.group.name)
             {
                 moves(size, zone);
@@ -98,23 +114,23 @@ impl Ledger {
         }
     }
 
-    /// A group has other hosts.
+    /// A group has other hosts, or others of them count.
     pub(super) fn count_anew(&mut self, group: &GroupName) {
         let Some(known) = self.state.groups.get(group) else { return };
-        let size = Size::of(&self.state, &known.group.filter);
+        let size = Size::of(&self.state, known);
         self.sizes.0.insert(group.clone(), size);
     }
 
     /// With `host` down, no group of it has more hosts down than its configuration allows, and no zone
-    /// of a group either where the configuration has a floor for zones. A group for which the host has
-    /// no working revision is not asked: the host is down there for certain, and a slot is the only way
-    /// out, so two such hosts under a quota of one must not wait for each other. A host that is merely
-    /// unreachable may be serving, and is not taken for down here.
+    /// of a group either where the configuration has a floor for zones. A group of which nothing works on
+    /// the host is not asked: the host is down there for certain, and a slot is the only way out, so two
+    /// such hosts under a quota of one must not wait for each other. A host that is merely unreachable may
+    /// be serving, and is not taken for down here.
     pub(super) fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
         self.check_voters(host)?;
         let asked = if planted(Defect::OneGroupAsked) { 1 } else { usize::MAX };
         for group in self.groups_of(host).take(asked) {
-            if self.is_broken_in(&group.group.name, host) {
+            if self.has_nothing_of(group, host) {
                 continue;
             }
             let down = self.down(group);
@@ -133,12 +149,17 @@ impl Ledger {
         others < self.quota(group) + usize::from(planted(Defect::QuotaOffByOne))
     }
 
-    /// The hosts of a group that are down, if no other may be as well.
-    pub(super) fn full_of(&self, group: &GroupName) -> Option<BTreeSet<HostId>> {
-        let group = self.state.groups.get(group)?;
-        let down = self.down(group);
+    /// True if no other host of a group may be down.
+    pub(super) fn is_full(&self, group: &GroupState) -> bool {
         let is_asked = !planted(Defect::QuotaNotChecked) && !planted(Defect::OneGroupAsked);
-        (is_asked && !self.has_room(group, down.len())).then_some(down)
+        is_asked && !self.has_room(group, self.down(group).len())
+    }
+
+    /// The same, and it stays so whoever gives a slot back.
+    pub(super) fn is_blocked(&self, group: &GroupState) -> bool {
+        let down = self.down(group);
+        let without_slot = down.iter().filter(|host| !self.state.slots.contains_key(*host));
+        !self.has_room(group, without_slot.count())
     }
 
     fn check_zone(
@@ -188,7 +209,7 @@ impl Ledger {
         floors.map(|zones| zones.minimum_healthy.quota(here)).min()
     }
 
-    /// How many hosts a group has in one zone.
+    /// How many hosts a group has in one zone, without those that are bare.
     pub(super) fn size_of_zone(&self, group: &GroupState, zone: Option<&ZoneName>) -> usize {
         let size = self.sizes.0.get(&group.group.name);
         size.and_then(|size| size.zones.get(&zone.cloned())).copied().unwrap_or(0)
@@ -203,7 +224,7 @@ impl Ledger {
     ) -> bool {
         let here = self.size_of_zone(group, self.zone_of(host));
         let quota = configuration.zones.as_ref().map(|zones| zones.minimum_healthy.quota(here));
-        quota == Some(0) && !self.is_broken_in(&group.group.name, host)
+        quota == Some(0) && !self.has_nothing_of(group, host)
     }
 
     /// Members that a filter selects and that nobody has written off.
@@ -243,14 +264,11 @@ impl Ledger {
     /// are nearly all, are not looked at.
     pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
         let State { slots, unhealthy, broken, uncounted, .. } = &*self.state;
-        let (name, filter) = (&group.group.name, &group.group.filter);
+        let name = &group.group.name;
         let broken = broken.iter().filter(|(of, _)| of == name).map(|(_, host)| host);
         let maybe = slots.keys().chain(unhealthy.keys()).chain(broken).chain(&**uncounted);
         let is_down = |host: &HostId| self.is_holder(name, *host) || !self.is_well_in(name, *host);
-        maybe
-            .filter(|host| self.state.counts_in(filter, **host) && is_down(host))
-            .copied()
-            .collect()
+        maybe.filter(|host| self.state.counts_in(group, **host) && is_down(host)).copied().collect()
     }
 
     /// True if a slot of the group is held for another release than this one.
@@ -282,8 +300,29 @@ impl Ledger {
 
     /// True if the group's last deployment left the host without a working revision.
     pub fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {
-        let broken = &self.state.broken;
-        !broken.is_empty() && broken.contains(&(group.clone(), host))
+        self.state.is_broken_in(group, host)
+    }
+
+    /// True if nothing of a group has ever run on a host, though the group has something that is good.
+    pub(super) fn is_bare_in(&self, group: &GroupState, host: HostId) -> bool {
+        self.state.is_bare_in(group, host)
+    }
+
+    /// True if nothing of a group works on a host: it is bare, or was left broken.
+    pub(super) fn has_nothing_of(&self, group: &GroupState, host: HostId) -> bool {
+        self.is_broken_in(&group.group.name, host) || self.is_bare_in(group, host)
+    }
+
+    /// Something works on a host of which nothing did, or the other way round.
+    pub(super) fn note_who_serves(&mut self, host: HostId) {
+        let groups = self.groups_of(host);
+        let served =
+            groups.filter_map(|group| Some((group.running?, !self.has_nothing_of(group, host))));
+        for (running, serves) in served.collect::<Vec<_>>() {
+            if let Some(target) = self.target_mut(running, host) {
+                target.serves = serves;
+            }
+        }
     }
 
     /// How many hosts of a group may be down.
@@ -292,7 +331,7 @@ impl Ledger {
         self.configurations(group).map(|one| one.minimum_healthy.quota(hosts)).min().unwrap_or(0)
     }
 
-    /// How many hosts a group has.
+    /// How many hosts a group has, without those that are bare.
     pub(super) fn size(&self, group: &GroupState) -> usize {
         self.sizes.0.get(&group.group.name).map_or(0, |size| size.hosts)
     }

@@ -107,6 +107,8 @@ impl Ledger {
             group.last_good = Some(deployment.release);
             let current = group.current.clone();
             group.late.retain(|host| current.get(host) != Some(&deployment.release));
+            // From its first success on, hosts without one do not count.
+            self.count_anew(&deployment.group);
         }
         let failed = matches!(verdict, DeploymentStatus::Failed { .. });
         let again = planted(Defect::RollbackOfRollback) && failed;
@@ -211,9 +213,7 @@ impl Ledger {
 
     /// Brings hosts to what the others run.
     fn catch_up(&mut self, at: UnixSeconds, name: &GroupName) -> bool {
-        let Some(group) = self.state.groups.get(name).filter(|group| self.quota(group) > 0) else {
-            return false;
-        };
+        let Some(group) = self.state.groups.get(name) else { return false };
         // Executors judge by the group as the order names it.
         let fits = |(catch_up, mut hosts): (CatchUp, Vec<HostId>)| {
             let filter = &catch_up.group.content().filter;
@@ -314,8 +314,10 @@ impl Ledger {
         let holds = |host: &HostId| {
             self.state.slots.get(host).is_some_and(|slot| self.is_of(slot, &group.group.name))
         };
+        let none_goes = self.quota(group) == 0;
         self.hosts_of(&group.group.filter).filter(move |host| {
-            let shut = self.is_shut(group, &group.group.configuration, *host);
+            let shut = self.is_shut(group, &group.group.configuration, *host)
+                || (none_goes && !self.has_nothing_of(group, *host));
             self.is_healthy(*host) && !shut && !holds(host)
         })
     }

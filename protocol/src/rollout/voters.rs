@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::{
     kept::Kept,
     ledger::{Judged, Ledger},
+    quotas::Sizes,
     refusal::Refusal,
 };
 use crate::{
@@ -155,9 +156,10 @@ impl Ledger {
             self.state.uncounted =
                 self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
             self.state.waived = Kept::default();
-            for host in std::mem::take(&mut *self.state.written_off).into_keys() {
-                self.count_in(host);
-            }
+            self.state.written_off = Kept::default();
+            self.sizes = Sizes::of(&self.state).into();
+            let all: Vec<_> = self.state.members.keys().copied().collect();
+            all.into_iter().for_each(|host| self.note_who_serves(host));
         }
         if !planted(Defect::IndicesDoNotLeap) {
             self.state.applied += INDICES_PER_LOSS;
@@ -185,6 +187,7 @@ impl Ledger {
     /// A host counts as what it is again.
     pub(super) fn recount(&mut self, counted: Counted) {
         let Counted { host, broken, .. } = counted;
+        self.count_out(host);
         self.state.uncounted.remove(&host);
         self.state.waived.remove(&host);
         for name in broken {
@@ -194,6 +197,8 @@ impl Ledger {
             }
             self.state.broken.insert((name, host));
         }
+        self.count_in(host);
+        self.note_who_serves(host);
     }
 
     /// False while a slot from before the voters were lost may have been given back since then, and its

@@ -192,7 +192,7 @@ impl Ledger {
         if self.next_grants().iter().any(is_its) {
             return Waiting::No;
         }
-        let full = match self.first_refusal(deployment) {
+        let mut full = match self.first_refusal(deployment) {
             Some(Refusal::VotersNeeded { down: voters, all, .. }) => {
                 let list = self.electorate().newest().list().iter();
                 let down = list.filter(|voter| voters.contains(&voter.host));
@@ -207,6 +207,16 @@ impl Ledger {
             }
             _ => self.full(&group.group.name, None, self.quota(group)),
         };
+        // A host that is away and has never served keeps those that do from going, as one that is broken does.
+        for (host, target) in &deployment.targets {
+            let is_to_come = !target.status.is_over() && target.stage <= deployment.stage;
+            if is_to_come
+                && self.state.unhealthy.contains_key(host)
+                && self.is_bare_in(group, *host)
+            {
+                self.note_down(&mut full, *host);
+            }
+        }
         let fetches = |(host, target): &(&HostId, &Kept<Target>)| {
             target.status == TargetStatus::Pending && !self.state.unhealthy.contains_key(*host)
         };
@@ -240,17 +250,21 @@ impl Ledger {
         let is_there =
             |host: &HostId| zone.as_ref().is_none_or(|zone| self.zone_name(*host) == *zone);
         for host in self.down(group).into_iter().filter(is_there) {
-            let name = self.name_of(host).cloned();
-            if self.slot_of(host).is_some_and(|slot| slot.is_left) {
-                full.left.extend(name.clone());
-            }
-            let list = match self.state.slots.contains_key(&host) {
-                true => &mut full.holders,
-                false if self.is_uncounted(host) => &mut full.uncounted,
-                false => &mut full.unhealthy,
-            };
-            list.extend(name);
+            self.note_down(&mut full, host);
         }
         full
+    }
+
+    fn note_down(&self, full: &mut Full, host: HostId) {
+        let name = self.name_of(host).cloned();
+        if self.slot_of(host).is_some_and(|slot| slot.is_left) {
+            full.left.extend(name.clone());
+        }
+        let list = match self.state.slots.contains_key(&host) {
+            true => &mut full.holders,
+            false if self.is_uncounted(host) => &mut full.uncounted,
+            false => &mut full.unhealthy,
+        };
+        list.extend(name);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     },
 };
 
+mod bare;
 mod leaving;
 mod needs;
 mod operating;
