@@ -86,8 +86,21 @@ fn status_text(fleet: &Fleet) -> String {
     for deployment in &fleet.deployments {
         line(&mut text, summary_text(deployment));
     }
+    wait_text(&mut text, fleet);
     left_text(&mut text, fleet);
     text
+}
+
+/// Who comes where the others are with the next order only.
+fn wait_text(text: &mut String, fleet: &Fleet) {
+    for group in fleet.groups.iter().filter(|group| !group.wait_for_order.is_empty()) {
+        let (name, hosts) = (&group.name, group.wait_for_order.join(", "));
+        let good = or_dash(group.last_good.as_deref());
+        line(
+            text,
+            format!("group {name}: not at {good}, and the next order brings them there: {hosts}"),
+        );
+    }
 }
 
 /// Who holds a slot of a deployment that is over, and what somebody may do about it.
@@ -494,6 +507,7 @@ fn slots_text(fleet: &Fleet) -> String {
             line(&mut text, format!("{} ({}): {waiting}", deployment.id, deployment.group));
         }
     }
+    wait_text(&mut text, fleet);
     left_text(&mut text, fleet);
     for write_off in &fleet.written_off {
         let WriteOff { host, token, deployment, since } = write_off;
@@ -619,6 +633,23 @@ mod tests {
             });
             fleet.hosts = vec![serde_json::from_value(host).unwrap()];
             assert!(status_text(&fleet).contains(state), "{}", status_text(&fleet));
+        }
+    }
+
+    #[test]
+    fn hosts_that_wait_for_the_next_order_are_named() {
+        let mut fleet = fleet("no");
+        let group = serde_json::json!({
+            "name": "web", "application": "web", "filter": "", "version": 1, "configuration": "OneAtATime",
+            "hosts": ["a", "b"], "down": [], "quota": 1, "last_good": "7", "last_good_release": null,
+            "sequence": 2, "head": "", "running": null, "catch_up": true, "deploy_to_new_hosts": true,
+            "automatic_rollback": true, "failure_budget": null, "settings": null,
+            "wait_for_order": ["b"],
+        });
+        fleet.groups.push(serde_json::from_value(group).unwrap());
+        for text in [slots_text(&fleet), status_text(&fleet)] {
+            let said = "group web: not at 7, and the next order brings them there: b";
+            assert!(text.contains(said), "{text}");
         }
     }
 

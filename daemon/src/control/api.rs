@@ -167,6 +167,10 @@ pub struct Group {
     /// Deployments that wait for their turn.
     #[serde(default)]
     pub queue: Vec<String>,
+    /// Names of hosts that were away, or are new, and that nothing brings where the others are before the
+    /// next order.
+    #[serde(default)]
+    pub wait_for_order: Vec<String>,
     /// Hosts that were away are brought to the last good release when they return.
     #[serde(default)]
     pub catch_up: bool,

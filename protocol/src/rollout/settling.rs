@@ -267,23 +267,36 @@ impl Ledger {
     /// Hosts that were away, or that are new, if the group says that they come to the release of its last
     /// success and its newest order allows it.
     fn behind(&self, group: &GroupState) -> Option<(CatchUp, Vec<HostId>)> {
-        let (name, release) = (&group.group.name, group.last_good?);
-        if !group.group.catch_up && !group.group.deploy_to_new_hosts {
-            return None;
-        }
-        let hosts = self.hosts_to_bring(group).filter(|host| {
-            let wanted = if group.met.contains(host) {
-                group.group.catch_up
-            } else {
-                group.group.deploy_to_new_hosts
-            };
+        let mut hosts = self.hosts_behind(group);
+        hosts.retain(|host| !group.left.contains(host));
+        // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
+        if hosts.is_empty() { None } else { Some((self.newest_allowed(group)?, hosts)) }
+    }
+
+    fn hosts_behind(&self, group: &GroupState) -> Vec<HostId> {
+        let Group { catch_up, deploy_to_new_hosts, name, .. } = &group.group;
+        let Some(release) = group.last_good.filter(|_| *catch_up || *deploy_to_new_hosts) else {
+            return Vec::new();
+        };
+        let is_behind = |host: &HostId| {
+            let is_met = group.met.contains(host);
             let behind =
                 group.current.get(host) != Some(&release) || self.is_broken_in(name, *host);
-            wanted && behind && !group.left.contains(host)
-        });
-        let hosts: Vec<_> = hosts.collect();
-        // Signatures are looked at last: this is asked after every entry, and mostly for nothing.
-        if hosts.is_empty() { None } else { Some((self.newest_allowed(group, release)?, hosts)) }
+            behind && if is_met { *catch_up } else { *deploy_to_new_hosts }
+        };
+        self.hosts_to_bring(group).filter(is_behind).collect()
+    }
+
+    /// Hosts that were away, or are new, and that nothing brings where the others are before the next order:
+    /// the newest one does not lead there, or they failed when they had their chance.
+    pub fn hosts_that_wait(&self, group: &GroupName) -> Vec<HostId> {
+        let group = self.state.groups.get(group).filter(|group| group.running.is_none());
+        let Some(group) = group else { return Vec::new() };
+        let mut hosts = self.hosts_behind(group);
+        if !hosts.is_empty() && self.newest_allowed(group).is_some() {
+            hosts.retain(|host| group.left.contains(host));
+        }
+        hosts
     }
 
     /// Hosts that came late to a release on which the others are not, and the way to those: by the newest
@@ -324,7 +337,8 @@ impl Ledger {
 
     /// The order by which hosts of a group may come to the release of its last success: the newest
     /// one, which is the only one that they still follow, if it names that release.
-    fn newest_allowed(&self, group: &GroupState, release: Digest) -> Option<CatchUp> {
+    fn newest_allowed(&self, group: &GroupState) -> Option<CatchUp> {
+        let release = group.last_good?;
         let out_of_turn = group.stopped_out_of_turn.iter();
         let mut stopped: Vec<_> = out_of_turn.map(|stop| (stop.order, stop.rollback)).collect();
         for signed in group.orders.iter().rev() {

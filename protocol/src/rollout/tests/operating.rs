@@ -432,6 +432,7 @@ fn catching_up_makes_way_for_operators_and_is_not_tried_for_ever() {
     assert_eq!(number, 1);
     desk.done(number, failure(true));
     assert!(desk.roll().is_empty(), "it had its chance");
+    assert_eq!(desk.ledger.hosts_that_wait(&group_name("web")), [host(1)]);
     assert!(desk.ledger.group(&group_name("web")).unwrap().running.is_none());
 }
 
@@ -485,6 +486,10 @@ fn nobody_catches_up_with_what_was_stopped() {
     desk.act("web", Action::Stop { order, rollback: false }).unwrap();
     desk.health(1, true);
     assert!(desk.roll().is_empty(), "the executor would refuse, and an operator said stop");
+    assert_eq!(desk.ledger.hosts_that_wait(&group_name("web")), [host(1)], "and it is said");
+    desk.deploy_with("web", one, |_| {}).unwrap();
+    desk.roll();
+    assert!(desk.ledger.hosts_that_wait(&group_name("web")).is_empty());
 }
 
 #[test]
