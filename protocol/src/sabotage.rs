@@ -78,6 +78,8 @@ defects! {
     ClosedBeginsAgain => "an executor begins anew under a slot that it used before, if voters vouch for it",
     DoneBeforeTheEnd => "a host gives its slot back while the lifecycle runs",
     StopFreesAtOnce => "a host gives its slot back on a stop without asking the executor",
+    NobodyWatched => "a host gives its slot back at once, and is not watched",
+    RestoredNotWatched => "a host on which the old revision runs again is not watched",
     BrokenReportedRestored => "a host that could not be restored says that it was",
     ActsBeforeItKnows => "a voter that restarted acts on what it has not applied again, and its executor on what it has closed",
     StopsNotReminded => "a stop that hosts obey is handed in once and never again",

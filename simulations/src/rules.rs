@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use groundswell_protocol::{
@@ -791,6 +792,13 @@ impl Rules {
         let down = hosts.iter().filter(|host| self.is_down(group, **host)).count();
         let waits = hosts.iter().any(|host| !self.is_down(group, *host));
         waits && quota > 0 && down >= quota
+    }
+
+    /// How long a host is to be well before it gives a slot back.
+    pub(crate) fn watch_of(&self, token: u64) -> Duration {
+        let group = self.grants.get(&token).and_then(|granted| self.groups.get(&granted.group));
+        let seconds = group.map_or(0, |group| group.group.minimum_healthy_seconds);
+        Duration::from_secs(seconds.into())
     }
 
     /// True if an operator has released a slot, by an entry up to this one.

@@ -15,6 +15,7 @@
 //! | S6 | no voter vouches for two entries at one index |
 //! | S8 | after voters were lost, hosts that have not said what they hold count as down and get no slot; whoever is counted is not disturbed under a lost slot, and its executor heeds the lost voters no more; only who is away is waived, after that very loss |
 //! | S9 | orders of a group form one chain |
+//! | S10 | a host keeps its slot until what runs on it, new or old again, has run for its group's minimum healthy time |
 //! | S11 | an entry that was applied is old news when it comes again |
 //! | R1 to R3 | the failure budget; nothing begins after a stop; no rollback of a rollback |
 //! | R4, R5 | stages in their order, looked at and baked; no canary fails unnoticed; nothing begins in a pause |
@@ -33,8 +34,8 @@
 //! | F3, F7 | queues and views are bounded; nothing panics |
 //! | L1, L3 to L7, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, no voter that is gone, deployments over, slots given back, and a last deployment that reaches all |
 //!
-//! Pending: C10 for frames (unit-tested), S12 (the protocol has no spanning groups). S10
-//! is in S4 and S5, L2 in L1 and L9. F2, F5 and F6 have unit tests.
+//! Pending: C10 for frames (unit-tested), S12 (the protocol has no spanning groups). L2 is
+//! in L1 and L9. F2, F5 and F6 have unit tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -47,7 +48,7 @@ use groundswell_protocol::{
     fleet::Record,
     ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped, TargetStatus},
-    trust::{Action, KeySet, Outcome, Receipt, Trust, Verified, Voters},
+    trust::{Action, Done, KeySet, Outcome, Receipt, Signed, Trust, Verified, Voters},
 };
 
 use crate::{
@@ -92,8 +93,8 @@ pub struct Truth {
     pub(crate) rules: Rules,
     /// Who is being disturbed, and by which slot.
     pub(crate) disturbed: BTreeMap<HostId, u64>,
-    /// Slots under which a lifecycle has ended.
-    used: BTreeSet<(HostId, u64)>,
+    /// Slots under which a lifecycle has ended, and when.
+    used: BTreeMap<(HostId, u64), Micros>,
     /// Who was left without a working revision, and by which slot.
     pub(crate) broken: BTreeMap<(GroupName, HostId), u64>,
     /// Who was written off in the middle: an operator has said that it is not there.
@@ -132,7 +133,7 @@ impl Truth {
             states: BTreeMap::new(),
             rules: Rules::default(),
             disturbed: BTreeMap::new(),
-            used: BTreeSet::new(),
+            used: BTreeMap::new(),
             broken: BTreeMap::new(),
             lost: BTreeSet::new(),
             receipts: BTreeMap::new(),
@@ -211,6 +212,9 @@ impl Truth {
             now: self.now,
         };
         if changed {
+            if let Entry::Done(done) = &stamped.entry {
+                self.was_watched(done)?;
+            }
             self.rules.apply(&moment, &stamped.entry)?;
         }
         self.rules.sync(&moment)?;
@@ -236,6 +240,23 @@ impl Truth {
             })?;
         }
         self.slots_are_theirs()
+    }
+
+    /// A host gives its slot back when something has run on it for as long as its group says, by its own
+    /// clock, which may run fast by a twentieth.
+    fn was_watched(&self, done: &Signed<Done>) -> Checked {
+        let Ok(done) = done.verify_host(self.trust.fleet()) else { return Ok(()) };
+        let Done { host, token, outcome } = done.content();
+        let works = match outcome {
+            Outcome::Succeeded => true,
+            Outcome::Failed { restored, .. } => *restored,
+            Outcome::Declined { .. } => false,
+        };
+        let Some(since) = self.used.get(&(*host, *token)).filter(|_| works) else { return Ok(()) };
+        let least = self.rules.watch_of(*token).as_micros() * 95 / 100;
+        unless(u128::from(self.now - since) >= least, "S10", || {
+            format!("{} gives slot {token} back and was not watched", host.short())
+        })
     }
 
     /// Voters change one at a time and never become fewer.
@@ -422,7 +443,7 @@ impl Truth {
         if !self.may_begin(host, token, release, is_late)? {
             return Ok(());
         }
-        let is_unused = !self.used.contains(&(host, token));
+        let is_unused = !self.used.contains_key(&(host, token));
         unless(is_unused, "S3", || format!("{} begins again on slot {token}", host.short()))?;
         self.disturbed.insert(host, token);
         self.lost.remove(&host);
@@ -536,7 +557,7 @@ impl Truth {
     /// An executor has ended a lifecycle.
     pub fn rests(&mut self, host: HostId, group: &GroupName, works: bool) {
         let token = self.disturbed.remove(&host).unwrap_or(0);
-        self.used.insert((host, token));
+        self.used.insert((host, token), self.now);
         if !self.is_somebody(host) {
             return;
         }

@@ -102,7 +102,7 @@ pub enum HostState {
         /// True while the previous revision is being put back.
         restoring: bool,
     },
-    /// The new revision runs; its health is watched before the slot is given back.
+    /// A revision runs, the new one or the old one again; the host is watched before the slot is given back.
     Watching,
     /// The last attempt failed and nothing could be put back.
     Failed,

@@ -316,7 +316,8 @@ impl Node {
         self.ask_executor(Asked { group, order, release, kind }, request);
     }
 
-    /// The lifecycle is over: watch the host's health, then give the slot back.
+    /// The lifecycle is over: watch the host's health, be it with the new revision or the old one again, then
+    /// give the slot back. A host that is broken stays down with or without a slot.
     fn step_ended(&mut self, assignment: &Assignment, token: u64, outcome: &Outcome) -> HostState {
         let now = self.now;
         let rollout = self.rollouts.groups.entry(assignment.group.clone()).or_default();
@@ -328,7 +329,12 @@ impl Node {
             }
         };
         let watch = Duration::from_secs(assignment.minimum_healthy_seconds.into());
-        if matches!(outcome, Outcome::Succeeded) && now.since(since) < watch {
+        let works = match outcome {
+            Outcome::Succeeded => true,
+            Outcome::Failed { restored, .. } => *restored && !planted(Defect::RestoredNotWatched),
+            Outcome::Declined { .. } => false,
+        };
+        if works && now.since(since) < watch && !planted(Defect::NobodyWatched) {
             return HostState::Watching;
         }
         let mut said = outcome.clone();
