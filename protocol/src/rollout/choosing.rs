@@ -1,6 +1,6 @@
 //! Who is next: slots that the leader may propose, and waits that are over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
@@ -21,25 +21,20 @@ struct Next {
     stage: u32,
     /// Something of the group works on it.
     serves: bool,
+    /// What works on it is the release.
+    runs_it: bool,
+    /// How many of its zone are at work for the deployment, or wait before it.
+    turn: usize,
     grant: Grant,
 }
 
 impl Ledger {
     /// Slots that may all be granted now, in the order in which they should be.
     pub fn next_grants(&self) -> Vec<Grant> {
-        let mut waiting = self.waiting_hosts();
-        // Stage by stage; then hosts on which nothing works, which cost nothing; then voters, of which
-        // fewest go at a time, so that the others never wait for the last of them; then an order that is
-        // the same on every leader and does not favour the same hosts each time.
-        waiting.sort_by_cached_key(|next| {
-            let votes = self.electorate.newest().is_voter(next.grant.host);
-            let draw = stages::draw(next.deployment, next.grant.host);
-            (next.stage, next.serves, !votes, draw)
-        });
         let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
         // Each is judged with those before it granted. Whether they are is for the log to say.
         let mut granted = self.clone();
-        for Next { deployment, serves, grant, .. } in waiting {
+        for Next { deployment, serves, grant, .. } in self.in_order(self.waiting_hosts()) {
             // Grants only take room: where a group has none for one host that serves, it has none for
             // the next. In a large group most hosts wait, and each would be judged by all the others.
             if serves && full.contains(&deployment) {
@@ -63,6 +58,29 @@ impl Ledger {
         grants
     }
 
+    /// Stage by stage; then hosts on which nothing works, which cost nothing; those that run the release
+    /// already go last. Then voters, of which fewest go at a time, so that the others never wait for the
+    /// last of them; zone in turn with zone, that none of them loses more hosts at a time than it must; and
+    /// an order that is the same on every leader and does not favour the same hosts each time.
+    fn in_order(&self, mut waiting: Vec<Next>) -> Vec<Next> {
+        waiting.sort_by_cached_key(|next| stages::draw(next.deployment, next.grant.host));
+        let mut at_work = BTreeMap::<_, usize>::new();
+        for (host, slot) in &self.state.slots {
+            *at_work.entry((slot.deployment, self.zone_of(*host))).or_default() += 1;
+        }
+        for next in &mut waiting {
+            let turns =
+                at_work.entry((next.deployment, self.zone_of(next.grant.host))).or_default();
+            next.turn = *turns;
+            *turns += 1;
+        }
+        waiting.sort_by_key(|next| {
+            let votes = self.electorate.newest().is_voter(next.grant.host);
+            (next.stage, next.serves, next.runs_it, !votes, next.turn)
+        });
+        waiting
+    }
+
     /// Hosts that are ready and can be reached: a slot for one that is away would be held by nobody.
     fn waiting_hosts(&self) -> Vec<Next> {
         let running = self.state.groups.values().filter_map(|group| group.running);
@@ -83,8 +101,10 @@ impl Ledger {
                 if (!is_full || !target.serves) && self.has_turn(group, deployment, *host) {
                     let (order, release) = (deployment.order, deployment.release);
                     let grant = Grant { host: *host, order, release };
-                    let (stage, serves) = (target.stage, target.serves);
-                    waiting.push(Next { deployment: deployment.id, stage, serves, grant });
+                    let runs_it = group.current.get(host) == Some(&release);
+                    let (stage, serves, turn) = (target.stage, target.serves, 0);
+                    let deployment = deployment.id;
+                    waiting.push(Next { deployment, stage, serves, runs_it, turn, grant });
                 }
             }
         }

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod bare;
+mod choosing;
 mod leaving;
 mod needs;
 mod operating;
