@@ -110,6 +110,8 @@ struct Tally {
     overdue: bool,
     /// Its hosts, without those that are nobody's any more.
     targets: BTreeSet<HostId>,
+    /// How many others of the group had something that worked when it began.
+    beside: usize,
     busy: BTreeSet<HostId>,
     failed: BTreeSet<HostId>,
     /// Hosts that were given up while they were at work. The release may have killed them.
@@ -169,12 +171,19 @@ impl Tally {
         all.iter().any(|some| some.contains(&host)) || !self.targets.contains(&host)
     }
 
-    /// How many of its hosts must stay well. Where it is for part of the group, and for no more hosts
-    /// than that, the group's own quota is all that bounds it, and that is S1 and S2.
-    fn floor(&self) -> usize {
-        let hosts = self.targets.len();
+    /// How many of its hosts must stay well, so that with the others enough of the group do. Where it is for
+    /// part of the group, and all must stay well, the group's own quota is all that bounds it, and that is S1
+    /// and S2.
+    fn floor(&self) -> isize {
+        let hosts = self.targets.len() + self.beside;
         let floor = minimum(self.configuration.minimum_healthy, hosts);
-        if self.reach != Reach::All && floor >= hosts { 0 } else { floor }
+        let floor = if self.reach != Reach::All && floor >= hosts { 0 } else { floor };
+        floor.cast_signed() - self.beside.cast_signed()
+    }
+
+    /// How many of its hosts must take the release.
+    fn must_succeed(&self) -> usize {
+        usize::try_from(self.floor()).unwrap_or(0).max(1)
     }
 
     /// How many of its hosts are down beside one that is taken: those at work, and where it serves itself
@@ -217,7 +226,7 @@ impl Tally {
 
     /// True if it succeeds whatever comes of hosts that are away.
     fn is_won(&self, away: &BTreeMap<HostId, (u64, u64)>) -> bool {
-        let enough = self.succeeded.len() >= self.floor().max(1);
+        let enough = self.succeeded.len() >= self.must_succeed();
         let ends = self.overdue || self.canary_failed() || self.over_budget() || self.stopped;
         // The release may have killed them all.
         let dead = self.failed.len() + self.lost.len() + self.busy.len();
@@ -234,8 +243,8 @@ impl Tally {
         let ends = self.overdue || self.canary_failed() || self.over_budget();
         let left = self.targets.len().saturating_sub(self.failed.len());
         let too_few = match self.idle().next() {
-            Some(_) => left <= self.floor(),
-            None => self.succeeded.len() + self.busy.len() < self.floor().max(1),
+            Some(_) => left.cast_signed() <= self.floor(),
+            None => self.succeeded.len() + self.busy.len() < self.must_succeed(),
         };
         !self.stopped && (ends || too_few)
     }
@@ -626,7 +635,7 @@ impl Rules {
         })?;
         let well = tally.targets.len() - tally.failed.len();
         let down = tally.down_beside(host, &unserved);
-        unless(well > tally.floor() + down, "R1", || {
+        unless(well.cast_signed() > tally.floor() + down.cast_signed(), "R1", || {
             let failed = tally.failed.len();
             format!("slot {token}: {failed} hosts failed, {down} are down, and one more is taken")
         })?;
@@ -1137,6 +1146,9 @@ impl Rules {
         group.running = Some(id);
         let wanted = self.targets(&tally);
         let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
+        let all = self.all_of(name);
+        let others = all.difference(&targets).filter(|host| !self.is_unserved(name, **host));
+        tally.beside = others.count();
         unless(wanted.is_none_or(|wanted| wanted == targets), "R6", || {
             format!("{id} is for other hosts than it must be")
         })?;
@@ -1376,6 +1388,7 @@ impl Tally {
             goes_back_when_stopped: false,
             overdue: false,
             targets: BTreeSet::new(),
+            beside: 0,
             busy: BTreeSet::new(),
             failed: BTreeSet::new(),
             lost: BTreeSet::new(),

@@ -184,7 +184,7 @@ impl Engine {
             revision: release.map(|release| release.manifest.to_string()),
             order: deployment.order.to_string(),
             configuration: deployment.configuration.to_string(),
-            batch: deployment.size().saturating_sub(deployment.minimum()),
+            batch: deployment.quota(),
             comment: deployment.reason.clone(),
             stopped: self.stop_of(deployment),
             fallback: deployment.fallback.and_then(|id| label_of(ledger, id)),

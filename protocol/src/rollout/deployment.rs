@@ -70,6 +70,8 @@ pub struct Deployment {
     pub index: u64,
     /// Its hosts.
     pub targets: Kept<BTreeMap<HostId, Kept<Target>>>,
+    /// How many other hosts of the group something works on, as it was when the deployment began.
+    pub beside: usize,
 }
 
 /// Who started a deployment.
@@ -244,10 +246,15 @@ impl Deployment {
         self.count(|status| !matches!(status, TargetStatus::WrittenOff | TargetStatus::Removed))
     }
 
-    /// How many of its hosts must stay healthy. One that is not for the whole group may be for fewer
-    /// hosts than the floor; then the group's quota alone decides how many go at once.
-    pub fn minimum(&self) -> usize {
-        let hosts = self.size();
+    /// How many hosts of the group may be down for it. CodeDeploy counts those that it is not for as well.
+    pub fn quota(&self) -> usize {
+        (self.size() + self.beside).saturating_sub(self.minimum())
+    }
+
+    /// How many hosts of the group must stay healthy. Where all must, whoever catches up or goes back may yet be
+    /// one that is down already; then the group's quota alone decides.
+    fn minimum(&self) -> usize {
+        let hosts = self.size() + self.beside;
         let minimum = self.configuration.minimum_healthy.minimum(hosts);
         if self.scope != Scope::All && minimum >= hosts { 0 } else { minimum }
     }
@@ -297,7 +304,7 @@ impl Deployment {
         if planted(Defect::FailureNotCounted) {
             failed = 0;
         }
-        self.size().saturating_sub(failed).saturating_sub(self.minimum())
+        self.quota().saturating_sub(failed)
     }
 
     /// About as many bytes as its hosts are written down in.
@@ -449,7 +456,7 @@ impl Deployment {
         }
         let none_left = self.spare() == 0;
         (none_left || self.is_at_shut_zones(is_away, is_shut)).then(|| {
-            let (hosts, minimum) = (self.size(), self.minimum());
+            let (hosts, minimum) = (self.size() + self.beside, self.minimum());
             let failed = self.count(TargetStatus::is_failed);
             let why = match none_left {
                 true => format!("{failed} of {hosts} hosts failed and {minimum} must stay healthy"),
@@ -474,9 +481,12 @@ impl Deployment {
         self.succeeded() >= self.floor()
     }
 
-    /// How many hosts must take the release. Nobody's success is none.
+    /// How many hosts must take the release, so that enough are healthy. Nobody's success is none.
     fn floor(&self) -> usize {
-        if planted(Defect::OneSuccessIsEnough) { 1 } else { self.minimum().max(1) }
+        if planted(Defect::OneSuccessIsEnough) {
+            return 1;
+        }
+        self.minimum().saturating_sub(self.beside).max(1)
     }
 
     fn too_few(&self, and: &str) -> DeploymentStatus {

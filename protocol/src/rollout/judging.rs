@@ -243,8 +243,7 @@ impl Ledger {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
         if deployment.capacity(target) == 0 {
-            // Where hosts were removed there may be fewer than have to be healthy.
-            let quota = deployment.size().saturating_sub(deployment.minimum());
+            let quota = deployment.quota();
             let group = deployment.group.clone();
             return Err(Refusal::QuotaFull { group, down: quota, quota });
         }

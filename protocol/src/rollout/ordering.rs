@@ -293,6 +293,7 @@ impl Ledger {
             ended_at: None,
             index: 0,
             targets: Kept::default(),
+            beside: 0,
         };
         self.choose_targets(group, &mut deployment);
         self.check_zones(group, &deployment)?;
@@ -397,6 +398,8 @@ impl Ledger {
             (host, Target::pending(stage, !self.has_nothing_of(group, host)).into())
         };
         let targets: BTreeMap<_, _> = numbered.map(target).collect();
+        let others = self.hosts_of(&group.group.filter).filter(|host| !targets.contains_key(host));
+        deployment.beside = others.filter(|host| !self.has_nothing_of(group, *host)).count();
         deployment.targets = targets.into();
     }
 

@@ -257,6 +257,7 @@ impl Ledger {
             ended_at: None,
             index,
             targets: Kept::default(),
+            beside: 0,
         };
         deployment.configuration.deployment_deadline_seconds = None;
         self.place(&mut deployment, &hosts);

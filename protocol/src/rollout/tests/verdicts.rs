@@ -54,3 +54,32 @@ fn run(minimum: MinimumHealthy, hosts: u8, fail: &str) -> (String, &'static str)
     };
     (batches.join(","), verdict)
 }
+
+#[test]
+fn a_deployment_for_some_hosts_is_judged_by_the_whole_group() {
+    for (failing, good) in [(0, true), (2, true), (3, false)] {
+        let mut desk = Desk::new(10);
+        desk.group_with("web", |group| group.configuration = MinimumHealthy::HalfAtATime.into())
+            .unwrap();
+        let (older, release) = (desk.release("web"), desk.release("web"));
+        desk.deploy_with("web", older, |_| {}).unwrap();
+        desk.roll();
+        let stopped = desk.deploy_with("web", release, |_| {}).unwrap();
+        desk.want_all();
+        for _ in 0..7 {
+            let number = desk.grant_next();
+            desk.done(number, Outcome::Succeeded);
+        }
+        desk.act("web", Action::Stop { order: stopped, rollback: false }).unwrap();
+        // Five of ten must stay healthy, and seven are not touched.
+        let order = desk.deploy_with("web", release, |deploy| deploy.only_outdated = true).unwrap();
+        desk.want_all();
+        let batch: Vec<_> = desk.ledger.next_grants().iter().map(|_| desk.grant_next()).collect();
+        assert_eq!(batch.len(), 3);
+        for (at, number) in batch.into_iter().enumerate() {
+            desk.done(number, if at < failing { failure(true) } else { Outcome::Succeeded });
+        }
+        let succeeded = desk.status(order, false) == DeploymentStatus::Succeeded;
+        assert_eq!(succeeded, good, "{failing} of three fail");
+    }
+}
