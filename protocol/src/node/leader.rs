@@ -7,7 +7,7 @@ use crate::{
     consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
     fleet::{Record, Standing, Version},
     ids::{HostId, ZoneName},
-    limits::RELEASE_HOLD_OFF,
+    limits::{ACCUSE_AFTER, RELEASE_HOLD_OFF, VERDICT_AFTER},
     rollout::{Entry, HostView, Passed},
     sabotage::{Defect, planted},
     time::Mono,
@@ -148,9 +148,14 @@ impl Node {
     fn propose_health(&mut self) {
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
-            let entry = match (self.ledger.is_healthy(host), self.looks_well(host)) {
-                (true, false) => Some(Entry::Silent { host, version: self.version_of(host) }),
-                (false, true) => self.word_of(host),
+            let (looks_well, version) = (self.looks_well(host), self.version_of(host));
+            let entry = match self.ledger.silent_since(host) {
+                None if !looks_well => Some(Entry::Silent { host, version }),
+                // What it had said before came late, or nobody knew of it when it was written off.
+                Some(known) if !looks_well && known < version => {
+                    Some(Entry::Silent { host, version })
+                }
+                Some(_) if looks_well => self.word_of(host),
                 _ => None,
             };
             if let Some(entry) = entry {
@@ -346,7 +351,10 @@ fn versions_fit(one: &str, other: &str) -> bool {
 
 /// How far behind a host may be that begins to vote.
 const LAG_ENTRIES_MAX: u64 = 250;
-const WELL_FOR: Duration = Duration::from_secs(1);
+/// A new word of a host that has died since is found out in this time: it may have come late, and whoever was
+/// just started has heard no accusation yet.
+const WELL_FOR: Duration =
+    ACCUSE_AFTER.saturating_add(VERDICT_AFTER).saturating_add(Duration::from_secs(1));
 /// How many times the pace of changes it takes until somebody is reminded that there are none.
 const QUIET_PACES: u32 = 60;
 const APPEAR_WITHIN: Duration = Duration::from_secs(15);

@@ -45,10 +45,10 @@ impl Ledger {
         if !self.is_member(host) {
             return Err(Refusal::UnknownHost(host.short()));
         }
-        if !self.is_healthy(host) {
-            return Ok(Judged::Nothing);
+        match self.silent_since(host) {
+            Some(known) if version <= known => Ok(Judged::Nothing),
+            _ => Ok(Judged::Silent { host, version }),
         }
-        Ok(Judged::Silent { host, version })
     }
 
     /// Nobody's word but the host's own shows that it is there: a leader that was just started knows of
