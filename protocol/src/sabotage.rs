@@ -105,6 +105,7 @@ defects! {
     VouchesAfterPlan => "a voter vouches in a generation that is about to end",
     OneVouchIsEnough => "a list of voters is in force when one of them has signed",
     OldTailKept => "the log of one generation stays behind the snapshot of the next",
+    UnfitLeads => "a leader that may vote no more lets no other lead",
     LeftBehindForEver => "a voter that slept through a change of voters goes on in its generation",
     CensusDropped => "nobody has to say what it holds after voters were lost",
     CensusIgnored => "hosts that have not said what they hold do not count as down",

@@ -75,6 +75,7 @@ situations! {
     ZoneLostPower => "three hosts or more lost power at once",
     TwoDeploymentsAtOnce => "two groups deployed at the same time",
     VoterReplaced => "a voter was replaced",
+    LeaderHandedOver => "a leader that may vote no more handed over",
     VoterLeftBehind => "a voter that was away came back to a generation that it knew nothing of",
     DeploymentPaused => "a deployment was paused",
     DeploymentResumed => "a deployment was resumed",

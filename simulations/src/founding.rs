@@ -57,7 +57,8 @@ pub(crate) fn enrol(plan: &Plan, trust: &Trust, enrolment: &SecretKey, index: us
     let id = HostId::from(SecretKey::from_seed(&seed).public_key());
     let host = &plan.hosts[index];
     let incarnation = u64::from(host.replaces.is_some());
-    let cert = certificate(plan, trust, enrolment, index, (host.a, host.b), incarnation);
+    let labels = labels_of(&[("a", host.a), ("b", host.b)]);
+    let cert = certificate(plan, trust, enrolment, index, labels, incarnation);
     Host::new(id, seed, host.clone(), cert)
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn certificate(
     trust: &Trust,
     enrolment: &SecretKey,
     index: usize,
-    (a, b): (u8, u8),
+    labels: Labels,
     incarnation: u64,
 ) -> MemberCert {
     let host = &plan.hosts[index];
@@ -77,7 +78,7 @@ pub(crate) fn certificate(
         host: HostId::from(SecretKey::from_seed(&seed_of(index)).public_key()),
         name: HostName::new(format!("h{name}")).expect("a good name"),
         zone: zone.map(|zone| zone.expect("a good name")),
-        labels: labels_of(&[("a", a), ("b", b)]),
+        labels,
         not_after: UnixSeconds(u64::MAX),
         incarnation,
     };

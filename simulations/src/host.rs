@@ -90,6 +90,8 @@ pub(crate) struct Host {
     pub(crate) knew: u64,
     /// The last generation and term in which it led.
     pub(crate) led: (u64, u64),
+    /// The last generation and term in which it asked another voter to lead.
+    pub(crate) hands_over_in: Option<(u64, u64)>,
     /// By host, the newest version of its record that the view here has had in this life.
     pub(crate) seen: Vec<(u64, u64)>,
 }
@@ -254,6 +256,7 @@ impl Host {
             checked: 0,
             knew: 0,
             led: (0, 0),
+            hands_over_in: None,
             seen: Vec::new(),
         }
     }

@@ -99,6 +99,7 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         ChoreKind::Remove { .. }
         | ChoreKind::Install { .. }
         | ChoreKind::Relabel { .. }
+        | ChoreKind::VoteNoMore { .. }
         | ChoreKind::GiveAgain
         | ChoreKind::Waive
         | ChoreKind::StopAtBeginning => true,

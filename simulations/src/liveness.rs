@@ -160,15 +160,20 @@ impl World {
         self.unequal_views()
     }
 
-    /// Voters that are gone for good are replaced, if there are other hosts. Of three zones none may have a
-    /// majority, which may be in the way.
+    /// Voters that are gone for good or may vote no more are replaced, if there are other hosts: none but the
+    /// only one of a fleet, which nobody else leads. Of three zones none may have a majority, which may be in the
+    /// way.
     fn lost_voters(&self) -> Option<(&'static str, String)> {
         let voters = self.truth.ledger.electorate().newest();
-        let is_gone = |voter: &HostId| self.hosts[self.by_id[voter]].gone;
-        let gone = voters.hosts().filter(is_gone).count();
-        let others = self.truth.ledger.members().filter(|member| !voters.is_voter(member.host));
-        let is_needed = gone > 0 && !self.plan.zoned && others.count() >= gone;
-        is_needed.then(|| ("L7", format!("{gone} voters are gone and nobody votes for them")))
+        let ledger = &self.truth.ledger;
+        let goes = |voter: &HostId| self.hosts[self.by_id[voter]].gone || !ledger.may_vote(*voter);
+        let go = voters.hosts().filter(goes).count();
+        let others = ledger
+            .members()
+            .filter(|member| !voters.is_voter(member.host) && ledger.may_vote(member.host));
+        let is_needed = (1..voters.list().len()).contains(&go) && !self.plan.zoned;
+        (is_needed && others.count() >= go)
+            .then(|| ("L7", format!("{go} voters are to go and nobody votes for them")))
     }
 
     /// A group that is as full as it may be of hosts that a release broke keeps all its other hosts

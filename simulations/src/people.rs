@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use groundswell_protocol::{
-    ids::{ApplicationName, Digest, GroupName, HostId, HostName, ReleaseLabel},
+    consensus::Consensus,
+    ids::{ApplicationName, Digest, GroupName, HostId, HostName, Labels, ReleaseLabel},
     node::{Input, Node},
     rollout::{DeploymentConfiguration, Entry, Hold, TargetStatus},
     time::UnixSeconds,
@@ -201,7 +202,10 @@ impl World {
             ChoreKind::Waive => self.waive(desk),
             ChoreKind::Remove { host } => self.remove(desk, *host),
             ChoreKind::Install { host } => self.install_anew(*host),
-            ChoreKind::Relabel { host, a, b } => self.relabel(*host, (*a, *b)),
+            ChoreKind::Relabel { host, a, b } => {
+                self.relabel(*host, labels_of(&[("a", *a), ("b", *b)]), true);
+            }
+            ChoreKind::VoteNoMore { leads } => self.vote_no_more(*leads),
             ChoreKind::GiveAgain => {
                 if !self.people.orders.is_empty() {
                     self.coverage.met(Situation::OrderGivenAgain);
@@ -363,8 +367,32 @@ impl World {
         self.queue.plan(at, Event::Boot { host });
     }
 
-    /// Gives a host other labels: a new certificate, with which it starts again.
-    fn relabel(&mut self, host: usize, labels: (u8, u8)) {
+    /// A voter is to vote no more. Its certificate comes to it from the others while it runs.
+    fn vote_no_more(&mut self, leads: bool) {
+        let voters = self.truth.ledger.electorate().newest().hosts();
+        let mut voters: Vec<_> = voters.map(|voter| self.by_id[&voter]).collect();
+        if leads {
+            voters.retain(|host| {
+                self.node(*host).and_then(Node::consensus).is_some_and(Consensus::is_leading)
+            });
+        }
+        if voters.is_empty() {
+            return;
+        }
+        let host = *self.people.dice.pick(&voters);
+        let cert = self.hosts[host].disk.cert.as_ref();
+        let member = cert.and_then(|cert| cert.verify_signatures(&self.trust).ok());
+        let Some(member) = member.filter(|_| self.truth.ledger.may_vote(self.hosts[host].id))
+        else {
+            return;
+        };
+        if let Ok(labels) = format!("{},voter=never", member.content().labels).parse() {
+            self.relabel(host, labels, false);
+        }
+    }
+
+    /// Gives a host other labels: a new certificate, with which it starts again if `restarts`.
+    fn relabel(&mut self, host: usize, labels: Labels, restarts: bool) {
         if self.hosts[host].gone {
             return;
         }
@@ -372,10 +400,12 @@ impl World {
         let incarnation = self.hosts[host].incarnation;
         let cert = certificate(&self.plan, &self.trust, &person(3), host, labels, incarnation);
         let member = cert.member.id(self.trust.fleet());
-        self.kill_daemon(host, false);
+        if restarts {
+            self.kill_daemon(host, false);
+            let at = self.now + self.people.dice.between(100_000, 2 * SECOND);
+            self.queue.plan(at, Event::StartDaemon { host });
+        }
         self.hosts[host].disk.cert = Some(cert);
-        let at = self.now + self.people.dice.between(100_000, 2 * SECOND);
-        self.queue.plan(at, Event::StartDaemon { host });
         self.enrol_again(host, member);
     }
 

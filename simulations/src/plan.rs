@@ -212,6 +212,11 @@ pub enum ChoreKind {
         /// The label `b`.
         b: u8,
     },
+    /// Says in its certificate that a voter may vote no more: the one that leads, or any.
+    VoteNoMore {
+        /// The one that leads.
+        leads: bool,
+    },
     /// Gives an order that was given before.
     GiveAgain,
     /// Sits at the next host whose executor begins, and stops what it begins before its daemon has heard
@@ -405,6 +410,7 @@ impl Plan {
         faults.extend(dead);
         chores.extend(stops.into_iter().flatten());
         chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
+        chores.extend(draw_unfit_voters(&mut Dice::new(seed ^ 0x0f17), heal_at));
         let forgets =
             |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_) | FaultKind::Rot(_));
         let mut heal_at = heal_at;
@@ -690,6 +696,16 @@ fn draw_stops_at_beginning(dice: &mut Dice, heal_at: Micros) -> Vec<Chore> {
     let count = if dice.permille(150) { dice.between(1, 3) } else { 0 };
     let mut at = || dice.between(9 * SECOND, heal_at / 2);
     (0..count).map(|_| Chore { at: at(), kind: ChoreKind::StopAtBeginning }).collect()
+}
+
+/// In some fleets somebody decides that a voter is to vote no more.
+fn draw_unfit_voters(dice: &mut Dice, heal_at: Micros) -> Vec<Chore> {
+    let count = if dice.permille(250) { dice.between(1, 2) } else { 0 };
+    let mut draw = || {
+        let kind = ChoreKind::VoteNoMore { leads: dice.permille(700) };
+        Chore { at: dice.between(10 * SECOND, heal_at), kind }
+    };
+    (0..count).map(|_| draw()).collect()
 }
 
 /// Here and there somebody gives a group more orders in a minute than are kept.

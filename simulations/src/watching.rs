@@ -39,6 +39,7 @@ impl World {
         let Some(node) = &self.hosts[host].node else { return };
         let Some(consensus) = node.consensus() else { return };
         let (leads, term) = (consensus.is_leading(), (consensus.generation(), consensus.term()));
+        let hands_over = leads && consensus.is_handing_over();
         let target = &self.hosts[host];
         let begins_at = target.disk.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let (applied, committed) = (node.ledger().applied_index(), consensus.committed());
@@ -58,6 +59,9 @@ impl World {
             self.fail("C7", format!("host {host} has not written its term and vote"));
             return;
         }
+        if hands_over {
+            self.hosts[host].hands_over_in = Some(term);
+        }
         if leads && self.hosts[host].led != term {
             self.hosts[host].led = term;
             let disk = &self.hosts[host].disk;
@@ -65,13 +69,17 @@ impl World {
             let led = self.truth.leads(self.hosts[host].id, term, has);
             if led == Ok(true) {
                 self.trace.say(self.now, || format!("host {host} leads in term {term:?}"));
-                self.note_new_leader(host);
+                self.note_new_leader(host, term);
             }
             self.hold(led.map(drop));
         }
     }
 
-    pub(crate) fn note_new_leader(&mut self, host: usize) {
+    fn note_new_leader(&mut self, host: usize, (generation, term): (u64, u64)) {
+        let before = (generation, term.saturating_sub(1));
+        if self.hosts.iter().any(|host| host.hands_over_in == Some(before)) {
+            self.coverage.met(Situation::LeaderHandedOver);
+        }
         let committed = self.truth.applied();
         let open = self.hosts.iter().flat_map(|host| host.disk.log.range(committed + 1..));
         let is_grant = |data: &[u8]| {

@@ -245,7 +245,8 @@ impl Node {
 
     /// Lets another voter lead where this one may not vote any more: no leader replaces itself.
     fn hand_over(&mut self) {
-        if self.ledger.may_vote(self.me) || self.now < self.leadership.hands_over_at {
+        let may_vote = self.ledger.may_vote(self.me) || planted(Defect::UnfitLeads);
+        if may_vote || self.now < self.leadership.hands_over_at {
             return;
         }
         let may_lead = |host: &HostId| {
