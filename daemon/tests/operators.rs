@@ -126,6 +126,46 @@ async fn what_is_paused_goes_on_when_resumed_and_back_when_told_so() {
 }
 
 #[tokio::test]
+async fn a_drained_host_counts_as_down_and_catches_up() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = running(dir.path(), 4).await;
+    let (last, key) = (fleet.last(), fleet.operator_key());
+    let name = fleet.hosts()[last].name.clone();
+    fleet.swell(0, &["hosts", "drain", &name, "--key", &key]).unwrap();
+    let drained = |fleet: &api::Fleet| {
+        let host = fleet.hosts.iter().find(|host| host.name == name).unwrap();
+        host.drained.is_some() && !host.healthy && fleet.groups[0].down == [name.clone()]
+    };
+    fleet.wait_for(1, "a drained host", PATIENCE, drained).await.unwrap();
+    let other = fleet.hosts()[0].name.clone();
+    let refused = fleet.swell(1, &["hosts", "drain", &other, "--key", &key]);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("has 1 of 1 hosts down already"), "{refused}");
+    assert!(fleet.swell(1, &["status"]).unwrap().contains(&format!("{name}  drained")));
+    // Under OneAtATime nobody else may go; where two may, the others do, and are not kept waiting.
+    release(&fleet, "1.1.0");
+    let id = fleet.deploy(0, "1.1.0", &[]).unwrap();
+    let why = format!("drained: {name} (`swell hosts undrain`)");
+    let waits = |fleet: &api::Fleet| {
+        let waiting = deployment(fleet, &id).and_then(|d| d.waiting.clone());
+        waiting.is_some_and(|text| text.contains(&why))
+    };
+    fleet.wait_for(0, "a reason why nothing moves", PATIENCE, waits).await.unwrap();
+    fleet.swell(0, &["stop", &id, "--key", &key]).unwrap();
+    fleet.wait_over(0, &id, PATIENCE).await.unwrap();
+    let id = fleet.deploy(0, "1.1.0", &["--configuration", "AllAtOnce"]).unwrap();
+    succeeds(&fleet, &id).await;
+    assert_eq!(versions(&fleet), ["1.1.0", "1.1.0", "1.1.0", "1.0.0"]);
+    fleet.swell(1, &["hosts", "undrain", &name, "--key", &key]).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while versions(&fleet) != ["1.1.0"; 4] {
+        assert!(Instant::now() < end, "{name} has not caught up: {:?}", versions(&fleet));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_slot_of_a_dead_host_is_free_once_an_operator_says_so() {
     let _one = ONE_FLEET.lock().await;
     let dir = tempfile::tempdir().unwrap();

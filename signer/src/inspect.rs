@@ -81,6 +81,8 @@ pub fn order(order: &Order) -> String {
         Action::Waive { host, generation } => {
             fields.put("waives host", host).put("after the recovery of generation", generation)
         }
+        Action::Drain { host } => fields.put("drains host", host),
+        Action::Undrain { host } => fields.put("gives host back", host),
     }
     .end()
 }
@@ -101,7 +103,8 @@ fn deploy(fields: Fields, deploy: &Deploy) -> Fields {
     }
 }
 
-/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot` or `Waive`.
+/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`, `Drain` or
+/// `Undrain`.
 pub fn action_name(action: &Action) -> &'static str {
     match action {
         Action::Deploy(_) => "Deploy",
@@ -111,6 +114,8 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Resume { .. } => "Resume",
         Action::ReleaseSlot { .. } => "ReleaseSlot",
         Action::Waive { .. } => "Waive",
+        Action::Drain { .. } => "Drain",
+        Action::Undrain { .. } => "Undrain",
     }
 }
 

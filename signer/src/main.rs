@@ -328,6 +328,22 @@ enum OrderCommand {
         #[arg(long, value_name = "GENERATION")]
         recovery: u64,
     },
+    /// Keep a host of the group for people to work on: see `swell hosts drain --help`.
+    Drain {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The host's key, as `swell hosts --json` prints it.
+        #[arg(long, value_name = "KEY")]
+        host: HostId,
+    },
+    /// Give a drained host of the group back.
+    Undrain {
+        #[command(flatten)]
+        place: PlaceArguments,
+        /// The host's key, as `swell hosts --json` prints it.
+        #[arg(long, value_name = "KEY")]
+        host: HostId,
+    },
 }
 
 #[derive(Args)]
@@ -536,6 +552,10 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
             let action = Action::Waive { host: *host, generation: *recovery };
             (action, String::new(), "order")
         }
+        OrderCommand::Drain { host, .. } => (Action::Drain { host: *host }, String::new(), "order"),
+        OrderCommand::Undrain { host, .. } => {
+            (Action::Undrain { host: *host }, String::new(), "order")
+        }
         OrderCommand::Rollback { release, .. } => {
             let release = match release {
                 Some(text) => release_id(text, &trust)?,
@@ -655,7 +675,9 @@ impl OrderCommand {
             | Self::Pause { place, .. }
             | Self::Resume { place, .. }
             | Self::ReleaseSlot { place, .. }
-            | Self::Waive { place, .. } => place,
+            | Self::Waive { place, .. }
+            | Self::Drain { place, .. }
+            | Self::Undrain { place, .. } => place,
         }
     }
 }

@@ -452,7 +452,9 @@ impl Executor {
                 Action::Pause { .. }
                 | Action::Resume { .. }
                 | Action::ReleaseSlot { .. }
-                | Action::Waive { .. } => {}
+                | Action::Waive { .. }
+                | Action::Drain { .. }
+                | Action::Undrain { .. } => {}
             }
         }
         Ok((next, skipped))

@@ -99,6 +99,8 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         ChoreKind::Remove { .. }
         | ChoreKind::Install { .. }
         | ChoreKind::Relabel { .. }
+        | ChoreKind::Drain { .. }
+        | ChoreKind::Undrain { .. }
         | ChoreKind::VoteNoMore { .. }
         | ChoreKind::GiveAgain
         | ChoreKind::Waive

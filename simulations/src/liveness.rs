@@ -187,6 +187,11 @@ impl World {
         let ledger = &self.truth.ledger;
         let any_broken = self.hosts.iter().any(|host| ledger.is_broken(host.id));
         let hangs = self.mending.by.is_some_and(|by| self.now + self.work_left() > by);
+        for host in 0..self.hosts.len() {
+            if let Some(desk) = self.desk() {
+                self.undrain(desk, host);
+            }
+        }
         for group in 0..self.plan.groups.len() {
             let name = self.group_name(group);
             let Some(desk) = self.desk() else { continue };

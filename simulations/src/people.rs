@@ -18,7 +18,7 @@ use crate::{
     execute_steps,
     founding::{certificate, labels_of, person},
     host::Doom,
-    plan::{Bad, Border, ChoreKind, Micros, SECOND, Terms},
+    plan::{Bad, Border, ChoreKind, HostPlan, Micros, SECOND, Terms},
     world::{Event, World},
 };
 
@@ -196,6 +196,12 @@ impl World {
             }
             ChoreKind::Resume { group } => self.resume_rollout(desk, *group),
             ChoreKind::Rollback { group } => self.go_back(desk, *group),
+            ChoreKind::Drain { host, lasts } => {
+                let undrain = ChoreKind::Undrain { host: *host };
+                self.order_of_host(desk, *host, |host| Action::Drain { host });
+                self.queue.plan(self.now + lasts, Event::Later(Box::new(undrain)));
+            }
+            ChoreKind::Undrain { host } => self.undrain(desk, *host),
             ChoreKind::ReleaseSlot { group, stands_still } => {
                 self.release_slot(desk, *group, *stands_still);
             }
@@ -223,6 +229,20 @@ impl World {
         let ledger = self.node(desk)?.ledger();
         let running = ledger.group(&self.group_name(group))?.running?;
         Some(ledger.deployment(running)?.order)
+    }
+
+    pub(crate) fn undrain(&mut self, desk: usize, host: usize) {
+        if self.truth.ledger.is_drained(self.hosts[host].id) {
+            self.order_of_host(desk, host, |host| Action::Undrain { host });
+        }
+    }
+
+    /// Gives an order about a host and no deployment, in a group that it is in.
+    fn order_of_host(&mut self, desk: usize, host: usize, action: impl FnOnce(HostId) -> Action) {
+        let host = self.hosts[host].id;
+        if let Some(group) = self.truth.rules.groups_of(host).first().cloned() {
+            self.order(desk, group, action(host));
+        }
     }
 
     /// Lets go on what is paused, waits for somebody to look at its canary, or bakes by a clock that was
@@ -312,11 +332,9 @@ impl World {
             return;
         }
         let host = *self.people.dice.pick(&of);
-        let groups = self.truth.rules.groups_of(host);
         let generation = recovered_at - u64::from(self.people.dice.permille(300));
-        if let Some(group) = groups.first().cloned() {
-            self.order(desk, group, Action::Waive { host, generation });
-        }
+        let host = self.by_id[&host];
+        self.order_of_host(desk, host, |host| Action::Waive { host, generation });
     }
 
     /// Removes a host for good. It is switched off some time after it is out.
@@ -362,6 +380,15 @@ impl World {
         }
         self.coverage.met(Situation::HostInstalledAnew);
         self.scrap(old);
+        // It is approved in the place of what the machine was, whatever that came to.
+        let incarnation = self.hosts[old].incarnation + 1;
+        if incarnation > self.hosts[host].incarnation {
+            let HostPlan { a, b, .. } = self.hosts[host].plan;
+            let (plan, labels) = (&self.plan, labels_of(&[("a", a), ("b", b)]));
+            let cert = certificate(plan, &self.trust, &person(3), host, labels, incarnation);
+            self.hosts[host].incarnation = incarnation;
+            self.hosts[host].disk.cert = Some(cert);
+        }
         self.hosts[host].gone = false;
         let at = self.now + self.people.dice.between(SECOND, 10 * SECOND);
         self.queue.plan(at, Event::Boot { host });

@@ -212,6 +212,18 @@ pub enum ChoreKind {
         /// The label `b`.
         b: u8,
     },
+    /// Keeps a host for a while, if that is allowed.
+    Drain {
+        /// Which.
+        host: usize,
+        /// For how long.
+        lasts: Micros,
+    },
+    /// Gives it back.
+    Undrain {
+        /// Which.
+        host: usize,
+    },
     /// Says in its certificate that a voter may vote no more: the one that leads, or any.
     VoteNoMore {
         /// The one that leads.
@@ -494,6 +506,7 @@ enum Habit {
     Remove,
     Install,
     Relabel,
+    Drain,
     GiveAgain,
     Queue,
     Outdated,
@@ -517,6 +530,7 @@ impl Habits {
             Habit::Remove,
             Habit::Install,
             Habit::Relabel,
+            Habit::Drain,
             Habit::GiveAgain,
             Habit::Queue,
             Habit::Outdated,
@@ -763,7 +777,16 @@ fn draw_chores_of_hosts(
             chores.push(Chore { at: dice.between(10 * SECOND, heal_at), kind });
         }
     }
+    for _ in 0..if habits.knows(Habit::Drain) { DRAINS } else { 0 } {
+        let lasts = dice.between(SECOND, 30 * SECOND);
+        let kind = ChoreKind::Drain { host: dice.index(hosts.len()), lasts };
+        let kind = if dice.permille(500) { ChoreKind::AtGrant(Box::new(kind)) } else { kind };
+        chores.push(Chore { at: dice.between(8 * SECOND, heal_at), kind });
+    }
 }
+
+/// How many hosts people keep for themselves, where they do.
+const DRAINS: usize = 8;
 
 fn draw_chore(dice: &mut Dice, group: usize, habits: &Habits) -> ChoreKind {
     let often = [Habit::Pause, Habit::Rollback, Habit::ReleaseSlot, Habit::GiveAgain];

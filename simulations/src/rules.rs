@@ -46,6 +46,8 @@ pub(crate) struct Rules {
     /// Hosts that were called silent, by which of their records: epoch and sequence.
     unhealthy: BTreeMap<HostId, (u64, u64)>,
     broken: BTreeSet<(GroupName, HostId)>,
+    /// Hosts that operators keep for themselves.
+    drained: BTreeSet<HostId>,
     /// Who may hold a slot that was lost with the voters who granted it.
     uncounted: BTreeSet<HostId>,
     /// The generation with which operators went on after the voters were lost; 0 if they never did.
@@ -225,7 +227,7 @@ impl Tally {
     }
 
     /// True if it succeeds whatever comes of hosts that are away.
-    fn is_won(&self, away: &BTreeMap<HostId, (u64, u64)>) -> bool {
+    fn is_won(&self, away: &BTreeSet<HostId>) -> bool {
         let enough = self.succeeded.len() >= self.must_succeed();
         let ends = self.overdue || self.canary_failed() || self.over_budget() || self.stopped;
         // The release may have killed them all.
@@ -233,8 +235,7 @@ impl Tally {
         let too_many = self.budget.is_some_and(|budget| dead as u64 > u64::from(budget));
         let canary = self.busy.iter().any(|host| self.is_canary(self.stage_of[host]));
         let waits = self.idle().next().is_some() && (self.paused || self.held.is_some());
-        let gone =
-            self.idle().chain(self.busy.iter().copied()).all(|host| away.contains_key(&host));
+        let gone = self.idle().chain(self.busy.iter().copied()).all(|host| away.contains(&host));
         enough && !ends && !too_many && !canary && !waits && gone
     }
 
@@ -388,6 +389,7 @@ impl Rules {
         self.left.insert(host);
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
+        self.drained.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
         self.waived.remove(&host);
@@ -468,6 +470,7 @@ impl Rules {
                 tally.paused = true;
             }
             Action::Resume { .. } => {
+                let away = self.away();
                 let Some(tally) = named.and_then(|id| self.deployments.get_mut(&id)) else {
                     return unless(false, "R5", || "nothing was resumed".into());
                 };
@@ -475,8 +478,7 @@ impl Rules {
                     // A canary goes before all others. Who does not wait between two stages may pass over
                     // one that will not speak, since none of its hosts is at work or in reach.
                     let may_speak = tally.stage_of.iter().any(|(host, stage)| {
-                        let in_reach =
-                            tally.busy.contains(host) || !self.unhealthy.contains_key(host);
+                        let in_reach = tally.busy.contains(host) || !away.contains(host);
                         *stage == tally.stage && !tally.is_over(*host) && in_reach
                     });
                     let silent = tally.is_canary(tally.stage) && !may_speak;
@@ -490,6 +492,21 @@ impl Rules {
                     format!("slot {token} is released and not held")
                 })?;
                 self.released.insert(*token, (moment.now, moment.index));
+            }
+            Action::Drain { host } => {
+                let idle = !self.slots.contains_key(host) && !self.uncounted.contains(host);
+                let is_in = self.matches(name, *host) && !self.drained.contains(host);
+                unless(idle && is_in, "S4", || {
+                    format!("{} is drained and holds a slot, or is nobody's", host.short())
+                })?;
+                // What it takes down is bounded as by a slot.
+                self.bounds(moment.index, *host)?;
+                self.drained.insert(*host);
+            }
+            Action::Undrain { host } => {
+                unless(self.drained.remove(host), "S9", || {
+                    format!("{} is given back and was not drained", host.short())
+                })?;
             }
             Action::Waive { host, generation } => {
                 let is_meant = self.uncounted.contains(host) && *generation == self.recovered_at;
@@ -602,6 +619,9 @@ impl Rules {
         })?;
         unless(!self.uncounted.contains(&host), "S8", || {
             format!("slot {token} is for {}, which has not said what it holds", host.short())
+        })?;
+        unless(!self.drained.contains(&host), "S4", || {
+            format!("slot {token} is for {}, which operators keep", host.short())
         })?;
         let all = self.groups.values().filter_map(|group| group.running);
         let is_it = |id: &DeploymentId| {
@@ -753,13 +773,21 @@ impl Rules {
     pub(crate) fn is_down(&self, group: &GroupName, host: HostId) -> bool {
         self.slots.contains_key(&host)
             || self.unhealthy.contains_key(&host)
+            || self.drained.contains(&host)
             || self.uncounted.contains(&host)
             || self.broken.contains(&(group.clone(), host))
     }
 
+    /// Hosts for which no deployment waits.
+    fn away(&self) -> BTreeSet<HostId> {
+        self.unhealthy.keys().chain(&self.drained).copied().collect()
+    }
+
     /// True if a host is in the fleet and in reach, and holds no slot.
     pub(crate) fn is_left_alone(&self, host: HostId) -> bool {
-        let is_down = self.slots.contains_key(&host) || self.unhealthy.contains_key(&host);
+        let is_down = self.slots.contains_key(&host)
+            || self.unhealthy.contains_key(&host)
+            || self.drained.contains(&host);
         self.is_member(host) && !is_down && !self.is_uncounted(host)
     }
 
@@ -873,6 +901,9 @@ impl Rules {
             unless(ledger.is_uncounted(*host) == self.is_uncounted(*host), "S8", || {
                 format!("after entry {index} {} is counted, or is not", host.short())
             })?;
+            unless(ledger.is_drained(*host) == self.drained.contains(host), "R7", || {
+                format!("after entry {index} {} is drained, or is not", host.short())
+            })?;
         }
         let written_off: BTreeSet<_> = ledger.written_off().map(|host| host.host).collect();
         unless(written_off == self.written_off, "R7", || {
@@ -896,9 +927,10 @@ impl Rules {
     /// A deployment does not wait for a host that holds a slot and is away where nothing hangs on it; and who
     /// comes too late is sent back like the others.
     fn nothing_is_awaited_in_vain(&self) -> Checked {
+        let away = self.away();
         for (id, tally) in self.deployments.iter().filter(|(_, tally)| tally.began.is_some()) {
             let silent = tally.busy.iter().all(|host| self.unhealthy.contains_key(host));
-            let clear = tally.stopped || tally.is_lost() || tally.is_won(&self.unhealthy);
+            let clear = tally.stopped || tally.is_lost() || tally.is_won(&away);
             let waits = tally.end.is_none() && silent && clear;
             unless(!waits || self.left_held(&tally.group) >= DEPLOYMENTS_HELD_MAX, "R8", || {
                 format!("{id} waits for hosts that are away, and nothing hangs on them")
@@ -915,8 +947,9 @@ impl Rules {
         }
         let Some((to, _)) = self.others_are_at(name) else { return Ok(()) };
         let own = &group.group.configuration;
+        let away = self.away();
         let may_go = |host: &HostId| {
-            let is_there = !self.unhealthy.contains_key(host) && !self.holds(name, *host);
+            let is_there = !away.contains(host) && !self.holds(name, *host);
             is_there && !self.never_goes(name, own, *host)
         };
         let hosts = self.hosts_of(name);
@@ -979,6 +1012,7 @@ impl Rules {
 
     /// A stage begins when all before it are done, have been looked at and have baked.
     fn sync_stages(&mut self, moment: &Moment<'_>) -> Checked {
+        let away = self.away();
         for (id, tally) in &mut self.deployments {
             let Some(deployment) = moment.ledger.deployment(*id) else { continue };
             if tally.began.is_none() || tally.end.is_some() {
@@ -993,8 +1027,8 @@ impl Rules {
                 })?;
                 let begun = tally.stage_of.iter().filter(|(_, its)| **its <= stage);
                 let open = begun.map(|(host, _)| host).find(|host| {
-                    let away = self.unhealthy.contains_key(host) && !tally.busy.contains(host);
-                    !tally.is_over(**host) && !away
+                    let is_away = away.contains(host) && !tally.busy.contains(host);
+                    !tally.is_over(**host) && !is_away
                 });
                 unless(open.is_none(), "R4", || {
                     format!("stage {} of {id} begins before stage {stage} is done", stage + 1)
@@ -1069,6 +1103,7 @@ impl Rules {
             let name = tally.group.clone();
             self.begin(moment, &name, id, deployment)?;
         }
+        let away = self.away();
         let Some(tally) = self.deployments.get(&id) else { return Ok(()) };
         let (of, own) = (&tally.group, &tally.configuration);
         let shut = tally.idle().any(|host| self.never_goes(of, own, host));
@@ -1082,7 +1117,7 @@ impl Rules {
             format!("{id} is over while hosts are at work for it")
         })?;
         let good = match &deployment.status {
-            DeploymentStatus::Succeeded => tally.is_won(&self.unhealthy),
+            DeploymentStatus::Succeeded => tally.is_won(&away),
             DeploymentStatus::Failed { .. } => tally.is_lost() || (shut && !tally.stopped),
             _ => tally.stopped,
         };
@@ -1245,10 +1280,11 @@ impl Rules {
         unless(may_come && newest && group.queue.is_empty(), "R6", || {
             format!("{} catches up without leave", deployment.id)
         })?;
+        let away = self.away();
         let behind = deployment.targets.keys().all(|host| {
             let broken = self.broken.contains(&(name.clone(), *host));
             let behind = group.current.get(host) != Some(&deployment.release);
-            (broken || behind) && !self.unhealthy.contains_key(host) && !self.holds(name, *host)
+            (broken || behind) && !away.contains(host) && !self.holds(name, *host)
         });
         unless(behind, "R6", || format!("{} is for hosts that need nothing", deployment.id))?;
         let mut configuration = group.group.configuration.clone();

@@ -218,8 +218,8 @@ impl Truth {
             self.rules.apply(&moment, &stamped.entry)?;
         }
         self.rules.sync(&moment)?;
-        if let (true, Entry::Grant(grant)) = (changed, &stamped.entry) {
-            self.voters_are_spared(&before, grant.host)?;
+        if let Some(host) = changed.then(|| self.takes_down(&stamped.entry)).flatten() {
+            self.voters_are_spared(&before, host)?;
         }
         self.voters_follow(&before)?;
         if changed && matches!(stamped.entry, Entry::NextVoters(_)) {
@@ -282,7 +282,19 @@ impl Truth {
         })
     }
 
-    /// A rollout leaves most voters alone.
+    /// The host that is taken down by an entry.
+    fn takes_down(&self, entry: &Entry) -> Option<HostId> {
+        match entry {
+            Entry::Grant(grant) => Some(grant.host),
+            Entry::Order(order) => match self.trust.order(order).ok()?.content().action {
+                Action::Drain { host } => Some(host),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A rollout, and whoever drains hosts, leaves most voters alone.
     fn voters_are_spared(&mut self, voters: &Voters, host: HostId) -> Checked {
         if !voters.list().iter().any(|voter| voter.host == host) {
             return Ok(());
@@ -338,6 +350,7 @@ impl Truth {
                 Some(match order.content().action {
                     Action::Rollback(_) => Situation::RollbackOrdered,
                     Action::Stop { rollback: true, .. } => Situation::StoppedWithRollback,
+                    Action::Drain { .. } => Situation::HostDrained,
                     Action::Pause { .. } => Situation::DeploymentPaused,
                     Action::Resume { .. } => Situation::DeploymentResumed,
                     Action::ReleaseSlot { .. } => Situation::SlotReleased,

@@ -164,6 +164,31 @@ pub(super) enum HostsCommand {
         #[command(flatten)]
         operator: OperatorKey,
     },
+    /// Keep a host for yourself, to reboot it or to work on it: it counts as down and gets no slot, until it is
+    /// undrained.
+    ///
+    /// What a person does to a host disturbs it as a release does, so it is for the same quotas to allow: refused
+    /// while in a group of the host as many are down as may be, or while it holds a slot. Deployments do not
+    /// wait for it; it catches up afterwards if its group says so.
+    Drain {
+        /// The host.
+        name: String,
+        /// Why, for those who ask later.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
+    /// Give a drained host back.
+    Undrain {
+        /// The host.
+        name: String,
+        /// Why, for those who ask later.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorKey,
+    },
 }
 
 pub(super) async fn stop(
@@ -359,26 +384,37 @@ fn release_slot(
     Ok((signed, said))
 }
 
-/// The order that a host is not waited for which has not said what it holds. It is one of any group that the
-/// host is in.
-fn waive(
+/// An order about a host and no deployment. It is one of any group that the host is in.
+fn order_of_host(
     fleet: &Fleet,
     host: &str,
+    action: impl FnOnce(HostId) -> Action,
     reason: String,
     operator: &OperatorKey,
-) -> Result<(Signed<Order>, String), Failed> {
+) -> Result<Signed<Order>, Failed> {
     let id = host_id(fleet, host)?;
-    let generation = fleet.recovered_at.ok_or_else(|| {
-        let reason = "no voters were lost here: every slot is known";
-        Failed::with_hint(reason, "a slot that is held is freed by `swell slots release`")
-    })?;
     let group = fleet.groups.iter().find(|group| group.hosts.iter().any(|name| name == host));
     let group = group.ok_or_else(|| {
         let reason = format!("{host} is in no group: nothing waits for it");
         Failed::with_hint(reason, "see `swell hosts`")
     })?;
     let name = group.name.parse().map_err(not_understood)?;
-    let signed = sign(fleet, &name, Action::Waive { host: id, generation }, reason, operator)?;
+    sign(fleet, &name, action(id), reason, operator)
+}
+
+/// The order that a host is not waited for which has not said what it holds.
+fn waive(
+    fleet: &Fleet,
+    host: &str,
+    reason: String,
+    operator: &OperatorKey,
+) -> Result<(Signed<Order>, String), Failed> {
+    let generation = fleet.recovered_at.ok_or_else(|| {
+        let reason = "no voters were lost here: every slot is known";
+        Failed::with_hint(reason, "a slot that is held is freed by `swell slots release`")
+    })?;
+    let action = |host| Action::Waive { host, generation };
+    let signed = order_of_host(fleet, host, action, reason, operator)?;
     let seconds = RELEASE_HOLD_OFF.as_secs();
     let said = format!(
         "{host} is waited for no more in {seconds} s, unless it is heard of before; until {host} is heard of \
@@ -443,15 +479,42 @@ pub(super) async fn hosts(
     command: HostsCommand,
     out: Output,
 ) -> Result<(), Failed> {
-    let HostsCommand::Remove { name, reason, operator } = command;
     let fleet = client.fleet().await?;
-    let host = host_id(&fleet, &name)?;
+    match command {
+        HostsCommand::Remove { name, reason, operator } => {
+            remove(client, &fleet, name, reason, &operator, out).await
+        }
+        HostsCommand::Drain { name, reason, operator } => {
+            let action = |host| Action::Drain { host };
+            let signed = order_of_host(&fleet, &name, action, reason, &operator)?;
+            let said = format!(
+                "{name} counts as down and gets no slot until `swell hosts undrain {name}`"
+            );
+            hand_in(client, &signed, &said, out).await
+        }
+        HostsCommand::Undrain { name, reason, operator } => {
+            let action = |host| Action::Undrain { host };
+            let signed = order_of_host(&fleet, &name, action, reason, &operator)?;
+            hand_in(client, &signed, &format!("{name} takes part again"), out).await
+        }
+    }
+}
+
+async fn remove(
+    client: &Client,
+    fleet: &Fleet,
+    name: String,
+    reason: String,
+    operator: &OperatorKey,
+    out: Output,
+) -> Result<(), Failed> {
+    let host = host_id(fleet, &name)?;
     let name = name
         .parse()
         .map_err(|error: groundswell_protocol::ids::Malformed| Failed::new(error.to_string()))?;
     let removal = Removal { host, name, reason, issued_at: now() };
     let key = operator.load()?;
-    let signed = orders::removal(fleet_id(&fleet)?, &key, &removal)?;
+    let signed = orders::removal(fleet_id(fleet)?, &key, &removal)?;
     let accepted = client.removal(signed.to_bytes()).await?;
     let said = format!("{} belongs to the fleet no more; its key is refused", removal.name);
     if out.json { out.json(&accepted) } else { out.line(said) }

@@ -63,6 +63,7 @@ fn status_text(fleet: &Fleet) -> String {
     for host in &fleet.hosts {
         let mark = if host.name == fleet.me { "*" } else { "" };
         let state = match (host.standing.as_str(), host.healthy) {
+            _ if host.drained.is_some() => "drained",
             ("reachable", true) => "up",
             ("reachable", false) if !host.counted => "not counted",
             ("reachable", false) => "unhealthy",
@@ -458,6 +459,7 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
             host.standing.clone(),
             match (host.healthy, host.counted) {
                 (true, _) => "yes".into(),
+                (false, _) if host.drained.is_some() => "drained".into(),
                 (false, true) => "no".into(),
                 (false, false) => "not counted".into(),
             },

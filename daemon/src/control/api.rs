@@ -97,6 +97,9 @@ pub struct Host {
     /// False until it has said that it holds no slot which was lost with the voters who granted it.
     #[serde(default = "yes")]
     pub counted: bool,
+    /// Since when operators keep it for themselves, in seconds since 1970.
+    #[serde(default)]
+    pub drained: Option<u64>,
     /// True if this host has a link to it.
     pub connected: bool,
     /// The version of its daemon.

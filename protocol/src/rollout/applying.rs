@@ -126,6 +126,7 @@ impl Ledger {
         self.state.members.remove(&host);
         self.state.slots.remove(&host);
         self.state.unhealthy.remove(&host);
+        self.state.drained.remove(&host);
         self.state.written_off.remove(&host);
         self.state.uncounted.remove(&host);
         self.state.waived.remove(&host);
@@ -218,6 +219,12 @@ impl Ledger {
             }
             Ordered::Waive { host } => {
                 self.state.waived.insert(host);
+            }
+            Ordered::Drain { host } => {
+                self.state.drained.insert(host, at);
+            }
+            Ordered::Undrain { host } => {
+                self.state.drained.remove(&host);
             }
         }
     }

@@ -94,7 +94,8 @@ impl Ledger {
             }
             let is_full = self.is_full(group);
             for (host, target) in &deployment.targets {
-                let away = self.state.unhealthy.contains_key(host) || self.is_uncounted(*host);
+                let kept = self.is_drained(*host) && !planted(Defect::DrainedIsGranted);
+                let away = !self.is_healthy(*host) || self.is_uncounted(*host) || kept;
                 if target.status != TargetStatus::Waiting || away {
                     continue;
                 }

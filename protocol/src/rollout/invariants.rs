@@ -30,6 +30,10 @@ impl Ledger {
             let token = write_off.slot.map_or(0, |(token, _)| token);
             assert!(token <= self.state.applied, "a token is an index of the past");
         }
+        for host in self.state.drained.keys() {
+            assert!(self.is_member(*host), "only members are drained");
+            assert!(!self.state.slots.contains_key(host), "who is drained holds no slot");
+        }
         for host in &*self.state.waived {
             assert!(self.is_uncounted(*host), "who has said what it holds is not waived");
         }

@@ -238,6 +238,9 @@ impl Ledger {
         if self.is_uncounted(grant.host) {
             return Err(Refusal::Uncounted(grant.host.short()));
         }
+        if self.is_drained(grant.host) && !planted(Defect::DrainedIsGranted) {
+            return Err(Refusal::Drained(grant.host.short()));
+        }
         let group = self.state.groups.get(&deployment.group).ok_or(Refusal::NoPart)?;
         if !deployment.is_granting() || !self.has_turn(group, deployment, grant.host) {
             return Err(Refusal::NotItsTurn(deployment.id));

@@ -66,6 +66,8 @@ pub(super) struct State {
     /// Hosts that the fleet's records call unreachable, with the newest record of each that was known then:
     /// only a newer one shows that it is heard of again.
     pub(super) unhealthy: Kept<BTreeMap<HostId, Version>>,
+    /// Hosts that operators keep for themselves, and since when.
+    pub(super) drained: Kept<BTreeMap<HostId, UnixSeconds>>,
     /// Hosts that their group's last deployment left without a working revision.
     pub(super) broken: Kept<BTreeSet<(GroupName, HostId)>>,
     /// The lists of voters that have followed the genesis.
@@ -196,6 +198,12 @@ pub(super) enum Ordered {
         host: HostId,
     },
     Waive {
+        host: HostId,
+    },
+    Drain {
+        host: HostId,
+    },
+    Undrain {
         host: HostId,
     },
 }

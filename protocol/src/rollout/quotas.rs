@@ -190,9 +190,7 @@ impl Ledger {
         }
         let is_down = |voter: &HostId| {
             let known = self.state.members.contains_key(voter) && !self.is_uncounted(*voter);
-            !known
-                || self.state.slots.contains_key(voter)
-                || self.state.unhealthy.contains_key(voter)
+            !known || self.state.slots.contains_key(voter) || self.is_away(*voter)
         };
         let down: Vec<_> = voters.hosts().filter(|voter| *voter != host).filter(is_down).collect();
         let (all, quota) = (voters.list().len(), voters.to_spare());
@@ -263,10 +261,11 @@ impl Ledger {
     /// Hosts of a group that are down: they hold a slot, whatever for, or are not well. All others, which
     /// are nearly all, are not looked at.
     pub(super) fn down(&self, group: &GroupState) -> BTreeSet<HostId> {
-        let State { slots, unhealthy, broken, uncounted, .. } = &*self.state;
+        let State { slots, unhealthy, drained, broken, uncounted, .. } = &*self.state;
         let name = &group.group.name;
         let broken = broken.iter().filter(|(of, _)| of == name).map(|(_, host)| host);
-        let maybe = slots.keys().chain(unhealthy.keys()).chain(broken).chain(&**uncounted);
+        let kept = unhealthy.keys().chain(drained.keys());
+        let maybe = slots.keys().chain(kept).chain(broken).chain(&**uncounted);
         let is_down = |host: &HostId| self.is_holder(name, *host) || !self.is_well_in(name, *host);
         maybe.filter(|host| self.state.counts_in(group, **host) && is_down(host)).copied().collect()
     }
@@ -295,6 +294,7 @@ impl Ledger {
         let is_broken = self.is_broken_in(group, host);
         (!is_dead || planted(Defect::DeadCountsAsHealthy))
             && (!is_broken || planted(Defect::BrokenCountsAsHealthy))
+            && (!self.is_drained(host) || planted(Defect::DrainedCountsAsHealthy))
             && (!self.is_uncounted(host) || planted(Defect::CensusIgnored))
     }
 

@@ -247,6 +247,15 @@ pub enum Refusal {
          already: see `swell slots`"
     )]
     NothingToWaive(String),
+    /// It is drained already, or the order is of a group that it is not in.
+    #[error("{0} is drained already, or is not in the group: see `swell hosts`")]
+    NothingToDrain(String),
+    /// Nobody has drained it.
+    #[error("{0} is not drained: see `swell hosts`")]
+    NotDrained(String),
+    /// Operators keep the host for themselves.
+    #[error("host {0} is drained and gets no slot")]
+    Drained(String),
     /// Whoever is there says itself what it holds.
     #[error(
         "{0} is heard of and says itself what it holds: wait for that, see `swell hosts`, or remove it with \

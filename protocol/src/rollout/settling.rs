@@ -41,7 +41,7 @@ impl Ledger {
     /// Draws the consequences of what one host has done or was given in a deployment. Nothing else can
     /// follow from that before the deployment is over, and there is much of it on a busy day.
     pub(super) fn settle_one(&mut self, at: UnixSeconds, id: DeploymentId) {
-        let away = |host| self.state.unhealthy.contains_key(&host);
+        let away = |host| self.is_away(host);
         let deployment = self.deployment(id);
         // Of one that is over there may be hosts to bring where the others are.
         let moves = deployment
@@ -53,7 +53,7 @@ impl Ledger {
 
     fn verdict(&self, deployment: &Deployment) -> Option<DeploymentStatus> {
         let group = self.state.groups.get(&deployment.group);
-        let away = |host| self.state.unhealthy.contains_key(&host);
+        let away = |host| self.is_away(host);
         let shut =
             |host| group.is_some_and(|group| self.is_shut(group, &deployment.configuration, host));
         let verdict = deployment.verdict(away, shut)?;
@@ -76,9 +76,9 @@ impl Ledger {
 
     /// Lets the next stage begin where the present one is done and nothing is waited for.
     fn advance(&mut self, at: UnixSeconds) {
-        let unhealthy = self.state.unhealthy.clone();
-        let is_done =
-            |d: &Deployment| d.is_granting() && d.stage_is_done(|h| unhealthy.contains_key(&h));
+        let (unhealthy, drained) = (self.state.unhealthy.clone(), self.state.drained.clone());
+        let away = |host| unhealthy.contains_key(&host) || drained.contains_key(&host);
+        let is_done = |d: &Deployment| d.is_granting() && d.stage_is_done(away);
         let done = self.state.deployments.values().filter(|deployment| is_done(deployment));
         for id in done.map(|deployment| deployment.id).collect::<Vec<_>>() {
             let Some(deployment) = self.deployment_mut(id) else { continue };
@@ -332,7 +332,7 @@ impl Ledger {
         self.hosts_of(&group.group.filter).filter(move |host| {
             let shut = self.is_shut(group, &group.group.configuration, *host)
                 || (none_goes && !self.has_nothing_of(group, *host));
-            self.is_healthy(*host) && !shut && !holds(host)
+            !self.is_away(*host) && !shut && !holds(host)
         })
     }
 

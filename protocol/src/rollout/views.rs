@@ -158,6 +158,22 @@ impl Ledger {
         !self.state.unhealthy.contains_key(&host)
     }
 
+    /// Since when operators keep a host for themselves, if they do.
+    pub fn drained_since(&self, host: HostId) -> Option<UnixSeconds> {
+        self.state.drained.get(&host).copied()
+    }
+
+    /// True if they do.
+    pub fn is_drained(&self, host: HostId) -> bool {
+        self.state.drained.contains_key(&host)
+    }
+
+    /// True if a host takes no part just now, so that no deployment waits for it: it is unhealthy, or operators
+    /// keep it.
+    pub(super) fn is_away(&self, host: HostId) -> bool {
+        !self.is_healthy(host) || self.is_drained(host)
+    }
+
     /// True if a deployment left the host without a working revision of some group.
     pub fn is_broken(&self, host: HostId) -> bool {
         self.state.broken.iter().any(|(_, broken)| *broken == host)

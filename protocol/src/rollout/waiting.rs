@@ -71,7 +71,9 @@ pub struct Full {
     pub holders: Vec<HostName>,
     /// Those of them that hold one of a deployment that is over, and has not waited for them.
     pub left: Vec<HostName>,
-    /// Those that are down without one.
+    /// Those that operators have drained.
+    pub drained: Vec<HostName>,
+    /// Those that are down for other reasons.
     pub unhealthy: Vec<HostName>,
     /// Those that have not said what they hold since the voters were lost.
     pub uncounted: Vec<HostName>,
@@ -119,6 +121,9 @@ impl fmt::Display for Full {
         for name in self.left.iter().take(LEFT_SHOWN) {
             write!(f, "; {name} holds one of a deployment that is over: if it is gone for good, ")?;
             write!(f, "`swell slots release {name}` or `swell hosts remove {name}`")?;
+        }
+        if !self.drained.is_empty() {
+            write!(f, "; drained: {} (`swell hosts undrain`)", join(&self.drained))?;
         }
         if !self.unhealthy.is_empty() {
             let names = join(&self.unhealthy);
@@ -210,18 +215,16 @@ impl Ledger {
         // A host that is away and has never served keeps those that do from going, as one that is broken does.
         for (host, target) in &deployment.targets {
             let is_to_come = !target.status.is_over() && target.stage <= deployment.stage;
-            if is_to_come
-                && self.state.unhealthy.contains_key(host)
-                && self.is_bare_in(group, *host)
-            {
+            if is_to_come && self.is_away(*host) && self.is_bare_in(group, *host) {
                 self.note_down(&mut full, *host);
             }
         }
         let fetches = |(host, target): &(&HostId, &Kept<Target>)| {
-            target.status == TargetStatus::Pending && !self.state.unhealthy.contains_key(*host)
+            target.status == TargetStatus::Pending && !self.is_away(**host)
         };
         let staging = deployment.targets.iter().filter(fetches).count();
-        let nobody = full.holders.is_empty() && full.unhealthy.is_empty();
+        let nobody =
+            full.holders.is_empty() && full.unhealthy.is_empty() && full.drained.is_empty();
         if nobody && full.uncounted.is_empty() && staging > 0 {
             return Waiting::Staging { hosts: staging };
         }
@@ -234,7 +237,7 @@ impl Ledger {
     fn first_refusal(&self, deployment: &Deployment) -> Option<Refusal> {
         let (order, release) = (deployment.order, deployment.release);
         let ready = deployment.targets.iter().filter(|(host, target)| {
-            let is_away = self.state.unhealthy.contains_key(*host);
+            let is_away = self.is_away(**host);
             target.status == TargetStatus::Waiting && target.stage <= deployment.stage && !is_away
         });
         let grant = |host: &HostId| Grant { host: *host, order, release };
@@ -263,6 +266,7 @@ impl Ledger {
         let list = match self.state.slots.contains_key(&host) {
             true => &mut full.holders,
             false if self.is_uncounted(host) => &mut full.uncounted,
+            false if self.is_drained(host) => &mut full.drained,
             false => &mut full.unhealthy,
         };
         list.extend(name);

@@ -122,6 +122,17 @@ pub enum Action {
         /// another slot.
         generation: u64,
     },
+    /// Keep a host for people to work on: it counts as down, and gets no slot, until it is undrained. It is
+    /// taken if all groups of the host have room for that, as a slot is.
+    Drain {
+        /// The host.
+        host: HostId,
+    },
+    /// Give a drained host back.
+    Undrain {
+        /// The host.
+        host: HostId,
+    },
 }
 
 /// The terms of a deployment.

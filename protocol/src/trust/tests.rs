@@ -252,6 +252,8 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&recovery(), 10),
         sign(&Counted { host, broken: std::collections::BTreeSet::new(), generation: 1 << 32 }, 10),
         order(Action::Waive { host, generation: 1 << 32 }),
+        order(Action::Drain { host }),
+        order(Action::Undrain { host }),
     ]
 }
 

@@ -22,6 +22,7 @@ use crate::{
 
 mod bare;
 mod choosing;
+mod draining;
 mod leaving;
 mod needs;
 mod operating;

@@ -1,0 +1,87 @@
+//! Hosts that operators keep for themselves.
+
+use super::*;
+
+impl Desk {
+    fn drain(&mut self, number: u8) -> Result<Digest, Refusal> {
+        self.act("web", Action::Drain { host: host(number) })
+    }
+
+    fn undrain(&mut self, number: u8) -> Result<Digest, Refusal> {
+        self.act("web", Action::Undrain { host: host(number) })
+    }
+}
+
+fn served(hosts: u8) -> Desk {
+    let mut desk = Desk::new(hosts);
+    desk.group_with("web", |group| group.catch_up = true).unwrap();
+    desk.deploy("web");
+    desk.roll();
+    desk
+}
+
+#[test]
+fn a_host_is_drained_under_the_quotas_of_all_its_groups() {
+    let mut desk = served(4);
+    desk.group("db", "role=db", MinimumHealthy::OneAtATime, 1).unwrap();
+    desk.drain(1).unwrap();
+    assert_eq!(desk.down("web"), (1, 1));
+    assert!(matches!(desk.drain(0), Err(Refusal::QuotaFull { down: 1, quota: 1, .. })));
+    assert!(matches!(desk.drain(1), Err(Refusal::NothingToDrain(_))));
+    desk.deploy("web");
+    desk.want_all();
+    assert!(desk.ledger.next_grants().is_empty(), "no release goes on beside it");
+    let why = desk.ledger.why_waiting(desk.ledger.deployments()[0].id).to_string();
+    assert!(why.contains("drained: h1 (`swell hosts undrain`)"), "{why}");
+    desk.undrain(1).unwrap();
+    assert!(matches!(desk.undrain(1), Err(Refusal::NotDrained(_))));
+    assert_eq!(desk.roll().len(), 4);
+}
+
+#[test]
+fn a_host_that_holds_a_slot_is_not_drained_and_one_that_is_drained_gets_none() {
+    let mut desk = served(4);
+    desk.group_with("web", |group| {
+        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
+    })
+    .unwrap();
+    desk.drain(3).unwrap();
+    desk.deploy("web");
+    desk.want_all();
+    let holder = desk.grant_next();
+    assert!(matches!(desk.drain(holder), Err(Refusal::HoldsSlot(_))));
+    let drained = desk.ledger.assignments(host(3)).remove(0).deployment.unwrap();
+    let grant = Grant { host: host(3), order: drained.order, release: drained.release };
+    assert!(matches!(desk.apply(Entry::Grant(grant)), Err(Refusal::Drained(_))));
+}
+
+#[test]
+fn no_deployment_waits_for_a_drained_host_and_it_catches_up() {
+    let mut desk = served(4);
+    desk.group_with("web", |group| {
+        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
+    })
+    .unwrap();
+    desk.drain(3).unwrap();
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    assert_eq!(desk.roll().len(), 3);
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+    // It was switched off meanwhile, and is not there yet when it is given back.
+    desk.health(3, false);
+    desk.undrain(3).unwrap();
+    assert_eq!((desk.down("web").0, desk.roll().len()), (1, 0));
+    desk.health(3, true);
+    assert_eq!(desk.roll(), [3]);
+}
+
+#[test]
+fn a_majority_of_the_voters_is_not_drained() {
+    let mut desk = Desk::founded(5, 3, &[]);
+    desk.group("web", "", MinimumHealthy::AllAtOnce, 1).unwrap();
+    desk.drain(0).unwrap();
+    assert!(matches!(desk.drain(1), Err(Refusal::VotersNeeded { .. })));
+    desk.drain(4).unwrap();
+    desk.remove(4, 3).unwrap();
+    assert!(!desk.ledger.is_drained(host(4)));
+}
