@@ -349,7 +349,8 @@ pub const EXECUTOR_FRAME_BYTES_MAX: usize = 1 << 20;
 pub const LOCAL_DEPLOYMENT_BYTES_MAX: usize = 1 << 20;
 /// What is heard of it at once. The longest part is the end of a log.
 pub const LOCAL_NEWS_BYTES_MAX: usize = 64 << 10;
-/// Deployments of a group that a host keeps, the newest included: each is a whole copy of its revision.
+/// Deployments of a group that a host keeps, the newest included: on most file systems each is a
+/// whole copy of its revision.
 pub const REVISIONS_KEPT_MAX: u32 = 100;
 
 const _: () = {

@@ -15,6 +15,8 @@ pub(crate) enum Marker {
 
 /// A deployment's directory has its revision under this name.
 pub(crate) const ARCHIVE: &str = "deployment-archive";
+/// And the manifest of that under this one.
+pub(crate) const MANIFEST: &str = "manifest";
 
 impl Config {
     /// The directory of one deployment.
@@ -29,7 +31,7 @@ impl Config {
 
     /// The manifest of a deployment's revision: what was verified when it was laid out.
     pub(crate) fn own_manifest(&self, group: &GroupName, deployment: DeploymentName) -> PathBuf {
-        self.deployment_dir(group, deployment).join("manifest")
+        self.deployment_dir(group, deployment).join(MANIFEST)
     }
 
     /// Where the script that runs is on record.

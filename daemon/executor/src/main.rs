@@ -9,6 +9,10 @@ mod activation;
 mod clock;
 mod config;
 mod deployment;
+#[cfg(test)]
+#[path = "../../tests/disk/mod.rs"]
+mod disk;
+mod earlier;
 mod extended;
 mod frame;
 mod hooks;

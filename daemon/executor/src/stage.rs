@@ -13,13 +13,13 @@ use std::{
 use groundswell_protocol::{
     ids::{Digest, GroupName},
     limits::{FRAME_BYTES_MAX, FRAME_RAW_BYTES_MAX},
-    revision::{Chunk, EntryKind, Frame, Manifest, chunk_of},
+    revision::{Chunk, Entry, EntryKind, Frame, Manifest, chunk_of},
 };
 
 use crate::{
     config::Config,
     deployment::DeploymentName,
-    install,
+    earlier, install,
     journal::{durable, replace_for_now},
     kept,
     layout::ARCHIVE,
@@ -45,22 +45,27 @@ pub(crate) fn lay_out(
     if archive.is_dir() {
         return Ok(());
     }
-    let mut needed = Needed::default();
-    for entry in &manifest.entries {
-        let size = if let EntryKind::File { size, .. } = entry.kind { size } else { 0 };
-        needed.file(&config.root_dir, size);
-    }
-    needed.check().map_err(|problem| format!("the revision cannot be laid out: {problem}"))?;
     let part = archive.with_extension(PART);
     let work = || -> io::Result<()> {
         if part.exists() {
             fs::remove_dir_all(&part)?;
         }
-        fs::DirBuilder::new().recursive(true).mode(KEPT_MODE).create(&part)?;
+        make_directories(manifest, &part)?;
+        let shared = earlier::share(config, group, manifest, &part);
+        let is_there = |entry: &Entry| {
+            entry.kind == EntryKind::Directory || shared.contains(entry.path.as_str())
+        };
+        let missing: Vec<_> = manifest.entries.iter().filter(|entry| !is_there(entry)).collect();
+        let mut needed = Needed::default();
+        for entry in &missing {
+            let size = if let EntryKind::File { size, .. } = entry.kind { size } else { 0 };
+            needed.file(&part, size);
+        }
+        needed.check().map_err(io::Error::other)?;
         // Made durable with all the rest.
         replace_for_now(&config.own_manifest(group, deployment), &manifest.to_bytes())?;
         let mut frames = Frames { config, manifest, raw: None };
-        for entry in &manifest.entries {
+        for entry in missing {
             write_entry(&mut frames, &entry.kind, &part.join(&entry.path))?;
         }
         let dir = File::open(&part)?;
@@ -122,28 +127,45 @@ const PART: &str = "part";
 /// The rights that anything in an archive can have.
 const KEPT_MODE: u32 = 0o755;
 
+fn make_directories(manifest: &Manifest, part: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(KEPT_MODE).create(part)?;
+    let all = manifest.entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
+    // Parents come first.
+    all.into_iter()
+        .try_for_each(|entry| fs::DirBuilder::new().mode(KEPT_MODE).create(part.join(&entry.path)))
+}
+
 fn write_entry(frames: &mut Frames<'_>, kind: &EntryKind, path: &Path) -> io::Result<()> {
-    match kind {
-        EntryKind::Directory => fs::DirBuilder::new().mode(KEPT_MODE).create(path),
-        EntryKind::Symlink { target } => symlink(target, path),
-        EntryKind::File { hash, mode, chunks, modified, .. } => {
-            let mut options = File::options();
-            let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-            let mut hasher = blake3::Hasher::new();
-            for chunk in chunks {
-                let bytes = frames.chunk(chunk)?;
-                hasher.update(bytes);
-                file.write_all(bytes)?;
-            }
-            if Digest(*hasher.finalize().as_bytes()) != *hash {
-                return Err(io::Error::other("a file does not have the hash that it should"));
-            }
-            // What root runs from here one day nobody else writes to, whatever mode it has where it is installed.
-            file.set_permissions(fs::Permissions::from_mode(u32::from(*mode) & KEPT_MODE))?;
-            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(modified.0);
-            file.set_times(FileTimes::new().set_modified(at))
-        }
+    let (hash, chunks) = match kind {
+        EntryKind::Directory => return Ok(()),
+        EntryKind::Symlink { target } => return symlink(target, path),
+        EntryKind::File { hash, chunks, .. } => (hash, chunks),
+    };
+    let mut file = create(path)?;
+    let mut hasher = blake3::Hasher::new();
+    for chunk in chunks {
+        let bytes = frames.chunk(chunk)?;
+        hasher.update(bytes);
+        file.write_all(bytes)?;
     }
+    if Digest(*hasher.finalize().as_bytes()) != *hash {
+        return Err(io::Error::other("a file does not have the hash that it should"));
+    }
+    end(&file, kind)
+}
+
+/// Makes a file of an archive. Nobody else looks into it before it is complete.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Gives a file of an archive, whose content is complete, its mode and its time.
+pub(crate) fn end(file: &File, kind: &EntryKind) -> io::Result<()> {
+    let EntryKind::File { mode, modified, .. } = kind else { return Ok(()) };
+    // What root runs from here one day nobody else writes to, whatever mode it has where it is installed.
+    file.set_permissions(fs::Permissions::from_mode(u32::from(*mode) & KEPT_MODE))?;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(modified.0);
+    file.set_times(FileTimes::new().set_modified(at))
 }
 
 /// Frames of the store, the last one kept decompressed: chunks mostly follow each other.
