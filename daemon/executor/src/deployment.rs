@@ -225,6 +225,11 @@ impl DeploymentName {
     pub(crate) fn local(id: DeploymentId) -> Self {
         Self { id, is_local: true }
     }
+
+    /// True of a deployment of this host alone.
+    pub(crate) fn is_local(self) -> bool {
+        self.is_local
+    }
 }
 
 impl From<DeploymentId> for DeploymentName {

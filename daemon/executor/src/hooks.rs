@@ -18,7 +18,11 @@ use std::{
     time::Instant,
 };
 
-use groundswell_protocol::{ids::GroupName, limits::HOOK_KILL_GRACE, revision::Script};
+use groundswell_protocol::{
+    ids::{Digest, GroupName, ReleaseLabel},
+    limits::HOOK_KILL_GRACE,
+    revision::Script,
+};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, User, geteuid},
@@ -38,10 +42,21 @@ pub(crate) struct Context {
     pub(crate) group: GroupName,
     pub(crate) group_name: String,
     pub(crate) deployment: DeploymentName,
+    /// What is deployed, if a fleet has released it.
+    pub(crate) bundle: Option<Bundle>,
     /// Where the script is on record while it runs, for a process that takes over.
     pub(crate) record: PathBuf,
     /// None on a machine without systemd.
     pub(crate) units: Option<Arc<Units>>,
+}
+
+/// A released revision, by what AWS's agent tells of one that comes from a bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Bundle {
+    /// Its release's label.
+    pub(crate) version: ReleaseLabel,
+    /// The same for the same content.
+    pub(crate) etag: Digest,
 }
 
 /// Why a script failed, by AWS's codes.
@@ -189,6 +204,10 @@ fn environment(event: &Event, script: &Script, context: &Context) -> Vec<(OsStri
     ]
     .map(|(name, value)| (name.into(), value.into()))
     .into();
+    if let Some(Bundle { version, etag }) = &context.bundle {
+        set.push(("BUNDLE_VERSION".into(), version.to_string().into()));
+        set.push(("BUNDLE_ETAG".into(), etag.to_string().into()));
+    }
     // `runuser -u` sets the others.
     let user = script.runas.as_ref().and_then(|user| User::from_name(user).ok().flatten());
     set.extend(user.map(|user| ("SHELL".into(), user.shell.into())));
@@ -575,6 +594,7 @@ mod tests {
             group: GroupName::new("web").unwrap(),
             group_name: "web".into(),
             deployment: DeploymentId::of(Digest::ZERO, false).into(),
+            bundle: None,
             record: "/nonexistent/hook".into(),
             units,
         }

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     deployment::{Deployment, DeploymentName, Event},
     give_up,
-    hooks::{self, Context, HookFailed},
+    hooks::{self, Bundle, Context, HookFailed},
     install::{self, Belongings, Plan, Unfit},
     journal::{End, Failure, Installed, Standing, Step},
     kept,
@@ -510,11 +510,14 @@ fn run_scripts(
 ) -> Result<(), EventFailed> {
     let began = Instant::now();
     let deployment = &work.deployment;
+    let Installed { label, manifest, .. } = &deployment.installs;
+    let bundle = Bundle { version: label.clone(), etag: *manifest };
     let context = Context {
         application: deployment.application.clone(),
         group: deployment.group.clone(),
         group_name: deployment.group_name.clone(),
         deployment: deployment.name(),
+        bundle: (!deployment.name().is_local()).then_some(bundle),
         record: work.config.hook_record(&deployment.group, deployment.name()),
         units: work.units.cloned(),
     };

@@ -886,6 +886,25 @@ fn t31_what_the_settings_of_a_host_forbid_is_never_laid_out() {
 }
 
 #[test]
+fn c179_a_script_is_told_which_release_it_is_of() {
+    let mut bench = Bench::new();
+    let first = bench.evidence();
+    assert_eq!(bench.run(&first), Outcome::Succeeded);
+    let script = "#!/bin/sh\nenv | grep ^BUNDLE_ | sort >\"${0%/root/*}/live/told\"\n";
+    // That of the revision before is told of the new one, too.
+    let second = bench.publish(&[(LifecycleEvent::ApplicationStop, script)], &first);
+    assert_eq!(bench.run(&second), Outcome::Succeeded);
+    assert!(!bench.path("live/told").exists());
+    bench.release = write_store(&bench.path("store"), "3", &[]);
+    let order = Order { sequence: 3, parent: second.order, ..bench.deploy() };
+    let order = bench.sign(&order, OPERATOR);
+    let third = Evidence { order: order.id(bench.fleet), orders: vec![order], ..bench.evidence() };
+    assert_eq!(bench.run(&third), Outcome::Succeeded);
+    let told = fs::read_to_string(bench.path("live/told")).unwrap();
+    assert_eq!(told, format!("BUNDLE_ETAG={}\nBUNDLE_VERSION=3\n", bench.release.manifest));
+}
+
+#[test]
 fn old_deployments_make_room_before_a_new_one_is_laid_out() {
     let mut bench = Bench::new();
     fs::write(bench.path("more.toml"), "revisions_kept = 2").unwrap();
