@@ -6,8 +6,11 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::XattrFlags;
+
 use super::{
     Host,
+    lifecycle::after_mounting,
     shown::{shown, shown_by_root},
 };
 
@@ -356,7 +359,40 @@ fn c100_an_owner_whom_nobody_knows_fails_before_anything_is_installed() {
     assert!(message.contains("there is no user no-such-user-here"), "{message}");
 }
 
-/// A host that runs SELinux is needed for the label itself; `label.rs` of the executor tests what it is.
+/// This machine is made to look as if it ran SELinux: its labels are kept by the file system, and heeded by nobody.
+#[test]
+fn c102_a_context_is_the_label_of_what_is_installed() {
+    if !shown_by_root() || !shown(!runs_selinux(), "this machine runs SELinux") {
+        return;
+    }
+    let host = Host::new();
+    let label = || {
+        let mut bytes = [0; 256];
+        let length = rustix::fs::getxattr(host.live("app"), LABEL, &mut bytes[..]).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    let with = |name: &str, context: &str, hooks: &str| {
+        let object = "  - object: \"{live}\"\n    type: [directory]\n    context: ";
+        let appspec = format!("{FILES}permissions:\n{object}{context}\n{hooks}");
+        let bundle = host.bundle(name, &appspec, &[APP[0], ("fail.sh", "#!/bin/sh\nexit 1\n")]);
+        let selinux =
+            "mount -t tmpfs none /sys/fs && mkdir /sys/fs/selinux && : >/sys/fs/selinux/enforce";
+        after_mounting(&host, selinux, &bundle, &[])
+    };
+    host.succeeds(&host.bundle("one", FILES, &[APP[0]]), &[]);
+    let now = "system_u:object_r:var_t:s0:c1";
+    rustix::fs::setxattr(host.live("app"), LABEL, now.as_bytes(), XattrFlags::empty()).unwrap();
+    let run = with("two", "{type: httpd_sys_content_t, range: s0}", "");
+    assert_eq!((run.code, label().as_str()), (0, "system_u:object_r:httpd_sys_content_t:s0"));
+    // It is undone with all the rest.
+    let fails = "hooks:\n  AfterInstall:\n    - location: fail.sh\n";
+    let run = with("three", "{name: web_u, type: etc_t, range: s5}", fails);
+    assert_eq!(run.failure("event"), "AfterInstall");
+    assert_eq!(label(), "system_u:object_r:httpd_sys_content_t:s0");
+}
+
+const LABEL: &str = "security.selinux";
+
 fn runs_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
