@@ -108,6 +108,11 @@ async fn what_is_paused_goes_on_when_resumed_and_back_when_told_so() {
     succeeds(&fleet, &id).await;
     succeeds(&fleet, &queued).await;
     assert_eq!(versions(&fleet), ["1.0.0"; 3]);
+    fleet.swell(0, &["group", "freeze", "web", "--key", &key]).unwrap();
+    let refused = fleet.deploy(last, "1.1.0", &["--queue"]).unwrap_err().to_string();
+    assert!(refused.contains("`swell group unfreeze web` first"), "{refused}");
+    assert!(fleet.swell(0, &["group", "list"]).unwrap().contains("OneAtATime, frozen"));
+    fleet.swell(0, &["group", "unfreeze", "web", "--key", &key]).unwrap();
     // An operator goes back in the middle of a deployment: only where it ran.
     hold(&fleet, "BeforeInstall", true);
     let id = fleet.deploy(last, "1.1.0", &[]).unwrap();

@@ -43,6 +43,8 @@ defects! {
     SlotFreedByHealth => "a slot is freed when its holder is called unreachable",
     DeadCountsAsHealthy => "an unreachable host does not count as down",
     BrokenCountsAsHealthy => "a host without a working revision does not count as down",
+    FrozenBegins => "what waits in a frozen group begins, and hosts catch up in it",
+    FrozenIsGranted => "slots are granted in a frozen group",
     DrainedUnasked => "a host is drained though its groups have no room for that",
     DrainedCountsAsHealthy => "a host that is drained does not count as down",
     DrainedIsGranted => "a host that is drained is granted a slot",

@@ -83,6 +83,7 @@ pub fn order(order: &Order) -> String {
         }
         Action::Drain { host } => fields.put("drains host", host),
         Action::Undrain { host } => fields.put("gives host back", host),
+        Action::Freeze | Action::Unfreeze => fields,
     }
     .end()
 }
@@ -103,8 +104,8 @@ fn deploy(fields: Fields, deploy: &Deploy) -> Fields {
     }
 }
 
-/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`, `Drain` or
-/// `Undrain`.
+/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`, `Drain`,
+/// `Undrain`, `Freeze` or `Unfreeze`.
 pub fn action_name(action: &Action) -> &'static str {
     match action {
         Action::Deploy(_) => "Deploy",
@@ -116,6 +117,8 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Waive { .. } => "Waive",
         Action::Drain { .. } => "Drain",
         Action::Undrain { .. } => "Undrain",
+        Action::Freeze => "Freeze",
+        Action::Unfreeze => "Unfreeze",
     }
 }
 

@@ -344,6 +344,16 @@ enum OrderCommand {
         #[arg(long, value_name = "KEY")]
         host: HostId,
     },
+    /// Let nothing begin in the group: see `swell group freeze --help`.
+    Freeze {
+        #[command(flatten)]
+        place: PlaceArguments,
+    },
+    /// Let what waits in a frozen group go on.
+    Unfreeze {
+        #[command(flatten)]
+        place: PlaceArguments,
+    },
 }
 
 #[derive(Args)]
@@ -556,6 +566,8 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
         OrderCommand::Undrain { host, .. } => {
             (Action::Undrain { host: *host }, String::new(), "order")
         }
+        OrderCommand::Freeze { .. } => (Action::Freeze, String::new(), "order"),
+        OrderCommand::Unfreeze { .. } => (Action::Unfreeze, String::new(), "order"),
         OrderCommand::Rollback { release, .. } => {
             let release = match release {
                 Some(text) => release_id(text, &trust)?,
@@ -677,7 +689,9 @@ impl OrderCommand {
             | Self::ReleaseSlot { place, .. }
             | Self::Waive { place, .. }
             | Self::Drain { place, .. }
-            | Self::Undrain { place, .. } => place,
+            | Self::Undrain { place, .. }
+            | Self::Freeze { place }
+            | Self::Unfreeze { place } => place,
         }
     }
 }

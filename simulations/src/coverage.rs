@@ -77,6 +77,7 @@ situations! {
     VoterReplaced => "a voter was replaced",
     LeaderHandedOver => "a leader that may vote no more handed over",
     VoterLeftBehind => "a voter that was away came back to a generation that it knew nothing of",
+    GroupFrozen => "an operator froze a group",
     HostDrained => "an operator drained a host",
     DeploymentPaused => "a deployment was paused",
     DeploymentResumed => "a deployment was resumed",

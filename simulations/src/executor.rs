@@ -454,7 +454,9 @@ impl Executor {
                 | Action::ReleaseSlot { .. }
                 | Action::Waive { .. }
                 | Action::Drain { .. }
-                | Action::Undrain { .. } => {}
+                | Action::Undrain { .. }
+                | Action::Freeze
+                | Action::Unfreeze => {}
             }
         }
         Ok((next, skipped))

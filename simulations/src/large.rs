@@ -93,6 +93,8 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         }
         ChoreKind::Stop { group, .. }
         | ChoreKind::Pause { group, .. }
+        | ChoreKind::Freeze { group, .. }
+        | ChoreKind::Unfreeze { group }
         | ChoreKind::Resume { group }
         | ChoreKind::Rollback { group }
         | ChoreKind::ReleaseSlot { group, .. } => *group < deployments.len(),

@@ -195,6 +195,7 @@ impl World {
         for group in 0..self.plan.groups.len() {
             let name = self.group_name(group);
             let Some(desk) = self.desk() else { continue };
+            self.unfreeze(desk, group);
             let Some(known) = self.truth.ledger.group(&name) else { continue };
             let (is_full, runs) = (self.is_full(&known), known.running.is_some());
             let is_empty = known.hosts.is_empty();

@@ -202,6 +202,12 @@ impl World {
                 self.queue.plan(self.now + lasts, Event::Later(Box::new(undrain)));
             }
             ChoreKind::Undrain { host } => self.undrain(desk, *host),
+            ChoreKind::Freeze { group, lasts } => {
+                self.order(desk, self.group_name(*group), Action::Freeze);
+                let unfreeze = ChoreKind::Unfreeze { group: *group };
+                self.queue.plan(self.now + lasts, Event::Later(Box::new(unfreeze)));
+            }
+            ChoreKind::Unfreeze { group } => self.unfreeze(desk, *group),
             ChoreKind::ReleaseSlot { group, stands_still } => {
                 self.release_slot(desk, *group, *stands_still);
             }
@@ -229,6 +235,13 @@ impl World {
         let ledger = self.node(desk)?.ledger();
         let running = ledger.group(&self.group_name(group))?.running?;
         Some(ledger.deployment(running)?.order)
+    }
+
+    pub(crate) fn unfreeze(&mut self, desk: usize, group: usize) {
+        let name = self.group_name(group);
+        if self.truth.ledger.group(&name).is_some_and(|group| group.frozen.is_some()) {
+            self.order(desk, name, Action::Unfreeze);
+        }
     }
 
     pub(crate) fn undrain(&mut self, desk: usize, host: usize) {

@@ -212,6 +212,18 @@ pub enum ChoreKind {
         /// The label `b`.
         b: u8,
     },
+    /// Lets nothing begin for a while.
+    Freeze {
+        /// Where.
+        group: usize,
+        /// For how long.
+        lasts: Micros,
+    },
+    /// Ends that.
+    Unfreeze {
+        /// Where.
+        group: usize,
+    },
     /// Keeps a host for a while, if that is allowed.
     Drain {
         /// Which.
@@ -507,6 +519,7 @@ enum Habit {
     Install,
     Relabel,
     Drain,
+    Freeze,
     GiveAgain,
     Queue,
     Outdated,
@@ -531,6 +544,7 @@ impl Habits {
             Habit::Install,
             Habit::Relabel,
             Habit::Drain,
+            Habit::Freeze,
             Habit::GiveAgain,
             Habit::Queue,
             Habit::Outdated,
@@ -699,6 +713,15 @@ fn draw_chores(
             chores.push(Chore { at: dice.between(10, 40) * SECOND, kind });
         }
     }
+    for _ in 0..if habits.knows(Habit::Freeze) { FREEZES } else { 0 } {
+        let (group, lasts) = (dice.index(groups.len()), dice.between(SECOND, 20 * SECOND));
+        let kind = ChoreKind::Freeze { group, lasts };
+        let kind = if dice.permille(500) { ChoreKind::AtGrant(Box::new(kind)) } else { kind };
+        let at = dice.between(8 * SECOND, heal_at);
+        chores.push(Chore { at, kind });
+        // Somebody else has given an order that waits for its turn.
+        chores.push(Chore { at: at - SECOND, kind: plain_deploy(group, true) });
+    }
     draw_chores_of_hosts(dice, hosts, voters, heal_at, habits, &mut chores);
     draw_haste(&mut dice.fork(1), groups.len(), &mut chores);
     chores.sort_by_key(|chore| chore.at);
@@ -729,19 +752,16 @@ fn draw_haste(dice: &mut Dice, groups: usize, chores: &mut Vec<Chore>) {
     }
     let (group, mut at) = (dice.index(groups), dice.between(12, 20) * SECOND);
     for _ in 0..2 * ORDERS_KEPT_PER_GROUP {
-        let deploy = ChoreKind::Deploy {
-            group,
-            bad: Bad::Nowhere,
-            fallback: false,
-            configuration: None,
-            queue: false,
-            only_outdated: false,
-        };
-        chores.push(Chore { at, kind: deploy });
+        chores.push(Chore { at, kind: plain_deploy(group, false) });
         at += dice.between(SECOND / 2, SECOND);
         chores.push(Chore { at, kind: ChoreKind::Stop { group, rollback: false } });
         at += dice.between(SECOND / 2, SECOND);
     }
+}
+
+fn plain_deploy(group: usize, queue: bool) -> ChoreKind {
+    let (bad, fallback, configuration, only_outdated) = (Bad::Nowhere, false, None, false);
+    ChoreKind::Deploy { group, bad, fallback, configuration, queue, only_outdated }
 }
 
 fn draw_chores_of_hosts(
@@ -785,7 +805,8 @@ fn draw_chores_of_hosts(
     }
 }
 
-/// How many hosts people keep for themselves, where they do.
+/// How often people freeze a group, and how many hosts they keep for themselves, where they do.
+const FREEZES: usize = 6;
 const DRAINS: usize = 8;
 
 fn draw_chore(dice: &mut Dice, group: usize, habits: &Habits) -> ChoreKind {

@@ -82,6 +82,8 @@ struct GroupRules {
     /// The newest order to deploy or to go back.
     newest: Option<Digest>,
     last_good: Option<Digest>,
+    /// Operators let nothing begin in it.
+    frozen: bool,
     current: BTreeMap<HostId, Digest>,
     /// Who took the release of what was over, unless all others were to have it then.
     late: BTreeSet<HostId>,
@@ -325,6 +327,7 @@ impl Rules {
                             queue: Vec::new(),
                             newest: None,
                             last_good: None,
+                            frozen: false,
                             current: BTreeMap::new(),
                             late: BTreeSet::new(),
                         };
@@ -433,6 +436,8 @@ impl Rules {
         let (running, queue) = (group.running, group.queue.clone());
         let group = self.groups.get_mut(name).expect("it was there");
         (group.sequence, group.head) = (order.sequence, id);
+        let starts = matches!(order.action, Action::Deploy(_) | Action::Rollback(_));
+        unless(!starts || !group.frozen, "R5", || format!("{name} is frozen and takes an order"))?;
         match &order.action {
             Action::Stop { order, rollback } => self.stop(named, *order, *rollback),
             Action::Deploy(deploy) => {
@@ -502,6 +507,11 @@ impl Rules {
                 // What it takes down is bounded as by a slot.
                 self.bounds(moment.index, *host)?;
                 self.drained.insert(*host);
+            }
+            Action::Freeze | Action::Unfreeze => {
+                let freezes = order.action == Action::Freeze;
+                let before = std::mem::replace(&mut group.frozen, freezes);
+                unless(before != freezes, "S9", || format!("{name} was frozen, or was not"))?;
             }
             Action::Undrain { host } => {
                 unless(self.drained.remove(host), "S9", || {
@@ -632,6 +642,9 @@ impl Rules {
             return unless(false, "R2", || format!("slot {token} is for nothing that runs"));
         };
         let group = self.deployments[&deployment].group.clone();
+        unless(!self.groups[&group].frozen, "R5", || {
+            format!("slot {token} is granted in {group}, which is frozen")
+        })?;
         let is_first_aid = self.is_first_aid(&group, host);
         let mut unserved = self.deployments[&deployment].targets.clone();
         unserved.retain(|target| self.is_unserved(&group, *target));
@@ -942,7 +955,8 @@ impl Rules {
     /// Where nothing runs nobody who can be brought is where it came late, and the others are not.
     fn nobody_is_left_late(&self, name: &GroupName) -> Checked {
         let group = &self.groups[name];
-        if group.late.is_empty() || group.running.is_some() || !group.queue.is_empty() {
+        let is_at_rest = group.running.is_none() && group.queue.is_empty() && !group.frozen;
+        if group.late.is_empty() || !is_at_rest {
             return Ok(());
         }
         let Some((to, _)) = self.others_are_at(name) else { return Ok(()) };
@@ -1164,6 +1178,8 @@ impl Rules {
     ) -> Checked {
         let group = &self.groups[name];
         unless(group.running.is_none(), "R2", || format!("{name} deploys twice at once"))?;
+        let goes_back = deployment.creator == Creator::Rollback && deployment.goes_back;
+        unless(!group.frozen || goes_back, "R5", || format!("{id} begins in a frozen group"))?;
         let mut tally = match self.deployments.remove(&id) {
             Some(tally) => {
                 unless(tally.end.is_none(), "R3", || format!("{id} runs again"))?;

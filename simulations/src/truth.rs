@@ -351,6 +351,7 @@ impl Truth {
                     Action::Rollback(_) => Situation::RollbackOrdered,
                     Action::Stop { rollback: true, .. } => Situation::StoppedWithRollback,
                     Action::Drain { .. } => Situation::HostDrained,
+                    Action::Freeze => Situation::GroupFrozen,
                     Action::Pause { .. } => Situation::DeploymentPaused,
                     Action::Resume { .. } => Situation::DeploymentResumed,
                     Action::ReleaseSlot { .. } => Situation::SlotReleased,

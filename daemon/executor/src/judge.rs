@@ -193,7 +193,9 @@ fn heed(belief: &Belief, state: &mut GroupState, signed: &Signed<Order>, order: 
         Action::Pause { .. }
         | Action::Resume { .. }
         | Action::Drain { .. }
-        | Action::Undrain { .. } => {}
+        | Action::Undrain { .. }
+        | Action::Freeze
+        | Action::Unfreeze => {}
         Action::ReleaseSlot { host, token } if *host == belief.host => state.release(*token),
         // What is waived is the fleet's waiting. What this host holds it says itself.
         Action::ReleaseSlot { .. } | Action::Waive { .. } => {}

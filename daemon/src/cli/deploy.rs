@@ -443,6 +443,7 @@ mod tests {
             head: Digest([7; 32]).to_string(),
             running: None,
             queue: Vec::new(),
+            frozen: None,
             wait_for_order: Vec::new(),
             catch_up: true,
             deploy_to_new_hosts: true,

@@ -23,7 +23,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use groundswell_protocol::ids::{ApplicationName, GroupName};
+use groundswell_protocol::{
+    ids::{ApplicationName, GroupName},
+    trust::Action,
+};
 use groundswell_signer::SignError;
 use thiserror::Error;
 
@@ -153,6 +156,11 @@ enum GroupCommand {
         #[arg(long)]
         toml: bool,
     },
+    /// Let nothing begin in a group, whoever orders it: no deployment, no rollback, and nobody catches up. Hosts in
+    /// the middle of their lifecycle end it.
+    Freeze(operate::FreezeArguments),
+    /// Let what waits in a frozen group go on.
+    Unfreeze(operate::FreezeArguments),
 }
 
 /// Where the files of this host are.
@@ -335,6 +343,13 @@ async fn run(arguments: Arguments) -> Result<Ended, Failed> {
         }
         Command::Group(GroupCommand::Apply(arguments)) => {
             deploy::apply(&client, &arguments, out).await?;
+        }
+        Command::Group(GroupCommand::Freeze(arguments)) => {
+            let said = "nothing begins there; go on with `swell group unfreeze`";
+            operate::steer_group(&client, arguments, Action::Freeze, said, out).await?;
+        }
+        Command::Group(GroupCommand::Unfreeze(arguments)) => {
+            operate::steer_group(&client, arguments, Action::Unfreeze, "it goes on", out).await?;
         }
         Command::Group(GroupCommand::List) => view::groups(&client, out).await?,
         Command::Group(GroupCommand::Show { group, toml }) => {

@@ -151,6 +151,17 @@ pub(super) enum SlotsCommand {
     },
 }
 
+#[derive(Args)]
+pub(super) struct FreezeArguments {
+    /// The deployment group.
+    group: GroupName,
+    /// Why, for those who read the chain of orders.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    operator: OperatorKey,
+}
+
 #[derive(Subcommand)]
 pub(super) enum HostsCommand {
     /// Take a host out of the fleet for good: its slot is free, it counts nowhere, and its key is
@@ -285,6 +296,18 @@ async fn hand_in(
 ) -> Result<(), Failed> {
     let accepted = client.order(signed.to_bytes()).await?;
     if out.json { out.json(&accepted) } else { out.line(said) }
+}
+
+pub(super) async fn steer_group(
+    client: &Client,
+    arguments: FreezeArguments,
+    action: Action,
+    said: &str,
+    out: Output,
+) -> Result<(), Failed> {
+    let FreezeArguments { group, reason, operator } = arguments;
+    let signed = sign(&client.fleet().await?, &group, action, reason, &operator)?;
+    hand_in(client, &signed, said, out).await
 }
 
 pub(super) async fn rollback(

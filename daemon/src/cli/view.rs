@@ -131,7 +131,10 @@ fn groups_table(fleet: &Fleet) -> Table {
             group.application.clone(),
             group.hosts.len().to_string(),
             format!("{} of {}", group.down.len(), group.quota),
-            group.configuration.clone(),
+            match group.frozen {
+                Some(_) => format!("{}, frozen", group.configuration),
+                None => group.configuration.clone(),
+            },
             or_dash(group.last_good.as_deref()),
         ]);
     }

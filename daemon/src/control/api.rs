@@ -170,6 +170,9 @@ pub struct Group {
     /// Deployments that wait for their turn.
     #[serde(default)]
     pub queue: Vec<String>,
+    /// Since when operators let nothing begin in it, in seconds since 1970.
+    #[serde(default)]
+    pub frozen: Option<u64>,
     /// Names of hosts that were away, or are new, and that nothing brings where the others are before the
     /// next order.
     #[serde(default)]

@@ -380,6 +380,7 @@ fn group_of(ledger: &Ledger, view: &GroupView<'_>) -> api::Group {
         head: view.head.1.to_string(),
         running: view.running.map(|id| id.to_string()),
         queue: view.queue.iter().map(ToString::to_string).collect(),
+        frozen: view.frozen.map(|since| since.0),
         wait_for_order: names(&ledger.hosts_that_wait(&view.group.name)),
         catch_up: view.group.catch_up,
         deploy_to_new_hosts: view.group.deploy_to_new_hosts,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     execute::Stopped,
-    ids::{DeploymentId, Digest, HostId},
+    ids::{DeploymentId, Digest, GroupName, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Done, Group, Member, MemberCert, Order, Outcome, Verified},
@@ -33,7 +33,7 @@ impl Ledger {
             }
             Judged::Order { order, effect } => {
                 self.chain(&order);
-                self.follow(at, index, effect);
+                self.follow(at, index, &order.content().group, effect);
             }
             Judged::StopOutOfTurn { deployment, rollback } => {
                 self.note_stop(deployment, rollback);
@@ -164,6 +164,7 @@ impl Ledger {
                     running: None,
                     queue: Vec::new(),
                     last_good: None,
+                    frozen: None,
                     current: Kept::default(),
                     met: Kept::default(),
                     left: Kept::default(),
@@ -184,7 +185,7 @@ impl Ledger {
         }
     }
 
-    fn follow(&mut self, at: UnixSeconds, index: u64, effect: Ordered) {
+    fn follow(&mut self, at: UnixSeconds, index: u64, group: &GroupName, effect: Ordered) {
         match effect {
             Ordered::Deploy { mut deployment, instead } => {
                 deployment.index = index;
@@ -225,6 +226,16 @@ impl Ledger {
             }
             Ordered::Undrain { host } => {
                 self.state.drained.remove(&host);
+            }
+            Ordered::Freeze => {
+                if let Some(group) = self.state.groups.get_mut(group) {
+                    group.frozen = Some(at);
+                }
+            }
+            Ordered::Unfreeze => {
+                if let Some(group) = self.state.groups.get_mut(group) {
+                    group.frozen = None;
+                }
             }
         }
     }

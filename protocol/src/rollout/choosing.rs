@@ -88,6 +88,9 @@ impl Ledger {
         let mut waiting = Vec::new();
         for deployment in running.filter(|deployment| deployment.is_granting()) {
             let Some(group) = self.state.groups.get(&deployment.group) else { continue };
+            if group.frozen.is_some() && !planted(Defect::FrozenIsGranted) {
+                continue;
+            }
             // Most of the time a large group is full: its hosts need not be put in order for nothing.
             if deployment.room() == 0 {
                 continue;

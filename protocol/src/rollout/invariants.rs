@@ -104,7 +104,7 @@ impl Ledger {
             assert!(group.queue.iter().all(|id| turn(id).is_some()), "none is forgotten");
             assert!(group.queue.is_sorted_by_key(turn), "none is overtaken by an older one");
             assert!(
-                group.running.is_some() || group.queue.is_empty(),
+                group.running.is_some() || group.queue.is_empty() || group.frozen.is_some(),
                 "nothing waits where nothing runs"
             );
         }

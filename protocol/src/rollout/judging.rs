@@ -242,7 +242,9 @@ impl Ledger {
             return Err(Refusal::Drained(grant.host.short()));
         }
         let group = self.state.groups.get(&deployment.group).ok_or(Refusal::NoPart)?;
-        if !deployment.is_granting() || !self.has_turn(group, deployment, grant.host) {
+        let is_frozen = group.frozen.is_some() && !planted(Defect::FrozenIsGranted);
+        let may_go = deployment.is_granting() && self.has_turn(group, deployment, grant.host);
+        if is_frozen || !may_go {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
         if deployment.capacity(target) == 0 {

@@ -103,6 +103,8 @@ pub(super) struct GroupState {
     /// Deployments that wait until the running one is over, in the order of their orders.
     pub(super) queue: Vec<DeploymentId>,
     pub(super) last_good: Option<Digest>,
+    /// Since when operators let nothing begin in it.
+    pub(super) frozen: Option<UnixSeconds>,
     /// What hosts run, by what they said when they gave their slots back.
     pub(super) current: Kept<BTreeMap<HostId, Digest>>,
     /// Hosts that were there when a deployment began; others are new.
@@ -206,6 +208,8 @@ pub(super) enum Ordered {
     Undrain {
         host: HostId,
     },
+    Freeze,
+    Unfreeze,
 }
 
 impl Ledger {

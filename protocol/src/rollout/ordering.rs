@@ -50,6 +50,10 @@ impl Ledger {
         if !follows {
             return Err(Refusal::WrongParent { head: group.head.short() });
         }
+        let starts = matches!(content.action, Action::Deploy(_) | Action::Rollback(_));
+        if let Some(since) = group.frozen.filter(|_| starts) {
+            return Err(Refusal::Frozen { group: content.group.clone(), since });
+        }
         let effect = self.judge_action(at, group, &order)?;
         Ok(Judged::Order { order, effect })
     }
@@ -127,6 +131,14 @@ impl Ledger {
                 Ok(Ordered::Undrain { host: *host })
             }
             Action::Undrain { host } => Err(Refusal::NotDrained(self.called(*host))),
+            Action::Freeze => match group.frozen {
+                Some(since) => Err(Refusal::Frozen { group: group.group.name.clone(), since }),
+                None => Ok(Ordered::Freeze),
+            },
+            Action::Unfreeze => match group.frozen {
+                Some(_) => Ok(Ordered::Unfreeze),
+                None => Err(Refusal::NotFrozen(group.group.name.clone())),
+            },
         }
     }
 

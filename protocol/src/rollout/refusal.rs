@@ -253,6 +253,17 @@ pub enum Refusal {
     /// Nobody has drained it.
     #[error("{0} is not drained: see `swell hosts`")]
     NotDrained(String),
+    /// Operators let nothing begin.
+    #[error("group {group} is frozen since {since}: `swell group unfreeze {group}` first")]
+    Frozen {
+        /// The group.
+        group: GroupName,
+        /// Since when.
+        since: UnixSeconds,
+    },
+    /// Nobody has frozen it.
+    #[error("group {0} is not frozen")]
+    NotFrozen(GroupName),
     /// Operators keep the host for themselves.
     #[error("host {0} is drained and gets no slot")]
     Drained(String),

@@ -163,6 +163,9 @@ impl Ledger {
         if group.running.is_some() {
             return true;
         }
+        if group.frozen.is_some() && !planted(Defect::FrozenBegins) {
+            return false;
+        }
         if group.queue.is_empty() {
             return self.catch_up(at, name);
         }

@@ -44,6 +44,8 @@ pub struct GroupView<'a> {
     pub quota: usize,
     /// The release of its last success.
     pub last_good: Option<Digest>,
+    /// Since when operators let nothing begin in it.
+    pub frozen: Option<UnixSeconds>,
     /// Sequence and id of its newest order.
     pub head: (u64, Digest),
     /// The deployment that runs.
@@ -196,6 +198,7 @@ impl Ledger {
             down: self.down(group).into_iter().collect(),
             quota: self.quota(group),
             last_good: group.last_good,
+            frozen: group.frozen,
             head: (group.sequence, group.head),
             running: group.running,
             queue: group.queue.clone(),

@@ -26,6 +26,13 @@ pub enum Waiting {
     },
     /// An operator has paused it.
     Paused,
+    /// Operators have frozen its group.
+    Frozen {
+        /// Which.
+        group: GroupName,
+        /// Since when.
+        since: UnixSeconds,
+    },
     /// An operator is to look at the canary.
     Canary,
     /// It bakes after a stage.
@@ -88,6 +95,9 @@ impl fmt::Display for Waiting {
             Self::Queued { behind: Some(behind) } => write!(f, "waits for {behind} to be over"),
             Self::Queued { behind: None } => f.write_str("waits for its turn"),
             Self::Paused => f.write_str("paused: go on with `swell resume`"),
+            Self::Frozen { group, since } => {
+                write!(f, "frozen since {since}: go on with `swell group unfreeze {group}`")
+            }
             Self::Canary => f.write_str(
                 "the canary runs it: go on with `swell resume`, or back with `swell stop --rollback`",
             ),
@@ -164,6 +174,10 @@ impl Ledger {
         let Some(group) = self.state.groups.get(&deployment.group) else { return Waiting::No };
         if deployment.status.is_over() {
             return Waiting::No;
+        }
+        let holds_all = deployment.status != DeploymentStatus::Stopping;
+        if let Some(since) = group.frozen.filter(|_| holds_all) {
+            return Waiting::Frozen { group: group.group.name.clone(), since };
         }
         if deployment.status == DeploymentStatus::Queued {
             return Waiting::Queued { behind: group.running };

@@ -133,6 +133,10 @@ pub enum Action {
         /// The host.
         host: HostId,
     },
+    /// Begin nothing in the group, whoever orders it, until it is unfrozen.
+    Freeze,
+    /// End that.
+    Unfreeze,
 }
 
 /// The terms of a deployment.

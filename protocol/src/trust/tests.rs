@@ -254,6 +254,8 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         order(Action::Waive { host, generation: 1 << 32 }),
         order(Action::Drain { host }),
         order(Action::Undrain { host }),
+        order(Action::Freeze),
+        order(Action::Unfreeze),
     ]
 }
 

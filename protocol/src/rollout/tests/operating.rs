@@ -823,3 +823,42 @@ fn a_slot_that_is_known_after_a_loss_is_released_and_not_waived() {
     desk.health(holder, true);
     assert!(desk.ledger.is_uncounted(host(holder)));
 }
+
+#[test]
+fn nothing_begins_in_a_frozen_group() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |group| {
+        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
+    })
+    .unwrap();
+    let (one, two) = (desk.release("web"), desk.release("web"));
+    desk.health(3, false);
+    desk.deploy_with("web", one, |_| {}).unwrap();
+    desk.roll();
+    let running = desk.deploy_with("web", two, |_| {}).unwrap();
+    let queued = desk.deploy_with("web", one, |deploy| deploy.queue = true).unwrap();
+    desk.want_all();
+    let first = desk.grant_next();
+    desk.act("web", Action::Freeze).unwrap();
+    assert!(matches!(desk.act("web", Action::Freeze), Err(Refusal::Frozen { .. })));
+    // Who is at work ends it.
+    desk.done(first, Outcome::Succeeded);
+    assert!(desk.roll().is_empty());
+    let why = desk.ledger.why_waiting(DeploymentId::of(running, false)).to_string();
+    assert!(why.contains("go on with `swell group unfreeze web`"), "{why}");
+    let refused = desk.deploy_with("web", one, |deploy| deploy.queue = true);
+    assert!(matches!(refused, Err(Refusal::Frozen { .. })));
+    let version = desk.ledger.group(&group_name("web")).unwrap().group.version;
+    let back = desk.act("web", Action::Rollback(Deploy::plain(one, version)));
+    assert!(matches!(back, Err(Refusal::Frozen { .. })));
+    // What runs can be stopped, and what waits for its turn does not get it.
+    desk.act("web", Action::Stop { order: running, rollback: false }).unwrap();
+    assert_eq!(desk.status(running, false), DeploymentStatus::Stopped);
+    desk.health(3, true);
+    assert!(desk.roll().is_empty());
+    assert_eq!(desk.status(queued, false), DeploymentStatus::Queued);
+    desk.act("web", Action::Unfreeze).unwrap();
+    assert!(matches!(desk.act("web", Action::Unfreeze), Err(Refusal::NotFrozen(_))));
+    assert_eq!(desk.roll().len(), 4);
+    assert_eq!(desk.status(queued, false), DeploymentStatus::Succeeded);
+}
