@@ -1348,9 +1348,8 @@ impl Rules {
 
     /// In which order its hosts go.
     fn place(&self, tally: &mut Tally, deployment: &Deployment) -> Checked {
-        // Who goes back or catches up has no canary to wait for, and does not bake: the release has run
-        // before. The way back is zone by zone all the same.
-        let (staged, zoned) = (tally.by_operator, !tally.catches_up);
+        // Who goes back or catches up has no canary to wait for: the release has run before.
+        let staged = tally.by_operator;
         let own = &tally.configuration;
         let canary = own.canary.as_ref().filter(|_| staged);
         let drawn: BTreeSet<_> = deployment
@@ -1380,7 +1379,7 @@ impl Rules {
                 Some(wave) if staged => wave + 1,
                 _ => own.waves.len() + 1,
             };
-            let zone = known.zone.clone().filter(|_| zoned && own.zones.is_some());
+            let zone = known.zone.clone().filter(|_| staged && own.zones.is_some());
             (wave, zone.is_none(), zone)
         };
         let places: BTreeSet<_> = tally.targets.iter().map(place).collect();

@@ -97,14 +97,6 @@ impl From<MinimumHealthy> for DeploymentConfiguration {
 }
 
 impl DeploymentConfiguration {
-    /// What is left of it on the way back: the release has run before, so there is no canary to wait for, and
-    /// nothing bakes. One zone is changed at a time all the same.
-    pub(super) fn of_way_back(&self) -> Self {
-        let zones =
-            |zones: &Zones| Zones { bake_seconds: 0, first_bake_seconds: 0, ..zones.clone() };
-        Self { zones: self.zones.as_ref().map(zones), ..self.minimum_healthy.into() }
-    }
-
     /// Judges the configuration by itself.
     pub fn check(&self) -> Result<(), Invalid> {
         self.minimum_healthy.check()?;

@@ -425,14 +425,12 @@ impl Ledger {
                 })
             })
             .collect();
-        let own = &deployment.configuration;
-        let configuration = match deployment.creator {
-            Creator::Operator if deployment.scope != Scope::Strayed => own.clone(),
-            Creator::Operator | Creator::Rollback => own.of_way_back(),
-            // Hosts that were away, or are new, go as they come.
-            Creator::CatchUp => own.minimum_healthy.into(),
-        };
-        let (stages, numbers) = stages::plan(&configuration, deployment.id, &candidates);
+        // Who goes back or catches up has no canary to wait for: the release has run before.
+        let plain = DeploymentConfiguration::from(deployment.configuration.minimum_healthy);
+        let new =
+            matches!(deployment.creator, Creator::Operator) && deployment.scope != Scope::Strayed;
+        let configuration = if new { &deployment.configuration } else { &plain };
+        let (stages, numbers) = stages::plan(configuration, deployment.id, &candidates);
         deployment.stages = stages;
         let numbered = numbers.into_iter();
         let Some(group) = self.state.groups.get(&deployment.group) else { return };

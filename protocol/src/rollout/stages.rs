@@ -158,7 +158,6 @@ mod tests {
                 ["configuration", asks @ ..] => {
                     asks.iter().for_each(|ask| self::ask(&mut configuration, ask));
                 }
-                ["back"] => configuration = configuration.of_way_back(),
                 ["host", name, zone, labels @ ..] => {
                     let zone = (*zone != "-").then(|| ZoneName::new(*zone).unwrap());
                     hosts.push((*name, zone, labels.join(",").parse::<Labels>().unwrap()));

@@ -1,7 +1,5 @@
 //! Canary, waves, zones, and the waits between them.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 fn canary(count: u32, pause: bool, bake_seconds: u32) -> DeploymentConfiguration {
@@ -254,36 +252,4 @@ fn a_deployment_that_misses_its_deadline_fails_when_those_at_work_are_done() {
     desk.done(number, Outcome::Succeeded);
     let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
     assert!(reason.starts_with("DEADLINE"), "{reason}");
-}
-
-#[test]
-fn the_way_back_is_zone_by_zone_and_does_not_bake() {
-    let mut desk = Desk::in_zones(4, &["a", "a", "b", "b"]);
-    let zones = Zones {
-        bake_seconds: 60,
-        minimum_healthy: MinimumHealthy::AllAtOnce,
-        first_bake_seconds: 60,
-    };
-    desk.group_with("web", |group| {
-        group.configuration =
-            DeploymentConfiguration { zones: Some(zones), ..MinimumHealthy::AllAtOnce.into() };
-    })
-    .unwrap();
-    let (good, other) = (desk.release("web"), desk.release("web"));
-    for (release, at) in [(good, NOW), (other, UnixSeconds(NOW.0 + 60))] {
-        let order = desk.deploy_with("web", release, |_| {}).unwrap();
-        desk.roll();
-        let until = UnixSeconds(at.0 + 60);
-        for passed in desk.ledger.due(until) {
-            desk.apply_at(until, Entry::Passed(passed)).unwrap();
-        }
-        desk.roll();
-        assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
-    }
-    let version = desk.ledger.group(&group_name("web")).unwrap().group.version;
-    desk.act("web", Action::Rollback(Deploy::plain(good, version))).unwrap();
-    desk.want_all();
-    let zone_a: BTreeSet<_> = desk.ledger.next_grants().iter().map(|grant| grant.host).collect();
-    assert_eq!(zone_a, BTreeSet::from([host(0), host(1)]));
-    assert_eq!(desk.roll().len(), 4);
 }
