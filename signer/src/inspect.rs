@@ -8,7 +8,7 @@ use groundswell_protocol::{
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, Zones},
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Genesis, Group, Member, Order, Release, Removal, Role, Root, Token,
+        Action, Deploy, Drain, Genesis, Group, Member, Order, Release, Removal, Role, Root, Token,
         VoterList,
     },
 };
@@ -81,8 +81,6 @@ pub fn order(order: &Order) -> String {
         Action::Waive { host, generation } => {
             fields.put("waives host", host).put("after the recovery of generation", generation)
         }
-        Action::Drain { host } => fields.put("drains host", host),
-        Action::Undrain { host } => fields.put("gives host back", host),
         Action::Freeze | Action::Unfreeze => fields,
     }
     .end()
@@ -104,8 +102,8 @@ fn deploy(fields: Fields, deploy: &Deploy) -> Fields {
     }
 }
 
-/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`, `Drain`,
-/// `Undrain`, `Freeze` or `Unfreeze`.
+/// The name of an action: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`,
+/// `Freeze` or `Unfreeze`.
 pub fn action_name(action: &Action) -> &'static str {
     match action {
         Action::Deploy(_) => "Deploy",
@@ -115,8 +113,6 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Resume { .. } => "Resume",
         Action::ReleaseSlot { .. } => "ReleaseSlot",
         Action::Waive { .. } => "Waive",
-        Action::Drain { .. } => "Drain",
-        Action::Undrain { .. } => "Undrain",
         Action::Freeze => "Freeze",
         Action::Unfreeze => "Unfreeze",
     }
@@ -191,6 +187,18 @@ pub fn removal(removal: &Removal) -> String {
         .put("key", removal.host)
         .put("reason", some_or(&removal.reason, "none given"))
         .put("signed", removal.issued_at)
+        .end()
+}
+
+/// The drain of a host.
+pub fn drain(drain: &Drain) -> String {
+    Fields::of("drain")
+        .put("host", &drain.name)
+        .put("key", drain.host)
+        .put("drained", yes(drain.drained))
+        .put("sequence", drain.sequence)
+        .put("reason", some_or(&drain.reason, "none given"))
+        .put("signed", drain.issued_at)
         .end()
 }
 

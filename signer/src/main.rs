@@ -20,8 +20,9 @@ use groundswell_protocol::{
     rollout::MinimumHealthy,
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Document, Enrolment, Group, Invitation, Member, MemberCert, Order, Release,
-        Removal, SecretKey, Signed, Token, Trust, TrustBundle, Voter, VoterList, token_key,
+        Action, Deploy, Document, Drain, Enrolment, Group, Invitation, Member, MemberCert, Order,
+        Release, Removal, SecretKey, Signed, Token, Trust, TrustBundle, Voter, VoterList,
+        token_key,
     },
 };
 use groundswell_signer::{
@@ -71,6 +72,9 @@ enum Command {
     Group(GroupArguments),
     /// Sign the removal of a host from the fleet, for good. To be handed in with `swell order`.
     Remove(RemoveArguments),
+    /// Sign that a host is kept for people to work on, or given back: see `swell hosts drain --help`. To be handed in
+    /// with `swell order`.
+    Drain(DrainArguments),
     /// Sign the list of voters with which a fleet goes on that has lost a majority of them. Made by
     /// `swell voters recover --out`, handed in with `swell order` on the same host.
     Voters(VotersArguments),
@@ -328,22 +332,6 @@ enum OrderCommand {
         #[arg(long, value_name = "GENERATION")]
         recovery: u64,
     },
-    /// Keep a host of the group for people to work on: see `swell hosts drain --help`.
-    Drain {
-        #[command(flatten)]
-        place: PlaceArguments,
-        /// The host's key, as `swell hosts --json` prints it.
-        #[arg(long, value_name = "KEY")]
-        host: HostId,
-    },
-    /// Give a drained host of the group back.
-    Undrain {
-        #[command(flatten)]
-        place: PlaceArguments,
-        /// The host's key, as `swell hosts --json` prints it.
-        #[arg(long, value_name = "KEY")]
-        host: HostId,
-    },
     /// Let nothing begin in the group: see `swell group freeze --help`.
     Freeze {
         #[command(flatten)]
@@ -390,6 +378,28 @@ struct RemoveArguments {
 }
 
 #[derive(Args)]
+struct DrainArguments {
+    #[command(flatten)]
+    keys: Keys,
+    /// The host's key, as `swell hosts --json` prints it.
+    key: HostId,
+    /// The host's name.
+    name: HostName,
+    /// Give it back.
+    #[arg(long)]
+    undo: bool,
+    /// One more than `drain_sequence` in what `swell hosts --json` prints.
+    #[arg(long, value_name = "N")]
+    sequence: u64,
+    /// Why, for those who ask later.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Where to write it.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
 struct VotersArguments {
     #[command(flatten)]
     keys: Keys,
@@ -424,6 +434,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Init(arguments) => init(&arguments),
         Command::Remove(arguments) => remove(arguments),
+        Command::Drain(arguments) => drain(arguments),
         Command::Voters(arguments) => voters(&arguments),
         Command::Token(arguments) => token(arguments),
         Command::Host(arguments) => host(arguments),
@@ -562,10 +573,6 @@ fn order(command: OrderCommand) -> Result<String, SignError> {
             let action = Action::Waive { host: *host, generation: *recovery };
             (action, String::new(), "order")
         }
-        OrderCommand::Drain { host, .. } => (Action::Drain { host: *host }, String::new(), "order"),
-        OrderCommand::Undrain { host, .. } => {
-            (Action::Undrain { host: *host }, String::new(), "order")
-        }
         OrderCommand::Freeze { .. } => (Action::Freeze, String::new(), "order"),
         OrderCommand::Unfreeze { .. } => (Action::Unfreeze, String::new(), "order"),
         OrderCommand::Rollback { release, .. } => {
@@ -661,6 +668,18 @@ fn remove(arguments: RemoveArguments) -> Result<String, SignError> {
     Ok(format!("{out}: the removal of {}\nnext, on any host: swell order {out}", removal.name))
 }
 
+fn drain(arguments: DrainArguments) -> Result<String, SignError> {
+    let trust = arguments.keys.trust()?;
+    let operator = arguments.keys.load(KeyRole::Operator)?;
+    let DrainArguments { key: host, name, undo, sequence, reason, out, .. } = arguments;
+    let drain = Drain { host, name, drained: !undo, sequence, reason, issued_at: now() };
+    let signed = orders::drain(trust.fleet(), &operator, &drain)?;
+    write_public(&out, &signed.to_bytes())?;
+    let (out, name) = (out.display(), drain.name);
+    let what = if undo { "is given back" } else { "is drained" };
+    Ok(format!("{out}: {name} {what}\nnext, on any host: swell order {out}"))
+}
+
 fn voters(arguments: &VotersArguments) -> Result<String, SignError> {
     let file = arguments.file.display();
     let Kind::Voters(mut list) = kind_of(&arguments.file)? else {
@@ -688,8 +707,6 @@ impl OrderCommand {
             | Self::Resume { place, .. }
             | Self::ReleaseSlot { place, .. }
             | Self::Waive { place, .. }
-            | Self::Drain { place, .. }
-            | Self::Undrain { place, .. }
             | Self::Freeze { place }
             | Self::Unfreeze { place } => place,
         }
@@ -749,6 +766,7 @@ enum Kind {
     Order(Signed<Order>),
     Group(Signed<Group>),
     Removal(Signed<Removal>),
+    Drain(Signed<Drain>),
     Voters(Signed<VoterList>),
     Cert(Box<MemberCert>),
 }
@@ -773,9 +791,10 @@ fn kind_of(path: &Path) -> Result<Kind, SignError> {
     let order = || Signed::from_bytes(&bytes).map(Kind::Order);
     let group = || Signed::from_bytes(&bytes).map(Kind::Group);
     let removal = || Signed::from_bytes(&bytes).map(Kind::Removal);
+    let drain = || Signed::from_bytes(&bytes).map(Kind::Drain);
     let voters = || Signed::from_bytes(&bytes).map(Kind::Voters);
     let kind = release.or_else(|_| order()).or_else(|_| group()).or_else(|_| removal());
-    let kind = kind.or_else(|error| voters().map_err(|_| error));
+    let kind = kind.or_else(|error| voters().or_else(|_| drain()).map_err(|_| error));
     kind.map_err(|error| {
         let path = path.display();
         SignError::refused(format!("{path} is nothing that this program signs: {error}"))
@@ -817,6 +836,7 @@ fn inspect(path: &Path) -> Result<String, SignError> {
         Kind::Order(order) => claim(&order, inspect::order)?,
         Kind::Group(group) => claim(&group, inspect::group)?,
         Kind::Removal(removal) => claim(&removal, inspect::removal)?,
+        Kind::Drain(drain) => claim(&drain, inspect::drain)?,
         Kind::Voters(list) => claim(&list, inspect::voters)?,
         Kind::Cert(cert) => claim(&cert.member, inspect::member)?,
     };
@@ -864,6 +884,10 @@ fn verify(path: &Path, trust: &Path) -> Result<String, SignError> {
         Kind::Removal(signed) => {
             let removal = trust.removal(&signed).map_err(|e| refused(&e))?;
             format!("removal of {}", removal.content().name)
+        }
+        Kind::Drain(signed) => {
+            let drain = trust.drain(&signed).map_err(|e| refused(&e))?;
+            format!("drain {} of {}", drain.content().sequence, drain.content().name)
         }
         Kind::Voters(signed) => {
             let list = trust.recovery(&signed).map_err(|e| refused(&e))?;

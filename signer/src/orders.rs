@@ -4,7 +4,7 @@ use groundswell_protocol::{
     ids::{Digest, FleetId, GroupName},
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
-    trust::{Action, Deploy, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
+    trust::{Action, Deploy, Drain, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
 };
 use serde::Deserialize;
 
@@ -165,6 +165,15 @@ pub fn removal(
     removal: &Removal,
 ) -> Result<Signed<Removal>, SignError> {
     Ok(Signed::new(removal, fleet, &[operator])?)
+}
+
+/// Signs that a host is drained or given back.
+pub fn drain(
+    fleet: FleetId,
+    operator: &dyn Signer,
+    drain: &Drain,
+) -> Result<Signed<Drain>, SignError> {
+    Ok(Signed::new(drain, fleet, &[operator])?)
 }
 
 /// Adds a signature to the list of voters with which a fleet goes on that has lost too many.

@@ -453,8 +453,6 @@ impl Executor {
                 | Action::Resume { .. }
                 | Action::ReleaseSlot { .. }
                 | Action::Waive { .. }
-                | Action::Drain { .. }
-                | Action::Undrain { .. }
                 | Action::Freeze
                 | Action::Unfreeze => {}
             }

@@ -9,7 +9,7 @@ use groundswell_protocol::{
     node::{Input, Node},
     rollout::{DeploymentConfiguration, Entry, Hold, TargetStatus},
     time::UnixSeconds,
-    trust::{Action, Deploy, Document, Group, Order, Release, Removal, Signed},
+    trust::{Action, Deploy, Document, Drain, Group, Order, Release, Removal, Signed},
 };
 
 use crate::{
@@ -36,6 +36,7 @@ pub(crate) struct People {
     orders: Vec<Signed<Order>>,
     /// Hosts that were removed.
     removals: Vec<(HostId, Signed<Removal>)>,
+    drains: Vec<Signed<Drain>>,
     /// The last deployment of each group: its release, and when the next attempt may be made.
     last: BTreeMap<usize, (Digest, Micros)>,
 }
@@ -75,6 +76,7 @@ impl People {
             stops_at_beginning: false,
             orders: Vec::new(),
             removals: Vec::new(),
+            drains: Vec::new(),
             last: BTreeMap::new(),
         }
     }
@@ -198,7 +200,7 @@ impl World {
             ChoreKind::Rollback { group } => self.go_back(desk, *group),
             ChoreKind::Drain { host, lasts } => {
                 let undrain = ChoreKind::Undrain { host: *host };
-                self.order_of_host(desk, *host, |host| Action::Drain { host });
+                self.drain(desk, *host, true);
                 self.queue.plan(self.now + lasts, Event::Later(Box::new(undrain)));
             }
             ChoreKind::Undrain { host } => self.undrain(desk, *host),
@@ -246,15 +248,29 @@ impl World {
 
     pub(crate) fn undrain(&mut self, desk: usize, host: usize) {
         if self.truth.ledger.is_drained(self.hosts[host].id) {
-            self.order_of_host(desk, host, |host| Action::Undrain { host });
+            self.drain(desk, host, false);
         }
     }
 
-    /// Gives an order about a host and no deployment, in a group that it is in.
-    fn order_of_host(&mut self, desk: usize, host: usize, action: impl FnOnce(HostId) -> Action) {
-        let host = self.hosts[host].id;
-        if let Some(group) = self.truth.rules.groups_of(host).first().cloned() {
-            self.order(desk, group, action(host));
+    /// Signs that a host is drained, or given back. Now and then an old word is handed in once more.
+    fn drain(&mut self, desk: usize, host: usize, drained: bool) {
+        let id = self.hosts[host].id;
+        let Some(node) = self.node(desk) else { return };
+        let drain = Drain {
+            host: id,
+            name: HostName::new(format!("h{host}")).expect("a good name"),
+            drained,
+            sequence: node.ledger().drain_sequence(id) + 1,
+            reason: String::new(),
+            issued_at: self.hosts[desk].wall(self.now),
+        };
+        if let Some(signed) = self.sign(&drain, 2) {
+            self.people.drains.push(signed.clone());
+            self.feed(desk, Input::Submit(Entry::Drain(signed)));
+        }
+        if self.people.dice.permille(300) {
+            let old = self.people.dice.pick(&self.people.drains).clone();
+            self.feed(desk, Input::Submit(Entry::Drain(old)));
         }
     }
 
@@ -345,9 +361,11 @@ impl World {
             return;
         }
         let host = *self.people.dice.pick(&of);
+        let groups = self.truth.rules.groups_of(host);
         let generation = recovered_at - u64::from(self.people.dice.permille(300));
-        let host = self.by_id[&host];
-        self.order_of_host(desk, host, |host| Action::Waive { host, generation });
+        if let Some(group) = groups.first().cloned() {
+            self.order(desk, group, Action::Waive { host, generation });
+        }
     }
 
     /// Removes a host for good. It is switched off some time after it is out.

@@ -19,7 +19,7 @@ use groundswell_protocol::{
         MinimumHealthy, Passed, TargetStatus,
     },
     time::UnixSeconds,
-    trust::{Action, Counted, Deploy, Done, Group, Order, Outcome, Trust},
+    trust::{Action, Counted, Deploy, Done, Drain, Group, Order, Outcome, Trust},
 };
 
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Rules {
     broken: BTreeSet<(GroupName, HostId)>,
     /// Hosts that operators keep for themselves.
     drained: BTreeSet<HostId>,
+    /// The last word about that.
+    drains: BTreeMap<HostId, u64>,
     /// Who may hold a slot that was lost with the voters who granted it.
     uncounted: BTreeSet<HostId>,
     /// The generation with which operators went on after the voters were lost; 0 if they never did.
@@ -308,6 +310,10 @@ impl Rules {
                     format!("of {all} voters {gone} are gone")
                 })?;
             }
+            Entry::Drain(drain) => {
+                let drain = trust.drain(drain).map_err(|e| forged(&e))?;
+                self.drain(moment.index, drain.content())?;
+            }
             Entry::Group(group) => {
                 let group = trust.group(group).map_err(|e| forged(&e))?.content().clone();
                 let held = self.slots.values().any(|token| self.grants[token].group == group.name);
@@ -386,6 +392,25 @@ impl Rules {
         Ok(())
     }
 
+    /// What an operator keeps is down as under a slot, and no old word counts twice.
+    fn drain(&mut self, index: u64, drain: &Drain) -> Checked {
+        let Drain { host, drained, sequence, .. } = *drain;
+        let last = self.drains.insert(host, sequence).unwrap_or(0);
+        unless(sequence == last + 1 && self.is_member(host), "S9", || {
+            format!("{} is drained by word {sequence}, after {last}", host.short())
+        })?;
+        let before = self.drained.contains(&host);
+        if drained {
+            let idle = !self.slots.contains_key(&host) && !self.uncounted.contains(&host);
+            unless(idle, "S4", || format!("{} is drained, and holds a slot", host.short()))?;
+            self.bounds(index, host)?;
+            self.drained.insert(host);
+        } else {
+            self.drained.remove(&host);
+        }
+        unless(before != drained, "S9", || format!("{} was so before", host.short()))
+    }
+
     /// A host is in the fleet no more.
     fn forget(&mut self, host: HostId) {
         self.members.remove(&host);
@@ -393,6 +418,7 @@ impl Rules {
         self.slots.remove(&host);
         self.unhealthy.remove(&host);
         self.drained.remove(&host);
+        self.drains.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
         self.waived.remove(&host);
@@ -498,25 +524,10 @@ impl Rules {
                 })?;
                 self.released.insert(*token, (moment.now, moment.index));
             }
-            Action::Drain { host } => {
-                let idle = !self.slots.contains_key(host) && !self.uncounted.contains(host);
-                let is_in = self.matches(name, *host) && !self.drained.contains(host);
-                unless(idle && is_in, "S4", || {
-                    format!("{} is drained and holds a slot, or is nobody's", host.short())
-                })?;
-                // What it takes down is bounded as by a slot.
-                self.bounds(moment.index, *host)?;
-                self.drained.insert(*host);
-            }
             Action::Freeze | Action::Unfreeze => {
                 let freezes = order.action == Action::Freeze;
                 let before = std::mem::replace(&mut group.frozen, freezes);
                 unless(before != freezes, "S9", || format!("{name} was frozen, or was not"))?;
-            }
-            Action::Undrain { host } => {
-                unless(self.drained.remove(host), "S9", || {
-                    format!("{} is given back and was not drained", host.short())
-                })?;
             }
             Action::Waive { host, generation } => {
                 let is_meant = self.uncounted.contains(host) && *generation == self.recovered_at;

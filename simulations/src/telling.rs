@@ -69,6 +69,10 @@ pub(crate) fn entry_text(entry: &Entry) -> String {
             Err(_) => "done".into(),
         },
         Entry::Remove(_) => "remove".into(),
+        Entry::Drain(drain) => match drain.unverified_words(|drain| drain.drained.to_string()) {
+            Ok(drained) => format!("drained: {drained}"),
+            Err(_) => "a drain of nobody".into(),
+        },
         Entry::Passed(_) => "time has passed".into(),
         Entry::NextVoters(list) => {
             let voters: Vec<_> = list.voters.iter().map(|voter| voter.name.as_str()).collect();

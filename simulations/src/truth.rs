@@ -286,10 +286,10 @@ impl Truth {
     fn takes_down(&self, entry: &Entry) -> Option<HostId> {
         match entry {
             Entry::Grant(grant) => Some(grant.host),
-            Entry::Order(order) => match self.trust.order(order).ok()?.content().action {
-                Action::Drain { host } => Some(host),
-                _ => None,
-            },
+            Entry::Drain(drain) => {
+                let drain = self.trust.drain(drain).ok()?;
+                drain.content().drained.then_some(drain.content().host)
+            }
             _ => None,
         }
     }
@@ -350,7 +350,6 @@ impl Truth {
                 Some(match order.content().action {
                     Action::Rollback(_) => Situation::RollbackOrdered,
                     Action::Stop { rollback: true, .. } => Situation::StoppedWithRollback,
-                    Action::Drain { .. } => Situation::HostDrained,
                     Action::Freeze => Situation::GroupFrozen,
                     Action::Pause { .. } => Situation::DeploymentPaused,
                     Action::Resume { .. } => Situation::DeploymentResumed,
@@ -359,6 +358,7 @@ impl Truth {
                 })
             })),
             Entry::Remove(_) => met.push(Situation::HostRemoved),
+            Entry::Drain(_) => met.push(Situation::HostDrained),
             Entry::Counted(counted) => {
                 let counted = counted.verify_host(self.trust.fleet());
                 let host = counted.ok().map(|counted| counted.content().host);

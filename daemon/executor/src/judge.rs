@@ -190,12 +190,7 @@ fn heed(belief: &Belief, state: &mut GroupState, signed: &Signed<Order>, order: 
             state.stopped.push(Stopped { order: *order, rollback: *rollback });
         }
         // Whether hosts get slots just now is for the voters to say.
-        Action::Pause { .. }
-        | Action::Resume { .. }
-        | Action::Drain { .. }
-        | Action::Undrain { .. }
-        | Action::Freeze
-        | Action::Unfreeze => {}
+        Action::Pause { .. } | Action::Resume { .. } | Action::Freeze | Action::Unfreeze => {}
         Action::ReleaseSlot { host, token } if *host == belief.host => state.release(*token),
         // What is waived is the fleet's waiting. What this host holds it says itself.
         Action::ReleaseSlot { .. } | Action::Waive { .. } => {}

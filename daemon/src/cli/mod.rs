@@ -115,7 +115,7 @@ enum Command {
     Rollback(operate::RollbackArguments),
     /// Deploy the group's last good release once more.
     Redeploy(operate::RedeployArguments),
-    /// Hand in an order or a removal that was signed elsewhere by `swell-sign`.
+    /// Hand in what was signed elsewhere by `swell-sign`: an order, a removal, a drain, a list of voters.
     Order {
         /// The file that `swell-sign` wrote.
         file: PathBuf,

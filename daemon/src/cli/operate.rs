@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use groundswell_protocol::{
     ids::{DeploymentId, Digest, GroupName, HostId},
     limits::{ENVELOPE_BYTES_MAX, RELEASE_HOLD_OFF},
-    trust::{Action, Deploy, Order, Removal, Signed, VoterList},
+    trust::{Action, Deploy, Drain, Order, Removal, Signed, VoterList},
 };
 use groundswell_signer::{
     orders::{self, Fallback},
@@ -407,37 +407,26 @@ fn release_slot(
     Ok((signed, said))
 }
 
-/// An order about a host and no deployment. It is one of any group that the host is in.
-fn order_of_host(
-    fleet: &Fleet,
-    host: &str,
-    action: impl FnOnce(HostId) -> Action,
-    reason: String,
-    operator: &OperatorKey,
-) -> Result<Signed<Order>, Failed> {
-    let id = host_id(fleet, host)?;
-    let group = fleet.groups.iter().find(|group| group.hosts.iter().any(|name| name == host));
-    let group = group.ok_or_else(|| {
-        let reason = format!("{host} is in no group: nothing waits for it");
-        Failed::with_hint(reason, "see `swell hosts`")
-    })?;
-    let name = group.name.parse().map_err(not_understood)?;
-    sign(fleet, &name, action(id), reason, operator)
-}
-
-/// The order that a host is not waited for which has not said what it holds.
+/// The order that a host is not waited for which has not said what it holds. It is one of any group that the
+/// host is in.
 fn waive(
     fleet: &Fleet,
     host: &str,
     reason: String,
     operator: &OperatorKey,
 ) -> Result<(Signed<Order>, String), Failed> {
+    let id = host_id(fleet, host)?;
     let generation = fleet.recovered_at.ok_or_else(|| {
         let reason = "no voters were lost here: every slot is known";
         Failed::with_hint(reason, "a slot that is held is freed by `swell slots release`")
     })?;
-    let action = |host| Action::Waive { host, generation };
-    let signed = order_of_host(fleet, host, action, reason, operator)?;
+    let group = fleet.groups.iter().find(|group| group.hosts.iter().any(|name| name == host));
+    let group = group.ok_or_else(|| {
+        let reason = format!("{host} is in no group: nothing waits for it");
+        Failed::with_hint(reason, "see `swell hosts`")
+    })?;
+    let name = group.name.parse().map_err(not_understood)?;
+    let signed = sign(fleet, &name, Action::Waive { host: id, generation }, reason, operator)?;
     let seconds = RELEASE_HOLD_OFF.as_secs();
     let said = format!(
         "{host} is waited for no more in {seconds} s, unless it is heard of before; until {host} is heard of \
@@ -508,19 +497,38 @@ pub(super) async fn hosts(
             remove(client, &fleet, name, reason, &operator, out).await
         }
         HostsCommand::Drain { name, reason, operator } => {
-            let action = |host| Action::Drain { host };
-            let signed = order_of_host(&fleet, &name, action, reason, &operator)?;
-            let said = format!(
-                "{name} counts as down and gets no slot until `swell hosts undrain {name}`"
-            );
-            hand_in(client, &signed, &said, out).await
+            drain(client, &fleet, name, true, reason, &operator, out).await
         }
         HostsCommand::Undrain { name, reason, operator } => {
-            let action = |host| Action::Undrain { host };
-            let signed = order_of_host(&fleet, &name, action, reason, &operator)?;
-            hand_in(client, &signed, &format!("{name} takes part again"), out).await
+            drain(client, &fleet, name, false, reason, &operator, out).await
         }
     }
+}
+
+async fn drain(
+    client: &Client,
+    fleet: &Fleet,
+    name: String,
+    drained: bool,
+    reason: String,
+    operator: &OperatorKey,
+    out: Output,
+) -> Result<(), Failed> {
+    let host = host_id(fleet, &name)?;
+    let known = fleet.hosts.iter().find(|host| host.name == name);
+    let sequence = known.map_or(0, |host| host.drain_sequence) + 1;
+    let name = name.parse().map_err(not_understood)?;
+    let drain = Drain { host, name, drained, sequence, reason, issued_at: now() };
+    let signed = orders::drain(fleet_id(fleet)?, &operator.load()?, &drain)?;
+    let accepted = client.drain(signed.to_bytes()).await?;
+    let name = drain.name;
+    let said = match drained {
+        true => {
+            format!("{name} counts as down and gets no slot until `swell hosts undrain {name}`")
+        }
+        false => format!("{name} takes part again"),
+    };
+    if out.json { out.json(&accepted) } else { out.line(said) }
 }
 
 async fn remove(
@@ -550,7 +558,7 @@ fn host_id(fleet: &Fleet, name: &str) -> Result<HostId, Failed> {
     host.id.parse().map_err(not_understood)
 }
 
-/// Hands in whatever was signed elsewhere: an order, the removal of a host, a list of voters.
+/// Hands in whatever was signed elsewhere: an order, the removal or the drain of a host, a list of voters.
 pub(super) async fn order(client: &Client, path: &Path, out: Output) -> Result<(), Failed> {
     let bytes = read_start(path, ENVELOPE_BYTES_MAX + 1)?;
     let shown = path.display();
@@ -561,6 +569,7 @@ pub(super) async fn order(client: &Client, path: &Path, out: Output) -> Result<(
             Err(_) if Signed::<VoterList>::from_bytes(&bytes).is_ok() => {
                 client.recover(bytes).await?
             }
+            Err(_) if Signed::<Drain>::from_bytes(&bytes).is_ok() => client.drain(bytes).await?,
             Err(_) => return Err(Failed::new(format!("{shown} {error}"))),
         },
     };

@@ -100,6 +100,9 @@ pub struct Host {
     /// Since when operators keep it for themselves, in seconds since 1970.
     #[serde(default)]
     pub drained: Option<u64>,
+    /// The number of the last word that drained it or gave it back; 0 where there was none.
+    #[serde(default)]
+    pub drain_sequence: u64,
     /// True if this host has a link to it.
     pub connected: bool,
     /// The version of its daemon.

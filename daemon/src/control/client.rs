@@ -117,6 +117,11 @@ impl Client {
         self.post("/v1/removals", whole(signed)).await
     }
 
+    /// Hands in that a host is drained or given back.
+    pub async fn drain(&self, signed: Vec<u8>) -> Result<api::Accepted, ClientError> {
+        self.post("/v1/drains", whole(signed)).await
+    }
+
     /// The list by which operators would let the fleet go on with this host's ledger, unsigned.
     pub async fn plan_recovery(&self, asked: &api::RecoveryAsked) -> Result<Vec<u8>, ClientError> {
         let body = serde_json::to_vec(asked).map_err(|error| self.broken(&error))?;

@@ -154,6 +154,7 @@ pub async fn serve(listener: UnixListener, engine: mpsc::Sender<Command>) {
         .route("/v1/groups/{name}", get(settings))
         .route("/v1/orders", post(order))
         .route("/v1/removals", post(removal))
+        .route("/v1/drains", post(drain))
         .route("/v1/voters", post(recover))
         .route("/v1/voters/recovery", post(plan_recovery))
         .route("/v1/voters/disk", post(trust_disk))
@@ -305,6 +306,11 @@ async fn order(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>
 async fn removal(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
     let signed = Signed::from_bytes(&body).map_err(bad)?;
     submit(&engine, Entry::Remove(signed)).await
+}
+
+async fn drain(State(engine): Engine, body: Bytes) -> Result<Json<api::Accepted>, Failed> {
+    let signed = Signed::from_bytes(&body).map_err(bad)?;
+    submit(&engine, Entry::Drain(signed)).await
 }
 
 /// The list as it is handed to those who sign it.

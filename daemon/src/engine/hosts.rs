@@ -52,6 +52,7 @@ impl Engine {
                 && drained.is_none()
                 && counted,
             drained,
+            drain_sequence: ledger.drain_sequence(host.host),
             counted,
             connected: host.host == node.me() || node.is_connected(host.host),
             version: record.map(|record| record.version.clone()),

@@ -13,7 +13,7 @@ use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Done, Group, Member, MemberCert, Order, Outcome, Verified},
+    trust::{Done, Drain, Group, Member, MemberCert, Order, Outcome, Verified},
 };
 
 impl Ledger {
@@ -26,6 +26,14 @@ impl Ledger {
             Judged::Remove { host } => {
                 self.remove(at, host);
                 self.state.removed.insert(host);
+            }
+            Judged::Drain(drain) => {
+                let Drain { host, drained, sequence, .. } = *drain.content();
+                self.state.drains.insert(host, sequence);
+                match drained {
+                    true => self.state.drained.insert(host, at),
+                    false => self.state.drained.remove(&host),
+                };
             }
             Judged::Group(group) => self.set_group(&group),
             Judged::Release(release) => {
@@ -127,6 +135,7 @@ impl Ledger {
         self.state.slots.remove(&host);
         self.state.unhealthy.remove(&host);
         self.state.drained.remove(&host);
+        self.state.drains.remove(&host);
         self.state.written_off.remove(&host);
         self.state.uncounted.remove(&host);
         self.state.waived.remove(&host);
@@ -220,12 +229,6 @@ impl Ledger {
             }
             Ordered::Waive { host } => {
                 self.state.waived.insert(host);
-            }
-            Ordered::Drain { host } => {
-                self.state.drained.insert(host, at);
-            }
-            Ordered::Undrain { host } => {
-                self.state.drained.remove(&host);
             }
             Ordered::Freeze => {
                 if let Some(group) = self.state.groups.get_mut(group) {

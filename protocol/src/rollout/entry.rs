@@ -8,7 +8,9 @@ use crate::{
     ids::{DeploymentId, Digest, HashDomain, HostId},
     limits::ENTRY_BYTES_MAX,
     time::UnixSeconds,
-    trust::{Counted, Done, Group, MemberCert, Order, Release, Removal, Signed, VoterList, Want},
+    trust::{
+        Counted, Done, Drain, Group, MemberCert, Order, Release, Removal, Signed, VoterList, Want,
+    },
 };
 
 /// One entry of the ledger, with the evidence by which each host judges it.
@@ -18,6 +20,8 @@ pub enum Entry {
     Admit(Box<MemberCert>),
     /// A host belongs to the fleet no more.
     Remove(Signed<Removal>),
+    /// A host is drained or given back.
+    Drain(Signed<Drain>),
     /// A group is set up or changed.
     Group(Signed<Group>),
     /// A release may run.

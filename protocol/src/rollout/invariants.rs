@@ -32,6 +32,7 @@ impl Ledger {
         }
         for host in self.state.drained.keys() {
             assert!(self.is_member(*host), "only members are drained");
+            assert!(self.drain_sequence(*host) > 0, "somebody has said so");
             assert!(!self.state.slots.contains_key(host), "who is drained holds no slot");
         }
         for host in &*self.state.waived {

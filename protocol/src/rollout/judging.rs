@@ -13,7 +13,7 @@ use crate::{
     limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Done, Group, MemberCert, Release, Removal, Signed, Want},
+    trust::{Done, Drain, Group, MemberCert, Release, Removal, Signed, Want},
 };
 
 impl Ledger {
@@ -26,6 +26,7 @@ impl Ledger {
         match entry {
             Entry::Admit(cert) => self.judge_admit(at, cert),
             Entry::Remove(removal) => self.judge_remove(removal),
+            Entry::Drain(drain) => self.judge_drain(drain),
             Entry::Group(group) => self.judge_group(group),
             Entry::Release(release) => self.judge_release(release),
             Entry::Order(order) => self.judge_order(at, order),
@@ -141,6 +142,39 @@ impl Ledger {
             return Err(Refusal::IsVoter { name: name.clone() });
         }
         Ok(Judged::Remove { host: *host })
+    }
+
+    /// What somebody does to a host by hand disturbs it as a release does, and under the same quotas.
+    fn judge_drain(&self, signed: &Signed<Drain>) -> Result<Judged, Refusal> {
+        let drain = self.trust.drain(signed).map_err(Refusal::untrusted("drain"))?;
+        let Drain { host, ref name, drained, sequence, .. } = *drain.content();
+        if !self.is_member(host) {
+            return Err(Refusal::UnknownHost(host.short()));
+        }
+        let last = self.drain_sequence(host);
+        if sequence == last && drained == self.is_drained(host) {
+            return Ok(Judged::Nothing);
+        }
+        if sequence != last + 1 && !planted(Defect::DrainReplayed) {
+            let (name, expected) = (name.clone(), last + 1);
+            return Err(Refusal::DrainOutOfOrder { name, expected, got: sequence });
+        }
+        if drained == self.is_drained(host) {
+            return Err(Refusal::NothingToDrain { name: name.clone(), drained });
+        }
+        if !drained {
+            return Ok(Judged::Drain(drain));
+        }
+        if let Some(slot) = self.state.slots.get(&host) {
+            return Err(Refusal::HoldsSlot(slot.token));
+        }
+        if self.is_uncounted(host) {
+            return Err(Refusal::Uncounted(host.short()));
+        }
+        if !planted(Defect::DrainedUnasked) {
+            self.check_quotas(host)?;
+        }
+        Ok(Judged::Drain(drain))
     }
 
     fn judge_group(&self, signed: &Signed<Group>) -> Result<Judged, Refusal> {

@@ -31,7 +31,7 @@ use crate::{
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{
-        Counted, Done, Electorate, Group, Member, MemberCert, Order, Release, Signed, Trust,
+        Counted, Done, Drain, Electorate, Group, Member, MemberCert, Order, Release, Signed, Trust,
         Verified, VoterList, Want,
     },
 };
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) unhealthy: Kept<BTreeMap<HostId, Version>>,
     /// Hosts that operators keep for themselves, and since when.
     pub(super) drained: Kept<BTreeMap<HostId, UnixSeconds>>,
+    /// The number of the last word about that, of hosts of which there was one.
+    pub(super) drains: Kept<BTreeMap<HostId, u64>>,
     /// Hosts that their group's last deployment left without a working revision.
     pub(super) broken: Kept<BTreeSet<(GroupName, HostId)>>,
     /// The lists of voters that have followed the genesis.
@@ -162,6 +164,7 @@ pub(super) enum Judged {
     Nothing,
     Admit { cert: Box<MemberCert>, member: Verified<Member>, token: Option<Digest> },
     Remove { host: HostId },
+    Drain(Verified<Drain>),
     Group(Verified<Group>),
     Release(Verified<Release>),
     Order { order: Verified<Order>, effect: Ordered },
@@ -200,12 +203,6 @@ pub(super) enum Ordered {
         host: HostId,
     },
     Waive {
-        host: HostId,
-    },
-    Drain {
-        host: HostId,
-    },
-    Undrain {
         host: HostId,
     },
     Freeze,

@@ -126,11 +126,6 @@ impl Ledger {
                 Ok(Ordered::ReleaseSlot { host: *host })
             }
             Action::Waive { host, generation } => self.judge_waiver(group, *host, *generation),
-            Action::Drain { host } => self.judge_drain(group, *host),
-            Action::Undrain { host } if self.is_drained(*host) => {
-                Ok(Ordered::Undrain { host: *host })
-            }
-            Action::Undrain { host } => Err(Refusal::NotDrained(self.called(*host))),
             Action::Freeze => match group.frozen {
                 Some(since) => Err(Refusal::Frozen { group: group.group.name.clone(), since }),
                 None => Ok(Ordered::Freeze),
@@ -150,12 +145,12 @@ impl Ledger {
         host: HostId,
         generation: u64,
     ) -> Result<Ordered, Refusal> {
-        let name = || self.called(host);
+        let name = || self.name_of(host).map_or_else(|| host.short(), ToString::to_string);
         let recovered_at = self.electorate.recovered_at();
         if generation != recovered_at && !planted(Defect::AnyWaiverTaken) {
             return Err(Refusal::OtherRecovery { expected: recovered_at, got: generation });
         }
-        let is_in = self.is_in(group, host);
+        let is_in = self.groups_of(host).any(|its| its.group.name == group.group.name);
         let is_waived =
             self.state.waived.contains(&host) || self.state.written_off.contains_key(&host);
         if !is_in || !self.is_uncounted(host) || is_waived {
@@ -169,32 +164,6 @@ impl Ledger {
             return Err(Refusal::HoldsKnownSlot(name()));
         }
         Ok(Ordered::Waive { host })
-    }
-
-    /// What somebody does to a host by hand disturbs it as a release does, and under the same quotas.
-    fn judge_drain(&self, group: &GroupState, host: HostId) -> Result<Ordered, Refusal> {
-        if !self.is_in(group, host) || self.is_drained(host) {
-            return Err(Refusal::NothingToDrain(self.called(host)));
-        }
-        if let Some(slot) = self.state.slots.get(&host) {
-            return Err(Refusal::HoldsSlot(slot.token));
-        }
-        if self.is_uncounted(host) {
-            return Err(Refusal::Uncounted(host.short()));
-        }
-        if !planted(Defect::DrainedUnasked) {
-            self.check_quotas(host)?;
-        }
-        Ok(Ordered::Drain { host })
-    }
-
-    fn is_in(&self, group: &GroupState, host: HostId) -> bool {
-        self.groups_of(host).any(|its| its.group.name == group.group.name)
-    }
-
-    /// What people call a host.
-    fn called(&self, host: HostId) -> String {
-        self.name_of(host).map_or_else(|| host.short(), ToString::to_string)
     }
 
     fn judge_stop(

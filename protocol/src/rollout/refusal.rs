@@ -247,12 +247,27 @@ pub enum Refusal {
          already: see `swell slots`"
     )]
     NothingToWaive(String),
-    /// It is drained already, or the order is of a group that it is not in.
-    #[error("{0} is drained already, or is not in the group: see `swell hosts`")]
-    NothingToDrain(String),
-    /// Nobody has drained it.
-    #[error("{0} is not drained: see `swell hosts`")]
-    NotDrained(String),
+    /// It is so already.
+    #[error("{name} is {} drained: see `swell hosts`", if *drained { "already" } else { "not" })]
+    NothingToDrain {
+        /// The host.
+        name: HostName,
+        /// As it is, and as it was to be.
+        drained: bool,
+    },
+    /// Somebody else has drained the host, or given it back, since it was signed.
+    #[error(
+        "the drain of {name} has number {got}, and {expected} comes next: it was replayed, or somebody else was \
+         quicker: look at `swell hosts` and sign a new one"
+    )]
+    DrainOutOfOrder {
+        /// The host.
+        name: HostName,
+        /// Comes next.
+        expected: u64,
+        /// What was handed in.
+        got: u64,
+    },
     /// Operators let nothing begin.
     #[error("group {group} is frozen since {since}: `swell group unfreeze {group}` first")]
     Frozen {

@@ -165,6 +165,11 @@ impl Ledger {
         self.state.drained.get(&host).copied()
     }
 
+    /// The number of the last word about that; 0 where there was none.
+    pub fn drain_sequence(&self, host: HostId) -> u64 {
+        self.state.drains.get(&host).copied().unwrap_or(0)
+    }
+
     /// True if they do.
     pub fn is_drained(&self, host: HostId) -> bool {
         self.state.drained.contains_key(&host)

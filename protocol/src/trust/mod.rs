@@ -24,7 +24,7 @@ pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
 pub use keys::memo;
 pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
-pub use orders::{Action, Deploy, Group, Order, Removal};
+pub use orders::{Action, Deploy, Drain, Group, Order, Removal};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
 pub use voters::{Base, Electorate, VoterList, Voters, VotersRefused};
 

@@ -122,17 +122,6 @@ pub enum Action {
         /// another slot.
         generation: u64,
     },
-    /// Keep a host for people to work on: it counts as down, and gets no slot, until it is undrained. It is
-    /// taken if all groups of the host have room for that, as a slot is.
-    Drain {
-        /// The host.
-        host: HostId,
-    },
-    /// Give a drained host back.
-    Undrain {
-        /// The host.
-        host: HostId,
-    },
     /// Begin nothing in the group, whoever orders it, until it is unfrozen.
     Freeze,
     /// End that.
@@ -220,6 +209,37 @@ pub struct Removal {
     pub reason: String,
     /// When it was signed.
     pub issued_at: UnixSeconds,
+}
+
+/// Keeps a host for people to work on, or gives it back: until then it counts as down, and gets no slot.
+///
+/// A document of its own as a removal is, and not an order: of a group that has every host its chain would grow
+/// with each one that is patched. What is old is told by its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// The host's key.
+    pub host: HostId,
+    /// Its name, for people.
+    pub name: HostName,
+    /// False where it is given back.
+    pub drained: bool,
+    /// One more than the last one's of this host; the first is 1.
+    pub sequence: u64,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// When it was signed.
+    pub issued_at: UnixSeconds,
+}
+
+impl Document for Drain {
+    const CONTEXT: &'static str = "drain/1";
+    const NAME: &'static str = "drain";
+    const BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
+
+    fn check(&self) -> Result<(), Invalid> {
+        check_text("reason", &self.reason)?;
+        Invalid::unless(self.sequence > 0, || "a host's first drain has sequence 1".into())
+    }
 }
 
 impl Document for Removal {

@@ -9,7 +9,7 @@ use super::{
     documents::{Document, Genesis, Invalid, Release},
     envelope::{Signed, Untrusted, Verified},
     keys::{KeySet, Signer, SignerError},
-    orders::{Group, Order, Removal},
+    orders::{Drain, Group, Order, Removal},
     voters::VoterList,
 };
 use crate::{
@@ -246,6 +246,11 @@ impl Trust {
     /// Believes the removal of a host if the operator role signed it.
     pub fn removal(&self, removal: &Signed<Removal>) -> Result<Verified<Removal>, Untrusted> {
         self.believe(removal, &self.root().roles.operator)
+    }
+
+    /// Believes that a host is drained, or given back, if the operator role signed it.
+    pub fn drain(&self, drain: &Signed<Drain>) -> Result<Verified<Drain>, Untrusted> {
+        self.believe(drain, &self.root().roles.operator)
     }
 
     /// Believes a group if the operator role signed it.

@@ -207,6 +207,14 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         reason: "sold".into(),
         issued_at: UnixSeconds(1_800_000_004),
     };
+    let drain = Drain {
+        host,
+        name: HostName::new("web-1").unwrap(),
+        drained: true,
+        sequence: 1 << 32,
+        reason: "a new disk".into(),
+        issued_at: UnixSeconds(1_800_000_005),
+    };
     let labels = Canary {
         hosts: CanaryHosts::Labels("canary=yes".parse().unwrap()),
         pause: false,
@@ -252,8 +260,7 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&recovery(), 10),
         sign(&Counted { host, broken: std::collections::BTreeSet::new(), generation: 1 << 32 }, 10),
         order(Action::Waive { host, generation: 1 << 32 }),
-        order(Action::Drain { host }),
-        order(Action::Undrain { host }),
+        sign(&drain, 3),
         order(Action::Freeze),
         order(Action::Unfreeze),
     ]
@@ -391,6 +398,7 @@ fn believe(context: &str, bytes: &[u8], fleet: FleetId) -> Result<(), Untrusted>
         Group::CONTEXT => by::<Group>(bytes, fleet, 3),
         Order::CONTEXT => by::<Order>(bytes, fleet, 3),
         Removal::CONTEXT => by::<Removal>(bytes, fleet, 3),
+        Drain::CONTEXT => by::<Drain>(bytes, fleet, 3),
         Token::CONTEXT => by::<Token>(bytes, fleet, 4),
         Member::CONTEXT => by::<Member>(bytes, fleet, 4),
         Want::CONTEXT => by::<Want>(bytes, fleet, 10),

@@ -3,13 +3,42 @@
 use super::*;
 
 impl Desk {
-    fn drain(&mut self, number: u8) -> Result<Digest, Refusal> {
-        self.act("web", Action::Drain { host: host(number) })
+    fn drain(&mut self, number: u8) -> Result<bool, Refusal> {
+        let sequence = self.ledger.drain_sequence(host(number)) + 1;
+        self.apply(self.drained(number, true, sequence))
     }
 
-    fn undrain(&mut self, number: u8) -> Result<Digest, Refusal> {
-        self.act("web", Action::Undrain { host: host(number) })
+    fn undrain(&mut self, number: u8) -> Result<bool, Refusal> {
+        let sequence = self.ledger.drain_sequence(host(number)) + 1;
+        self.apply(self.drained(number, false, sequence))
     }
+
+    fn drained(&self, number: u8, drained: bool, sequence: u64) -> Entry {
+        let name = HostName::new(format!("h{number}")).unwrap();
+        let (reason, issued_at) = (String::new(), NOW);
+        let drain = Drain { host: host(number), name, drained, sequence, reason, issued_at };
+        Entry::Drain(self.sign(&drain, 3))
+    }
+}
+
+#[test]
+fn an_old_word_drains_nobody_and_gives_nobody_back() {
+    let mut desk = served(4);
+    for (sequence, drained) in [(1, true), (2, false), (3, true)] {
+        let entry = desk.drained(1, drained, sequence);
+        assert_eq!(desk.apply(entry.clone()), Ok(true));
+        assert_eq!(desk.apply(entry), Ok(false), "it is so already");
+    }
+    for (sequence, drained) in [(1, true), (2, false), (3, false), (5, false)] {
+        let refused = desk.apply(desk.drained(1, drained, sequence));
+        assert!(matches!(refused, Err(Refusal::DrainOutOfOrder { expected: 4, .. })));
+    }
+    let forged = Entry::Drain(match desk.drained(1, false, 4) {
+        Entry::Drain(signed) => signed.without_signatures(),
+        _ => unreachable!(),
+    });
+    assert!(matches!(desk.apply(forged), Err(Refusal::Untrusted { .. })));
+    assert!(desk.ledger.is_drained(host(1)));
 }
 
 fn served(hosts: u8) -> Desk {
@@ -27,14 +56,14 @@ fn a_host_is_drained_under_the_quotas_of_all_its_groups() {
     desk.drain(1).unwrap();
     assert_eq!(desk.down("web"), (1, 1));
     assert!(matches!(desk.drain(0), Err(Refusal::QuotaFull { down: 1, quota: 1, .. })));
-    assert!(matches!(desk.drain(1), Err(Refusal::NothingToDrain(_))));
+    assert!(matches!(desk.drain(1), Err(Refusal::NothingToDrain { drained: true, .. })));
     desk.deploy("web");
     desk.want_all();
     assert!(desk.ledger.next_grants().is_empty(), "no release goes on beside it");
     let why = desk.ledger.why_waiting(desk.ledger.deployments()[0].id).to_string();
     assert!(why.contains("drained: h1 (`swell hosts undrain`)"), "{why}");
     desk.undrain(1).unwrap();
-    assert!(matches!(desk.undrain(1), Err(Refusal::NotDrained(_))));
+    assert!(matches!(desk.undrain(1), Err(Refusal::NothingToDrain { drained: false, .. })));
     assert_eq!(desk.roll().len(), 4);
 }
 

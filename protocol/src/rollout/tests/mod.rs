@@ -15,8 +15,8 @@ use crate::{
     limits::ORDERS_KEPT_PER_GROUP,
     time::UnixSeconds,
     trust::{
-        Action, Deploy, Done, Genesis, Group, Member, MemberCert, Order, Outcome, Release, Removal,
-        Role, Roles, Root, SecretKey, Signed, Signer, Trust, TrustBundle, Voter, Want,
+        Action, Deploy, Done, Drain, Genesis, Group, Member, MemberCert, Order, Outcome, Release,
+        Removal, Role, Roles, Root, SecretKey, Signed, Signer, Trust, TrustBundle, Voter, Want,
     },
 };
 
