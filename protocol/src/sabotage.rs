@@ -45,6 +45,7 @@ defects! {
     BrokenCountsAsHealthy => "a host without a working revision does not count as down",
     FrozenBegins => "what waits in a frozen group begins, and hosts catch up in it",
     FrozenIsGranted => "slots are granted in a frozen group",
+    DrainedForTheDeployment => "a host is drained by what a deployment allows that will be over before it is given back",
     DrainReplayed => "an old word drains a host, or gives it back, once more",
     DrainedUnasked => "a host is drained though its groups have no room for that",
     DrainedCountsAsHealthy => "a host that is drained does not count as down",

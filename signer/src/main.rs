@@ -672,7 +672,7 @@ fn drain(arguments: DrainArguments) -> Result<String, SignError> {
     let trust = arguments.keys.trust()?;
     let operator = arguments.keys.load(KeyRole::Operator)?;
     let DrainArguments { key: host, name, undo, sequence, reason, out, .. } = arguments;
-    let drain = Drain { host, name, drained: !undo, sequence, reason, issued_at: now() };
+    let drain = orders::drain_of(host, name, !undo, sequence, reason, now());
     let signed = orders::drain(trust.fleet(), &operator, &drain)?;
     write_public(&out, &signed.to_bytes())?;
     let (out, name) = (out.display(), drain.name);

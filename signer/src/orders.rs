@@ -1,7 +1,7 @@
 //! Signing what a group is and what it does.
 
 use groundswell_protocol::{
-    ids::{Digest, FleetId, GroupName},
+    ids::{Digest, FleetId, GroupName, HostId, HostName},
     rollout::{Canary, CanaryHosts, DeploymentConfiguration, MinimumHealthy},
     time::UnixSeconds,
     trust::{Action, Deploy, Drain, Group, Order, Removal, Signed, Signer, Untrusted, VoterList},
@@ -144,8 +144,8 @@ pub fn order(
     Ok(Signed::new(&order, fleet, &[operator])?)
 }
 
-/// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot` or
-/// `Waive`.
+/// What an order claims to ask for: `Deploy`, `Rollback`, `Stop`, `Pause`, `Resume`, `ReleaseSlot`, `Waive`, `Freeze` or
+/// `Unfreeze`.
 /// Nothing is verified: it only tells a person's slip before the order is handed in.
 pub fn claimed_action(order: &Signed<Order>) -> Result<String, Untrusted> {
     order.unverified_words(|order| inspect::action_name(&order.action).into())
@@ -165,6 +165,19 @@ pub fn removal(
     removal: &Removal,
 ) -> Result<Signed<Removal>, SignError> {
     Ok(Signed::new(removal, fleet, &[operator])?)
+}
+
+/// That a host is drained, or given back, as it is signed.
+pub fn drain_of(
+    host: HostId,
+    name: HostName,
+    drained: bool,
+    sequence: u64,
+    reason: String,
+    now: UnixSeconds,
+) -> Drain {
+    let not_after = Some(UnixSeconds(now.0.saturating_add(ORDER_SECONDS)));
+    Drain { host, name, drained, sequence, reason, issued_at: now, not_after }
 }
 
 /// Signs that a host is drained or given back.

@@ -184,8 +184,6 @@ impl World {
             return;
         }
         self.mending.again_at = self.now + 5 * SECOND;
-        let ledger = &self.truth.ledger;
-        let any_broken = self.hosts.iter().any(|host| ledger.is_broken(host.id));
         let hangs = self.mending.by.is_some_and(|by| self.now + self.work_left() > by);
         for host in 0..self.hosts.len() {
             if let Some(desk) = self.desk() {
@@ -198,14 +196,17 @@ impl World {
             self.unfreeze(desk, group);
             let Some(known) = self.truth.ledger.group(&name) else { continue };
             let (is_full, runs) = (self.is_full(&known), known.running.is_some());
+            let any_broken = known.hosts.iter().any(|host| self.truth.ledger.is_broken(*host));
             let is_empty = known.hosts.is_empty();
+            // Of a zone none may be down before bare hosts have had their turn, which comes later.
+            let is_refused = hangs && known.group.configuration.zones.is_some();
             let waits = known.running.and_then(|id| self.truth.ledger.deployment(id));
             let canary = |d: &Deployment| d.present_stage().is_some_and(|stage| stage.is_canary);
             let waits = waits.is_some_and(|d| d.paused || d.hold.is_some() || (hangs && canary(d)));
             if waits {
                 self.resume_rollout(desk, group);
             }
-            if is_full && !runs && !is_empty {
+            if (is_full || is_refused) && !runs && !is_empty {
                 self.change_group(desk, group, &plain(), false);
             } else if runs && (any_broken || is_full) && hangs {
                 self.stop(desk, group, false);
@@ -213,12 +214,13 @@ impl World {
         }
     }
 
-    /// True if as many hosts of a group, or of a zone of it, may be down as a release has broken there. None
-    /// may be where the floor is as high as the group or the zone.
+    /// True if as many hosts of a group, or of a zone of it, may be down as a release has broken there; or none
+    /// may, where the floor is as high as the group or the zone, so that no order is taken.
     fn is_full(&self, group: &GroupView<'_>) -> bool {
         let ledger = &self.truth.ledger;
         let is_broken = |host: &&HostId| ledger.is_broken_in(&group.group.name, **host);
-        if group.quota <= group.hosts.iter().filter(is_broken).count() {
+        let broken = group.hosts.iter().filter(is_broken).count();
+        if (broken > 0 || group.running.is_none()) && group.quota <= broken {
             return true;
         }
         let Some(zones) = &group.group.configuration.zones else { return false };

@@ -263,6 +263,7 @@ impl World {
             sequence: node.ledger().drain_sequence(id) + 1,
             reason: String::new(),
             issued_at: self.hosts[desk].wall(self.now),
+            not_after: None,
         };
         if let Some(signed) = self.sign(&drain, 2) {
             self.people.drains.push(signed.clone());

@@ -52,6 +52,8 @@ pub(crate) struct Rules {
     drains: BTreeMap<HostId, u64>,
     /// Who may hold a slot that was lost with the voters who granted it.
     uncounted: BTreeSet<HostId>,
+    /// Those, and whoever was: what had run there may have been lost as well.
+    unsure: BTreeSet<HostId>,
     /// The generation with which operators went on after the voters were lost; 0 if they never did.
     recovered_at: u64,
     /// Every slot that was ever granted.
@@ -116,7 +118,7 @@ struct Tally {
     overdue: bool,
     /// Its hosts, without those that are nobody's any more.
     targets: BTreeSet<HostId>,
-    /// How many others of the group had something that worked when it began.
+    /// How many others of the group have something that works.
     beside: usize,
     busy: BTreeSet<HostId>,
     failed: BTreeSet<HostId>,
@@ -243,6 +245,11 @@ impl Tally {
         enough && !ends && !too_many && !canary && !waits && gone
     }
 
+    /// True if all that are left are away, and hold no slot.
+    fn is_deserted(&self, away: &BTreeSet<HostId>) -> bool {
+        self.busy.is_empty() && self.idle().all(|host| away.contains(&host))
+    }
+
     /// True if it fails whatever comes of those that hold slots.
     fn is_lost(&self) -> bool {
         let ends = self.overdue || self.canary_failed() || self.over_budget();
@@ -268,6 +275,7 @@ impl Rules {
     /// Reads an entry that has changed the ledger.
     pub(crate) fn apply(&mut self, moment: &Moment<'_>, entry: &Entry) -> Checked {
         let Moment { trust, now, .. } = *moment;
+        self.count_beside();
         (self.is_late, self.late_brought, self.waived_is_back) = (false, false, false);
         match entry {
             Entry::Admit(cert) => {
@@ -287,6 +295,7 @@ impl Rules {
                 let host = member.host;
                 if self.recovered_at > 0 && !self.members.contains_key(&host) {
                     self.uncounted.insert(host);
+                    self.unsure.insert(host);
                 }
                 // Who has left a group has no part in what it deploys, once nothing is under way there.
                 for tally in self.deployments.values_mut() {
@@ -403,7 +412,7 @@ impl Rules {
         if drained {
             let idle = !self.slots.contains_key(&host) && !self.uncounted.contains(&host);
             unless(idle, "S4", || format!("{} is drained, and holds a slot", host.short()))?;
-            self.bounds(index, host)?;
+            self.bounds(index, host, true)?;
             self.drained.insert(host);
         } else {
             self.drained.remove(&host);
@@ -421,6 +430,7 @@ impl Rules {
         self.drains.remove(&host);
         self.written_off.remove(&host);
         self.uncounted.remove(&host);
+        self.unsure.remove(&host);
         self.waived.remove(&host);
         self.broken.retain(|(_, broken)| *broken != host);
         for group in self.groups.values_mut() {
@@ -594,6 +604,7 @@ impl Rules {
             Passed::Waiver { host } => {
                 let since = self.waived.remove(&host);
                 self.written_off.insert(host);
+                self.deployments.values_mut().for_each(|tally| tally.leave(host));
                 self.held_off(since, now, &host.short())
             }
             Passed::HoldOff { host, token } => {
@@ -601,15 +612,13 @@ impl Rules {
                 self.slots.remove(&host);
                 self.written_off.insert(host);
                 self.unhealthy.entry(host).or_default();
-                if let Some(Granted { group, deployment, .. }) = self.grants.get(&token).cloned() {
+                self.deployments.values_mut().for_each(|tally| tally.leave(host));
+                if let Some(Granted { group, .. }) = self.grants.get(&token).cloned() {
                     if let Some(group) = self.groups.get_mut(&group) {
                         group.current.remove(&host);
                         group.late.remove(&host);
                     }
                     self.broken.insert((group, host));
-                    if let Some(tally) = self.deployments.get_mut(&deployment) {
-                        tally.leave(host);
-                    }
                 }
                 self.held_off(since.map(|(since, _)| since), now, &format!("slot {token}"))
             }
@@ -685,19 +694,19 @@ impl Rules {
         })?;
         tally.busy.insert(host);
         self.slots.insert(host, token);
-        let (bounds, excused) = self.bounds(token, host)?;
+        let (bounds, excused) = self.bounds(token, host, false)?;
         self.grants.insert(token, Granted { host, release, deployment, group, bounds, excused });
         Ok(())
     }
 
-    /// True if a host is broken, and nobody that works can have a slot whatever is given back.
+    /// True if nothing works on a host, and nobody on whom something does can have a slot whatever is given back.
     fn is_first_aid(&self, group: &GroupName, host: HostId) -> bool {
         let hosts = self.hosts_of(group);
         let idle =
             |other: &&HostId| self.is_down(group, **other) && !self.slots.contains_key(*other);
-        let quotas = self.in_force(&self.groups[group]).into_iter();
+        let quotas = self.in_force(&self.groups[group], false).into_iter();
         let quota = quotas.map(|one| quota_of(one.minimum_healthy, &hosts)).min().unwrap_or(0);
-        self.broken.contains(&(group.clone(), host)) && hosts.iter().filter(idle).count() >= quota
+        self.is_unserved(group, host) && hosts.iter().filter(idle).count() >= quota
     }
 
     /// How many may be down in the groups of a host that was just granted a slot.
@@ -706,6 +715,7 @@ impl Rules {
         &mut self,
         token: u64,
         host: HostId,
+        lasts: bool,
     ) -> Result<(Vec<(Bound, usize, Arc<BTreeSet<HostId>>)>, BTreeSet<GroupName>), Violation> {
         let (mut bounds, mut excused) = (Vec::new(), BTreeSet::new());
         for (name, group) in &self.groups {
@@ -716,7 +726,7 @@ impl Rules {
             if self.is_unserved(name, host) {
                 excused.insert(name.clone());
             }
-            let in_force = self.in_force(group);
+            let in_force = self.in_force(group, lasts);
             let quotas = in_force.iter().map(|one| quota(one.minimum_healthy, members.len()));
             let quota = quotas.min().expect("there is always one");
             bounds.push(((name.clone(), None), quota, Arc::new(members.clone())));
@@ -749,13 +759,18 @@ impl Rules {
     }
 
     /// The configurations that bound a group now. A quota that is lowered stops new grants, whatever the
-    /// deployment was ordered with; a higher one is for the next order.
-    fn in_force<'a>(&'a self, group: &'a GroupRules) -> Vec<&'a DeploymentConfiguration> {
+    /// deployment was ordered with; a higher one is for the next order. What outlasts the deployment is bounded by
+    /// both.
+    fn in_force<'a>(
+        &'a self,
+        group: &'a GroupRules,
+        lasts: bool,
+    ) -> Vec<&'a DeploymentConfiguration> {
         let Some(running) = group.running.map(|id| &self.deployments[&id]) else {
             return vec![&group.group.configuration];
         };
         let mut all = vec![&running.configuration];
-        if running.group_version < group.group.version {
+        if running.group_version < group.group.version || lasts {
             all.push(&group.group.configuration);
         }
         all
@@ -785,7 +800,7 @@ impl Rules {
         let known = &self.groups[group];
         let never = !known.current.contains_key(&host)
             && !self.broken.contains(&(group.clone(), host))
-            && !self.uncounted.contains(&host);
+            && !self.unsure.contains(&host);
         known.last_good.is_some() && never
     }
 
@@ -820,6 +835,7 @@ impl Rules {
     pub(crate) fn recover(&mut self, generation: u64) {
         self.recovered_at = generation;
         self.uncounted = self.members.keys().copied().collect();
+        self.unsure = self.uncounted.clone();
         self.written_off.clear();
         self.waived.clear();
     }
@@ -847,8 +863,10 @@ impl Rules {
             return false;
         }
         let hosts = self.hosts_of(group);
-        let quotas =
-            self.in_force(known).into_iter().map(|one| quota_of(one.minimum_healthy, &hosts));
+        let quotas = self
+            .in_force(known, false)
+            .into_iter()
+            .map(|one| quota_of(one.minimum_healthy, &hosts));
         let quota = quotas.min().unwrap_or(0);
         let down = hosts.iter().filter(|host| self.is_down(group, **host)).count();
         let waits = hosts.iter().any(|host| !self.is_down(group, *host));
@@ -940,11 +958,28 @@ impl Rules {
         }
         // What ends makes room for what begins, which may be over at once: until nothing more follows.
         loop {
+            self.count_beside();
             self.sync_stages(moment)?;
             self.sync_ends(moment)?;
             if !self.sync_turns(moment)? {
                 return self.nothing_is_awaited_in_vain();
             }
+        }
+    }
+
+    /// What runs is judged with the hosts of its group that it is not for.
+    fn count_beside(&mut self) {
+        for (name, id) in self
+            .groups
+            .iter()
+            .filter_map(|(n, group)| Some((n.clone(), group.running?)))
+            .collect::<Vec<_>>()
+        {
+            let targets: BTreeSet<_> = self.deployments[&id].stage_of.keys().copied().collect();
+            let all = self.all_of(&name);
+            let others = all.difference(&targets).filter(|host| !self.is_unserved(&name, **host));
+            let beside = others.count();
+            self.deployments.get_mut(&id).expect("it runs").beside = beside;
         }
     }
 
@@ -955,7 +990,8 @@ impl Rules {
         for (id, tally) in self.deployments.iter().filter(|(_, tally)| tally.began.is_some()) {
             let silent = tally.busy.iter().all(|host| self.unhealthy.contains_key(host));
             let clear = tally.stopped || tally.is_lost() || tally.is_won(&away);
-            let waits = tally.end.is_none() && silent && clear;
+            let deserted = tally.catches_up && tally.is_deserted(&away);
+            let waits = tally.end.is_none() && ((silent && clear) || deserted);
             unless(!waits || self.left_held(&tally.group) >= DEPLOYMENTS_HELD_MAX, "R8", || {
                 format!("{id} waits for hosts that are away, and nothing hangs on them")
             })?;
@@ -1131,7 +1167,13 @@ impl Rules {
         let away = self.away();
         let Some(tally) = self.deployments.get(&id) else { return Ok(()) };
         let (of, own) = (&tally.group, &tally.configuration);
-        let shut = tally.idle().any(|host| self.never_goes(of, own, host));
+        let hosts = self.hosts_of(of);
+        let in_force = self.in_force(&self.groups[of], false);
+        let is_zero = |one: &&DeploymentConfiguration| quota_of(one.minimum_healthy, &hosts) == 0;
+        let none_goes = in_force.iter().chain([&own]).any(is_zero)
+            && tally.idle().all(|host| !self.is_unserved(of, host));
+        let shut = none_goes || tally.idle().any(|host| self.never_goes(of, own, host));
+        let deserted = tally.catches_up && tally.is_deserted(&away);
         let Some(tally) = self.deployments.get_mut(&id) else { return Ok(()) };
         let group = self.groups.get_mut(&tally.group).expect("groups stay");
         tally.end = Some(deployment.status.clone());
@@ -1142,9 +1184,12 @@ impl Rules {
             format!("{id} is over while hosts are at work for it")
         })?;
         let good = match &deployment.status {
+            DeploymentStatus::Succeeded if deserted => {
+                tally.succeeded.len() >= tally.must_succeed()
+            }
             DeploymentStatus::Succeeded => tally.is_won(&away),
             DeploymentStatus::Failed { .. } => tally.is_lost() || (shut && !tally.stopped),
-            _ => tally.stopped,
+            _ => tally.stopped || deserted,
         };
         unless(good, "R1", || {
             let (have, all) = (tally.succeeded.len(), tally.targets.len());
@@ -1208,9 +1253,6 @@ impl Rules {
         group.running = Some(id);
         let wanted = self.targets(&tally);
         let targets: BTreeSet<_> = deployment.targets.keys().copied().collect();
-        let all = self.all_of(name);
-        let others = all.difference(&targets).filter(|host| !self.is_unserved(name, **host));
-        tally.beside = others.count();
         unless(wanted.is_none_or(|wanted| wanted == targets), "R6", || {
             format!("{id} is for other hosts than it must be")
         })?;

@@ -179,8 +179,8 @@ pub(super) enum HostsCommand {
     /// undrained.
     ///
     /// What a person does to a host disturbs it as a release does, so it is for the same quotas to allow: refused
-    /// while in a group of the host as many are down as may be, or while it holds a slot. Deployments do not
-    /// wait for it; it catches up afterwards if its group says so.
+    /// while in a group of the host as many are down as may be, or while it holds a slot. No deployment waits
+    /// for its turn, but it takes the room of one; it catches up afterwards if its group says so.
     Drain {
         /// The host.
         name: String,
@@ -517,8 +517,12 @@ async fn drain(
     let host = host_id(fleet, &name)?;
     let known = fleet.hosts.iter().find(|host| host.name == name);
     let sequence = known.map_or(0, |host| host.drain_sequence) + 1;
+    if known.is_some_and(|host| host.drained.is_some() == drained) && !out.json {
+        // Whoever tries until there is room comes here, too.
+        return out.line(format!("{name} is {} drained", if drained { "already" } else { "not" }));
+    }
     let name = name.parse().map_err(not_understood)?;
-    let drain = Drain { host, name, drained, sequence, reason, issued_at: now() };
+    let drain = orders::drain_of(host, name, drained, sequence, reason, now());
     let signed = orders::drain(fleet_id(fleet)?, &operator.load()?, &drain)?;
     let accepted = client.drain(signed.to_bytes()).await?;
     let name = drain.name;

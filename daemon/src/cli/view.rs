@@ -63,7 +63,8 @@ fn status_text(fleet: &Fleet) -> String {
     for host in &fleet.hosts {
         let mark = if host.name == fleet.me { "*" } else { "" };
         let state = match (host.standing.as_str(), host.healthy) {
-            _ if host.drained.is_some() => "drained",
+            ("reachable", _) if host.drained.is_some() => "drained",
+            (_, _) if host.drained.is_some() => "drained, away",
             ("reachable", true) => "up",
             ("reachable", false) if !host.counted => "not counted",
             ("reachable", false) => "unhealthy",

@@ -369,7 +369,7 @@ pub struct Report {
     pub order: String,
     /// Its deployment configuration.
     pub configuration: String,
-    /// How many of its hosts may be down at once.
+    /// How many hosts of the group may be down for it at once.
     #[serde(default)]
     pub batch: usize,
     /// The operator's reason.

@@ -307,6 +307,7 @@ impl Node {
                     .is_some_and(|follower| applied.saturating_sub(follower.has) <= LAG_ENTRIES_MAX)
                 && self.ledger.slot_of(host).is_none()
                 && !self.ledger.is_uncounted(host)
+                && !self.ledger.is_drained(host)
                 && self
                     .view
                     .get(host)

@@ -105,6 +105,7 @@ impl Ledger {
         if self.electorate.was_recovered() && !self.state.members.contains_key(&host) {
             // It may have been a member before, in what was lost.
             self.state.uncounted.insert(host);
+            self.state.unsure.insert(host);
         }
         let membership = Membership { cert, member: content, id: member.id(), index, entry };
         self.count_out(host);
@@ -118,9 +119,19 @@ impl Ledger {
     fn leave_groups(&mut self, at: UnixSeconds, host: HostId) {
         let stays: BTreeSet<_> =
             self.groups_of(host).map(|group| group.group.name.clone()).collect();
+        self.takes_no_part(at, host, |deployment| !stays.contains(&deployment.group));
+    }
+
+    /// A host has no turn any more in what is not over.
+    fn takes_no_part(
+        &mut self,
+        at: UnixSeconds,
+        host: HostId,
+        is_meant: impl Fn(&Deployment) -> bool,
+    ) {
         let unfinished = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
-        let left = unfinished.filter(|deployment| !stays.contains(&deployment.group));
-        for target in left.filter_map(|deployment| deployment.targets.get_mut(&host)) {
+        let meant = unfinished.filter(|deployment| is_meant(deployment));
+        for target in meant.filter_map(|deployment| deployment.targets.get_mut(&host)) {
             if matches!(target.status, TargetStatus::Pending | TargetStatus::Waiting) {
                 target.status = TargetStatus::Removed;
                 target.ended_at = Some(at);
@@ -138,6 +149,7 @@ impl Ledger {
         self.state.drains.remove(&host);
         self.state.written_off.remove(&host);
         self.state.uncounted.remove(&host);
+        self.state.unsure.remove(&host);
         self.state.waived.remove(&host);
         self.state.broken.retain(|(_, broken)| *broken != host);
         for group in self.state.groups.values_mut() {
@@ -388,6 +400,7 @@ impl Ledger {
             target.status = TargetStatus::WrittenOff;
             target.ended_at = Some(at);
         }
+        self.takes_no_part(at, host, |_| true);
         self.count_out(host);
         let slot = Some((token, deployment));
         self.state.written_off.insert(host, WriteOff { slot, at });
@@ -404,6 +417,7 @@ impl Ledger {
     /// Writes off a host that has not said whether it holds a slot which was lost. When it is heard of it
     /// counts as down again, until it has said so.
     fn waive(&mut self, at: UnixSeconds, host: HostId) {
+        self.takes_no_part(at, host, |_| true);
         self.count_out(host);
         self.state.waived.remove(&host);
         if planted(Defect::WaivedStaysCounted) {

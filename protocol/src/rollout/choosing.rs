@@ -1,16 +1,19 @@
 //! Who is next: slots that the leader may propose, and waits that are over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
-    deployment::{Deployment, DeploymentStatus, Hold, TargetStatus},
+    deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Grant, Passed},
-    ledger::{GroupState, Ledger},
+    ledger::Ledger,
     refusal::Refusal,
     stages,
 };
 use crate::{
-    ids::{DeploymentId, Digest, HostId},
+    ids::{DeploymentId, Digest},
     sabotage::{Defect, planted},
     time::UnixSeconds,
 };
@@ -31,13 +34,13 @@ struct Next {
 impl Ledger {
     /// Slots that may all be granted now, in the order in which they should be.
     pub fn next_grants(&self) -> Vec<Grant> {
-        let (mut grants, mut full) = (Vec::new(), BTreeSet::new());
+        let (mut grants, mut full, mut spent) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         // Each is judged with those before it granted. Whether they are is for the log to say.
         let mut granted = self.clone();
         for Next { deployment, serves, grant, .. } in self.in_order(self.waiting_hosts()) {
             // Grants only take room: where a group has none for one host that serves, it has none for
             // the next. In a large group most hosts wait, and each would be judged by all the others.
-            if serves && full.contains(&deployment) {
+            if (serves && full.contains(&deployment)) || spent.contains(&deployment) {
                 continue;
             }
             let group = self.deployment(deployment).map(|deployment| &deployment.group);
@@ -47,10 +50,10 @@ impl Ledger {
                     granted.grant(token, Digest::ZERO, UnixSeconds(0), grant.clone(), deployment);
                     grants.push(grant);
                 }
-                Err(Refusal::QuotaFull { group: refuses, .. })
-                    if serves && group == Some(&refuses) =>
-                {
-                    full.insert(deployment);
+                Err(Refusal::QuotaFull { group: refuses, .. }) if group == Some(&refuses) => {
+                    // The quota is not asked for a host on which nothing works: there is no room at all.
+                    let of = if serves { &mut full } else { &mut spent };
+                    of.insert(deployment);
                 }
                 Err(_) => {}
             }
@@ -63,7 +66,13 @@ impl Ledger {
     /// last of them; zone in turn with zone, that none of them loses more hosts at a time than it must; and
     /// an order that is the same on every leader and does not favour the same hosts each time.
     fn in_order(&self, mut waiting: Vec<Next>) -> Vec<Next> {
-        waiting.sort_by_cached_key(|next| stages::draw(next.deployment, next.grant.host));
+        let class = |next: &Next| {
+            let votes = self.electorate.newest().is_voter(next.grant.host);
+            (next.stage, next.serves, next.runs_it, !votes)
+        };
+        waiting.sort_by_cached_key(|next| {
+            (class(next), stages::draw(next.deployment, next.grant.host))
+        });
         let mut at_work = BTreeMap::<_, usize>::new();
         for (host, slot) in &self.state.slots {
             *at_work.entry((slot.deployment, self.zone_of(*host))).or_default() += 1;
@@ -74,10 +83,7 @@ impl Ledger {
             next.turn = *turns;
             *turns += 1;
         }
-        waiting.sort_by_key(|next| {
-            let votes = self.electorate.newest().is_voter(next.grant.host);
-            (next.stage, next.serves, next.runs_it, !votes, next.turn)
-        });
+        waiting.sort_by_key(|next| (class(next), next.turn));
         waiting
     }
 
@@ -96,13 +102,15 @@ impl Ledger {
                 continue;
             }
             let is_full = self.is_full(group);
+            let is_blocked = LazyCell::new(|| self.is_blocked(group));
             for (host, target) in &deployment.targets {
                 let kept = self.is_drained(*host) && !planted(Defect::DrainedIsGranted);
                 let away = !self.is_healthy(*host) || self.is_uncounted(*host) || kept;
                 if target.status != TargetStatus::Waiting || away {
                     continue;
                 }
-                if (!is_full || !target.serves) && self.has_turn(group, deployment, *host) {
+                let has_turn = deployment.has_turn(target, || *is_blocked);
+                if (!is_full || !target.serves) && has_turn {
                     let (order, release) = (deployment.order, deployment.release);
                     let grant = Grant { host: *host, order, release };
                     let runs_it = group.current.get(host) == Some(&release);
@@ -113,21 +121,6 @@ impl Ledger {
             }
         }
         waiting
-    }
-
-    /// True if it is the turn of a host's stage. A broken host goes before its turn where as many are down
-    /// as may be and hold no slot: the stages before it would wait for it to be mended.
-    pub(super) fn has_turn(
-        &self,
-        group: &GroupState,
-        deployment: &Deployment,
-        host: HostId,
-    ) -> bool {
-        let stage = deployment.targets.get(&host).map(|target| target.stage);
-        let is_broken = || self.is_broken_in(&group.group.name, host);
-        stage.is_some_and(|stage| stage <= deployment.stage)
-            || planted(Defect::StageNotAwaited)
-            || (is_broken() && self.is_blocked(group))
     }
 
     /// Waits that are over at `now`, for the leader to propose. The hold-offs of released slots are

@@ -70,7 +70,7 @@ pub struct Deployment {
     pub index: u64,
     /// Its hosts.
     pub targets: Kept<BTreeMap<HostId, Kept<Target>>>,
-    /// How many other hosts of the group something works on, as it was when the deployment began.
+    /// On how many other hosts of the group something works.
     pub beside: usize,
 }
 
@@ -333,6 +333,14 @@ impl Deployment {
         self.stages.get(usize::try_from(self.stage).ok()?)
     }
 
+    /// True if it is the turn of a target's stage. One on which nothing works goes before its turn where as many
+    /// hosts are down as may be and hold no slot, be it none: the stages before it would wait for it.
+    pub(super) fn has_turn(&self, target: &Target, is_blocked: impl FnOnce() -> bool) -> bool {
+        target.stage <= self.stage
+            || planted(Defect::StageNotAwaited)
+            || (!target.serves && is_blocked())
+    }
+
     /// True if the next stage may follow: there is one, and nobody is left in those up to here who can
     /// be reached. A canary of which nothing is heard says nothing.
     pub(super) fn stage_is_done(&self, is_away: impl Fn(HostId) -> bool) -> bool {
@@ -427,10 +435,25 @@ impl Deployment {
         if let Some(reason) = self.why_ending() {
             return Some(DeploymentStatus::Failed { reason });
         }
+        if self.is_catch_up() && self.is_deserted(&is_away) {
+            let enough = self.has_enough();
+            return Some(if enough {
+                DeploymentStatus::Succeeded
+            } else {
+                DeploymentStatus::Stopped
+            });
+        }
         if self.targets.values().any(|target| !target.status.is_over()) {
             return self.verdict_without_the_rest(is_away, is_shut);
         }
         Some(if self.has_enough() { DeploymentStatus::Succeeded } else { self.too_few("") })
+    }
+
+    /// True if nobody is left but hosts that are away and hold no slot. Those that catch up are found again when
+    /// they are back; until then they must not keep others from it.
+    fn is_deserted(&self, is_away: impl Fn(HostId) -> bool) -> bool {
+        let mut rest = self.targets.iter().filter(|(_, target)| !target.status.is_over());
+        rest.all(|(host, target)| !target.status.is_busy() && is_away(*host))
     }
 
     /// The verdict where hosts are left that had no turn, or that hold slots and are away, if it is the same
@@ -460,7 +483,7 @@ impl Deployment {
             let failed = self.count(TargetStatus::is_failed);
             let why = match none_left {
                 true => format!("{failed} of {hosts} hosts failed and {minimum} must stay healthy"),
-                false => "of the zones that are left all hosts must stay healthy".into(),
+                false => "all hosts that are left, or of their zones, must stay healthy".into(),
             };
             DeploymentStatus::Failed { reason: format!("HEALTH_CONSTRAINTS: {why}") }
         })

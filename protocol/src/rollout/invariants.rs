@@ -58,6 +58,9 @@ impl Ledger {
         for deployment in self.state.deployments.values() {
             let group = &self.state.groups[&deployment.group];
             let is_running = group.running == Some(deployment.id);
+            if is_running {
+                assert_eq!(deployment.beside, self.beside(group, deployment), "others are counted");
+            }
             for (host, target) in &deployment.targets {
                 let serves = || !self.has_nothing_of(group, *host);
                 let is_known = !is_running || target.status.is_over() || target.serves == serves();

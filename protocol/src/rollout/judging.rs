@@ -5,6 +5,7 @@ use super::{
     entry::{Entry, Grant, Passed},
     kept::Kept,
     ledger::{Believed, Judged, Ledger, Membership, Slot},
+    quotas::Lasts,
     refusal::Refusal,
 };
 use crate::{
@@ -26,7 +27,7 @@ impl Ledger {
         match entry {
             Entry::Admit(cert) => self.judge_admit(at, cert),
             Entry::Remove(removal) => self.judge_remove(removal),
-            Entry::Drain(drain) => self.judge_drain(drain),
+            Entry::Drain(drain) => self.judge_drain(at, drain),
             Entry::Group(group) => self.judge_group(group),
             Entry::Release(release) => self.judge_release(release),
             Entry::Order(order) => self.judge_order(at, order),
@@ -145,9 +146,10 @@ impl Ledger {
     }
 
     /// What somebody does to a host by hand disturbs it as a release does, and under the same quotas.
-    fn judge_drain(&self, signed: &Signed<Drain>) -> Result<Judged, Refusal> {
+    fn judge_drain(&self, at: UnixSeconds, signed: &Signed<Drain>) -> Result<Judged, Refusal> {
         let drain = self.trust.drain(signed).map_err(Refusal::untrusted("drain"))?;
-        let Drain { host, ref name, drained, sequence, .. } = *drain.content();
+        let Drain { host, ref name, drained, sequence, issued_at, not_after, .. } =
+            *drain.content();
         if !self.is_member(host) {
             return Err(Refusal::UnknownHost(host.short()));
         }
@@ -171,8 +173,11 @@ impl Ledger {
         if self.is_uncounted(host) {
             return Err(Refusal::Uncounted(host.short()));
         }
+        if let Some(until) = not_after.filter(|until| *until < at) {
+            return Err(Refusal::OrderExpired { issued: issued_at, until, at });
+        }
         if !planted(Defect::DrainedUnasked) {
-            self.check_quotas(host)?;
+            self.check_quotas(host, Lasts::Beyond)?;
         }
         Ok(Judged::Drain(drain))
     }
@@ -277,7 +282,8 @@ impl Ledger {
         }
         let group = self.state.groups.get(&deployment.group).ok_or(Refusal::NoPart)?;
         let is_frozen = group.frozen.is_some() && !planted(Defect::FrozenIsGranted);
-        let may_go = deployment.is_granting() && self.has_turn(group, deployment, grant.host);
+        let has_turn = deployment.has_turn(target, || self.is_blocked(group));
+        let may_go = deployment.is_granting() && has_turn;
         if is_frozen || !may_go {
             return Err(Refusal::NotItsTurn(deployment.id));
         }
@@ -287,7 +293,7 @@ impl Ledger {
             return Err(Refusal::QuotaFull { group, down: quota, quota });
         }
         if !planted(Defect::QuotaNotChecked) {
-            self.check_quotas(grant.host)?;
+            self.check_quotas(grant.host, Lasts::Within)?;
         }
         Ok(Judged::Grant { grant: grant.clone(), deployment: deployment.id })
     }

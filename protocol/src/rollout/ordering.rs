@@ -311,17 +311,21 @@ impl Ledger {
         Ok(deployment)
     }
 
-    /// Of every zone of a deployment one host may be down, once the deployment has come to those on which
-    /// nothing works, which go first.
+    /// Of every zone of a deployment one host may be down, once those of its stage and before on which nothing
+    /// ever ran have taken the release: in a stage they go first.
     fn check_zones(&self, group: &GroupState, deployment: &Deployment) -> Result<(), Refusal> {
         let Some(zones) = &deployment.configuration.zones else { return Ok(()) };
-        let mut sizes = BTreeMap::<_, usize>::new();
-        for host in self.hosts_of(&group.group.filter) {
-            *sizes.entry(self.zone_of(host)).or_default() += 1;
+        let mut bare = BTreeMap::<_, usize>::new();
+        for (host, target) in &deployment.targets {
+            if self.is_bare_in(group, *host) {
+                *bare.entry((self.zone_of(*host), target.stage)).or_default() += 1;
+            }
         }
-        for host in deployment.targets.keys() {
-            let hosts = sizes.get(&self.zone_of(*host)).copied().unwrap_or(0);
-            if zones.minimum_healthy.quota(hosts) == 0 && !self.has_nothing_of(group, *host) {
+        for (host, target) in &deployment.targets {
+            let zone = self.zone_of(*host);
+            let bare: usize = bare.range((zone, 0)..=(zone, target.stage)).map(|(_, n)| n).sum();
+            let hosts = self.size_of_zone(group, zone) + bare;
+            if zones.minimum_healthy.quota(hosts) == 0 && target.serves {
                 let minimum = zones.minimum_healthy.minimum(hosts);
                 return Err(Refusal::NoneOfZone { zone: self.zone_name(*host), minimum, hosts });
             }
@@ -407,9 +411,8 @@ impl Ledger {
             (host, Target::pending(stage, !self.has_nothing_of(group, host)).into())
         };
         let targets: BTreeMap<_, _> = numbered.map(target).collect();
-        let others = self.hosts_of(&group.group.filter).filter(|host| !targets.contains_key(host));
-        deployment.beside = others.filter(|host| !self.has_nothing_of(group, *host)).count();
         deployment.targets = targets.into();
+        deployment.beside = self.beside(group, deployment);
     }
 
     /// The label of a release that the group may run.

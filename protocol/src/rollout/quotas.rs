@@ -28,6 +28,15 @@ struct Size {
     zones: BTreeMap<Option<ZoneName>, usize>,
 }
 
+/// How long a host is down for what is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// No longer than the deployment that runs.
+    Within,
+    /// Longer, maybe.
+    Beyond,
+}
+
 impl Sizes {
     /// Counts everybody.
     pub(super) fn of(state: &State) -> Self {
@@ -82,7 +91,7 @@ impl State {
         group.last_good.is_some()
             && !group.current.contains_key(&host)
             && !self.is_broken_in(&group.group.name, host)
-            && !self.uncounted.contains(&host)
+            && !self.unsure.contains(&host)
             && !planted(Defect::BareCountsAsHealthy)
     }
 
@@ -94,24 +103,46 @@ impl State {
 impl Ledger {
     /// A host has come, or is counted again.
     pub(super) fn count_in(&mut self, host: HostId) {
-        self.count(host, Size::come);
+        self.count(host, Size::come, |beside| beside + 1);
     }
 
     /// A host is about to go, or to be counted no more. If it was not counted nothing changes.
     pub(super) fn count_out(&mut self, host: HostId) {
-        self.count(host, Size::go);
+        self.count(host, Size::go, |beside| beside.saturating_sub(1));
     }
 
-    fn count(&mut self, host: HostId, moves: fn(&mut Size, Option<&ZoneName>)) {
+    fn count(
+        &mut self,
+        host: HostId,
+        moves: fn(&mut Size, Option<&ZoneName>),
+        beside: fn(usize) -> usize,
+    ) {
         let state = &self.state;
         let zone = state.members.get(&host).and_then(|known| known.member.zone.as_ref());
+        let mut running = Vec::new();
         for group in state.groups.values() {
             if state.counts_in(group, host)
                 && let Some(size) = self.sizes.0.get_mut(&group.group.name)
             {
                 moves(size, zone);
+                let serves = !state.is_broken_in(&group.group.name, host);
+                running.extend(group.running.filter(|_| serves));
             }
         }
+        for id in running {
+            if let Some(deployment) = self.deployment_mut(id)
+                && !deployment.targets.contains_key(&host)
+            {
+                deployment.beside = beside(deployment.beside);
+            }
+        }
+    }
+
+    /// How many hosts of a group serve and are no targets of a deployment.
+    pub(super) fn beside(&self, group: &GroupState, deployment: &Deployment) -> usize {
+        let others = self.hosts_of(&group.group.filter);
+        let others = others.filter(|host| !deployment.targets.contains_key(host));
+        others.filter(|host| !self.has_nothing_of(group, *host)).count()
     }
 
     /// A group has other hosts, or others of them count.
@@ -126,7 +157,7 @@ impl Ledger {
     /// the host is not asked: the host is down there for certain, and a slot is the only way out, so two
     /// such hosts under a quota of one must not wait for each other. A host that is merely unreachable may
     /// be serving, and is not taken for down here.
-    pub(super) fn check_quotas(&self, host: HostId) -> Result<(), Refusal> {
+    pub(super) fn check_quotas(&self, host: HostId, lasts: Lasts) -> Result<(), Refusal> {
         self.check_voters(host)?;
         let asked = if planted(Defect::OneGroupAsked) { 1 } else { usize::MAX };
         for group in self.groups_of(host).take(asked) {
@@ -135,31 +166,31 @@ impl Ledger {
             }
             let down = self.down(group);
             let others = down.iter().filter(|down| **down != host).count();
-            if !self.has_room(group, others) {
-                let (group, quota) = (group.group.name.clone(), self.quota(group));
+            if !self.has_room(group, others, lasts) {
+                let (group, quota) = (group.group.name.clone(), self.quota_of(group, lasts));
                 return Err(Refusal::QuotaFull { group, down: others, quota });
             }
-            self.check_zone(group, host, &down)?;
+            self.check_zone(group, host, &down, lasts)?;
         }
         Ok(())
     }
 
     /// True if one more host may be down beside so many others.
-    fn has_room(&self, group: &GroupState, others: usize) -> bool {
-        others < self.quota(group) + usize::from(planted(Defect::QuotaOffByOne))
+    fn has_room(&self, group: &GroupState, others: usize, lasts: Lasts) -> bool {
+        others < self.quota_of(group, lasts) + usize::from(planted(Defect::QuotaOffByOne))
     }
 
     /// True if no other host of a group may be down.
     pub(super) fn is_full(&self, group: &GroupState) -> bool {
         let is_asked = !planted(Defect::QuotaNotChecked) && !planted(Defect::OneGroupAsked);
-        is_asked && !self.has_room(group, self.down(group).len())
+        is_asked && !self.has_room(group, self.down(group).len(), Lasts::Within)
     }
 
     /// The same, and it stays so whoever gives a slot back.
     pub(super) fn is_blocked(&self, group: &GroupState) -> bool {
         let down = self.down(group);
         let without_slot = down.iter().filter(|host| !self.state.slots.contains_key(*host));
-        !self.has_room(group, without_slot.count())
+        !self.has_room(group, without_slot.count(), Lasts::Within)
     }
 
     fn check_zone(
@@ -167,9 +198,10 @@ impl Ledger {
         group: &GroupState,
         host: HostId,
         down: &BTreeSet<HostId>,
+        lasts: Lasts,
     ) -> Result<(), Refusal> {
         let zone = self.zone_of(host);
-        let Some(quota) = self.zone_quota(group, zone) else { return Ok(()) };
+        let Some(quota) = self.zone_quota(group, zone, lasts) else { return Ok(()) };
         let here = |other: &&HostId| **other != host && self.zone_of(**other) == zone;
         let others = down.iter().filter(here).count();
         if others + 1 > quota && !planted(Defect::ZoneNotAsked) {
@@ -201,9 +233,14 @@ impl Ledger {
     }
 
     /// How many hosts of a group in one zone may be down; none where no configuration says.
-    pub(super) fn zone_quota(&self, group: &GroupState, zone: Option<&ZoneName>) -> Option<usize> {
+    pub(super) fn zone_quota(
+        &self,
+        group: &GroupState,
+        zone: Option<&ZoneName>,
+        lasts: Lasts,
+    ) -> Option<usize> {
         let here = self.size_of_zone(group, zone);
-        let floors = self.configurations(group).filter_map(|one| one.zones.as_ref());
+        let floors = self.configurations(group, lasts).filter_map(|one| one.zones.as_ref());
         floors.map(|zones| zones.minimum_healthy.quota(here)).min()
     }
 
@@ -327,8 +364,13 @@ impl Ledger {
 
     /// How many hosts of a group may be down.
     pub(super) fn quota(&self, group: &GroupState) -> usize {
+        self.quota_of(group, Lasts::Within)
+    }
+
+    fn quota_of(&self, group: &GroupState, lasts: Lasts) -> usize {
         let hosts = self.size(group);
-        self.configurations(group).map(|one| one.minimum_healthy.quota(hosts)).min().unwrap_or(0)
+        let quotas = self.configurations(group, lasts);
+        quotas.map(|one| one.minimum_healthy.quota(hosts)).min().unwrap_or(0)
     }
 
     /// How many hosts a group has, without those that are bare.
@@ -338,16 +380,18 @@ impl Ledger {
 
     /// What says how many hosts of a group may be down: the running deployment's configuration, if any, and
     /// beside it what the group was given meanwhile. Whoever lowers the quota of a group means its hosts of
-    /// today; to raise it takes a new order.
+    /// today; to raise it takes a new order. What is down beyond the deployment is bounded by both.
     fn configurations<'a>(
         &'a self,
         group: &'a GroupState,
+        lasts: Lasts,
     ) -> impl Iterator<Item = &'a DeploymentConfiguration> {
         let running: Option<&Deployment> = group.running.and_then(|id| self.deployment(id));
         let running = running.filter(|_| !planted(Defect::QuotaOfTheGroup));
+        let lasts = lasts == Lasts::Beyond && !planted(Defect::DrainedForTheDeployment);
         let is_newer = running.is_none_or(|deployment| {
             deployment.group_document != group.signed && !planted(Defect::LoweredWithoutEffect)
-        });
+        }) || lasts;
         let own = is_newer.then_some(&group.group.configuration);
         running.map(|deployment| &deployment.configuration).into_iter().chain(own)
     }

@@ -54,8 +54,12 @@ impl Ledger {
     fn verdict(&self, deployment: &Deployment) -> Option<DeploymentStatus> {
         let group = self.state.groups.get(&deployment.group);
         let away = |host| self.is_away(host);
-        let shut =
-            |host| group.is_some_and(|group| self.is_shut(group, &deployment.configuration, host));
+        // One on which nothing works may go, and make room for others.
+        let mut rest = deployment.targets.values().filter(|target| !target.status.is_over());
+        let all_serve = rest.all(|target| target.serves);
+        let none_goes = all_serve && group.is_some_and(|group| self.quota(group) == 0);
+        let own = &deployment.configuration;
+        let shut = |host| none_goes || group.is_some_and(|group| self.is_shut(group, own, host));
         let verdict = deployment.verdict(away, shut)?;
         let is_held = deployment.count(TargetStatus::is_busy) > 0;
         (!is_held || self.may_be_left(&deployment.group)).then_some(verdict)

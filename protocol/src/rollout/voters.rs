@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{
     kept::Kept,
     ledger::{Judged, Ledger},
-    quotas::Sizes,
+    quotas::{Lasts, Sizes},
     refusal::Refusal,
 };
 use crate::{
@@ -84,7 +84,9 @@ impl Ledger {
         let all_are = added.iter().all(|voter| is_member(voter.host, &voter.name));
         refuse(!all_are, "who comes is no member of the fleet")?;
         let is_fit = |host: HostId| {
-            let busy = self.state.slots.contains_key(&host) || self.is_uncounted(host);
+            let busy = self.state.slots.contains_key(&host)
+                || self.is_uncounted(host)
+                || self.is_drained(host);
             self.is_healthy(host) && self.may_vote(host) && !busy
         };
         refuse(!added.iter().all(|voter| is_fit(voter.host)), "who comes has other worries")?;
@@ -155,11 +157,21 @@ impl Ledger {
         if !planted(Defect::CensusDropped) {
             self.state.uncounted =
                 self.state.members.keys().copied().collect::<BTreeSet<_>>().into();
+            self.state.unsure = self.state.uncounted.clone();
             self.state.waived = Kept::default();
             self.state.written_off = Kept::default();
             self.sizes = Sizes::of(&self.state).into();
             let all: Vec<_> = self.state.members.keys().copied().collect();
             all.into_iter().for_each(|host| self.note_who_serves(host));
+            let running = self.state.groups.values().filter_map(|group| {
+                let deployment = self.deployment(group.running?)?;
+                Some((deployment.id, self.beside(group, deployment)))
+            });
+            for (id, beside) in running.collect::<Vec<_>>() {
+                if let Some(deployment) = self.deployment_mut(id) {
+                    deployment.beside = beside;
+                }
+            }
         }
         if !planted(Defect::IndicesDoNotLeap) {
             self.state.applied += INDICES_PER_LOSS;
@@ -215,7 +227,8 @@ impl Ledger {
             let down: Vec<_> = silent.iter().copied().chain(holders).collect();
             let zone = self.zone_of(host);
             let here = down.iter().filter(|other| self.zone_of(**other) == zone).count();
-            let in_zone = self.zone_quota(group, zone).is_none_or(|quota| here < quota);
+            let quota = self.zone_quota(group, zone, Lasts::Within);
+            let in_zone = quota.is_none_or(|quota| here < quota);
             silent.is_empty() || down.len() < self.quota(group) && in_zone
         })
     }

@@ -229,6 +229,8 @@ pub struct Drain {
     pub reason: String,
     /// When it was signed.
     pub issued_at: UnixSeconds,
+    /// After this time the host is not drained by it any more. To give it back time does not matter.
+    pub not_after: Option<UnixSeconds>,
 }
 
 impl Document for Drain {

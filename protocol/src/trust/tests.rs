@@ -214,6 +214,7 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sequence: 1 << 32,
         reason: "a new disk".into(),
         issued_at: UnixSeconds(1_800_000_005),
+        not_after: Some(UnixSeconds(1_800_000_105)),
     };
     let labels = Canary {
         hosts: CanaryHosts::Labels("canary=yes".parse().unwrap()),

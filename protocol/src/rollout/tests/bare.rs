@@ -161,3 +161,105 @@ fn a_stage_is_waited_for_where_its_hosts_only_are_at_work() {
     desk.done(first, Outcome::Succeeded);
     assert_eq!(desk.roll().last(), Some(&broken));
 }
+
+/// Terms under which hosts with these labels go first, and all others after them.
+fn first(labels: &str, minimum: MinimumHealthy) -> DeploymentConfiguration {
+    DeploymentConfiguration { waves: vec![labels.parse().unwrap()], ..minimum.into() }
+}
+
+#[test]
+fn a_bare_host_goes_before_its_turn_where_nobody_else_can() {
+    let three = MinimumHealthy::HostCount(3);
+    let mut desk = served(3, |group| group.configuration = MinimumHealthy::AllAtOnce.into());
+    for number in 0..3 {
+        desk.admit_with(number, number, 1, "wave=1").unwrap();
+    }
+    desk.join(1);
+    let release = desk.release("web");
+    let order = desk
+        .deploy_with("web", release, |d| d.configuration = Some(first("wave=1", three)))
+        .unwrap();
+    assert_eq!(desk.roll()[0], 3, "of the others none may go before it serves");
+    assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_deployment_is_over_where_the_only_host_that_would_make_room_declines() {
+    let mut desk = served(3, |group| group.configuration = MinimumHealthy::AllAtOnce.into());
+    desk.join(1);
+    let (three, release) = (MinimumHealthy::HostCount(3), desk.release("web"));
+    let order = desk.deploy_with("web", release, |d| d.configuration = Some(three.into())).unwrap();
+    desk.want_all();
+    assert_eq!(desk.grant_next(), 3);
+    desk.done(3, Outcome::Declined { reason: "another architecture".into() });
+    let DeploymentStatus::Failed { reason } = desk.status(order, false) else { panic!() };
+    assert!(reason.starts_with("HEALTH_CONSTRAINTS"), "{reason}");
+}
+
+#[test]
+fn a_deployment_for_some_hosts_ends_where_the_others_grow_too_few() {
+    let three = MinimumHealthy::HostCount(3);
+    let mut desk = served(4, |group| group.configuration = three.into());
+    let release = desk.release("web");
+    let stopped = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    // The voter goes first, and cannot be removed.
+    let [_, took] = [0; 2].map(|_| {
+        let number = desk.grant_next();
+        desk.done(number, Outcome::Succeeded);
+        number
+    });
+    desk.act("web", Action::Stop { order: stopped, rollback: false }).unwrap();
+    let order = desk.deploy_with("web", release, |deploy| deploy.only_outdated = true).unwrap();
+    assert_eq!(desk.ledger.deployment(DeploymentId::of(order, false)).unwrap().beside, 2);
+    desk.remove(took, 3).unwrap();
+    let over = desk.ledger.deployment(DeploymentId::of(order, false)).unwrap();
+    assert_eq!(over.beside, 1);
+    assert!(matches!(over.status, DeploymentStatus::Failed { .. }), "{:?}", over.status);
+}
+
+#[test]
+fn a_host_of_which_voters_have_forgotten_what_it_runs_is_not_bare() {
+    let mut desk = served(3, |_| {});
+    desk.join(1);
+    assert_eq!(desk.ledger.drain_sequence(host(3)), 0);
+    let generation = operating::recover(&mut desk);
+    for number in 0..4 {
+        operating::count(&mut desk, number, &[], generation);
+    }
+    assert_eq!(desk.down("web"), (0, 1));
+    desk.deploy("web");
+    desk.want_all();
+    assert_eq!(
+        desk.ledger.next_grants().len(),
+        1,
+        "what it had taken may have been lost with them"
+    );
+}
+
+#[test]
+fn a_zone_of_which_bare_hosts_go_too_late_is_refused() {
+    let mut desk = Desk::in_zones(4, &["a", "b", "b", "a"]);
+    desk.hosts = 3;
+    desk.group_with("web", |group| group.configuration = MinimumHealthy::AllAtOnce.into()).unwrap();
+    desk.remove(3, 3).unwrap();
+    desk.deploy("web");
+    assert_eq!(desk.roll().len(), 3);
+    desk.zones = vec!["a", "b", "b", "x", "a"];
+    desk.hosts = 5;
+    desk.admit_with(4, 4, 0, "late=yes").unwrap();
+    let half = MinimumHealthy::HostCount(1);
+    let zones = Zones { bake_seconds: 0, minimum_healthy: half, first_bake_seconds: 0 };
+    let zonal = |waves: Vec<Labels>| DeploymentConfiguration {
+        waves,
+        zones: Some(zones.clone()),
+        ..MinimumHealthy::AllAtOnce.into()
+    };
+    let release = desk.release("web");
+    let early = desk.deploy_with("web", release, |d| {
+        d.configuration = Some(zonal(vec!["role=web".parse().unwrap()]));
+    });
+    assert!(matches!(early, Err(Refusal::NoneOfZone { .. })), "the one that serves goes first");
+    desk.deploy_with("web", release, |d| d.configuration = Some(zonal(Vec::new()))).unwrap();
+    assert_eq!(desk.roll()[0], 4);
+}

@@ -15,8 +15,15 @@ impl Desk {
 
     fn drained(&self, number: u8, drained: bool, sequence: u64) -> Entry {
         let name = HostName::new(format!("h{number}")).unwrap();
-        let (reason, issued_at) = (String::new(), NOW);
-        let drain = Drain { host: host(number), name, drained, sequence, reason, issued_at };
+        let drain = Drain {
+            host: host(number),
+            name,
+            drained,
+            sequence,
+            reason: String::new(),
+            issued_at: NOW,
+            not_after: Some(UnixSeconds(NOW.0 + 60)),
+        };
         Entry::Drain(self.sign(&drain, 3))
     }
 }
@@ -113,4 +120,42 @@ fn a_majority_of_the_voters_is_not_drained() {
     desk.drain(4).unwrap();
     desk.remove(4, 3).unwrap();
     assert!(!desk.ledger.is_drained(host(4)));
+}
+
+#[test]
+fn nobody_is_drained_by_what_a_deployment_alone_allows() {
+    let mut desk = served(4);
+    let release = desk.release("web");
+    let all = MinimumHealthy::AllAtOnce;
+    desk.deploy_with("web", release, |deploy| deploy.configuration = Some(all.into())).unwrap();
+    desk.drain(1).unwrap();
+    assert!(matches!(desk.drain(2), Err(Refusal::QuotaFull { quota: 1, .. })), "it will be over");
+}
+
+#[test]
+fn who_catches_up_and_is_drained_keeps_no_other_from_it() {
+    let mut desk = served(2);
+    desk.group_with("web", |group| {
+        (group.catch_up, group.deploy_to_new_hosts) = (true, true);
+    })
+    .unwrap();
+    desk.hosts = 3;
+    desk.admit(2, 2, 0).unwrap();
+    desk.want_all();
+    desk.drain(2).unwrap();
+    desk.hosts = 4;
+    desk.admit(3, 3, 0).unwrap();
+    assert_eq!(desk.roll(), [3]);
+    desk.undrain(2).unwrap();
+    assert_eq!(desk.roll(), [2]);
+}
+
+#[test]
+fn a_drain_that_nobody_took_in_time_is_none() {
+    let mut desk = served(3);
+    let (drain, late) = (desk.drained(1, true, 1), UnixSeconds(NOW.0 + 61));
+    assert!(matches!(desk.apply_at(late, drain), Err(Refusal::OrderExpired { .. })));
+    desk.drain(1).unwrap();
+    let undrain = desk.drained(1, false, 2);
+    assert_eq!(desk.apply_at(late, undrain), Ok(true), "to give back time does not matter");
 }

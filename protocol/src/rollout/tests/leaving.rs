@@ -264,7 +264,7 @@ fn zones_that_are_shut_end_a_deployment_that_has_enough() {
     let DeploymentStatus::Failed { reason } = desk.status(order, false) else {
         panic!("it goes on")
     };
-    assert!(reason.contains("of the zones that are left"), "{reason}");
+    assert!(reason.contains("or of their zones, must stay healthy"), "{reason}");
 }
 
 #[test]

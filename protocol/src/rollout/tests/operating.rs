@@ -656,13 +656,13 @@ fn who_leaves_a_group_has_no_part_in_what_it_deploys() {
 }
 
 /// Operators let the fleet go on with this ledger, and one voter.
-fn recover(desk: &mut Desk) -> u64 {
+pub(super) fn recover(desk: &mut Desk) -> u64 {
     let list = desk.ledger.recovery(&[host(0)], 1).unwrap().claim().unwrap();
     desk.ledger.recover(&desk.sign(&list, 3)).unwrap();
     list.generation
 }
 
-fn count(desk: &mut Desk, number: u8, broken: &[&str], generation: u64) {
+pub(super) fn count(desk: &mut Desk, number: u8, broken: &[&str], generation: u64) {
     let broken = broken.iter().map(|group| group_name(group)).collect();
     let counted = desk.sign(&Counted { host: host(number), broken, generation }, 100 + number);
     desk.apply(Entry::Counted(counted)).unwrap();
@@ -861,4 +861,25 @@ fn nothing_begins_in_a_frozen_group() {
     assert!(matches!(desk.act("web", Action::Unfreeze), Err(Refusal::NotFrozen(_))));
     assert_eq!(desk.roll().len(), 4);
     assert_eq!(desk.status(queued, false), DeploymentStatus::Succeeded);
+}
+
+#[test]
+fn a_host_that_is_written_off_is_waited_for_by_no_deployment() {
+    let mut desk = Desk::new(4);
+    desk.group_with("web", |_| {}).unwrap();
+    desk.deploy("web");
+    desk.roll();
+    let release = desk.release("web");
+    let first = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let dead = desk.grant_next();
+    let token = desk.ledger.slot_of(host(dead)).unwrap().token;
+    desk.health(dead, false);
+    desk.act("web", Action::Stop { order: first, rollback: false }).unwrap();
+    let next = desk.deploy_with("web", release, |_| {}).unwrap();
+    assert!(desk.roll().is_empty(), "its slot is the only one");
+    desk.act("web", Action::ReleaseSlot { host: host(dead), token }).unwrap();
+    desk.apply(Entry::Passed(Passed::HoldOff { host: host(dead), token })).unwrap();
+    assert_eq!(desk.roll().len(), 3);
+    assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
 }
