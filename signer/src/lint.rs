@@ -3,7 +3,13 @@
 //! Nothing here is refused: hosts do what AWS's agent does. But who reads it at the desk need not find
 //! it out on a hundred hosts.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+};
 
 use groundswell_protocol::{
     execute::LifecycleEvent,
@@ -31,6 +37,12 @@ pub(crate) fn look(dir: &Path, spec: &AppSpec, found: &[Found]) -> Result<Vec<St
                  {EVENT_DEADLINE_SECONDS_MAX} s: give each script a timeout of its own"
             ));
         }
+        if !LifecycleEvent::IN_PLACE.contains(&hooks.event) {
+            warnings.push(format!(
+                "{key} runs in no deployment of a fleet, which deploys in place and without events of \
+                 traffic: only `swell local` has it, with --lifecycle"
+            ));
+        }
         if hooks.event == LifecycleEvent::ApplicationStop {
             warnings.push(format!(
                 "{key} does not run in the first deployment to a host, and later from the revision \
@@ -39,6 +51,8 @@ pub(crate) fn look(dir: &Path, spec: &AppSpec, found: &[Found]) -> Result<Vec<St
         }
     }
     let created = Created::of(spec, found);
+    warnings.extend(created.clashes());
+    warnings.extend(created.links_to_nothing(dir)?);
     for (i, permission) in spec.permissions.iter().enumerate() {
         if let Some(text) = created.hurt_by(permission) {
             warnings.push(format!("permissions[{i}]: {text}"));
@@ -100,14 +114,17 @@ fn stops_at_errors(interpreter: &str, text: &str) -> bool {
 }
 
 /// What the `files` of an appspec put on a host that has none of it.
+#[derive(Default)]
 struct Created {
     files: Vec<String>,
     directories: Vec<String>,
+    /// Where links come, and which they are in the revision. They are files, too.
+    links: Vec<(String, String)>,
 }
 
 impl Created {
     fn of(spec: &AppSpec, found: &[Found]) -> Self {
-        let mut created = Self { files: Vec::new(), directories: Vec::new() };
+        let mut created = Self::default();
         for mapping in &spec.files {
             let destination = mapping.destination.trim_end_matches('/');
             let above = destination.match_indices('/').skip(1).map(|(at, _)| &destination[..at]);
@@ -124,11 +141,59 @@ impl Created {
                     },
                     None => continue,
                 };
+                let target = format!("{destination}/{name}");
+                if entry.metadata.is_symlink() {
+                    created.links.push((target.clone(), entry.path.clone()));
+                }
                 let list = if is_dir { &mut created.directories } else { &mut created.files };
-                list.push(format!("{destination}/{name}"));
+                list.push(target);
             }
         }
         created
+    }
+
+    /// What no host installs: it has one name for two things.
+    fn clashes(&self) -> Vec<String> {
+        let (mut seen, mut clashes) = (BTreeSet::new(), Vec::new());
+        let directories: BTreeSet<&String> = self.directories.iter().collect();
+        for file in &self.files {
+            if !seen.insert(file) {
+                clashes.push(format!("files: hosts refuse that two files would become {file}"));
+            } else if directories.contains(file) {
+                clashes
+                    .push(format!("files: hosts refuse that {file} would be file and directory"));
+            }
+        }
+        clashes
+    }
+
+    /// Links to what is not installed beside them. One that leads through another link is not followed.
+    fn links_to_nothing(&self, dir: &Path) -> Result<Vec<String>, SignError> {
+        let all = self.files.iter().chain(&self.directories);
+        let there: BTreeSet<&Path> = all.map(Path::new).collect();
+        let links: BTreeSet<&Path> = self.links.iter().map(|(at, _)| Path::new(at)).collect();
+        let mut warnings = Vec::new();
+        for (at, source) in &self.links {
+            let path = dir.join(source);
+            let target = fs::read_link(&path).map_err(SignError::io(&path))?;
+            let mut place = PathBuf::from(at);
+            place.pop();
+            for component in target.components() {
+                match component {
+                    Component::ParentDir => _ = place.pop(),
+                    Component::Normal(name) => place.push(name),
+                    _ => {}
+                }
+            }
+            let through_link = || place.ancestors().skip(1).any(|above| links.contains(above));
+            if !there.contains(&*place) && !through_link() {
+                let place = place.display();
+                warnings.push(format!(
+                    "files: {source} would be a link to nothing at {at}: {place} is not installed"
+                ));
+            }
+        }
+        Ok(warnings)
     }
 
     fn hurt_by(&self, permission: &Permission) -> Option<String> {

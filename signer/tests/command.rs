@@ -246,6 +246,41 @@ fn lint_warns_of_what_works_and_hurts() {
 }
 
 #[test]
+fn lint_warns_of_what_a_host_will_not_do() {
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("app/web/css")).unwrap();
+    fs::write(desk.path("app/web/index.html"), "").unwrap();
+    fs::create_dir(desk.path("app/shared")).unwrap();
+    for (target, at) in [
+        ("index.html", "app/web/good"),
+        ("css", "app/web/also"),
+        ("also/deep", "app/web/through"),
+        ("../shared", "app/web/bad"),
+    ] {
+        std::os::unix::fs::symlink(target, desk.path(at)).unwrap();
+    }
+    fs::create_dir(desk.path("app/web/css/deep")).unwrap();
+    desk.appspec(
+        "files:\n- {source: web, destination: /srv/app}\n- {source: index.html, destination: /srv/app}\n\
+         - {source: index.html, destination: /srv/app/index.html}\n\
+         hooks: {BeforeBlockTraffic: [{location: scripts/go.sh, timeout: 60}]}\n",
+    );
+    fs::write(desk.path("app/scripts/go.sh"), "#!/bin/sh\nset -eu\n").unwrap();
+    fs::set_permissions(desk.path("app/scripts/go.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let (good, text) = lint(&desk);
+    assert!(good, "{text}");
+    for part in [
+        "hooks.BeforeBlockTraffic runs in no deployment of a fleet",
+        "files: hosts refuse that two files would become /srv/app/index.html",
+        "files: hosts refuse that /srv/app/index.html would be file and directory",
+        "files: web/bad would be a link to nothing at /srv/app/bad: /srv/shared is not installed",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
 fn links_that_leave_the_tree_are_refused() {
     for target in ["/etc/passwd", "../../etc/passwd"] {
         let desk = Desk::new();
