@@ -190,9 +190,8 @@ mod tests {
     fn a_revision_takes_the_room_of_what_is_new_in_it() {
         let mut host = Host::new();
         let image = host.dir.path().join("image");
-        let Some(_disk) = Disk::make("btrfs", &image, 256 << 20, &host.config.root_dir) else {
-            return;
-        };
+        let disk = Disk::make("btrfs", &image, 256 << 20, &host.config.root_dir, "defaults");
+        let Some(_disk) = disk else { return };
         let empty = host.taken();
         let first = files(0..FILES);
         let one = host.lay_out(&first);

@@ -4,6 +4,12 @@
 // It reads registers, which are of a machine.
 #[cfg(target_arch = "x86_64")]
 mod crash;
+#[cfg(target_arch = "x86_64")]
+#[path = "../../tests/disk/mod.rs"]
+mod disk;
+#[cfg(target_arch = "x86_64")]
+#[path = "../../tests/shown/mod.rs"]
+mod shown;
 
 use std::{
     fs,
@@ -74,8 +80,10 @@ impl Drop for Bench {
 
 impl Bench {
     fn new() -> Self {
-        // In memory where possible: some tests make changes durable a thousand times.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        Self::on(scratch())
+    }
+
+    fn on(dir: TempDir) -> Self {
         let role = |n| Role { keys: vec![key(n).public_key()], threshold: NonZeroU8::MIN };
         let root = Root {
             name: FleetName::new("test").unwrap(),
@@ -95,7 +103,7 @@ impl Bench {
         let genesis = Genesis { voters, generation: 0 };
         let (fleet, bundle) = TrustBundle::found(&root, &genesis, &[&key(1)]).unwrap();
         let state = dir.path().join("state");
-        fs::create_dir(&state).unwrap();
+        fs::create_dir_all(&state).unwrap();
         fs::write(state.join("fleet.trust"), bundle.to_bytes()).unwrap();
         fs::write(state.join("host.id"), host(ME).to_string()).unwrap();
         let release = write_store(&dir.path().join("store"), "1", &[]);
@@ -301,6 +309,11 @@ impl Bench {
         assert!(report.groups.iter().all(|group| group.activation.is_none()), "{report:?}");
         assert!(!self.path("live/srv").exists());
     }
+}
+
+/// In memory where possible: some tests make changes durable a thousand times.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn refusal(response: Response) -> String {

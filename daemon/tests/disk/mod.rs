@@ -4,6 +4,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 
 use crate::shown::{shown, shown_by_root};
@@ -15,13 +16,19 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes a file system of this kind in a new file and mounts it at `at`. None where the test cannot show
-    /// what it is about, which people are told.
-    pub(crate) fn make(kind: &str, image: &Path, bytes: u64, at: &Path) -> Option<Self> {
+    /// Makes a file system of this kind in a new file and mounts it at `at`, with these options beside. None
+    /// where the test cannot show what it is about, which people are told.
+    pub(crate) fn make(
+        kind: &str,
+        image: &Path,
+        bytes: usize,
+        at: &Path,
+        options: &str,
+    ) -> Option<Self> {
         if !shown_by_root() {
             return None;
         }
-        File::create(image).unwrap().set_len(bytes).unwrap();
+        File::create(image).unwrap().set_len(u64::try_from(bytes).unwrap()).unwrap();
         let made = Command::new(format!("mkfs.{kind}"))
             .arg("-q")
             .arg(image)
@@ -29,13 +36,13 @@ impl Disk {
             .status();
         let is_made = made.is_ok_and(|status| status.success());
         shown(is_made, &format!("mkfs.{kind} is not there")).then_some(())?;
-        Self::mount(image, at, "loop")
+        Self::mount(image, at, options)
     }
 
     /// Mounts what is in a file.
     pub(crate) fn mount(image: &Path, at: &Path, options: &str) -> Option<Self> {
         let mut command = Command::new("mount");
-        let status = command.args(["-o", options]).args([image, at]).status();
+        let status = command.args(["-o", "loop", "-o", options]).args([image, at]).status();
         let is_mounted = status.is_ok_and(|status| status.success());
         shown(is_mounted, "this machine mounts no files").then(|| Self { at: at.to_owned() })
     }
@@ -43,7 +50,9 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.at).status();
-        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+        // Of a test that has failed a process may still be there.
+        let options = if thread::panicking() { &["--lazy"][..] } else { &[] };
+        let status = Command::new("umount").args(options).arg(&self.at).status();
+        assert!(status.is_ok_and(|status| status.success()) || thread::panicking());
     }
 }

@@ -2,7 +2,11 @@
 //! run of its own, of a deployment and of a way back. Started again, it must come to the end that it would
 //! have come to, with the same tree. And where the disk refuses to make something durable, it ends itself.
 //!
+//! What is killed loses nothing that it has written; [`power`] is about that.
+//!
 //! The real program is traced as a debugger does it: nothing in it knows of this test.
+
+mod power;
 
 use std::{
     collections::BTreeMap,
@@ -92,10 +96,15 @@ struct Traced {
 
 impl Tracer {
     fn of(child: &Child, fault: Fault) -> Self {
+        Self::watching(child, fault, || {})
+    }
+
+    /// The same, and does something before each system call that is counted.
+    fn watching(child: &Child, fault: Fault, watch: impl FnMut() + Send + 'static) -> Self {
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let (stop, stopped) = mpsc::channel();
         let (ready_in, ready) = mpsc::channel();
-        let thread = thread::spawn(move || trace(pid, fault, &ready_in, &stopped));
+        let thread = thread::spawn(move || trace(pid, fault, watch, &ready_in, &stopped));
         ready.recv().unwrap();
         Self { stop, stalls: ready, thread, pid }
     }
@@ -117,7 +126,13 @@ impl Tracer {
 
 /// All threads of the process stop at the beginning and the end of every system call; only the thread that
 /// traces them hears of it.
-fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Receiver<()>) -> Traced {
+fn trace(
+    pid: Pid,
+    fault: Fault,
+    mut watch: impl FnMut(),
+    ready: &mpsc::Sender<()>,
+    stopped: &mpsc::Receiver<()>,
+) -> Traced {
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let name = task.unwrap().file_name().into_string().unwrap();
@@ -163,6 +178,7 @@ fn trace(pid: Pid, fault: Fault, ready: &mpsc::Sender<()>, stopped: &mpsc::Recei
                             };
                         count += usize::from(is_step);
                         if is_step {
+                            watch();
                             calls.push(i64::try_from(registers.orig_rax).unwrap());
                         }
                         match fault {
@@ -223,8 +239,13 @@ fn counts(thread: Pid, registers: &libc::user_regs_struct, fault: Fault) -> bool
     creates || writes || CHANGES.contains(&call) || SYNCS.contains(&call)
 }
 
+/// What there is, by its path.
+type Tree = BTreeMap<PathBuf, String>;
+/// When something last changed in each directory.
+type Times = BTreeMap<PathBuf, (i64, i64)>;
+
 /// Everything below a directory: kind, mode, owner, time and content.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
+fn tree(dir: &Path) -> Tree {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -242,8 +263,8 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// When something last changed in each directory below this one.
-fn times(dir: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
+/// Those of all directories below this one.
+fn times(dir: &Path) -> Times {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -281,11 +302,14 @@ const BACK: Way = Way {
 impl Bench {
     /// A host that runs the first revision, and the evidence for the second.
     fn before(way: &Way) -> (Self, Evidence) {
-        let mut bench = Self::new();
-        let first = bench.evidence();
-        assert_eq!(bench.run(&first), Outcome::Succeeded);
-        let second = bench.publish(way.scripts, &first);
-        (bench, second)
+        Self::new().with_first(way)
+    }
+
+    fn with_first(mut self, way: &Way) -> (Self, Evidence) {
+        let first = self.evidence();
+        assert_eq!(self.run(&first), Outcome::Succeeded);
+        let second = self.publish(way.scripts, &first);
+        (self, second)
     }
 
     /// Does what `swelld` does until the deployment has ended and its slot was given back. None if the
@@ -338,8 +362,31 @@ impl Bench {
         Some(cbor::decode(&bytes, EXECUTOR_FRAME_BYTES_MAX).unwrap())
     }
 
+    /// Lets an executor that was started again come to its end, and sees that it is the right one.
+    fn finish(&self, evidence: &Evidence, way: &Way, new: &Tree, times_before: &Times, what: &str) {
+        // It may have died when all but the last answer was done: then it ends as it began, again.
+        let is_at_work =
+            self.report().groups.first().is_none_or(|group| group.activation.is_some());
+        if is_at_work || !is_over(self, evidence, way) {
+            let outcome = self.try_run(evidence).expect("it ends");
+            assert_eq!(outcome == Outcome::Succeeded, way.succeeds, "{what}: {outcome:?}");
+            if let Outcome::Failed { restored, .. } = outcome {
+                assert!(restored, "{what}: the old revision is not back");
+            }
+        }
+        assert_eq!(self.live(), *new, "{what}");
+        if !way.succeeds {
+            assert_eq!(times(&self.path("live")), *times_before, "{what}");
+        }
+        let current = self.report().groups[0].current.clone().map(|(_, label)| label.to_string());
+        let expected = if way.succeeds { "2" } else { "1" };
+        assert_eq!(current.as_deref(), Some(expected), "{what}");
+        let half = self.deployments().into_iter().find(|dir| dir.join("part").exists());
+        assert_eq!(half, None, "{what}");
+    }
+
     /// The live tree, by paths that are the same on every bench.
-    fn live(&self) -> BTreeMap<PathBuf, String> {
+    fn live(&self) -> Tree {
         let root = self.path("live");
         let relative = |path: PathBuf| path.strip_prefix(&root).unwrap().to_owned();
         tree(&root).into_iter().map(|(path, what)| (relative(path), what)).collect()
@@ -372,38 +419,21 @@ fn with_every(way: &Way, fault: fn(usize) -> Fault) -> usize {
             assert_eq!(traced.code, Some(74), "fault {number}");
         }
         bench.child = start(bench.dir.path());
-        // It may have died when all but the last answer was done: then it ends as it began, again.
-        if bench.report().groups[0].activation.is_some() || !is_over(&bench, &evidence, way) {
-            let outcome = bench.try_run(&evidence).expect("it ends");
-            assert_eq!(outcome == Outcome::Succeeded, way.succeeds, "fault {number}: {outcome:?}");
-            if let Outcome::Failed { restored, .. } = outcome {
-                assert!(restored, "fault {number}: the old revision is not back");
-            }
-        }
-        assert_eq!(bench.live(), new, "fault {number}");
-        if !way.succeeds {
-            assert_eq!(times(&bench.path("live")), times_before, "fault {number}");
-        }
-        let current = bench.report().groups[0].current.clone().map(|(_, label)| label.to_string());
-        let expected = if way.succeeds { "2" } else { "1" };
-        assert_eq!(current.as_deref(), Some(expected), "fault {number}");
-        for dir in bench.deployments() {
-            let left = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
-            let odd = left.into_iter().find(|name| name == "hook" || name == "part");
-            assert_eq!(odd, None, "fault {number}: left in {}", dir.display());
-        }
+        bench.finish(&evidence, way, &new, &times_before, &format!("fault {number}"));
+        let record = bench.deployments().into_iter().find(|dir| dir.join("hook").exists());
+        assert_eq!(record, None, "fault {number}");
     }
     unreachable!()
 }
 
 /// Whether the slot was given back already.
 fn is_over(bench: &Bench, evidence: &Evidence, way: &Way) -> bool {
-    let group = &bench.report().groups[0];
-    let is_new = group
-        .current
-        .as_ref()
-        .is_some_and(|(release, _)| *release == evidence.release.id(bench.fleet));
-    way.succeeds && is_new
+    let (report, release) = (bench.report(), evidence.release.id(bench.fleet));
+    let Some(group) = report.groups.first() else { return false };
+    let is_new = group.current.as_ref().is_some_and(|(current, _)| *current == release);
+    // Of what another process has ended nobody here has heard.
+    let is_known = bench.ended.lock().unwrap().is_some();
+    way.succeeds && is_new || group.is_done_with(bench.token()) && !is_known
 }
 
 #[test]
