@@ -57,6 +57,19 @@ pub(crate) fn write<'a>(
     inherited.into_iter().try_for_each(|name| Ok(remove(file, name)?))
 }
 
+/// Gives a file or directory these attributes and takes from it those that somebody else has given it since. What
+/// only the system gives is left to it.
+pub(crate) fn put_back<'a>(
+    file: &File,
+    attributes: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+) -> io::Result<()> {
+    write(file, attributes.clone())?;
+    let is_given = |name: &str| name.starts_with("user.") || name == CAPABILITY;
+    let added = |name: &str| is_given(name) && attributes.clone().all(|(own, _)| own != name);
+    let now = read(file)?.into_iter().map(|(name, _)| name);
+    now.filter(|name| added(name)).try_for_each(|name| Ok(remove(file, &name)?))
+}
+
 /// Takes an attribute from an open file or directory, if it has it and can have it.
 pub(crate) fn remove(file: &File, name: &str) -> Result<(), Errno> {
     match fremovexattr(file, name) {
@@ -73,6 +86,8 @@ fn sized(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Er
     Ok(buffer)
 }
 
+/// What a program may do whoever starts it.
+pub(crate) const CAPABILITY: &str = "security.capability";
 /// Linux lets no name list and no value be longer.
 const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
 

@@ -13,7 +13,10 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, fchown},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, PermissionsExt, fchown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -43,19 +46,13 @@ struct Kept {
 struct KeptFile {
     path: PathBuf,
     was: Was,
-    /// None if it has a second name.
-    archived: Option<Archived>,
+    /// What it has beside, by name. None if that could not be seen, or nothing can be there.
+    extended: Option<Vec<(String, ByteBuf)>>,
+    /// The same file in the archive of its revision, if nobody had written to it. Else it has a second name.
+    archived: Option<PathBuf>,
     /// None if it is in the archive, too, or its file system does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     born: Option<(i64, u32)>,
-}
-
-/// The same file in the archive of its revision, if nobody had written to it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Archived {
-    path: PathBuf,
-    /// What it had beside, and the archive has not.
-    extended: Vec<(String, ByteBuf)>,
 }
 
 /// By what a file is known to be the same.
@@ -91,15 +88,6 @@ impl Was {
 
     fn has_rights_of(&self, other: &Self) -> bool {
         (self.owner, self.group, self.mode) == (other.owner, other.group, other.mode)
-    }
-
-    /// First: it takes capabilities and a set-uid bit away.
-    fn give_owner(&self, file: &File) -> io::Result<()> {
-        fchown(file, Some(self.owner), Some(self.group))
-    }
-
-    fn give_mode(&self, file: &File) -> io::Result<()> {
-        file.set_permissions(fs::Permissions::from_mode(self.mode))
     }
 }
 
@@ -143,17 +131,20 @@ fn keep_in(
         let found = parents.of(&path).and_then(|(dir, name)| {
             let there = dir.stat(name)?.filter(|there| Kind::of(there) != Kind::Directory);
             let Some(was) = there.map(|there| Was::of(&there)) else { return Ok(None) };
+            let extended = extended_of(dir, name);
             let archived = archived.get(&path).and_then(Option::as_ref);
-            let archived =
-                archived.and_then(|path| Archived::of(path, &mut archives, &was, dir, name));
+            let archived = archived.filter(|path| {
+                extended.is_some() && has(path, &mut archives, was.content).unwrap_or(false)
+            });
             let is_kept =
                 archived.is_some() || dir.copy(name, &names, number(files.len()).as_ref())?;
             // Where it has a second name, that holds the number as well; a copy does not.
             let born = if archived.is_none() && is_kept { dir.born(name)? } else { None };
-            Ok(is_kept.then_some((was, archived, born)))
+            Ok(is_kept.then(|| (was, extended, archived.cloned(), born)))
         });
-        if let Some((was, archived, born)) = install::absent_is_fine(&path, found)?.flatten() {
-            files.push(KeptFile { path, was, archived, born });
+        let found = install::absent_is_fine(&path, found)?.flatten();
+        if let Some((was, extended, archived, born)) = found {
+            files.push(KeptFile { path, was, extended, archived, born });
         }
     }
     let places = files.iter().map(|file| &file.path).chain(before.directories());
@@ -223,10 +214,7 @@ impl KeptFile {
         if !Was::of(&fstat(&copy)?).has_rights_of(&now) {
             return Err(io::Error::other(place::REPLACED));
         }
-        if !now.has_rights_of(&self.was) {
-            self.was.give_owner(&copy)?;
-            self.was.give_mode(&copy)?;
-        }
+        self.give_rights(&copy)?;
         names.rename(beside, kept_as)?;
         Ok(true)
     }
@@ -245,7 +233,7 @@ impl KeptFile {
         beside: &OsStr,
     ) -> io::Result<()> {
         let now = dir.stat(name)?.map(|there| Was::of(&there));
-        if now == Some(self.was) {
+        if now == Some(self.was) && self.has_extended(dir, name) {
             return Ok(());
         }
         if dir.kind(name)? == Some(Kind::Directory) {
@@ -257,7 +245,7 @@ impl KeptFile {
             _ => None,
         };
         let is_as_it_was = same.is_some_and(|now| now.content == self.was.content);
-        if is_as_it_was || self.archived.is_none() && same.is_some() {
+        if is_as_it_was && self.is_trusted() || self.archived.is_none() && same.is_some() {
             return match self.give_rights_back(dir, name)? {
                 true => Ok(()),
                 false => Err(io::Error::other(place::REPLACED)),
@@ -265,7 +253,7 @@ impl KeptFile {
         }
         dir.remove(beside)?;
         match &self.archived {
-            Some(archived) => archived.copy(&self.was, dir, beside)?,
+            Some(archived) => self.copy(archived, dir, beside)?,
             None => {
                 // Here nobody else changes what a name is of. A copy has the rights that it was made with.
                 self.give_rights_back(names, kept_as)?;
@@ -279,51 +267,95 @@ impl KeptFile {
 
     /// Gives the file itself its rights back. False if it is another one that has the name by now.
     fn give_rights_back(&self, dir: &Dir, name: &OsStr) -> io::Result<bool> {
-        if dir.kind(name)? != Some(Kind::Other) {
-            return Ok(true);
-        }
-        let (file, _) = dir.read(name)?;
-        let now = Was::of(&fstat(&file)?);
+        let held = dir.hold(name)?;
+        let there = fstat(&held)?;
+        let now = Was::of(&there);
         if !now.is_same_file(&self.was) {
             return Ok(false);
         }
-        if !now.has_rights_of(&self.was) {
-            self.was.give_owner(&file)?;
-            self.was.give_mode(&file)?;
+        if now.has_rights_of(&self.was) && self.has_extended(dir, name) {
+            return Ok(true);
+        }
+        if !self.is_trusted() {
+            let problem = "it ran as another or with more, and others may have written to it since: give \
+                it that again, or remove it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
+        if is_regular(&there) {
+            self.give_rights(&File::open(itself)?)?;
+        } else {
+            place::give_held(&held, self.was.owner, self.was.group)?;
+            if Kind::of(&there) != Kind::Link {
+                fs::set_permissions(itself, fs::Permissions::from_mode(self.was.mode))?;
+            }
         }
         Ok(true)
     }
-}
 
-impl Archived {
-    /// None if the archive has not what is in place, or who deploys may not look into it.
-    fn of(path: &Path, archives: &mut Parents, was: &Was, dir: &Dir, name: &OsStr) -> Option<Self> {
-        let (archive, file) = archives.of(path).ok()?;
-        let there = archive.stat(file).ok()??;
-        let extended = extended::read(&dir.read(name).ok()?.0).ok()?.into_iter();
-        let extended = extended.map(|(name, value)| (name, ByteBuf::from(value))).collect();
-        let is_same = Kind::of(&there) == Kind::Other && Content::of(&there) == was.content;
-        is_same.then(|| Self { path: path.to_owned(), extended })
+    /// True if what is at its place has beside it what the file had.
+    fn has_extended(&self, dir: &Dir, name: &OsStr) -> bool {
+        self.extended.is_none() || extended_of(dir, name) == self.extended
     }
 
-    /// Makes the file anew, and gives it all that it had while it is open: whoever owns the directory may put
-    /// something else at its name.
-    fn copy(&self, was: &Was, dir: &Dir, beside: &OsStr) -> io::Result<()> {
-        let (archive, name) = named(&self.path, Dir::of(&self.path))?;
-        let is_whole = |there: FileStat| Content::of(&there) == was.content;
-        if !named(&self.path, archive.stat(name))?.is_some_and(is_whole) {
-            let shown = self.path.display();
+    /// True if the file itself can be given what it had. What the kernel takes from a program that is written to
+    /// is not for its content by now, if others than root could write to it.
+    fn is_trusted(&self) -> bool {
+        let has_capability = |(name, _): &(String, _)| name == extended::CAPABILITY;
+        let is_more = self.was.mode & SET_ID != 0
+            || self.extended.as_ref().is_some_and(|all| all.iter().any(has_capability));
+        !is_more || place::is_root(self.was.owner) && self.was.mode & 0o022 == 0
+    }
+
+    /// Gives an open file what it had beside its content.
+    fn give_rights(&self, file: &File) -> io::Result<()> {
+        let was = &self.was;
+        let has_rights = || Ok::<_, io::Error>(Was::of(&fstat(file)?).has_rights_of(was));
+        if !has_rights()? {
+            // First: it takes capabilities and a set-uid bit away.
+            fchown(file, Some(was.owner), Some(was.group))?;
+        }
+        if let Some(extended) = &self.extended {
+            let extended = extended.iter().map(|(name, value)| (name.as_str(), &value[..]));
+            extended::put_back(file, extended)?;
+        }
+        // Of which lists are part.
+        if !has_rights()? {
+            file.set_permissions(fs::Permissions::from_mode(was.mode))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file anew of the one in an archive, and gives it all that it had while it is open: whoever owns the
+    /// directory may put something else at its name.
+    fn copy(&self, archived: &Path, dir: &Dir, beside: &OsStr) -> io::Result<()> {
+        let (archive, name) = named(archived, Dir::of(archived))?;
+        let is_whole = |there: FileStat| Content::of(&there) == self.was.content;
+        if !named(archived, archive.stat(name))?.is_some_and(is_whole) {
+            let shown = archived.display();
             return Err(io::Error::other(format!("{shown} is not what it was installed from")));
         }
-        let (mut source, there) = named(&self.path, archive.read(name))?;
+        let (mut source, there) = named(archived, archive.read(name))?;
         let mut file = dir.create(beside)?;
         io::copy(&mut source, &mut file)?;
-        was.give_owner(&file)?;
-        let attributes = self.extended.iter().map(|(name, value)| (name.as_str(), &value[..]));
-        extended::write(&file, attributes)?;
-        was.give_mode(&file)?;
+        self.give_rights(&file)?;
         file.set_times(fs::FileTimes::new().set_modified(there.modified()?))
     }
+}
+
+/// What a regular file has beside. None if it is none, or who deploys may not look into it.
+fn extended_of(dir: &Dir, name: &OsStr) -> Option<Vec<(String, ByteBuf)>> {
+    let extended = extended::read(&dir.read(name).ok()?.0).ok()?.into_iter();
+    let mut all: Vec<_> = extended.map(|(name, value)| (name, ByteBuf::from(value))).collect();
+    all.sort();
+    Some(all)
+}
+
+/// True if an archive has a file with this content.
+fn has(path: &Path, archives: &mut Parents, content: Content) -> io::Result<bool> {
+    let (archive, file) = archives.of(path)?;
+    let there = archive.stat(file)?;
+    Ok(there.is_some_and(|there| is_regular(&there) && Content::of(&there) == content))
 }
 
 fn is_regular(there: &FileStat) -> bool {
@@ -348,12 +380,22 @@ fn number(at: usize) -> String {
     at.to_string()
 }
 
+/// The bits of a mode with which a program runs as its owner, or in its group.
+const SET_ID: u32 = 0o6000;
 const LIST: &str = "before";
 const NAMES: &str = "kept";
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write,
+        os::unix::fs::{MetadataExt, chown, lchown, symlink},
+    };
+
+    use rustix::fs::{XattrFlags, removexattr, setxattr};
+
     use super::*;
+    use crate::shown::shown_by_root;
 
     #[test]
     fn a_new_file_with_the_number_of_an_old_one_is_not_taken_for_it() {
@@ -363,7 +405,8 @@ mod tests {
         let dir = Dir::open(&fs::canonicalize(scratch.path()).unwrap()).unwrap();
         let was = Was::of(&dir.stat(name).unwrap().unwrap());
         let born = dir.born(name).unwrap();
-        let kept = |born| KeptFile { path: path.clone(), was, archived: None, born };
+        let kept =
+            |born| KeptFile { path: path.clone(), was, extended: None, archived: None, born };
         fs::write(&path, "22").unwrap();
         let now = Was::of(&dir.stat(name).unwrap().unwrap());
         assert!(kept(born).is(&now, &dir, name).unwrap());
@@ -382,7 +425,7 @@ mod tests {
         set(0o4755);
         let dir = Dir::open(&fs::canonicalize(scratch.path()).unwrap()).unwrap();
         let was = Was::of(&dir.stat(name).unwrap().unwrap());
-        let kept = KeptFile { path: path.clone(), was, archived: None, born: None };
+        let kept = KeptFile { path: path.clone(), was, extended: None, archived: None, born: None };
         set(0o600);
         assert!(kept.give_rights_back(&dir, name).unwrap());
         assert_eq!(mode(), 0o4755);
@@ -391,5 +434,143 @@ mod tests {
         set(0o600);
         assert!(!kept.give_rights_back(&dir, name).unwrap());
         assert_eq!(mode(), 0o600);
+    }
+
+    /// What a file has beside its content, and how a script changes that.
+    #[test]
+    fn what_a_script_has_changed_of_a_file_beside_its_content_comes_back() {
+        if !shown_by_root() {
+            return;
+        }
+        let capability = [&[1, 0, 0, 2, 0, 4, 0, 0][..], &[0; 12]].concat();
+        let attribute = |name: &'static str, value: &[u8]| {
+            let value = value.to_vec();
+            move |path: &Path| setxattr(path, name, &value, XattrFlags::empty()).unwrap()
+        };
+        let list = |path: &Path| {
+            let file = File::open(path).unwrap();
+            let acl = crate::acl::Acl::resolve(&["u:12345:rw".into()]).unwrap();
+            acl.apply(&file, 0o640, true).unwrap();
+        };
+        let no_list = |path: &Path| removexattr(path, crate::acl::ACCESS).unwrap();
+        let can = attribute(extended::CAPABILITY, &capability);
+        let away = |path: &Path| chown(path, Some(12345), None).unwrap();
+        let noted = attribute("user.note", b"theirs");
+        let nothing = |_: &Path| {};
+        type Change<'a> = &'a dyn Fn(&Path);
+        let cases: [(Change<'_>, Change<'_>); 5] = [
+            (&can, &away),
+            (&nothing, &can),
+            (&nothing, &list),
+            (&list, &no_list),
+            (&list, &noted),
+        ];
+        for (number, (before, script)) in cases.into_iter().enumerate() {
+            for is_archived in [false, true] {
+                let host = Scratch::new();
+                before(&host.file);
+                let was = host.beside();
+                host.keep(is_archived);
+                script(&host.file);
+                assert_ne!(host.beside(), was, "{number}");
+                put_back(&host.dir).unwrap();
+                assert_eq!(host.beside(), was, "{number} {is_archived}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_may_have_written_to_is_not_given_the_power_of_what_was_there() {
+        if !shown_by_root() {
+            return;
+        }
+        for is_archived in [false, true] {
+            let host = Scratch::new();
+            chown(&host.file, Some(12345), Some(12345)).unwrap();
+            fs::set_permissions(&host.file, fs::Permissions::from_mode(0o2755)).unwrap();
+            host.keep(is_archived);
+            // Of the same length and time, as its owner can make it.
+            let time = fs::metadata(&host.file).unwrap().modified().unwrap();
+            let mut file = File::options().write(true).open(&host.file).unwrap();
+            file.write_all(b"evil").unwrap();
+            file.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+            fs::set_permissions(&host.file, fs::Permissions::from_mode(0o755)).unwrap();
+            let done = put_back(&host.dir);
+            let there = fs::metadata(&host.file).unwrap().permissions().mode() & 0o7777;
+            let content = fs::read_to_string(&host.file).unwrap();
+            match is_archived {
+                true => assert_eq!((there, content.as_str()), (0o2755, "ours")),
+                false => {
+                    assert_eq!((there, content.as_str()), (0o755, "evil"));
+                    let problem = done.unwrap_err().to_string();
+                    assert!(problem.contains("others may have written to it"), "{problem}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_was_used_and_a_link_that_was_given_away_come_back() {
+        if !shown_by_root() {
+            return;
+        }
+        let host = Scratch::new();
+        fs::remove_file(&host.file).unwrap();
+        nix::unistd::mkfifo(&host.file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        host.keep(false);
+        fs::set_permissions(&host.file, fs::Permissions::from_mode(0o777)).unwrap();
+        let mut pipe = File::options().read(true).write(true).open(&host.file).unwrap();
+        pipe.write_all(b"x").unwrap();
+        put_back(&host.dir).unwrap();
+        let there = fs::metadata(&host.file).unwrap();
+        assert_eq!((there.permissions().mode() & 0o7777, there.uid()), (0o700, 0));
+
+        let host = Scratch::new();
+        fs::remove_file(&host.file).unwrap();
+        symlink("elsewhere", &host.file).unwrap();
+        host.keep(false);
+        lchown(&host.file, Some(12345), None).unwrap();
+        put_back(&host.dir).unwrap();
+        assert_eq!(fs::symlink_metadata(&host.file).unwrap().uid(), 0);
+    }
+
+    /// A host with one file, which its archive has, too.
+    struct Scratch {
+        _scratch: tempfile::TempDir,
+        file: PathBuf,
+        archived: PathBuf,
+        dir: PathBuf,
+    }
+
+    impl Scratch {
+        fn new() -> Self {
+            let scratch = tempfile::tempdir().unwrap();
+            let at = |name: &str| fs::canonicalize(scratch.path()).unwrap().join(name);
+            let (file, archived, dir) = (at("file"), at("archived"), at("deployment"));
+            fs::create_dir(&dir).unwrap();
+            for path in [&file, &archived] {
+                fs::write(path, "ours").unwrap();
+                let time = std::time::SystemTime::UNIX_EPOCH;
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+            }
+            Self { _scratch: scratch, file, archived, dir }
+        }
+
+        fn keep(&self, is_archived: bool) {
+            let archived = is_archived.then(|| self.archived.clone());
+            let archived = BTreeMap::from([(self.file.clone(), archived)]);
+            let places = [self.file.clone()].into_iter();
+            keep(&self.dir, &Belongings::default(), places, &archived).unwrap();
+        }
+
+        /// All that the file has beside its content.
+        fn beside(&self) -> (u32, u32, Vec<(String, Vec<u8>)>) {
+            let file = File::open(&self.file).unwrap();
+            let there = file.metadata().unwrap();
+            let mut extended = extended::read(&file).unwrap();
+            extended.sort();
+            (there.mode(), there.uid(), extended)
+        }
     }
 }

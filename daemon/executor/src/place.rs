@@ -158,6 +158,11 @@ impl Dir {
         Ok(unistd::unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
     }
 
+    /// Holds on to what is at `name`, whatever it is and without opening it.
+    pub(crate) fn hold(&self, name: &OsStr) -> io::Result<File> {
+        self.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+    }
+
     /// Opens a regular file to read it.
     pub(crate) fn read(&self, name: &OsStr) -> io::Result<(File, fs::Metadata)> {
         regular::check(self.openat(name, regular::OPEN)?)
@@ -202,18 +207,23 @@ impl Dir {
 
     /// Gives a link that this process has just made to somebody: what has its name by now may be another's.
     fn give_link(&self, name: &OsStr, target: &OsStr, owner: u32, group: u32) -> io::Result<()> {
-        let link = self.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)?;
+        let link = self.hold(name)?;
         let (there, own) = (link.metadata()?, unistd::geteuid().as_raw());
         if !there.is_symlink() || there.uid() != own || fcntl::readlinkat(&link, "")? != target {
             return Err(io::Error::other(REPLACED));
         }
-        let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
-        Ok(unistd::fchownat(&link, "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH)?)
+        give_held(&link, owner, group)
     }
 
     fn openat(&self, name: &OsStr, flags: OFlag) -> io::Result<File> {
         Ok(fcntl::openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
     }
+}
+
+/// Gives what is held to somebody.
+pub(crate) fn give_held(held: &File, owner: u32, group: u32) -> io::Result<()> {
+    let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
+    Ok(unistd::fchownat(held, "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH)?)
 }
 
 /// Of what somebody else has put where this process had something.
@@ -414,13 +424,13 @@ impl<F: Fn(&Path) -> bool> Walk<'_, F> {
 
     /// The owner and the text of a link: of one and the same, whatever is put in its place.
     fn read_link(&self, name: &OsStr) -> io::Result<(u32, OsString)> {
-        let link = self.dir.openat(name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)?;
+        let link = self.dir.hold(name)?;
         Ok((link.metadata()?.uid(), fcntl::readlinkat(&link, "")?))
     }
 }
 
 /// Root, or whoever this process runs as where it is not root.
-fn is_root(owner: u32) -> bool {
+pub(crate) fn is_root(owner: u32) -> bool {
     owner == 0 || owner == unistd::geteuid().as_raw()
 }
 
