@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     deployment::{DeploymentName, Event},
+    layout::make_dir,
     regular,
 };
 
@@ -263,7 +264,7 @@ impl GroupState {
 
 /// Reads all groups. A damaged file is an error: guessing what a host was doing is worse.
 pub(crate) fn read(dir: &Path) -> io::Result<BTreeMap<GroupName, GroupState>> {
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     let mut groups = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -352,7 +353,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<(File, PathBuf)> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     let beside = dir.join(format!("{}.{NEW}", name.to_string_lossy()));
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,6 +1,10 @@
 //! Where things are: AWS's layout below the root directory, the journal below the state directory.
 
-use std::path::PathBuf;
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use groundswell_protocol::ids::{Digest, FleetId, GroupName};
 
@@ -17,6 +21,12 @@ pub(crate) enum Marker {
 pub(crate) const ARCHIVE: &str = "deployment-archive";
 /// And the manifest of that under this one.
 pub(crate) const MANIFEST: &str = "manifest";
+
+/// Makes a directory of this process's own, and those above, whatever the umask: who could write there could have root
+/// read what they like.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+}
 
 impl Config {
     /// The directory of one deployment.

@@ -30,7 +30,7 @@ use crate::{
     install::{self, Belongings, Plan, Unfit},
     journal::{End, Failure, Installed, Standing, Step},
     kept,
-    layout::Marker,
+    layout::{self, Marker},
     logs::{self, ScriptLog},
     regular,
     unit::Units,
@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
             None => fs::remove_file(&path),
             Some(text) => path
                 .parent()
-                .map_or(Ok(()), fs::create_dir_all)
+                .map_or(Ok(()), layout::make_dir)
                 .and_then(|()| fs::write(&beside, text))
                 .and_then(|()| fs::rename(&beside, &path)),
         };

@@ -30,6 +30,7 @@ use crate::{
     deployment::{Deployment, DeploymentName, Event},
     frame, give_up,
     journal::{self, End, Failure, Installed, Standing, Step},
+    layout,
     lifecycle::{self, Work},
     lock, regular, stage,
     unit::Units,
@@ -160,7 +161,7 @@ fn settings(asked: &LocalDeployment, fleet: Option<&Config>) -> Result<Config, S
             root.display()
         ));
     }
-    fs::create_dir_all(&config.state_dir)
+    layout::make_dir(&config.state_dir)
         .map_err(|error| format!("{}: {error}", config.state_dir.display()))?;
     Ok(config)
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     deployment::DeploymentName,
+    layout::make_dir,
     lock::{self, Hold},
     regular,
 };
@@ -51,7 +52,7 @@ struct Inner {
 impl ScriptLog {
     pub(crate) fn open(places: Places) -> io::Result<Self> {
         for dir in [&places.own, &places.all].into_iter().filter_map(|path| path.parent()) {
-            fs::create_dir_all(dir)?;
+            make_dir(dir)?;
         }
         let (file, all) = (append(&places.own)?, append(&places.all).ok());
         let output_ends_at = share_of(file.metadata()?.len());
@@ -210,7 +211,7 @@ pub(crate) fn read(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
 /// those that were set aside goes.
 pub(crate) fn rotate(all: &Path) -> io::Result<()> {
     let dir = all.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     let beside = |end: &str| PathBuf::from([all.as_os_str(), end.as_ref()].join("".as_ref()));
     let aside = |number: u32| beside(&format!(".{number}"));
     let is_long = || fs::metadata(all).is_ok_and(|file| file.len() >= ALL_BYTES_MAX);

@@ -210,6 +210,25 @@ fn c166_sudo_and_runas_make_four_commands() {
 }
 
 #[test]
+fn whatever_the_umask_nobody_else_writes_where_revisions_are() {
+    let host = Host::new();
+    let bundle = bundle(&host, "#!/bin/sh\n", "");
+    let mut command = Command::new("sh");
+    let local = host.command(&bundle, &[]);
+    command.args(["-c", "umask 0; exec \"$0\" \"$@\""]).arg(local.get_program());
+    command.args(local.get_args());
+    let run = Run::of(command);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let mut open = vec![host.path("root")];
+    while let Some(dir) = open.pop() {
+        let mode = fs::metadata(&dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{}", dir.display());
+        let all = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap());
+        open.extend(all.filter(|it| it.file_type().unwrap().is_dir()).map(|it| it.path()));
+    }
+}
+
+#[test]
 fn c167_an_interpreter_that_is_not_there_is_told() {
     for script in ["#!/no/such/interpreter\n", "#!/bin/sh\r\necho x\r\n"] {
         let (_, run) = fails(script, "");

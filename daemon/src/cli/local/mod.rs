@@ -10,7 +10,7 @@ mod events;
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::process::CommandExt,
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -125,7 +125,8 @@ impl Incoming {
     fn new(root: &Path) -> Result<Self, Failed> {
         let make = || -> io::Result<Self> {
             let all = root.join(INCOMING);
-            fs::create_dir_all(&all)?;
+            // Whatever the umask: who could write here could change what is about to be deployed.
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&all)?;
             // Nobody sweeps what was made and is not held yet.
             let _one = lock(&all, FlockArg::LockExclusive)?;
             sweep(&all)?;
