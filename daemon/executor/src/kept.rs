@@ -172,6 +172,35 @@ pub(crate) fn refresh(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Copies what [`put_back`] would replace, and tells of each where it was and where it is by now. A host that was
+/// interrupted may have run for days since: what people and the application have changed meanwhile is theirs.
+pub(crate) fn set_aside(dir: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let kept: Option<Kept> = absent_is_none(read_sealed(&dir.join(LIST)))?;
+    let (at_aside, mut parents, mut all) = (dir.join(ASIDE), Parents::default(), Vec::new());
+    let mut aside = None;
+    for (file, at) in kept.iter().flat_map(|kept| &kept.files).zip(0..) {
+        let copied = parents.of(&file.path).and_then(|(dir, name)| {
+            if !file.is_changed(dir, name)? {
+                return Ok(false);
+            }
+            if aside.is_none() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&at_aside)?;
+                aside = Some(Dir::open(&fs::canonicalize(&at_aside)?)?);
+            }
+            let Some(aside) = &aside else { return Ok(false) };
+            aside.remove(number(at).as_ref())?;
+            dir.duplicate(name, aside, number(at).as_ref())
+        });
+        if install::absent_is_fine(&file.path, copied)?.unwrap_or(false) {
+            all.push((file.path.clone(), at_aside.join(number(at))));
+        }
+    }
+    if let Some(aside) = aside {
+        durable(&at_aside, nix::unistd::syncfs(aside.file()?).map_err(Into::into));
+    }
+    Ok(all)
+}
+
 /// Puts back what is not there any more, or not as it was. Does nothing if nothing was kept, and can be
 /// repeated until it succeeds: then all of it is there.
 pub(crate) fn put_back(dir: &Path) -> io::Result<()> {
@@ -222,6 +251,16 @@ impl KeptFile {
     /// True if what is at its place is the file itself, whatever was written into it.
     fn is(&self, now: &Was, dir: &Dir, name: &OsStr) -> io::Result<bool> {
         Ok(now.is_same_file(&self.was) && (self.born.is_none() || self.born == dir.born(name)?))
+    }
+
+    /// True if something else is at its place by now, or something else is in it that would not stay.
+    fn is_changed(&self, dir: &Dir, name: &OsStr) -> io::Result<bool> {
+        let Some(there) = dir.stat(name)?.filter(|it| Kind::of(it) != Kind::Directory) else {
+            return Ok(false);
+        };
+        let now = Was::of(&there);
+        let stays = self.archived.is_none() && self.is(&now, dir, name)?;
+        Ok(now.content != self.was.content && !stays)
     }
 
     fn put_back(
@@ -384,6 +423,8 @@ fn number(at: usize) -> String {
 const SET_ID: u32 = 0o6000;
 const LIST: &str = "before";
 const NAMES: &str = "kept";
+/// Goes with the deployment's directory.
+const ASIDE: &str = "replaced";
 
 #[cfg(test)]
 mod tests {

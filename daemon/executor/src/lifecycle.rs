@@ -450,13 +450,30 @@ pub(crate) fn abandon(
     has_run: bool,
 ) -> Result<(), String> {
     // A script may still be at work on the files that go.
-    ScriptLog::open(config.script_log(group, deployment))
-        .and_then(|log| hooks::end_left_over(&config.hook_record(group, deployment), &log))
+    let log = ScriptLog::open(config.script_log(group, deployment))
+        .and_then(|log| {
+            hooks::end_left_over(&config.hook_record(group, deployment), &log).map(|()| log)
+        })
         .map_err(|error| format!("the script that was left running cannot be ended: {error}"))?;
     let _alone = install::alone();
     let dir = config.deployment_dir(group, deployment);
-    let done = if has_run || install::can_undo(&dir) { put_back(&dir) } else { forget(&dir) };
+    let done = match (install::can_undo(&dir), has_run) {
+        (true, _) => put_back(&dir),
+        (false, true) => put_back_with_care(&dir, &log),
+        (false, false) => forget(&dir),
+    };
     done.map_err(|error| format!("the old files cannot be put back: {error}"))
+}
+
+/// The same where no file of the deployment is in place: what has changed since is not Install's.
+fn put_back_with_care(dir: &Path, log: &ScriptLog) -> io::Result<()> {
+    for (path, aside) in kept::set_aside(dir)? {
+        let (path, aside) = (path.display(), aside.display());
+        log.line(&format!(
+            "{path} was changed since this began and is put back; a copy is {aside}"
+        ));
+    }
+    put_back(dir)
 }
 
 /// Takes back what Install has done, then whatever scripts have done before it.
@@ -559,7 +576,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_have_replaced_stays_where_nothing_of_a_deployment_has_run() {
+    fn what_people_have_replaced_stays_where_nothing_has_run_and_is_set_aside_else() {
         let scratch = tempfile::tempdir().unwrap();
         let at = |name: &str| fs::canonicalize(scratch.path()).unwrap().join(name);
         let config = Config { root_dir: at("root"), state_dir: at("state"), ..Config::default() };
@@ -577,6 +594,10 @@ mod tests {
             abandon(&config, &group, deployment, has_run).unwrap();
             assert_eq!(fs::read_to_string(at("file")).unwrap(), expected);
             assert!(!kept::is_needed(&dir));
+            let log = fs::read_to_string(config.script_log(&group, deployment).own).unwrap();
+            assert_eq!(log.contains("file was changed since this began"), has_run, "{log}");
+            let aside = fs::read_to_string(dir.join("replaced/0"));
+            assert_eq!(aside.ok().as_deref(), has_run.then_some("theirs"));
         }
     }
 }
