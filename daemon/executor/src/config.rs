@@ -21,7 +21,7 @@ pub(crate) struct Config {
     pub(crate) store_dir: PathBuf,
     /// Where `swelld` asks.
     pub(crate) socket: PathBuf,
-    /// The Unix group of `swelld`, which may ask beside root.
+    /// The Unix group of `swelld`, of whose members only the user who owns the store may ask, beside root.
     pub(crate) socket_group: Option<String>,
     /// What appspecs call `/`; elsewhere only where several hosts share a machine.
     pub(crate) destination_root: PathBuf,

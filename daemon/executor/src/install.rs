@@ -1,7 +1,7 @@
 //! Putting a revision's files in place, and putting the old ones back.
 //!
-//! Everything that can be known to fail is checked before the live tree is touched. What will be
-//! replaced or removed is saved first, and a list of it is on disk before the first change; so the
+//! Everything that can be known to fail is checked before the live tree is touched. A list of what will be
+//! replaced or removed is on disk first, and all that is on it is saved before the first change; so the
 //! old tree can be put back after a failure, a crash, or a crash while putting it back.
 //!
 //! A plan holds paths without links: those that the host has on the way are resolved when it is made,
@@ -620,8 +620,12 @@ fn in_two<T: Sync, R: Send>(
     }
     let (mine, others) = all.split_at(all.len() / 2);
     thread::scope(|scope| {
-        let others = scope.spawn(|| work(others));
+        let spawned = thread::Builder::new().spawn_scoped(scope, || work(others));
         let mine = work(mine);
+        // Where no thread can be made one does it all.
+        let Ok(others) = spawned else {
+            return Ok([mine?, work(others)?].into_iter().flatten().collect());
+        };
         let others = others.join().map_err(|_| io::Error::other("a thread has panicked"))?;
         let (mut mine, others) = (mine?, others?);
         mine.extend(others);

@@ -51,6 +51,8 @@ pub(crate) fn lay_out(
             fs::remove_dir_all(&part)?;
         }
         make_directories(manifest, &part)?;
+        // A failure to write is told to who has it open by then.
+        let dir = File::open(&part)?;
         let shared = earlier::share(config, group, manifest, &part);
         let is_there = |entry: &Entry| {
             entry.kind == EntryKind::Directory || shared.contains(entry.path.as_str())
@@ -68,7 +70,6 @@ pub(crate) fn lay_out(
         for entry in missing {
             write_entry(&mut frames, &entry.kind, &part.join(&entry.path))?;
         }
-        let dir = File::open(&part)?;
         durable(&part, nix::unistd::syncfs(&dir).map_err(Into::into));
         fs::rename(&part, &archive)?;
         let parent = archive.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -285,11 +286,12 @@ mod tests {
             fs::create_dir_all(&dir).unwrap();
             dir
         };
-        let all: Vec<_> = (0..4).map(deployment).collect();
+        let all: Vec<_> = (0..5).map(deployment).collect();
         fs::write(all[1].join("undo"), "").unwrap();
+        fs::write(all[4].join("before"), "").unwrap();
         clear_old(&config, &group, &BTreeSet::from([all[2].clone()]), 1);
         assert!(!all[0].exists() && !all[3].exists());
-        assert!(all[1].exists() && all[2].exists());
+        assert!(all[1].exists() && all[2].exists() && all[4].exists());
     }
 
     #[test]
