@@ -5,6 +5,18 @@ use std::{fs, path::Path};
 use super::{Host, read};
 
 #[test]
+fn without_a_name_the_application_is_called_after_the_directory() {
+    let host = Host::new();
+    let hooks = "hooks:\n  AfterInstall:\n    - location: tell.sh\n";
+    let tell = ("tell.sh", "#!/bin/sh\necho $APPLICATION_NAME >{live}/told\n");
+    let bundle = host.bundle("one", hooks, &[tell]);
+    let mut command = host.command(Path::new("."), &[]);
+    assert!(command.current_dir(&bundle).output().unwrap().status.success());
+    let told = fs::read_to_string(host.live("told")).unwrap();
+    assert_eq!(Path::new(told.trim_end()), fs::canonicalize(&bundle).unwrap());
+}
+
+#[test]
 fn c224_events_that_come_too_early_are_refused_with_those_that_may() {
     let host = Host::new();
     let bundle = host.tracing("one", &["ApplicationStart"]);

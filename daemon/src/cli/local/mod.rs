@@ -8,6 +8,7 @@ mod bundle;
 mod events;
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
@@ -197,6 +198,8 @@ fn deploy(
         group_name: no_nul("--deployment-group-name", arguments.deployment_group_name.clone())?,
         application: match application {
             Some(name) => no_nul("--application-name", name)?,
+            // A dot is no name of anything.
+            None if location == Path::new(".") => text(&env::current_dir()?)?,
             None => text(location)?,
         },
         lifecycle: arguments.lifecycle,
@@ -226,7 +229,7 @@ fn text(path: &Path) -> Result<String, Failed> {
 /// Starts the executor that is installed beside this program. It is not in this process group: whoever
 /// interrupts this program leaves no deployment half done.
 fn start(asked: &LocalDeployment) -> Result<Child, Failed> {
-    let program = std::env::current_exe()?.with_file_name("swell-exec");
+    let program = env::current_exe()?.with_file_name("swell-exec");
     let failed = |error: io::Error| {
         let hint = "install the whole package, all programs in one directory";
         Failed::with_hint(format!("{}: {error}", program.display()), hint)
