@@ -149,7 +149,10 @@ impl EventFailed {
 /// Looks for what Install needs before anything is disturbed: whoever has to be told that something is
 /// missing still has what ran. What scripts that run before Install may mend is asked again in Install alone.
 fn check(work: &mut Work<'_>) -> Step {
-    let checked = take_back(work).and_then(|()| check_install(work)).and_then(|()| keep(work));
+    let checked = take_back(work)
+        .and_then(|()| check_install(work))
+        .and_then(|()| keep(work))
+        .and_then(|is_kept| if is_kept { check_room(work) } else { Ok(()) });
     let Err(problem) = checked else {
         let first = work.deployment.first(&work.before);
         return first.map_or(Step::Ended(End::Succeeded), Step::Forward);
@@ -194,14 +197,21 @@ fn check_install(work: &Work<'_>) -> Result<(), String> {
     }
 }
 
-/// Keeps what is there, if scripts run before Install saves it.
-fn keep(work: &Work<'_>) -> Result<(), String> {
+/// What was kept in another mount has taken room that Install needs, too.
+fn check_room(work: &Work<'_>) -> Result<(), String> {
+    let _alone = install::alone();
+    // What else is wrong with it was told or left to scripts.
+    plan(work).map_or(Ok(()), |plan| plan.check_room(&work.dir()))
+}
+
+/// Keeps what is there, if scripts run before Install saves it. False if none do.
+fn keep(work: &Work<'_>) -> Result<bool, String> {
     let mut before = work.deployment.before_install();
     if !work.deployment.goes_back
         || !work.deployment.installs_files()
         || !before.any(|it| runs(work, it))
     {
-        return Ok(());
+        return Ok(false);
     }
     let _alone = install::alone();
     let failed = |error: io::Error| format!("what is there cannot be kept: {error}");
@@ -216,7 +226,9 @@ fn keep(work: &Work<'_>) -> Result<(), String> {
         install::targets(&manifest, root, &archive, &Belongings::default()).ok()
     });
     let places = places.unwrap_or_default().into_keys();
-    kept::keep(&work.dir(), &belongings, places, &archived.unwrap_or_default()).map_err(failed)
+    kept::keep(&work.dir(), &belongings, places, &archived.unwrap_or_default())
+        .map(|()| true)
+        .map_err(failed)
 }
 
 /// True if an event has scripts.

@@ -498,6 +498,21 @@ fn room_for_copies_is_looked_for_where_a_second_name_cannot_be() {
     assert!(message.contains("has no room: 204800 bytes are needed"), "{message}");
 }
 
+/// Where scripts run before Install, what is in the way is copied before the first of them, and then once more.
+#[test]
+fn room_for_both_copies_is_looked_for_before_the_first_script() {
+    let host = Host::new();
+    let hooks = "hooks:\n  BeforeInstall:\n    - location: run.sh\n";
+    let run = ("run.sh", "#!/bin/sh\n: >{live}/ran\n");
+    let two = host.bundle("two", &format!("{SMALL}{hooks}"), &[("data", "2"), run]);
+    let old = "mkdir $0/live/small && head -c 200000 /dev/zero >$0/live/small/data";
+    let prepare = format!("mkdir $0/root && mount -t tmpfs -o size=400k none $0/root && {old}");
+    let run = after_mounting(&host, &prepare, &two, &["-b", "OVERWRITE"]);
+    let message = run.failure("message");
+    assert!(message.contains("has no room: 200704 bytes are needed"), "{message}");
+    assert!(!host.live("ran").exists());
+}
+
 /// Deploys where `live/small` is a file system with these options.
 fn on_a_file_system(host: &Host, bundle: &Path, options: &str) -> Run {
     let prepare = format!("mount -t tmpfs -o {options} none $0/live/small");
