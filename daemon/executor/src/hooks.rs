@@ -251,7 +251,7 @@ fn end_group(group: Pid, record: &str) {
 
 /// What systemd tells this service about itself, and how the unit keeps its memory small. A script, and
 /// what it starts, are not this service.
-const OF_THIS_SERVICE: [&str; 11] = [
+const OF_THIS_SERVICE: [&str; 13] = [
     "INVOCATION_ID",
     "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
@@ -259,6 +259,8 @@ const OF_THIS_SERVICE: [&str; 11] = [
     "LISTEN_PID",
     "MALLOC_ARENA_MAX",
     "MALLOC_MMAP_THRESHOLD_",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
     "NOTIFY_SOCKET",
     "RUNTIME_DIRECTORY",
     "STATE_DIRECTORY",

@@ -209,6 +209,20 @@ fn c166_sudo_and_runas_make_four_commands() {
     }
 }
 
+/// An application that is told where to look for pressure would heed that of another service.
+#[test]
+fn what_systemd_has_told_who_deploys_is_no_news_for_a_script() {
+    let host = Host::new();
+    let bundle = bundle(&host, "#!/bin/sh\nenv >{live}/told\n", "");
+    let mut command = host.command(&bundle, &[]);
+    let of_service = ["MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "INVOCATION_ID"];
+    command.env("OF_A_PERSON", "x").envs(of_service.map(|name| (name, "x")));
+    assert_eq!(Run::of(command).code, 0);
+    let told = read(host.live("told"));
+    assert!(told.contains("OF_A_PERSON=x"), "{told}");
+    assert_eq!(of_service.into_iter().find(|name| told.contains(name)), None, "{told}");
+}
+
 #[test]
 fn whatever_the_umask_nobody_else_writes_where_revisions_are() {
     let host = Host::new();
