@@ -179,6 +179,26 @@ impl Executor {
         self.given_up.push(group.clone());
     }
 
+    /// True if no slot is in use here.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.journal.values().all(|state| state.activation.is_none())
+    }
+
+    /// What is on its disk.
+    pub(crate) fn image(&self) -> Self {
+        let (journal, electorate) = (self.journal.clone(), self.electorate.clone());
+        Self { journal, electorate, ..Self::default() }
+    }
+
+    /// What the host runs, by group.
+    pub(crate) fn runs(&self) -> BTreeMap<GroupName, Digest> {
+        let runs = self.journal.iter().filter_map(|(group, state)| {
+            let (release, _) = state.current.as_ref()?;
+            Some((group.clone(), *release))
+        });
+        runs.collect()
+    }
+
     /// Groups in which the host was left as it was since this was asked last.
     pub fn given_up(&mut self) -> Vec<GroupName> {
         std::mem::take(&mut self.given_up)

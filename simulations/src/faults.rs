@@ -4,6 +4,7 @@ use groundswell_protocol::{fleet::Version, ids::HostId};
 
 use crate::{
     coverage::Situation,
+    executor::Executor,
     host::{Disk, Doom, Host},
     plan::{FaultKind, Micros, SECOND},
     world::{Event, World},
@@ -77,14 +78,18 @@ impl World {
                     self.queue.plan(until, Event::Boot { host });
                 }
             }
-            FaultKind::HolderDies { begun } => self.doomed_holders.push((begun, fault.lasts)),
-            FaultKind::PutBack(host) => {
+            FaultKind::HolderDies { .. } | FaultKind::HolderPauses { .. } => {
+                self.doomed_holders.push(index);
+            }
+            FaultKind::PutBack { host, whole } => {
                 // Careful people stop a daemon before they take an image of its disk.
                 if self.dice.permille(500) {
                     self.kill_daemon(host, false);
                     self.queue.plan(self.now + SECOND, Event::StartDaemon { host });
                 }
                 self.hosts[host].image = Some(Box::new(self.hosts[host].disk.clone()));
+                self.hosts[host].executor_image =
+                    whole.then(|| self.executor_image(host)).flatten();
                 self.queue.plan(until, Event::Mend(index));
             }
             FaultKind::Rot(host) => {
@@ -158,7 +163,7 @@ impl World {
             FaultKind::DiskFails(host) => self.hosts[host].disk_fails = false,
             FaultKind::ExecutorDiskFails(host) => self.hosts[host].executor_disk_fails = false,
             FaultKind::SlowDisk { host, .. } => self.hosts[host].disk_takes = 0,
-            FaultKind::PutBack(host) => drop(self.put_back(host)),
+            FaultKind::PutBack { host, .. } => drop(self.put_back(host)),
             FaultKind::Rot(host) => self.mend_rot(host),
             FaultKind::Narrow { host, .. } => self.hosts[host].wire.rate = None,
             _ => {}
@@ -191,14 +196,24 @@ impl World {
         self.hosts.iter().map(own).collect()
     }
 
-    /// A host has got a slot, or has begun with it: some lose power then.
-    pub(crate) fn holder_dies(&mut self, host: usize, begun: bool) {
-        let doomed = self.doomed_holders.iter().position(|(when, _)| *when == begun);
-        let Some(doomed) = doomed.filter(|_| !self.healed) else { return };
-        let (_, lasts) = self.doomed_holders.swap_remove(doomed);
-        self.trace.say(self.now, || format!("host {host} dies with its slot"));
+    /// A host has got a slot, or has begun with it: some lose power then, and some stand still.
+    pub(crate) fn holder_is_hit(&mut self, host: usize, has_begun: bool) {
+        let is_meant = |fault: &usize| match self.plan.faults[*fault].kind {
+            FaultKind::HolderDies { begun } | FaultKind::HolderPauses { begun } => {
+                begun == has_begun
+            }
+            _ => false,
+        };
+        let place = self.doomed_holders.iter().position(is_meant);
+        let Some(place) = place.filter(|_| !self.healed) else { return };
+        let fault = self.plan.faults[self.doomed_holders.swap_remove(place)].clone();
+        self.trace.say(self.now, || format!("host {host} is hit with its slot: {:?}", fault.kind));
+        let until = self.now + fault.lasts;
+        if let FaultKind::HolderPauses { .. } = fault.kind {
+            return self.pause(host, true, until);
+        }
         self.lose_power(host);
-        self.queue.plan(self.now + lasts, Event::Boot { host });
+        self.queue.plan(until, Event::Boot { host });
     }
 
     /// The seeds lose power, and everybody else is started again soon after.
@@ -235,8 +250,27 @@ impl World {
         }
     }
 
+    /// What an executor has on its disk, if the host has no slot.
+    fn executor_image(&self, host: usize) -> Option<Executor> {
+        let Host { id, executor, .. } = &self.hosts[host];
+        let is_free = self.truth.ledger.slot_of(*id).is_none() && executor.is_at_rest();
+        is_free.then(|| executor.image())
+    }
+
+    /// The executor's disk becomes what it was, and with it what the host runs. Nobody tells the ledger.
+    fn put_executor_back(&mut self, host: usize) {
+        let Some(image) = self.hosts[host].executor_image.take() else { return };
+        let Some(now) = self.executor_image(host) else { return };
+        if now.runs() != image.runs() {
+            self.coverage.met(Situation::MachinePutBack);
+        }
+        self.trace.say(self.now, || format!("host {host}: so does its executor"));
+        self.truth.runs_again(self.hosts[host].id, &image.runs());
+        self.hosts[host].executor = image;
+    }
+
     /// A machine is switched off, and comes back with the image of its daemon's disk that was taken
-    /// before. The executor's disk is another one. False if that is not done.
+    /// before, and with that of its executor's, if there is one. False if that is not done.
     fn put_back(&mut self, host: usize) -> bool {
         let Some(image) = self.hosts[host].image.take() else { return false };
         // With a voter that is gone, or that was removed and has no successor yet, too few would be left to
@@ -250,6 +284,7 @@ impl World {
             return false;
         }
         self.lose_power(host);
+        self.put_executor_back(host);
         let target = &mut self.hosts[host];
         let forgotten = std::mem::replace(&mut target.disk, *image);
         let end = |disk: &Disk| disk.log.keys().next_back().copied();
@@ -373,6 +408,7 @@ impl World {
             self.coverage.met(Situation::PausedHolder);
         }
         self.hosts[host].paused = Some((until, whole));
+        self.hosts[host].paused_at = self.now;
         self.queue.plan(until, Event::Resume { host });
         for peer in 0..self.hosts.len() {
             for stream in self.network.streams_of(host, peer).to_vec() {
@@ -389,6 +425,10 @@ impl World {
         }
         self.trace.mix(&[31, host as u64]);
         self.trace.say(self.now, || format!("host {host} goes on"));
+        let is_long = self.now >= self.hosts[host].paused_at + 600 * SECOND;
+        if is_long && self.truth.ledger.slot_of(self.hosts[host].id).is_some() {
+            self.coverage.met(Situation::PausedForLong);
+        }
         self.hosts[host].paused = None;
         self.written(host);
         for event in std::mem::take(&mut self.hosts[host].backlog) {

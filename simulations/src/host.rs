@@ -44,6 +44,8 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
     /// The disk as it was when somebody took an image of it.
     pub(crate) image: Option<Box<Disk>>,
+    /// The same of its executor's.
+    pub(crate) executor_image: Option<Executor>,
     /// The disk that an image was put in place of.
     pub(crate) forgotten: Option<Box<Disk>>,
     /// Since when its daemon takes no part in consensus, as far as people have looked.
@@ -60,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) powered: bool,
     /// Until when it stands still, and whether the executor does too.
     pub(crate) paused: Option<(Micros, bool)>,
+    /// Since when it does, or did.
+    pub(crate) paused_at: Micros,
     /// What happens to it meanwhile.
     pub(crate) backlog: VecDeque<Event>,
     /// What has come to its daemon, which it takes in together with what comes next.
@@ -233,6 +237,7 @@ impl Host {
             report_due: false,
             disk: Disk { cert: Some(cert), ..Disk::default() },
             image: None,
+            executor_image: None,
             forgotten: None,
             doubtful_since: None,
             boots: 0,
@@ -241,6 +246,7 @@ impl Host {
             incarnation: u64::from(is_new),
             powered: false,
             paused: None,
+            paused_at: 0,
             backlog: VecDeque::new(),
             waiting: Vec::new(),
             doomed: None,

@@ -63,6 +63,14 @@ impl World {
         0..self.plan.voters.min(2)
     }
 
+    /// The host that is reached at an address: a machine keeps its own when it is installed anew.
+    pub(crate) fn found_at(&self, address: usize) -> usize {
+        let is_it = |host: &usize| {
+            self.plan.hosts[*host].replaces == Some(address) && !self.hosts[*host].gone
+        };
+        (0..self.hosts.len()).find(is_it).unwrap_or(address)
+    }
+
     pub(crate) fn start_executor(&mut self, host: usize) {
         let target = &mut self.hosts[host];
         if target.powered && !target.executor_up {

@@ -17,8 +17,8 @@ use crate::{
     dice::Dice,
     execute_steps,
     founding::{certificate, labels_of, person},
-    host::Doom,
-    plan::{Bad, Border, ChoreKind, HostPlan, Micros, SECOND, Terms},
+    host::{Doom, Host},
+    plan::{Bad, Border, ChoreKind, Micros, SECOND, Terms},
     world::{Event, World},
 };
 
@@ -375,12 +375,21 @@ impl World {
         let replaced = |host: usize| self.plan.hosts.iter().any(|p| p.replaces == Some(host));
         let slots = self.node(desk).into_iter().flat_map(|node| node.ledger().slots());
         let holders = slots.map(|slot| self.by_id[&slot.host]);
-        let holders = holders.filter(|host| *host >= self.plan.voters && !replaced(*host));
+        let holders = holders.filter(|host| !replaced(*host));
         let host = holders.filter(|host| self.plan.hosts[*host].replaces.is_none()).last();
         let host = host.unwrap_or(fallback);
+        // One of those whose addresses everybody was given stays.
+        let is_out = |seed: usize| seed == host || self.people.have_removed(self.hosts[seed].id);
+        if self.seeds().contains(&host) && self.seeds().all(is_out) {
+            return;
+        }
         // With whom they have just gone on they do not remove on the side that was left.
         let voters = self.truth.ledger.electorate().newest();
-        if self.truth.abandoned.is_some() && voters.is_voter(self.hosts[host].id) {
+        // Nor where the ledger, which asks for the others, has not seen yet that one of them is gone.
+        let ledger = &self.truth.ledger;
+        let is_missed = |voter| self.hosts[self.by_id[&voter]].gone && ledger.is_healthy(voter);
+        let is_needed = self.truth.abandoned.is_some() || voters.hosts().any(is_missed);
+        if is_needed && voters.is_voter(self.hosts[host].id) {
             return;
         }
         let removal = Removal {
@@ -405,23 +414,24 @@ impl World {
         let is_growing = was_lost && voters.list().len() < self.plan.voters;
         let is_doubtful = self.hosts.iter().any(|host| host.forgotten.is_some());
         // Whoever votes is needed since others were lost, or one is gone and not replaced yet.
-        let is_needed = was_lost || voters.hosts().any(|voter| self.hosts[self.by_id[&voter]].gone);
+        let is_out = |voter| self.hosts[self.by_id[&voter]].gone || self.people.have_removed(voter);
+        let is_needed = was_lost || voters.hosts().any(is_out);
         let votes = is_needed && voters.is_voter(self.hosts[old].id);
         if self.hosts[old].gone || !self.hosts[host].gone || votes || is_growing || is_doubtful {
             return;
         }
         self.coverage.met(Situation::HostInstalledAnew);
-        self.scrap(old);
-        // It is approved in the place of what the machine was, whatever that came to.
-        let incarnation = self.hosts[old].incarnation + 1;
-        if incarnation > self.hosts[host].incarnation {
-            let HostPlan { a, b, .. } = self.hosts[host].plan;
-            let (plan, labels) = (&self.plan, labels_of(&[("a", a), ("b", b)]));
-            let cert = certificate(plan, &self.trust, &person(3), host, labels, incarnation);
-            self.hosts[host].incarnation = incarnation;
-            self.hosts[host].disk.cert = Some(cert);
+        if old < self.plan.voters {
+            self.coverage.met(Situation::FirstVoterInstalledAnew);
         }
-        self.hosts[host].gone = false;
+        self.scrap(old);
+        // It may have been given other labels since the certificate was made.
+        let incarnation = self.hosts[old].incarnation + 1;
+        let Host { plan, disk, .. } = &mut self.hosts[host];
+        let labels = labels_of(&[("a", plan.a), ("b", plan.b)]);
+        let cert = certificate(&self.plan, &self.trust, &person(3), host, labels, incarnation);
+        disk.cert = Some(cert);
+        (self.hosts[host].incarnation, self.hosts[host].gone) = (incarnation, false);
         let at = self.now + self.people.dice.between(SECOND, 10 * SECOND);
         self.queue.plan(at, Event::Boot { host });
     }

@@ -331,8 +331,18 @@ pub enum FaultKind {
         /// It has begun.
         begun: bool,
     },
+    /// The next host that gets a slot, or begins with it, stands still.
+    HolderPauses {
+        /// It has begun.
+        begun: bool,
+    },
     /// The machine comes back with the disk that its daemon had when this began.
-    PutBack(usize),
+    PutBack {
+        /// The host.
+        host: usize,
+        /// Its executor's disk as well, and so whatever it ran: the whole machine, if it has no slot then and now.
+        whole: bool,
+    },
     /// A bit flips in what the daemon has written down: it ends as often as it is started, until somebody
     /// puts back a copy that was made when this began.
     Rot(usize),
@@ -436,7 +446,7 @@ impl Plan {
         chores.extend(draw_stops_at_beginning(&mut Dice::new(seed ^ 0x570b), heal_at));
         chores.extend(draw_unfit_voters(&mut Dice::new(seed ^ 0x0f17), heal_at));
         let forgets =
-            |fault: &Fault| matches!(fault.kind, FaultKind::PutBack(_) | FaultKind::Rot(_));
+            |fault: &Fault| matches!(fault.kind, FaultKind::PutBack { .. } | FaultKind::Rot(_));
         let mut heal_at = heal_at;
         if !faults.iter().any(forgets) {
             let loss = draw_loss(&mut Dice::new(seed ^ 0x105e), heal_at);
@@ -457,6 +467,13 @@ impl Plan {
             heal_at = split.at + split.lasts + 20 * SECOND;
             chores.extend(draw_night(&mut Dice::new(seed ^ 0x9147), groups.len(), &split, &habits));
             faults.push(split);
+        }
+        if let Some(pause) = draw_long_pause(&mut Dice::new(seed ^ 0x5111), size, voters, heal_at)
+            && is_whole
+        {
+            heal_at = heal_at.max(pause.at + pause.lasts + 60 * SECOND);
+            chores.extend(draw_night(&mut Dice::new(seed ^ 0x9148), groups.len(), &pause, &habits));
+            faults.push(pause);
         }
         let often = |dice: &mut Dice, then: u64| if dice.permille(400) { then } else { 0 };
         let mut plan = Self {
@@ -598,8 +615,10 @@ fn draw_hosts(
     let mut hosts: Vec<_> = (0..size).map(draw).collect();
     if habits.knows(Habit::Install) {
         for _ in 0..dice.between(1, 3) {
-            let Some(old) = (voters < size).then(|| voters + dice.index(size - voters)) else {
-                break;
+            let old = match voters > 1 && dice.permille(300) {
+                true => dice.index(voters),
+                false if voters < size => voters + dice.index(size - voters),
+                false => break,
             };
             if hosts.iter().all(|host| host.replaces != Some(old)) {
                 hosts.push(HostPlan { replaces: Some(old), ..hosts[old].clone() });
@@ -786,7 +805,11 @@ fn draw_chores_of_hosts(
         .collect();
     for _ in 0..2 {
         if habits.knows(Habit::Remove) && others.len() > 4 {
-            let kind = ChoreKind::Remove { host: *dice.pick(&others) };
+            let is_replaced = |host: usize| hosts.iter().any(|other| other.replaces == Some(host));
+            let first = dice.index(voters);
+            let is_first = voters > 1 && dice.permille(300) && !is_replaced(first);
+            let host = if is_first { first } else { *dice.pick(&others) };
+            let kind = ChoreKind::Remove { host };
             let kind = if dice.permille(500) { ChoreKind::AtGrant(Box::new(kind)) } else { kind };
             chores.push(Chore { at: dice.between(10 * SECOND, heal_at), kind });
         }
@@ -928,6 +951,18 @@ fn draw_hours(dice: &mut Dice, size: usize, heal_at: Micros) -> Option<Fault> {
     dice.permille(6).then_some(Fault { at, lasts, kind })
 }
 
+/// In a few fleets a machine stands still for ten minutes and more: any one, or one that has just been given a
+/// slot or has begun with it.
+fn draw_long_pause(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Option<Fault> {
+    let (at, lasts) = (dice.between(10 * SECOND, heal_at), dice.between(600, 900) * SECOND);
+    let kind = match dice.between(0, 3) {
+        0 => FaultKind::Pause { host: dice.index(voters), whole: true },
+        1 => FaultKind::Pause { host: dice.index(size), whole: true },
+        _ => FaultKind::HolderPauses { begun: dice.permille(500) },
+    };
+    dice.permille(20).then_some(Fault { at, lasts, kind })
+}
+
 /// What people do meanwhile.
 fn draw_night(dice: &mut Dice, groups: usize, split: &Fault, habits: &Habits) -> Vec<Chore> {
     let mut draw = || {
@@ -948,7 +983,10 @@ fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -
         };
         let (at, lasts) =
             (dice.between(3 * SECOND, heal_at / 2), dice.between(SECOND, heal_at / 2));
-        let kind = if dice.permille(300) { FaultKind::Rot(host) } else { FaultKind::PutBack(host) };
+        let kind = match dice.permille(300) {
+            true => FaultKind::Rot(host),
+            false => FaultKind::PutBack { host, whole: dice.permille(700) },
+        };
         Fault { at, lasts, kind }
     })
 }

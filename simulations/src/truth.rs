@@ -357,7 +357,13 @@ impl Truth {
                     _ => return None,
                 })
             })),
-            Entry::Remove(_) => met.push(Situation::HostRemoved),
+            Entry::Remove(removal) => {
+                met.push(Situation::HostRemoved);
+                let removal = self.trust.removal(removal);
+                if removal.is_ok_and(|removal| self.trust.genesis().names(removal.content().host)) {
+                    met.push(Situation::FirstVoterRemoved);
+                }
+            }
             Entry::Drain(_) => met.push(Situation::HostDrained),
             Entry::Counted(counted) => {
                 let counted = counted.verify_host(self.trust.fleet());
@@ -581,6 +587,11 @@ impl Truth {
         } else {
             self.broken.insert(entry, token);
         }
+    }
+
+    /// A machine was put back to what it was: where it runs something it is not broken any more.
+    pub(crate) fn runs_again(&mut self, host: HostId, runs: &BTreeMap<GroupName, Digest>) {
+        self.broken.retain(|(group, broken), _| *broken != host || !runs.contains_key(group));
     }
 
     /// True if a host is being disturbed by this slot.

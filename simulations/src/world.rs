@@ -147,8 +147,8 @@ pub struct World {
     pub(crate) deceiving: Deceiving,
     /// By split, what each host said of itself when it began.
     pub(crate) splits: BTreeMap<usize, Vec<Option<Version>>>,
-    /// Holders that are to die: when they have begun or at once, and for how long.
-    pub(crate) doomed_holders: Vec<(bool, Micros)>,
+    /// Faults that wait for the next holder.
+    pub(crate) doomed_holders: Vec<usize>,
 }
 
 /// How a run ended.
@@ -301,7 +301,7 @@ impl World {
             Event::Fault(index) => self.fault(index),
             Event::Mend(index) => self.mend(index),
             Event::Rot { host } => self.rot(host),
-            Event::Holds { host, begun } => self.holder_dies(host, begun),
+            Event::Holds { host, begun } => self.holder_is_hit(host, begun),
             Event::Cut { one, other, lasts } => self.cut_pair(one, other, Some(lasts)),
             Event::Uncut { one, other } => self.cut_pair(one, other, None),
             Event::Chore(index) => self.chore(index),
@@ -484,7 +484,7 @@ impl World {
             Output::Send(to, message) => self.send(host, to, message),
             Output::Dial(address) => {
                 let to = address.strip_prefix("host ").and_then(|to| to.parse().ok());
-                if let Some(to) = to {
+                if let Some(to) = to.map(|to| self.found_at(to)) {
                     let at = self.now + self.delay.draw(&mut self.dice) + self.sluggish(host);
                     let life = self.hosts[host].life;
                     self.queue.plan(at, Event::Knock { from: host, life, to });
