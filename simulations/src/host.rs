@@ -92,6 +92,8 @@ pub(crate) struct Host {
     pub(crate) checked: u64,
     /// The last index that it had applied when it began with what it answers now.
     pub(crate) knew: u64,
+    /// The last index that it has taken for committed in this life, and in which generation.
+    pub(crate) committed: (u64, u64),
     /// The last generation and term in which it led.
     pub(crate) led: (u64, u64),
     /// The last generation and term in which it asked another voter to lead.
@@ -261,6 +263,7 @@ impl Host {
             wall_offset: 0,
             checked: 0,
             knew: 0,
+            committed: (0, 0),
             led: (0, 0),
             hands_over_in: None,
             seen: Vec::new(),

@@ -32,13 +32,37 @@ fn plain() -> Terms {
 pub(crate) struct Mending {
     /// Deadline of the present part.
     by: Option<Micros>,
-    /// The last deployments are under way.
-    is_last: bool,
+    /// What is asked for now.
+    part: Part,
+    /// Since when nobody leads though a majority of the voters is there and connected.
+    leaderless_since: Option<Micros>,
     /// When somebody may try again.
     again_at: Micros,
     /// Whose whole view is looked at next.
     next_view: usize,
 }
+
+/// The last part of a run has parts of its own.
+#[derive(Clone, Copy, Debug, Default)]
+enum Part {
+    /// All that was under way comes to its end.
+    #[default]
+    Rest,
+    /// One host has no power, and all others are to say so.
+    Dead(usize),
+    /// It is back.
+    Back,
+    /// The last deployments are under way.
+    Last,
+}
+
+/// How long it may take until all others call a dead host unreachable, and until it is well again.
+const CALLED_WITHIN: Micros = 20 * SECOND;
+const CLEARED_WITHIN: Micros = 40 * SECOND;
+/// Ten elections of the longest kind.
+const LED_WITHIN: Micros = 20 * SECOND;
+/// Whom three others have to accuse before it is unreachable, beside voters that have to be there.
+const HOSTS_MIN: usize = 6;
 
 /// Hosts whose whole view is looked at in a second.
 const VIEWS_PER_LOOK: usize = 64;
@@ -64,27 +88,100 @@ impl World {
             self.mending.next_view = (self.mending.next_view + 1) % self.hosts.len();
             self.judge_whole_view(self.mending.next_view);
         }
+        self.look_for_leader();
         if self.mending.by.is_none() {
             let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
-            let by = self.now + 60 * SECOND + hold_off + 3 * self.work_left();
-            self.mending.by = Some(by);
+            let within = match self.mending.part {
+                Part::Dead(_) => CALLED_WITHIN,
+                Part::Back => CLEARED_WITHIN,
+                Part::Rest | Part::Last => 60 * SECOND + hold_off + 3 * self.work_left(),
+            };
+            self.mending.by = Some(self.now + within);
         }
-        let missing = if self.mending.is_last { self.last_missing() } else { self.rest_missing() };
+        let missing = match self.mending.part {
+            Part::Rest | Part::Back => self.rest_missing(),
+            Part::Dead(host) => self.not_called(host),
+            Part::Last => self.last_missing(),
+        };
         match missing {
-            None if self.mending.is_last => {
-                self.compare_states();
-                self.is_over = true;
-            }
             None => {
-                self.trace.say(self.now, || "at rest; now one more deployment each".into());
-                self.mending.is_last = true;
-                self.mending.by = None;
+                self.trace.say(self.now, || format!("{:?} is done", self.mending.part));
+                self.next_part();
             }
             Some((promise, what)) => {
                 if self.mending.by.is_some_and(|by| self.now > by) {
                     self.fail(promise, what);
                 }
             }
+        }
+    }
+
+    /// The next part begins.
+    fn next_part(&mut self) {
+        self.mending.by = None;
+        self.mending.part = match self.mending.part {
+            Part::Rest => match self.one_to_die() {
+                Some(host) => {
+                    self.lose_power(host);
+                    Part::Dead(host)
+                }
+                None => Part::Last,
+            },
+            Part::Dead(host) => {
+                self.queue.plan(self.now, Event::Boot { host });
+                Part::Back
+            }
+            Part::Back => Part::Last,
+            Part::Last => {
+                self.compare_states();
+                self.is_over = true;
+                Part::Last
+            }
+        };
+    }
+
+    /// A host that the others can do without, if there are enough of them: a voter as well.
+    fn one_to_die(&mut self) -> Option<usize> {
+        let there: Vec<_> = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone).collect();
+        let host = *self.dice.pick(&there);
+        let voters = self.truth.ledger.electorate().newest();
+        let is_needed = voters.is_voter(self.hosts[host].id) && voters.list().len() < 3;
+        (there.len() >= HOSTS_MIN && !is_needed && !self.plan.is_large).then_some(host)
+    }
+
+    /// Who does not call a dead host unreachable yet.
+    fn not_called(&self, dead: usize) -> Option<(&'static str, String)> {
+        let id = self.hosts[dead].id;
+        let calls = |node: &Node| matches!(node.standing(id), Standing::Unreachable { .. });
+        let deaf = |host: &usize| self.node(*host).is_some_and(|node| !calls(node));
+        if let Some(host) = (0..self.hosts.len()).find(deaf) {
+            let standing = self.node(host).map(|node| node.standing(id));
+            return Some(("L6", format!("host {dead} is dead, and {host} calls it {standing:?}")));
+        }
+        let is_well = self.truth.ledger.is_healthy(id);
+        is_well.then(|| ("L6", format!("host {dead} is dead and counts as well")))
+    }
+
+    /// Somebody leads soon where a majority of the voters can agree.
+    fn look_for_leader(&mut self) {
+        let voters = self.truth.ledger.electorate().newest();
+        let of_newest = |host: &usize| {
+            let consensus = self.node(*host).and_then(Node::consensus);
+            consensus.filter(|c| c.generation() == voters.generation() && !c.is_held_back())
+        };
+        let voting = voters.hosts().map(|voter| self.by_id[&voter]);
+        let voting: Vec<_> = voting.filter(|host| of_newest(host).is_some()).collect();
+        let leads = voting.iter().filter_map(of_newest).any(Consensus::is_leading);
+        let is_connected =
+            |one: &usize, other: &usize| one == other || self.network.is_connected(*one, *other);
+        let all = voting.iter().all(|one| voting.iter().all(|other| is_connected(one, other)));
+        if leads || !all || voting.len() < voters.majority() {
+            self.mending.leaderless_since = None;
+            return;
+        }
+        let since = *self.mending.leaderless_since.get_or_insert(self.now);
+        if self.now > since + LED_WITHIN {
+            self.fail("L3", format!("nobody has led for {} s", (self.now - since) / SECOND));
         }
     }
 

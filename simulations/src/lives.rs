@@ -48,7 +48,7 @@ impl World {
         target.life += 1;
         target.node = Some(node);
         // What it applied before it is compared anew.
-        (target.checked, target.led) = (0, (0, 0));
+        (target.checked, target.led, target.committed) = (0, (0, 0), (0, 0));
         target.seen.clear();
         target.report_due = false;
         let life = target.life;

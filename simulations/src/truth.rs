@@ -25,13 +25,14 @@
 //! | C1, C3 | one leader in a term of a generation, and it has all that is committed |
 //! | C2, C4, C6 | what one host applied at an index all do; equal prefixes are equal states |
 //! | C5 | what is committed is on the disks of a majority of those who vote then |
-//! | C7 | term, vote and applied index never go back in a generation |
-//! | C8 | snapshot, applied and committed index stand in this order on a voter |
+//! | C7 | term, vote, commit and applied index never go back in a generation; a start goes on from the commit index on disk |
+//! | C8 | snapshot, applied, committed and last index stand in this order on a voter, and its log has no gap |
 //! | C9 | voters change one at a time, and never become fewer, but by the word of operators |
 //! | C10 | what operators begin is newer than all that the lost voters come to |
 //! | C11 | a voter whose disk was put back takes no part before others have told it what it may have forgotten |
 //! | F1 | records never go back; one version of a record has one content |
 //! | F3, F7 | queues and views are bounded; nothing panics |
+//! | L3, L6 | after everything is mended: a leader within ten elections once a majority of the voters is connected, whenever it is; a host that loses power then is unreachable for all others and unhealthy in 20 s, and well again within 40 s of its return |
 //! | L1, L3 to L7, L9 | after everything is mended: one leader, equal ledgers, equal views, nobody called unreachable, no voter that is gone, deployments over, slots given back, and a last deployment that reaches all |
 //!
 //! Pending: C10 for frames (unit-tested), S12 (the protocol has no spanning groups). L2 is

@@ -43,9 +43,23 @@ impl World {
         let target = &self.hosts[host];
         let begins_at = target.disk.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         let (applied, committed) = (node.ledger().applied_index(), consensus.committed());
-        if !(begins_at <= applied && applied <= committed) {
+        // The log begins where the snapshot ends, and has every entry from there on.
+        let (first, count) = (target.disk.log.keys().next(), target.disk.log.len() as u64);
+        let last = target.disk.log.keys().next_back().copied().unwrap_or(begins_at);
+        let is_whole =
+            first.is_none_or(|first| *first == begins_at + 1) && last == begins_at + count;
+        let stands = begins_at <= applied && applied <= committed && committed <= last;
+        if !(stands && is_whole) {
             let what = format!("snapshot {begins_at}, applied {applied}, committed {committed}");
+            let what = format!("{what}, log from {first:?} to {last} with {count} entries");
             self.fail("C8", format!("host {host}: {what}"));
+            return;
+        }
+        // A voter that was started goes on with the commit index that it has written down.
+        let (written, known) = (target.disk.hard_state.commit, target.committed);
+        let before = if known.0 == term.0 { known.1.max(written) } else { written };
+        if committed < before {
+            self.fail("C7", format!("host {host} takes {committed} for committed after {before}"));
             return;
         }
         let is_assured = target.disk.assured.is_some_and(|assured| assured.boot == target.boots);
@@ -59,6 +73,7 @@ impl World {
             self.fail("C7", format!("host {host} has not written its term and vote"));
             return;
         }
+        self.hosts[host].committed = (term.0, committed);
         if hands_over {
             self.hosts[host].hands_over_in = Some(term);
         }

@@ -552,6 +552,11 @@ impl World {
             let (o, n) = ((old.term, old.vote), (new.term, new.vote));
             let goes_back = n.0 < o.0;
             let votes_twice = n.0 == o.0 && o.1 != 0 && n.1 != o.1;
+            if new.commit < old.commit {
+                let (new, old) = (new.commit, old.commit);
+                self.fail("C7", format!("host {host} writes commit index {new} over {old}"));
+                return;
+            }
             if goes_back || votes_twice {
                 self.fail("C7", format!("host {host} writes term and vote {n:?} over {o:?}"));
                 return;
