@@ -340,6 +340,8 @@ pub const DEPLOYMENTS_HELD_MAX: usize = 8;
 /// Orders of a group that are kept beside those that may still be followed and what came after them. A
 /// host that was away for longer takes the chain up where it begins then.
 pub const ORDERS_KEPT_PER_GROUP: usize = 8;
+/// Stops of a group that a host remembers beside those of deployments that go on. Older ones name what is over.
+pub const STOPS_KEPT_PER_GROUP: usize = 2 * ORDERS_KEPT_PER_GROUP;
 
 // --- executor ---
 

@@ -130,6 +130,7 @@ impl Node {
 
     /// Every voter keeps the time for which hosts look well or ill: it may lead in a moment.
     fn watch_hosts(&mut self) {
+        self.forget_who_is_gone();
         let members: Vec<_> = self.ledger.members().map(|member| member.host).collect();
         for host in members {
             self.leadership.member_since.entry(host).or_insert(self.now);
@@ -141,6 +142,17 @@ impl Node {
                 self.leadership.well_since.remove(&host);
                 self.leadership.ill_since.entry(host).or_insert(self.now);
             }
+        }
+    }
+
+    /// Nothing is remembered of hosts that are in the fleet no more, and decide nothing.
+    fn forget_who_is_gone(&mut self) {
+        let (ledger, voters) = (&self.ledger, self.ledger.electorate().newest());
+        let is_here = |host: &HostId| ledger.is_member(*host) || voters.is_voter(*host);
+        let Leadership { member_since, well_since, ill_since, unfit_since, .. } =
+            &mut self.leadership;
+        for since in [member_since, well_since, ill_since, unfit_since] {
+            since.retain(|host, _| is_here(host));
         }
     }
 

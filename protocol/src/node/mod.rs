@@ -32,7 +32,8 @@ use crate::{
     consensus::{Assured, Consensus, Restored, VoterPolicy, Write},
     execute,
     fleet::{Record, View},
-    ids::{Digest, HostId},
+    ids::{Digest, GroupName, HostId},
+    limits::STOPS_KEPT_PER_GROUP,
     rollout::{Entry, Ledger, Need},
     sabotage::{Defect, planted},
     time::{Mono, UnixSeconds},
@@ -102,7 +103,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The group.
-    pub group: crate::ids::GroupName,
+    pub group: GroupName,
     /// The deploy order.
     pub order: Digest,
     /// The release.
@@ -194,6 +195,13 @@ pub enum Output {
     Note(String),
 }
 
+/// A stop that was heard of, in the ledger or not.
+struct HeardStop {
+    group: GroupName,
+    sequence: u64,
+    order: Signed<Order>,
+}
+
 /// A host's mind. See the module's documentation.
 pub struct Node {
     me: HostId,
@@ -237,7 +245,7 @@ pub struct Node {
     admissions: BTreeMap<HostId, Signed<crate::trust::Receipt>>,
     /// Stops by the deploy orders that they name, known with or without the ledger.
     /// With true, the stop lets hosts go back under the order.
-    stopped: BTreeMap<(Digest, bool), Signed<Order>>,
+    stopped: BTreeMap<(Digest, bool), HeardStop>,
     out: Vec<Output>,
     seed: u64,
     next_admission_at: Mono,
@@ -469,10 +477,12 @@ impl Node {
         let crate::trust::Action::Stop { order, rollback } = verified.content().action else {
             return;
         };
-        if self.stopped.insert((order, rollback), stop.clone()).is_some() {
+        let (group, sequence) = (verified.content().group.clone(), verified.content().sequence);
+        let heard = HeardStop { group: group.clone(), sequence, order: stop.clone() };
+        if self.stopped.contains_key(&(order, rollback)) || !self.makes_room_for(order, &heard) {
             return;
         }
-        let group = verified.content().group.clone();
+        self.stopped.insert((order, rollback), heard);
         self.out.push(Output::Note(format!("group {group}: a stop arrived; nothing more begins")));
         let asked = Asked { group, order, release: Digest::ZERO, kind: AskedKind::Stop };
         self.out.push(Output::Execute(asked, Box::new(execute::Request::Stop(stop.clone()))));
@@ -485,7 +495,29 @@ impl Node {
     /// order: with `goes_back`, from going to its fallback.
     fn heeded(&self, order: Digest, goes_back: bool) -> Option<&Signed<Order>> {
         let partly = || self.stopped.get(&(order, true)).filter(|_| !goes_back);
-        self.stopped.get(&(order, false)).or_else(partly)
+        self.stopped.get(&(order, false)).or_else(partly).map(|heard| &heard.order)
+    }
+
+    /// Forgets the oldest stop of a group that has as many as are kept, if nothing goes on that it names. False
+    /// if that would be the new one: whoever says old ones again is not answered by everybody each time.
+    fn makes_room_for(&mut self, stops: Digest, new: &HeardStop) -> bool {
+        let goes_on = |order: Digest| {
+            let mut deployments = self.ledger.deployments().into_iter();
+            deployments.any(|known| known.order == order && !known.status.is_over())
+        };
+        let known = self.stopped.iter().filter(|(_, heard)| heard.group == new.group);
+        let known: Vec<_> =
+            known.map(|((order, of), heard)| (heard.sequence, *order, *of)).collect();
+        if known.len() < STOPS_KEPT_PER_GROUP {
+            return true;
+        }
+        let over = known.into_iter().filter(|(_, order, _)| !goes_on(*order));
+        let Some((oldest, order, rollback)) = over.min() else { return goes_on(stops) };
+        if oldest > new.sequence && !goes_on(stops) {
+            return false;
+        }
+        self.stopped.remove(&(order, rollback));
+        true
     }
 
     /// Somebody on this host hands something in and waits for the answer.

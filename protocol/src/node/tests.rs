@@ -1041,6 +1041,46 @@ fn a_restarted_voter_acts_on_no_slot_that_it_gave_back() {
 }
 
 #[test]
+fn old_stops_are_forgotten_and_not_heard_again_but_for_one_that_is_needed() {
+    let mut world = fleet(3, 3);
+    world.group(MinimumHealthy::OneAtATime);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Stage(_)));
+    let deploy = world.deploy(0, release, None);
+    let fleet = world.trust.fleet();
+    let stop = |order: Digest, sequence: u64| {
+        let stop = Order {
+            group: GroupName::new("web").unwrap(),
+            action: Action::Stop { order, rollback: false },
+            parent: Digest([9; 32]),
+            reason: String::new(),
+            sequence,
+            issued_at: UnixSeconds(0),
+            not_after: None,
+        };
+        Signed::new(&stop, fleet, &[&SecretKey::from_seed(&[203; 32])]).unwrap()
+    };
+    let all = 2 * u8::try_from(crate::limits::STOPS_KEPT_PER_GROUP).unwrap();
+    let node = world.hosts[1].node.as_mut().unwrap();
+    for number in 0..all {
+        node.stop(stop(Digest([number; 32]), 10 + u64::from(number)), None);
+    }
+    assert_eq!(node.stopped.len(), crate::limits::STOPS_KEPT_PER_GROUP);
+    assert!(node.heeded(Digest([all - 1; 32]), false).is_some());
+    // Whoever says an old one again is not answered.
+    node.out.clear();
+    node.stop(stop(Digest([0; 32]), 10), None);
+    assert!(node.out.is_empty() && node.heeded(Digest([0; 32]), false).is_none());
+    // An old stop of what goes on is heeded all the same, and stays.
+    node.stop(stop(deploy, 3), None);
+    for number in 0..all {
+        node.stop(stop(Digest([100 + number; 32]), 100 + u64::from(number)), None);
+    }
+    assert!(node.heeded(deploy, false).is_some());
+    assert_eq!(node.stopped.len(), crate::limits::STOPS_KEPT_PER_GROUP);
+}
+
+#[test]
 fn a_stop_that_another_order_overtook_ends_the_deployment() {
     let mut world = fleet(3, 3);
     world.group(MinimumHealthy::OneAtATime);

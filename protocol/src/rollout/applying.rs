@@ -98,6 +98,7 @@ impl Ledger {
         let replaced = same_name.map(|known| known.member.host).find(|other| *other != host);
         if let Some(replaced) = replaced {
             self.remove(at, replaced);
+            self.state.removed.insert(replaced);
         }
         if let Some(token) = token {
             self.state.token_uses.entry(token).or_default().insert(host);

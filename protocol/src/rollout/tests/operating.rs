@@ -357,6 +357,16 @@ fn a_voter_is_not_removed_while_another_was_installed_anew_and_votes_no_more() {
 }
 
 #[test]
+fn the_old_key_of_a_machine_that_was_installed_anew_never_comes_back() {
+    let mut desk = Desk::new(4);
+    assert_eq!(desk.admit(9, 1, 1), Ok(true));
+    assert!(desk.ledger.is_removed(host(1)));
+    // Not even once its name is free.
+    assert_eq!(desk.remove(9, 3), Ok(true));
+    assert!(matches!(desk.admit(1, 1, 2), Err(Refusal::Removed { .. })));
+}
+
+#[test]
 fn a_deployment_does_not_wait_for_hosts_that_are_away_and_they_catch_up() {
     for catch_up in [true, false] {
         let mut desk = Desk::new(4);
