@@ -247,7 +247,8 @@ impl Tally {
 
     /// True if all that are left are away, and hold no slot.
     fn is_deserted(&self, away: &BTreeSet<HostId>) -> bool {
-        self.busy.is_empty() && self.idle().all(|host| away.contains(&host))
+        let mut idle = self.idle().peekable();
+        self.busy.is_empty() && idle.peek().is_some() && idle.all(|host| away.contains(&host))
     }
 
     /// True if it fails whatever comes of those that hold slots.
@@ -416,6 +417,7 @@ impl Rules {
             self.drained.insert(host);
         } else {
             self.drained.remove(&host);
+            self.unhealthy.entry(host).or_default();
         }
         unless(before != drained, "S9", || format!("{} was so before", host.short()))
     }
@@ -693,8 +695,8 @@ impl Rules {
             format!("slot {token}: {failed} hosts failed, {down} are down, and one more is taken")
         })?;
         tally.busy.insert(host);
-        self.slots.insert(host, token);
         let (bounds, excused) = self.bounds(token, host, false)?;
+        self.slots.insert(host, token);
         self.grants.insert(token, Granted { host, release, deployment, group, bounds, excused });
         Ok(())
     }
@@ -706,7 +708,10 @@ impl Rules {
             |other: &&HostId| self.is_down(group, **other) && !self.slots.contains_key(*other);
         let quotas = self.in_force(&self.groups[group], false).into_iter();
         let quota = quotas.map(|one| quota_of(one.minimum_healthy, &hosts)).min().unwrap_or(0);
-        self.is_unserved(group, host) && hosts.iter().filter(idle).count() >= quota
+        match self.broken.contains(&(group.clone(), host)) {
+            true => hosts.iter().filter(idle).count() >= quota,
+            false => self.is_bare(group, host) && quota == 0,
+        }
     }
 
     /// How many may be down in the groups of a host that was just granted a slot.
@@ -800,7 +805,8 @@ impl Rules {
         let known = &self.groups[group];
         let never = !known.current.contains_key(&host)
             && !self.broken.contains(&(group.clone(), host))
-            && !self.unsure.contains(&host);
+            && !self.unsure.contains(&host)
+            && !self.holds(group, host);
         known.last_good.is_some() && never
     }
 

@@ -1060,12 +1060,12 @@ fn old_stops_are_forgotten_and_not_heard_again_but_for_one_that_is_needed() {
         };
         Signed::new(&stop, fleet, &[&SecretKey::from_seed(&[203; 32])]).unwrap()
     };
-    let all = 2 * u8::try_from(crate::limits::STOPS_KEPT_PER_GROUP).unwrap();
+    let all = 2 * u8::try_from(STOPS_KEPT_PER_GROUP).unwrap();
     let node = world.hosts[1].node.as_mut().unwrap();
     for number in 0..all {
         node.stop(stop(Digest([number; 32]), 10 + u64::from(number)), None);
     }
-    assert_eq!(node.stopped.len(), crate::limits::STOPS_KEPT_PER_GROUP);
+    assert_eq!(node.stopped.len(), STOPS_KEPT_PER_GROUP);
     assert!(node.heeded(Digest([all - 1; 32]), false).is_some());
     // Whoever says an old one again is not answered.
     node.out.clear();
@@ -1077,7 +1077,7 @@ fn old_stops_are_forgotten_and_not_heard_again_but_for_one_that_is_needed() {
         node.stop(stop(Digest([100 + number; 32]), 100 + u64::from(number)), None);
     }
     assert!(node.heeded(deploy, false).is_some());
-    assert_eq!(node.stopped.len(), crate::limits::STOPS_KEPT_PER_GROUP);
+    assert_eq!(node.stopped.len(), STOPS_KEPT_PER_GROUP);
 }
 
 #[test]

@@ -30,10 +30,13 @@ impl Ledger {
             Judged::Drain(drain) => {
                 let Drain { host, drained, sequence, .. } = *drain.content();
                 self.state.drains.insert(host, sequence);
-                match drained {
-                    true => self.state.drained.insert(host, at),
-                    false => self.state.drained.remove(&host),
-                };
+                if drained {
+                    self.state.drained.insert(host, at);
+                } else {
+                    // Whatever was done to it: it is well when it has said something, and was so for a while.
+                    self.state.drained.remove(&host);
+                    self.state.unhealthy.entry(host).or_default();
+                }
             }
             Judged::Group(group) => self.set_group(&group),
             Judged::Release(release) => {
@@ -120,7 +123,8 @@ impl Ledger {
     fn leave_groups(&mut self, at: UnixSeconds, host: HostId) {
         let stays: BTreeSet<_> =
             self.groups_of(host).map(|group| group.group.name.clone()).collect();
-        self.takes_no_part(at, host, |deployment| !stays.contains(&deployment.group));
+        let has_left = |deployment: &Deployment| !stays.contains(&deployment.group);
+        self.takes_no_part(at, host, TargetStatus::Removed, has_left);
     }
 
     /// A host has no turn any more in what is not over.
@@ -128,13 +132,14 @@ impl Ledger {
         &mut self,
         at: UnixSeconds,
         host: HostId,
+        status: TargetStatus,
         is_meant: impl Fn(&Deployment) -> bool,
     ) {
         let unfinished = self.state.deployments.values_mut().filter(|d| !d.status.is_over());
         let meant = unfinished.filter(|deployment| is_meant(deployment));
         for target in meant.filter_map(|deployment| deployment.targets.get_mut(&host)) {
             if matches!(target.status, TargetStatus::Pending | TargetStatus::Waiting) {
-                target.status = TargetStatus::Removed;
+                target.status = status.clone();
                 target.ended_at = Some(at);
             }
         }
@@ -330,7 +335,9 @@ impl Ledger {
             target.started_at = Some(since);
         }
         let slot = Slot { token, entry, grant, deployment, since, released: None };
+        self.count_out(host);
         self.state.slots.insert(host, slot);
+        self.count_in(host);
     }
 
     fn free(&mut self, at: UnixSeconds, host: HostId, outcome: Outcome) {
@@ -395,14 +402,15 @@ impl Ledger {
     /// among the hosts of its groups nor among those that are down: the operator has said that it is
     /// not there. When it returns nobody knows what it runs, so it counts as down until it is mended.
     fn write_off(&mut self, at: UnixSeconds, host: HostId) {
-        let Some(slot) = self.state.slots.remove(&host) else { return };
-        let Slot { token, deployment, .. } = slot;
+        let Some(slot) = self.state.slots.get(&host) else { return };
+        let Slot { token, deployment, .. } = *slot;
         if let Some(target) = self.target_mut(deployment, host) {
             target.status = TargetStatus::WrittenOff;
             target.ended_at = Some(at);
         }
-        self.takes_no_part(at, host, |_| true);
+        self.takes_no_part(at, host, TargetStatus::WrittenOff, |_| true);
         self.count_out(host);
+        self.state.slots.remove(&host);
         let slot = Some((token, deployment));
         self.state.written_off.insert(host, WriteOff { slot, at });
         self.state.unhealthy.entry(host).or_default();
@@ -418,7 +426,7 @@ impl Ledger {
     /// Writes off a host that has not said whether it holds a slot which was lost. When it is heard of it
     /// counts as down again, until it has said so.
     fn waive(&mut self, at: UnixSeconds, host: HostId) {
-        self.takes_no_part(at, host, |_| true);
+        self.takes_no_part(at, host, TargetStatus::WrittenOff, |_| true);
         self.count_out(host);
         self.state.waived.remove(&host);
         if planted(Defect::WaivedStaysCounted) {

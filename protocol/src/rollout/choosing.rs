@@ -8,12 +8,12 @@ use std::{
 use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Grant, Passed},
-    ledger::Ledger,
+    ledger::{GroupState, Ledger},
     refusal::Refusal,
     stages,
 };
 use crate::{
-    ids::{DeploymentId, Digest},
+    ids::{DeploymentId, Digest, HostId},
     sabotage::{Defect, planted},
     time::UnixSeconds,
 };
@@ -102,14 +102,17 @@ impl Ledger {
                 continue;
             }
             let is_full = self.is_full(group);
-            let is_blocked = LazyCell::new(|| self.is_blocked(group));
+            let (is_blocked, quota) =
+                (LazyCell::new(|| self.is_blocked(group)), LazyCell::new(|| self.quota(group)));
             for (host, target) in &deployment.targets {
                 let kept = self.is_drained(*host) && !planted(Defect::DrainedIsGranted);
                 let away = !self.is_healthy(*host) || self.is_uncounted(*host) || kept;
                 if target.status != TargetStatus::Waiting || away {
                     continue;
                 }
-                let has_turn = deployment.has_turn(target, || *is_blocked);
+                let has_turn = deployment.has_turn(target, || {
+                    self.is_awaited_by_all(group, *host, || *is_blocked, || *quota)
+                });
                 if (!is_full || !target.serves) && has_turn {
                     let (order, release) = (deployment.order, deployment.release);
                     let grant = Grant { host: *host, order, release };
@@ -121,6 +124,19 @@ impl Ledger {
             }
         }
         waiting
+    }
+
+    /// True if nobody that serves can go before a host on which nothing works. For a broken one that is so where
+    /// as many are down as may be and hold no slot; one that is bare is not among those, and has to come
+    /// first only where none may be down without it.
+    pub(super) fn is_awaited_by_all(
+        &self,
+        group: &GroupState,
+        host: HostId,
+        is_blocked: impl FnOnce() -> bool,
+        quota: impl FnOnce() -> usize,
+    ) -> bool {
+        if self.is_broken_in(&group.group.name, host) { is_blocked() } else { quota() == 0 }
     }
 
     /// Waits that are over at `now`, for the leader to propose. The hold-offs of released slots are

@@ -186,7 +186,7 @@ pub enum TargetStatus {
         /// Why.
         reason: String,
     },
-    /// An operator wrote the host off while it held a slot.
+    /// An operator wrote the host off.
     WrittenOff,
     /// The host belongs to the fleet no more.
     Removed,
@@ -224,8 +224,8 @@ impl Target {
     fn is_casualty(&self) -> bool {
         let was_at_work = self.started_at.is_some();
         match self.status {
-            TargetStatus::Failed { .. } | TargetStatus::WrittenOff => true,
-            TargetStatus::Removed => was_at_work,
+            TargetStatus::Failed { .. } => true,
+            TargetStatus::WrittenOff | TargetStatus::Removed => was_at_work,
             _ => false,
         }
     }
@@ -333,12 +333,11 @@ impl Deployment {
         self.stages.get(usize::try_from(self.stage).ok()?)
     }
 
-    /// True if it is the turn of a target's stage. One on which nothing works goes before its turn where as many
-    /// hosts are down as may be and hold no slot, be it none: the stages before it would wait for it.
-    pub(super) fn has_turn(&self, target: &Target, is_blocked: impl FnOnce() -> bool) -> bool {
+    /// True if it is the turn of a target's stage. One on which nothing works may go before its turn.
+    pub(super) fn has_turn(&self, target: &Target, is_awaited: impl FnOnce() -> bool) -> bool {
         target.stage <= self.stage
             || planted(Defect::StageNotAwaited)
-            || (!target.serves && is_blocked())
+            || (!target.serves && is_awaited())
     }
 
     /// True if the next stage may follow: there is one, and nobody is left in those up to here who can
@@ -452,8 +451,10 @@ impl Deployment {
     /// True if nobody is left but hosts that are away and hold no slot. Those that catch up are found again when
     /// they are back; until then they must not keep others from it.
     fn is_deserted(&self, is_away: impl Fn(HostId) -> bool) -> bool {
-        let mut rest = self.targets.iter().filter(|(_, target)| !target.status.is_over());
-        rest.all(|(host, target)| !target.status.is_busy() && is_away(*host))
+        let rest = self.targets.iter().filter(|(_, target)| !target.status.is_over());
+        let mut rest = rest.peekable();
+        rest.peek().is_some()
+            && rest.all(|(host, target)| !target.status.is_busy() && is_away(*host))
     }
 
     /// The verdict where hosts are left that had no turn, or that hold slots and are away, if it is the same

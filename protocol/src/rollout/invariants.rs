@@ -63,7 +63,8 @@ impl Ledger {
             }
             for (host, target) in &deployment.targets {
                 let serves = || !self.has_nothing_of(group, *host);
-                let is_known = !is_running || target.status.is_over() || target.serves == serves();
+                let is_idle = !target.status.is_over() && !target.status.is_busy();
+                let is_known = !is_running || !is_idle || target.serves == serves();
                 assert!(is_known, "what works on hosts of a deployment is known");
                 if let TargetStatus::InProgress { token } = target.status {
                     let held = self.state.slots.get(host).map(|slot| slot.token);

@@ -282,7 +282,10 @@ impl Ledger {
         }
         let group = self.state.groups.get(&deployment.group).ok_or(Refusal::NoPart)?;
         let is_frozen = group.frozen.is_some() && !planted(Defect::FrozenIsGranted);
-        let has_turn = deployment.has_turn(target, || self.is_blocked(group));
+        let has_turn = deployment.has_turn(target, || {
+            let (is_blocked, quota) = (|| self.is_blocked(group), || self.quota(group));
+            self.is_awaited_by_all(group, grant.host, is_blocked, quota)
+        });
         let may_go = deployment.is_granting() && has_turn;
         if is_frozen || !may_go {
             return Err(Refusal::NotItsTurn(deployment.id));

@@ -83,8 +83,8 @@ impl State {
             && !self.is_bare_in(group, host)
     }
 
-    /// True if nothing of a group has ever run on a host, and the group has something that is good. Such a
-    /// host serves nobody: it is neither healthy, so that others may be down in its stead, nor can it go
+    /// True if nothing of a group has ever run on a host, nor is on its way there, and the group has something
+    /// that is good. Such a host serves nobody: it is neither healthy, so that others may be down in its stead, nor can it go
     /// down. As long as the group has nothing, all of its hosts are taken for healthy, or a first
     /// deployment would go to all of them at once.
     fn is_bare_in(&self, group: &GroupState, host: HostId) -> bool {
@@ -92,7 +92,14 @@ impl State {
             && !group.current.contains_key(&host)
             && !self.is_broken_in(&group.group.name, host)
             && !self.unsure.contains(&host)
+            && !self.is_at_work_for(group, host)
             && !planted(Defect::BareCountsAsHealthy)
+    }
+
+    /// True if a host holds a slot of a group.
+    fn is_at_work_for(&self, group: &GroupState, host: HostId) -> bool {
+        let own = self.slots.get(&host).and_then(|slot| self.deployments.get(&slot.deployment));
+        own.is_some_and(|own| own.group == group.group.name)
     }
 
     fn is_broken_in(&self, group: &GroupName, host: HostId) -> bool {

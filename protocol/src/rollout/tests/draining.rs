@@ -13,6 +13,12 @@ impl Desk {
         self.apply(self.drained(number, false, sequence))
     }
 
+    /// Gives a host back that is well.
+    fn give_back(&mut self, number: u8) {
+        self.undrain(number).unwrap();
+        self.health(number, true);
+    }
+
     fn drained(&self, number: u8, drained: bool, sequence: u64) -> Entry {
         let name = HostName::new(format!("h{number}")).unwrap();
         let drain = Drain {
@@ -71,6 +77,8 @@ fn a_host_is_drained_under_the_quotas_of_all_its_groups() {
     assert!(why.contains("drained: h1 (`swell hosts undrain`)"), "{why}");
     desk.undrain(1).unwrap();
     assert!(matches!(desk.undrain(1), Err(Refusal::NothingToDrain { drained: false, .. })));
+    assert!(desk.ledger.next_grants().is_empty(), "it has not said yet that it is well");
+    desk.health(1, true);
     assert_eq!(desk.roll().len(), 4);
 }
 
@@ -104,7 +112,6 @@ fn no_deployment_waits_for_a_drained_host_and_it_catches_up() {
     assert_eq!(desk.roll().len(), 3);
     assert_eq!(desk.status(order, false), DeploymentStatus::Succeeded);
     // It was switched off meanwhile, and is not there yet when it is given back.
-    desk.health(3, false);
     desk.undrain(3).unwrap();
     assert_eq!((desk.down("web").0, desk.roll().len()), (1, 0));
     desk.health(3, true);
@@ -146,7 +153,7 @@ fn who_catches_up_and_is_drained_keeps_no_other_from_it() {
     desk.hosts = 4;
     desk.admit(3, 3, 0).unwrap();
     assert_eq!(desk.roll(), [3]);
-    desk.undrain(2).unwrap();
+    desk.give_back(2);
     assert_eq!(desk.roll(), [2]);
 }
 
