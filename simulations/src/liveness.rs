@@ -64,6 +64,13 @@ const LED_WITHIN: Micros = 20 * SECOND;
 /// Whom three others have to accuse before it is unreachable, beside voters that have to be there.
 const HOSTS_MIN: usize = 6;
 
+impl Mending {
+    /// True while a host is to stay without power.
+    pub(crate) fn is_dead(&self, host: usize) -> bool {
+        matches!(self.part, Part::Dead(dead) if dead == host)
+    }
+}
+
 /// Hosts whose whole view is looked at in a second.
 const VIEWS_PER_LOOK: usize = 64;
 

@@ -12,7 +12,9 @@ use crate::{
 
 impl World {
     pub(crate) fn boot(&mut self, host: usize) {
-        let away = self.hosts[host].gone || self.recovering.is_away(host);
+        // What the plan would have switched on again later is on since everything was mended.
+        let away = self.recovering.is_away(host) || self.mending.is_dead(host);
+        let away = away || self.hosts[host].gone;
         if self.hosts[host].powered || away {
             return;
         }
