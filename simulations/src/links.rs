@@ -28,6 +28,7 @@ impl World {
             _ => Vec::new(),
         };
         self.trace.mix(&[1, from as u64, to as u64, kind_of(&message)]);
+        self.trace.weigh(to, &message);
         if self.trace.is_spoken() && !matches!(*message, Message::Heartbeat) {
             self.trace.say(self.now, || format!("{from} -> {to}: {}", describe(&message)));
         }

@@ -128,7 +128,7 @@ fn measure_one(seed: u64, hosts: usize, quota: usize) -> Result<Pace, String> {
 }
 
 /// A fleet in which nothing breaks, and nobody does anything but to deploy once.
-fn calm(seed: u64, hosts: usize, quota: usize) -> Plan {
+pub(crate) fn calm(seed: u64, hosts: usize, quota: usize) -> Plan {
     let floor = u32::try_from(hosts.saturating_sub(quota)).unwrap_or(u32::MAX);
     let terms = Terms {
         configuration: DeploymentConfiguration::from(MinimumHealthy::HostCount(floor)),

@@ -1,6 +1,8 @@
-//! What has happened: a hash of all of it, and the words for the last part of it.
+//! What has happened: a hash of all of it, the words for the last part of it, and how much was said.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use groundswell_protocol::{cbor, wire::Message};
 
 use crate::plan::{Micros, SECOND};
 
@@ -12,12 +14,35 @@ pub struct Trace {
     lines: Option<VecDeque<String>>,
     kept: usize,
     print: bool,
+    /// Which messages are weighed, and how many have come to each host, with how many bytes.
+    weighs: Option<fn(&Message) -> bool>,
+    weights: BTreeMap<usize, (usize, usize)>,
 }
 
 impl Trace {
     /// A hash and no words: what most runs need.
     pub fn silent() -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, lines: None, kept: 0, print: false }
+        let (hash, weights) = (0xcbf2_9ce4_8422_2325, BTreeMap::new());
+        Self { hash, lines: None, kept: 0, print: false, weighs: None, weights }
+    }
+
+    /// A hash and no words, and how much of some kind came to each host.
+    pub fn weighing(which: fn(&Message) -> bool) -> Self {
+        Self { weighs: Some(which), ..Self::silent() }
+    }
+
+    /// A message comes to a host.
+    pub fn weigh(&mut self, host: usize, message: &Message) {
+        if self.weighs.is_some_and(|weighs| weighs(message)) {
+            let (count, bytes) = self.weights.entry(host).or_default();
+            *count += 1;
+            *bytes += cbor::encode(message).len();
+        }
+    }
+
+    /// How many messages have come to a host of those that are weighed, and how many bytes.
+    pub fn weight_at(&self, host: usize) -> (usize, usize) {
+        self.weights.get(&host).copied().unwrap_or_default()
     }
 
     /// Keeps the last `kept` lines, or prints them all.

@@ -13,7 +13,7 @@ use super::host::Shared;
 
 /// A frame's length, Yamux's header, Noise's length and tag, and a TCP segment over IPv4 with time
 /// stamps: what every message is charged with, as if none ever shared a segment.
-const CARRIAGE: usize = 4 + 12 + 18 + 52;
+pub(super) const CARRIAGE: usize = 4 + 12 + 18 + 52;
 
 /// Lengths that were measured once, on real messages.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ impl Bytes {
         let tree = |count| length(&Message::RecordTree(vec![TreeHash(200, [9; 16]); count]));
         let buckets =
             |count| length(&Message::RecordBuckets(vec![RecordBucket(200, Vec::new()); count]));
-        let record = |accused| record(accused).to_bytes().len();
+        let records = |accused, count| length(&Message::Records(vec![record(accused); count]));
+        let record = |accused| records(accused, 2) - records(accused, 1);
         Self {
             heartbeat: CARRIAGE + length(&Message::Heartbeat),
             neighbour: CARRIAGE + length(&Message::Neighbour(true)),

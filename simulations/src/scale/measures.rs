@@ -7,7 +7,7 @@ use std::{
 
 use groundswell_protocol::time::Mono;
 
-use super::{ScaleArguments, host::Rules, world::World};
+use super::{ScaleArguments, host::Rules, ledger, world::World};
 use crate::measured::{
     Goal::{self, AtLeast, AtMost, None as NoGoal},
     Measured,
@@ -27,6 +27,11 @@ pub(super) const ALL: [(&str, Measure); 6] = [
 
 fn measured(what: &str, got: f64, goal: Goal, unit: &'static str) -> Measured {
     Measured { what: what.into(), got, goal, unit }
+}
+
+/// What could not be measured misses any goal.
+fn failed(what: &str) -> Measured {
+    measured(what, f64::INFINITY, AtMost(0.0), "")
 }
 
 /// Failures that everybody is told of at once.
@@ -113,9 +118,22 @@ fn rollout(arguments: &ScaleArguments) -> Vec<Measured> {
     let rate =
         |counter: usize| (after[counter] - before[counter]) / hosts / PART.as_secs_f64() / 1024.0;
     let events = (after[4] - before[4]) / took;
+    let heard = match ledger::heard(arguments.seed) {
+        Ok(heard) => heard,
+        Err(error) => return vec![failed(&format!("the ledger's rollout: {error}"))],
+    };
+    let ledger = heard.bytes / 1024.0;
     vec![
         measured("links of a host", links as f64 / hosts, NoGoal, ""),
-        measured("inbound in a rollout of one hour", rate(0), AtMost(16.0), "KB/s"),
+        measured("inbound in a rollout of one hour", rate(0) + ledger, AtMost(16.0), "KB/s"),
+        measured("of that the ledger, in a rollout of few hosts", ledger, NoGoal, "KB/s"),
+        measured("messages that bring it", heard.messages, NoGoal, "a second"),
+        measured(
+            "hosts that are deployed to there",
+            heard.hosts_per_second,
+            AtLeast(hosts / 3600.0),
+            "a second",
+        ),
         measured("of that records", rate(3), NoGoal, "KB/s"),
         measured("of that offers", rate(2), NoGoal, "KB/s"),
         measured("of that heartbeats", rate(1), NoGoal, "KB/s"),

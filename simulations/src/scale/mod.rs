@@ -9,6 +9,7 @@
 mod bytes;
 mod eager;
 mod host;
+mod ledger;
 mod measures;
 mod swim;
 mod world;
