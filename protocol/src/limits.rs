@@ -297,11 +297,17 @@ pub const EXPLORE_EVERY: Duration = Duration::from_secs(30);
 pub const LINK_UNUSED_MAX: Duration = Duration::from_secs(60);
 /// Peers that say they count this host as a neighbour, beyond its own: each costs offers.
 pub const GOSSIP_GUESTS_MAX: usize = 32;
-/// Voters that a host follows: one may be down without delay, and five voters share ten thousand.
+/// Voters that a host is connected to: one feeds it, the other takes its place where it is gone or says
+/// nothing. Five share ten thousand hosts.
 pub const VOTERS_FOLLOWED: usize = 2;
 
 // --- coordination ---
 
+/// What a host hands in and does not find in the ledger is handed in again after this, and then after
+/// longer and longer.
+pub const REPEAT_AFTER_MIN: Duration = Duration::from_millis(200);
+/// See [`REPEAT_AFTER_MIN`]: give or take half, so that hosts which wait together do not speak together.
+pub const REPEAT_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Length of one consensus tick; heartbeats take two, elections ten to twenty.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Terms rise by elections: nobody has seen this many more of them than we have.

@@ -99,6 +99,9 @@ pub enum Message {
     WantLedger {
         /// The first index that is missing.
         first: u64,
+        /// The voter shall go on with what comes: else another one does, and this one is asked whether
+        /// there is more.
+        follows: bool,
     },
     /// The entries that were asked for are gone: there is a snapshot to begin with.
     HaveSnapshot {

@@ -107,7 +107,7 @@ async fn members_talk_and_ask() {
     a.mesh.dial(b.address.clone());
     assert!(matches!(a.next().await, MeshEvent::Up { peer } if peer == b.id));
     assert!(matches!(b.next().await, MeshEvent::Up { peer } if peer == a.id));
-    let said = Message::WantLedger { first: 7 };
+    let said = Message::WantLedger { first: 7, follows: true };
     a.mesh.send(b.id, &said);
     assert!(
         matches!(b.next().await, MeshEvent::Message { from, message } if from == a.id && message == said)

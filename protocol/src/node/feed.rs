@@ -33,8 +33,8 @@ pub(super) struct Feed {
     pub(super) followers: BTreeMap<HostId, Follower>,
     /// Whom entries matter to at once that were not sent yet: who handed them in, who was granted a slot.
     awaited_by: BTreeSet<HostId>,
-    /// Counts the times that some voter was asked for the ledger.
-    asked: usize,
+    /// The voter that feeds this host, if it follows.
+    pub(super) source: Source,
     /// Bytes of `log`.
     log_bytes: usize,
     /// This host's own submissions that do not show in the ledger yet.
@@ -63,8 +63,25 @@ pub(super) struct Follower {
     pub(super) has: u64,
     /// The last one that it is not fed any more: it was sent, or the host asks for it by itself.
     sent: u64,
-    /// It was sent something since the last tick.
-    is_fed: bool,
+    /// Another voter feeds it: from here it gets only what it waits for, and what it asks for.
+    is_on_standby: bool,
+    /// When it is sent what it does not wait for, at the earliest.
+    next_at: Mono,
+}
+
+/// From where a host that follows has the ledger: one voter sends what comes, the others are asked now
+/// and then whether there is more.
+#[derive(Default)]
+pub(super) struct Source {
+    voter: Option<HostId>,
+    /// The last entry that it has sent, or was known to have nothing after.
+    brought: u64,
+    /// When it last sent anything.
+    brought_at: Mono,
+    /// The last entry that another voter had to bring, and which.
+    missed: Option<(u64, HostId)>,
+    /// Counts the times that another voter was asked.
+    asked: usize,
 }
 
 /// A proposal of the leader.
@@ -81,6 +98,13 @@ struct Pending {
     next_at: Mono,
     /// Someone waits for the answer until then.
     answer_by: Option<Mono>,
+}
+
+impl Source {
+    #[cfg(test)]
+    pub(super) fn voter(&self) -> Option<HostId> {
+        self.voter
+    }
 }
 
 impl Feed {
@@ -140,7 +164,7 @@ impl Node {
     /// Sends on what waited; repeats what was not answered; gives up on what nobody waits for any more.
     pub(super) fn tend_feed(&mut self) {
         let now = self.now;
-        self.feed_all_followers();
+        self.feed_followers();
         let due = self.feed.pending.iter().filter(|(_, pending)| pending.next_at <= now);
         let due: Vec<_> = due.map(|(id, _)| *id).collect();
         for id in due {
@@ -471,7 +495,34 @@ impl Node {
     pub(super) fn ask_ledger_of(&mut self, peer: HostId) {
         if self.follows() && self.is_fed_by(peer) {
             let first = self.ledger.applied_index() + 1;
-            self.send(peer, Message::WantLedger { first });
+            let follows = self.source() == Some(peer);
+            self.send(peer, Message::WantLedger { first, follows });
+        }
+    }
+
+    /// The voter that feeds this host. The first one that is there is kept for as long as it is. When
+    /// voters were away the others feed more hosts, but none more than all that are connected to it.
+    fn source(&mut self) -> Option<HostId> {
+        let source = self.feed.source.voter;
+        if source.is_none_or(|voter| !self.links.is_up(voter) || !self.is_fed_by(voter)) {
+            let other = self.voters_in_order().into_iter().find(|voter| self.links.is_up(*voter));
+            self.be_fed_by(other);
+        }
+        self.feed.source.voter
+    }
+
+    fn be_fed_by(&mut self, voter: Option<HostId>) {
+        let Source { asked, .. } = self.feed.source;
+        let (brought, brought_at) = (self.ledger.applied_index(), self.now);
+        self.feed.source = Source { voter, brought, brought_at, missed: None, asked };
+    }
+
+    /// A link is gone. If it was the one by which the ledger came, another voter is asked for what follows.
+    pub(super) fn source_link_down(&mut self, peer: HostId) {
+        if self.feed.source.voter == Some(peer)
+            && let Some(other) = self.source()
+        {
+            self.ask_ledger_of(other);
         }
     }
 
@@ -484,50 +535,73 @@ impl Node {
         }
     }
 
-    /// Asks one of the voters, another one each time. A voter forgets its followers when it restarts
-    /// or loses a connection, and where two connections overlapped this host has not noticed.
+    /// Asks one of the other voters, another one each time, and the one that feeds this host if it has
+    /// said nothing since. A voter forgets its followers when it restarts or loses a connection, and where
+    /// two connections overlapped this host has not noticed. One that another had to stand in for, and
+    /// that has not brought the same since, makes way for it.
     pub(super) fn ask_ledger_again(&mut self) {
         if !self.follows() || planted(Defect::AskedOnce) {
             return;
         }
-        let feeders = self.feeders().into_iter().filter(|peer| self.links.is_up(*peer));
-        let feeders: Vec<_> = feeders.collect();
-        self.feed.asked = self.feed.asked.wrapping_add(1);
-        if let Some(peer) = feeders.get(self.feed.asked % feeders.len().max(1)) {
+        let Some(voter) = self.source() else { return };
+        if self.incoming.is_none() && self.change_source() {
+            return self.ask_ledger_of_all();
+        }
+        if self.now.since(self.feed.source.brought_at) >= LEDGER_AGAIN_EVERY {
+            self.ask_ledger_of(voter);
+        }
+        let others = self.feeders().into_iter();
+        let others = others.filter(|peer| *peer != voter && self.links.is_up(*peer));
+        let others: Vec<_> = others.collect();
+        self.feed.source.asked = self.feed.source.asked.wrapping_add(1);
+        if let Some(peer) = others.get(self.feed.source.asked % others.len().max(1)) {
             self.ask_ledger_of(*peer);
         }
     }
 
-    pub(super) fn serve_ledger(&mut self, to: HostId, first: u64) {
+    /// Lets another voter feed this host if it knew more than the one that does, and that one has not
+    /// brought it since.
+    pub(super) fn change_source(&mut self) -> bool {
+        let Source { brought, missed, .. } = self.feed.source;
+        let better = missed.filter(|(index, voter)| *index > brought && self.links.is_up(*voter));
+        better.inspect(|(_, voter)| self.be_fed_by(Some(*voter))).is_some()
+    }
+
+    pub(super) fn serve_ledger(&mut self, to: HostId, first: u64, follows: bool) {
         if !self.feeds() || planted(Defect::NobodyFed) {
             return;
         }
         if self.consensus.is_some() {
             let (has, sent) = (first.saturating_sub(1), self.ledger.applied_index());
-            self.feed.followers.insert(to, Follower { has, sent, is_fed: true });
+            let follower = Follower { has, sent, is_on_standby: !follows, next_at: self.now };
+            self.feed.followers.insert(to, follower);
         }
         self.send_entries(to, first);
     }
 
-    /// Sends followers what was applied: at once to whoever was sent nothing since the last tick, handed
-    /// something in or was granted a slot, and to the others with the next one. Each message is a wait for
-    /// the disk there.
+    /// Sends followers what was applied: at once to whoever handed something in or was granted a slot, and
+    /// to the others if they were sent nothing for a while. Each message is a wait for the disk there, and
+    /// costs more than an entry.
     fn feed_followers(&mut self) {
-        let (applied, awaited_by) =
-            (self.ledger.applied_index(), std::mem::take(&mut self.feed.awaited_by));
-        let is_due = |(host, follower): &(&HostId, &Follower)| {
-            follower.sent < applied && (!follower.is_fed || awaited_by.contains(host))
-        };
-        let due = self.feed.followers.iter().filter(is_due).map(|(host, _)| *host);
-        for host in due.collect::<Vec<_>>() {
-            self.feed_one(host);
-        }
+        let (now, applied) = (self.now, self.ledger.applied_index());
+        let awaited_by = std::mem::take(&mut self.feed.awaited_by);
+        self.feed_those(|host, follower| {
+            let in_turn = !follower.is_on_standby && now >= follower.next_at;
+            follower.sent < applied && (in_turn || awaited_by.contains(host))
+        });
     }
 
     /// Sends all followers what waits for them.
     fn feed_all_followers(&mut self) {
-        self.feed.followers.values_mut().for_each(|follower| follower.is_fed = false);
-        self.feed_followers();
+        let applied = self.ledger.applied_index();
+        self.feed_those(|_, follower| follower.sent < applied);
+    }
+
+    fn feed_those(&mut self, is_due: impl Fn(&HostId, &Follower) -> bool) {
+        let due = self.feed.followers.iter().filter(|(host, follower)| is_due(host, follower));
+        for host in due.map(|(host, _)| *host).collect::<Vec<_>>() {
+            self.feed_one(host);
+        }
     }
 
     /// Tells all followers who leads, with what waits for them.
@@ -541,7 +615,7 @@ impl Node {
         let applied = self.ledger.applied_index();
         let Some(follower) = self.feed.followers.get_mut(&host) else { return };
         let mut next = follower.sent + 1;
-        (follower.sent, follower.is_fed) = (applied, true);
+        (follower.sent, follower.next_at) = (applied, self.now + FEED_EVERY);
         if !self.links.is_up(host) {
             return;
         }
@@ -609,12 +683,28 @@ impl Node {
         let entries = (first..).zip(entries).skip_while(|(index, _)| *index < next);
         let entries: Vec<_> =
             entries.map(|(index, FedEntry(term, data))| LogEntry { index, term, data }).collect();
-        if entries.is_empty() {
-            return;
-        }
+        let Some(last) = entries.last().map(|entry| entry.index) else {
+            return self.note_source(from, next - 1, next);
+        };
         self.apply_followed(entries, true);
+        self.note_source(from, last.min(self.ledger.applied_index()), next);
+        // Right after it has come, others have least of it to say again.
+        if self.feed.source.voter == Some(from) && self.next_ledger_at <= self.now + FEED_EVERY {
+            self.tend_ledger();
+        }
         if self.ledger.applied_index() < voter_applied {
             self.ask_ledger_of(from);
+        }
+    }
+
+    /// Notes which voter has brought the ledger up to `last`, where `next` was news.
+    fn note_source(&mut self, from: HostId, last: u64, next: u64) {
+        let (now, source) = (self.now, &mut self.feed.source);
+        if source.voter == Some(from) {
+            source.brought = source.brought.max(last);
+            source.brought_at = now;
+        } else if last >= next {
+            source.missed = Some((last, from));
         }
     }
 
@@ -646,8 +736,13 @@ impl Node {
     pub(super) fn follow_by_snapshot(&mut self, from: HostId, index: u64, term: u64) {
         let behind = self.ledger.applied_index() < index && index <= LEDGER_INDEX_MAX;
         let sane = (1..=TERM_MAX).contains(&term);
-        if self.follows() && self.is_fed_by(from) && behind && sane {
-            self.pull_snapshot(from, index, term);
+        if !self.follows() || !self.is_fed_by(from) || !behind || !sane {
+            return;
+        }
+        // What the voter that feeds this host is about to bring need not come as a snapshot.
+        match self.source() == Some(from) {
+            true => self.pull_snapshot(from, index, term),
+            false => self.feed.source.missed = Some((index, from)),
         }
     }
 
@@ -671,12 +766,18 @@ impl Node {
         if begins {
             self.tell_generation();
         }
+        let applied = self.ledger.applied_index();
+        self.note_source(from, applied, applied);
         self.ask_ledger_of(from);
     }
 }
 
 /// What an entry costs in a message beside its data.
 const FED_ENTRY_OVERHEAD_BYTES: usize = 20;
+/// How often a follower is told of what it does not wait for.
+const FEED_EVERY: Duration = Duration::from_millis(500);
+/// How often it asks whether there is more.
+pub(super) const LEDGER_AGAIN_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A thousand entries a second for a million years.
 const LEDGER_INDEX_MAX: u64 = 1 << 55;

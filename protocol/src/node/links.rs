@@ -3,7 +3,7 @@
 //! [`crate::fleet::Overlay`] says which links to keep; here are the addresses to dial for them, and
 //! the needs that only a whole host knows. Voters are all connected to each other. A host that is
 //! none follows [`VOTERS_FOLLOWED`] of them, chosen by hash so that the hosts of a fleet spread
-//! evenly. Entries are not passed on along the rings: a follower believes them because a voter says
+//! evenly; one of them feeds it. Entries are not passed on along the rings: a follower believes them because a voter says
 //! them, and would have to ask a majority about each one that came by anybody else. A host that
 //! needs the voters' receipts is connected to all of them for as long as it does.
 
@@ -127,6 +127,7 @@ impl Node {
             self.gossip.spread.link_down(number);
         }
         self.snapshot_link_down(peer);
+        self.source_link_down(peer);
     }
 
     pub(super) fn told_neighbour(&mut self, from: HostId, is_neighbour: bool) {
@@ -217,7 +218,7 @@ impl Node {
     }
 
     /// The other voters, in an order of this host's own.
-    fn voters_in_order(&self) -> Vec<HostId> {
+    pub(super) fn voters_in_order(&self) -> Vec<HostId> {
         let me = self.me;
         let mut voters: Vec<_> = self.feeders().into_iter().filter(|voter| *voter != me).collect();
         voters.sort_by_cached_key(|voter| {

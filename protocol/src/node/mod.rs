@@ -408,9 +408,7 @@ impl Node {
         self.lead(has_listened);
         self.drop_removed();
         if self.now >= self.next_ledger_at {
-            self.next_ledger_at = self.now + LEDGER_AGAIN_EVERY;
-            self.ask_ledger_again();
-            self.remind_of_stops();
+            self.tend_ledger();
         }
         if self.now >= self.next_admission_at {
             self.next_admission_at = self.now + ADMISSION_EVERY;
@@ -455,7 +453,9 @@ impl Node {
             Message::Ledger { first, entries, applied, leader } => {
                 self.follow(from, first, entries, applied, leader);
             }
-            Message::WantLedger { first } => self.serve_ledger(from, first),
+            Message::WantLedger { first, follows } => {
+                self.serve_ledger(from, first, follows);
+            }
             Message::HaveSnapshot { index, term } => self.follow_by_snapshot(from, index, term),
             Message::WantSnapshot { index, offset } => self.serve_snapshot(from, index, offset),
             Message::Snapshot(part) => self.snapshot_part(from, part),
@@ -677,6 +677,13 @@ impl Node {
         self.weigh_certificate();
     }
 
+    /// Sees to it that this host knows the ledger, and the ledger what this host obeys.
+    fn tend_ledger(&mut self) {
+        self.next_ledger_at = self.now + feed::LEDGER_AGAIN_EVERY;
+        self.ask_ledger_again();
+        self.remind_of_stops();
+    }
+
     /// Hands in again what hosts obey and the ledger does not know: until it does, the deployment
     /// waits for hosts that will never ask.
     fn remind_of_stops(&mut self) {
@@ -810,7 +817,6 @@ fn may_move_rollouts(input: &Input) -> bool {
     }
 }
 
-const LEDGER_AGAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[cfg(test)]

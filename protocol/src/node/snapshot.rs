@@ -76,9 +76,11 @@ impl Node {
         }
     }
 
-    /// A follower asks the voters anew; to a voter the leader tells it again.
+    /// A follower asks the voters anew, and takes it from another if there is one that has it; to a voter
+    /// the leader tells it again.
     fn give_up_snapshot(&mut self) {
         self.incoming = None;
+        self.change_source();
         self.ask_ledger_of_all();
     }
 

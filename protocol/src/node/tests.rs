@@ -43,6 +43,10 @@ struct World {
     stubborn: BTreeSet<usize>,
     /// A voter that vouches for entries that nobody else knows.
     liar: Option<usize>,
+    /// A voter that tells nobody of the ledger.
+    silent: Option<usize>,
+    /// Entries of the ledger that each host was sent, each as often as it came.
+    came: BTreeMap<usize, usize>,
     snapshot_every_entries: u64,
     voter_policy: VoterPolicy,
     /// The most hosts that were ever disturbed at once.
@@ -123,6 +127,8 @@ impl World {
             held: Vec::new(),
             stubborn: BTreeSet::new(),
             liar: None,
+            silent: None,
+            came: BTreeMap::new(),
             snapshot_every_entries: u64::MAX,
             voter_policy: VoterPolicy::default(),
             most_down: 0,
@@ -235,6 +241,11 @@ impl World {
                     {
                         *receipt = self.lie(index, receipt);
                     }
+                    let tells =
+                        matches!(message, Message::Ledger { .. } | Message::HaveSnapshot { .. });
+                    if tells && self.silent == Some(index) {
+                        continue;
+                    }
                     if let Some(to) = self.hosts.iter().position(|host| host.id == to) {
                         self.wire.push_back((index, to, message));
                     }
@@ -321,7 +332,10 @@ impl World {
     fn deliver(&mut self) -> BTreeMap<usize, usize> {
         let mut fed: BTreeMap<usize, usize> = BTreeMap::new();
         while let Some((from, to, message)) = self.wire.pop_front() {
-            *fed.entry(to).or_default() += usize::from(matches!(message, Message::Ledger { .. }));
+            if let Message::Ledger { entries, .. } = &message {
+                *fed.entry(to).or_default() += 1;
+                *self.came.entry(to).or_default() += entries.len();
+            }
             self.feed(to, Input::Message(self.hosts[from].id, message));
         }
         fed
@@ -624,8 +638,70 @@ fn what_is_agreed_on_in_a_busy_moment_reaches_followers_together() {
     }
     let fed = world.node(3).ledger().applied_index() - before;
     assert!((1..10).contains(&fed), "the first ones came at once, and {fed} in all");
-    world.tick();
+    world.run_for(1);
     assert_eq!(world.node(3).ledger().applied_index(), before + 40);
+}
+
+/// A fleet of five voters and one host that follows, which voter feeds that, and what another entry is.
+fn followed() -> (World, usize, impl FnMut(&mut World) -> u64) {
+    let mut world = World::new(6, 5);
+    world.run_until("everybody is a member", |world| world.node(5).ledger().member_count() == 6);
+    world.run_for(5);
+    let feeds = world.node(5).feed.source.voter().unwrap();
+    let feeds = world.hosts.iter().position(|host| host.id == feeds).unwrap();
+    let mut number = 0;
+    let next = move |world: &mut World| {
+        number += 1;
+        let release = world.signed_release(&format!("1.{number}"));
+        let leader = world.leader().unwrap();
+        world.feed(leader, Input::Submit(Entry::Release(release)));
+        world.deliver();
+        world.node(leader).ledger().applied_index()
+    };
+    (world, feeds, next)
+}
+
+#[test]
+fn one_voter_feeds_a_host_and_the_others_are_asked_whether_there_is_more() {
+    let (mut world, _, mut next) = followed();
+    let before = world.came[&5];
+    for _ in 0..100 {
+        next(&mut world);
+        world.run_for(1);
+    }
+    let came = world.came[&5] - before;
+    assert!((100..=110).contains(&came), "100 entries took {came}");
+}
+
+#[test]
+fn a_voter_that_feeds_nobody_makes_way_for_another() {
+    let (mut world, feeds, mut next) = followed();
+    world.silent = Some(feeds);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let (index, since) = (next(&mut world), world.now);
+        world.run_until("it comes", |world| world.node(5).ledger().applied_index() >= index);
+        waits.push(world.now.since(since).as_millis());
+    }
+    assert!(waits.iter().all(|wait| *wait <= 2100), "another voter had it: {waits:?}");
+    let (first, rest) = waits.split_at(3);
+    assert!(first.iter().sum::<u128>() > 1000, "the silent one was awaited first: {waits:?}");
+    assert!(rest.iter().all(|wait| *wait <= 600), "and then no more: {waits:?}");
+}
+
+#[test]
+fn without_the_link_to_the_voter_that_feeds_it_a_host_is_fed_by_another() {
+    let (mut world, feeds, mut next) = followed();
+    world.disconnect(5, feeds);
+    // It is asked at once.
+    world.deliver();
+    for _ in 0..5 {
+        let index = next(&mut world);
+        for _ in 0..6 {
+            world.tick();
+        }
+        assert!(world.node(5).ledger().applied_index() >= index);
+    }
 }
 
 #[test]

@@ -391,6 +391,8 @@ fn deploys_out_of_sight(world: &mut World, release: Digest) -> ([usize; 2], usiz
     let holder = (0..6).find(|host| !world.votes(*host)).unwrap();
     let side = [leader, second, holder];
     let away: Vec<_> = (0..6).filter(|host| !side.contains(host)).collect();
+    // Whoever was told nothing for a while hears of the order before anybody has asked for a slot.
+    world.run_for(1);
     world.deploy(leader, release, None);
     world.run_until("it is under way", |world| world.state_hashes().len() == 1);
     for host in &side {

@@ -177,7 +177,7 @@ impl Carrier {
     async fn find_leader(&mut self, until: Instant) -> Result<(), ScratchError> {
         loop {
             let voter = self.leader;
-            self.mesh.send(voter, &Message::WantLedger { first: self.next_index() });
+            self.mesh.send(voter, &Message::WantLedger { first: self.next_index(), follows: true });
             match self.hear(Duration::from_secs(1)).await? {
                 Some((from, Some(leader))) if from == leader => {
                     (self.leader, self.follows) = (leader, true);
@@ -282,7 +282,10 @@ impl Carrier {
             self.log.push((now, data.to_vec()));
         }
         if applied >= self.next_index() {
-            self.mesh.send(self.leader, &Message::WantLedger { first: self.next_index() });
+            self.mesh.send(
+                self.leader,
+                &Message::WantLedger { first: self.next_index(), follows: true },
+            );
         }
         Ok(())
     }
@@ -294,7 +297,10 @@ impl Carrier {
         let mut times = Vec::new();
         while times.len() < count {
             let begun = Instant::now();
-            self.mesh.send(self.leader, &Message::WantLedger { first: self.next_index() });
+            self.mesh.send(
+                self.leader,
+                &Message::WantLedger { first: self.next_index(), follows: true },
+            );
             while !matches!(self.hear(PATIENCE).await?, Some((from, _)) if from == self.leader) {
                 if begun.elapsed() > PATIENCE {
                     return Err(ScratchError("the leader does not answer".into()));
