@@ -54,9 +54,7 @@ pub enum Message {
     /// Nothing but a sign of life.
     Heartbeat,
     /// Records that are new to the sender, or that were asked for.
-    Records(
-        #[serde(deserialize_with = "at_most::<_, _, RECORDS_PER_MESSAGE_MAX>")] Vec<Signed<Record>>,
-    ),
+    Records(#[serde(with = "bare_records")] Vec<Signed<Record>>),
     /// Records that are here and that the receiver may lack: it asks for those that it wants.
     Offer(
         #[serde(deserialize_with = "at_most::<_, _, VERSIONS_PER_MESSAGE_MAX>")] Vec<RecordVersion>,
@@ -207,6 +205,28 @@ where
     Ok(list)
 }
 
+/// Records as they travel: of all that is said in a fleet they are the most.
+mod bare_records {
+    use serde::{Deserializer, Serializer, de::Error};
+
+    use super::{RECORDS_PER_MESSAGE_MAX, Record, Signed, at_most};
+    use crate::trust::Bare;
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &[Signed<Record>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(records.iter().map(Signed::bare))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Signed<Record>>, D::Error> {
+        let records = at_most::<D, Bare, RECORDS_PER_MESSAGE_MAX>(deserializer)?;
+        records.into_iter().map(|bare| Signed::from_bare(bare).map_err(D::Error::custom)).collect()
+    }
+}
+
 /// Which frames of a revision a host has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
@@ -275,6 +295,7 @@ mod tests {
         cbor,
         ids::{FleetId, HostName},
         limits::MESSAGE_BYTES_MAX,
+        time::UnixSeconds,
         trust::{SecretKey, Signer, Voter},
     };
 
@@ -319,6 +340,38 @@ mod tests {
             for message in lists {
                 assert_eq!(reads(&message), expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_record_travels_without_what_follows_from_it() {
+        let (fleet, key) = (FleetId([3; 32]), SecretKey::from_seed(&[7; 32]));
+        let record = Record {
+            host: key.public_key().into(),
+            epoch: 12,
+            groups: Vec::new(),
+            accused: Vec::new(),
+            version: "0.1.0".into(),
+            sequence: 3456,
+            addresses: vec!["/ip4/10.20.30.40/tcp/7411".into()],
+            signed_at: UnixSeconds(1_795_471_805),
+        };
+        let signed = Signed::new(&record, fleet, &[&key]).unwrap();
+        let encoded = |records| cbor::encode(&Message::Records(records));
+        let read = |records| cbor::decode(&encoded(records), MESSAGE_BYTES_MAX);
+        assert_eq!(read(vec![signed.clone()]), Ok(Message::Records(vec![signed.clone()])));
+        assert!(signed.verify_host(fleet).is_ok());
+
+        let takes = encoded(vec![signed.clone(); 2]).len() - encoded(vec![signed.clone()]).len();
+        assert!(takes + 80 <= signed.to_bytes().len(), "{takes} bytes");
+        assert!(signed.bare_bytes().abs_diff(takes) <= 2, "{takes} bytes");
+
+        // What others have signed as well is nobody's concern, whichever comes first.
+        for other in 8..16 {
+            let mut signed = signed.clone();
+            signed.add_signature(fleet, &SecretKey::from_seed(&[other; 32])).unwrap();
+            let Ok(Message::Records(read)) = read(vec![signed.clone()]) else { panic!("it reads") };
+            assert!(read[0].verify_host(fleet).is_ok());
         }
     }
 

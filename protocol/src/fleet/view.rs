@@ -54,7 +54,7 @@ impl Statement for Held {
     }
 
     fn bytes(&self) -> usize {
-        self.record.bytes()
+        self.signed().bare_bytes()
     }
 }
 

@@ -225,8 +225,8 @@ impl<T: Document> Signed<T> {
         signers: Vec<PublicKey>,
     ) -> Result<Verified<T>, Untrusted> {
         content.check()?;
-        let (id, signed, bytes) = (self.id(fleet), self.clone(), self.to_bytes().len());
-        Ok(Verified(Arc::new(Checked { content, id, signed, bytes, signers })))
+        let (id, signed) = (self.id(fleet), self.clone());
+        Ok(Verified(Arc::new(Checked { content, id, signed, signers })))
     }
 
     fn decode(&self) -> Result<T, Untrusted> {
@@ -270,7 +270,39 @@ impl<T: Document> Signed<T> {
     }
 }
 
+/// What a host has signed without what follows from it: the payload, and that host's signature.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bare(#[serde(with = "serde_bytes")] Vec<u8>, Signature);
+
 impl<T: HostSigned> Signed<T> {
+    /// The document without what follows from it. Signatures that are not the host's own are left out.
+    pub(crate) fn bare(&self) -> Bare {
+        let Envelope { payload, signatures, .. } = &*self.envelope;
+        let own = match &signatures[..] {
+            [one] => Some(one),
+            several => self.decode().ok().and_then(|content| {
+                let key = key_hint(&content.host().key());
+                several.iter().find(|one| one.key == key)
+            }),
+        };
+        Bare(payload.clone(), own.map_or(Signature([0; 64]), |one| one.signature))
+    }
+
+    /// Puts a document together again. Nothing is believed yet.
+    pub(crate) fn from_bare(Bare(payload, signature): Bare) -> Result<Self, Untrusted> {
+        let signatures = Vec::new();
+        let mut signed =
+            Self::from_envelope(Envelope { context: T::CONTEXT.into(), payload, signatures })?;
+        let key = key_hint(&signed.decode()?.host().key());
+        Arc::make_mut(&mut signed.envelope).signatures.push(OneSignature { key, signature });
+        Ok(signed)
+    }
+
+    /// How long the document is without what follows from it.
+    pub(crate) fn bare_bytes(&self) -> usize {
+        self.envelope.payload.len() + BARE_OVERHEAD_BYTES
+    }
+
     /// Believes a host's statement about itself: signed by the very key that it names.
     ///
     /// The caller still asks whether that host is a member.
@@ -308,6 +340,9 @@ impl<T: Document + 'static> Signed<T> {
         super::keys::memo::of_envelope(place, check, Verified::clone)
     }
 }
+
+/// A list's head, those of two strings of bytes, and a signature.
+const BARE_OVERHEAD_BYTES: usize = 1 + 3 + 2 + 64;
 
 fn length_be(bytes: &[u8]) -> [u8; 8] {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes()
@@ -359,7 +394,6 @@ struct Checked<T> {
     content: T,
     id: Digest,
     signed: Signed<T>,
-    bytes: usize,
     signers: Vec<PublicKey>,
 }
 
@@ -392,11 +426,6 @@ impl<T> Verified<T> {
         T: Document,
     {
         self.0.signed == *signed && self.0.id == signed.id(fleet)
-    }
-
-    /// The length of the signed form, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.0.bytes
     }
 
     /// The keys that vouched for it.

@@ -18,6 +18,7 @@ pub use documents::{
     Counted, Document, Done, Genesis, HostSigned, Invalid, Outcome, Receipt, Release, Subject,
     Voter, Want, fit_text,
 };
+pub(crate) use envelope::Bare;
 pub use envelope::{Signed, Untrusted, Verified};
 pub use join::{Enrolment, Invitation, InvitationRefused, token_key};
 #[cfg(feature = "simulation")]
