@@ -37,6 +37,8 @@ pub(super) struct Feed {
     pub(super) source: Source,
     /// Bytes of `log`.
     log_bytes: usize,
+    /// Counts what gives hope that what is handed in comes through: see [`super::repeats`].
+    pub(super) hopes: u64,
     /// This host's own submissions that do not show in the ledger yet.
     pending: BTreeMap<Digest, Pending>,
     /// Submissions that were passed on, for the way back of a refusal.
@@ -665,8 +667,9 @@ impl Node {
         if self.consensus.is_some() || !self.is_fed_by(from) {
             return;
         }
-        if self.is_voter(from) {
+        if self.is_voter(from) && self.feed.heard_leader != leader {
             self.feed.heard_leader = leader;
+            self.feed.hopes += 1;
         }
         // Past this no ledger is ever; a voter that says so would make this host deaf to the others.
         if voter_applied > LEDGER_INDEX_MAX {

@@ -75,6 +75,7 @@ impl Node {
             self.feed.open_grants.clear();
         }
         self.leadership.leading = leading;
+        self.feed.hopes += 1;
         self.tell_who_leads();
         let who = leader.map_or_else(|| "nobody".into(), |leader| self.name_of(leader));
         self.out.push(Output::Note(format!("consensus: {who} leads in term {term}")));

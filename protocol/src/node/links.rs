@@ -114,6 +114,7 @@ impl Node {
         self.post(letters);
         self.tend_overlay();
         self.greet_with_voters(peer);
+        self.feed.hopes += u64::from(self.is_voter(peer));
         self.ask_ledger_of(peer);
     }
 

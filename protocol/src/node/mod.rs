@@ -13,6 +13,7 @@ mod feed;
 mod gossip;
 mod leader;
 mod links;
+mod repeats;
 mod rollouts;
 mod snapshot;
 mod voters;
@@ -24,8 +25,8 @@ pub use feed::LogRecord;
 use thiserror::Error;
 
 use self::{
-    feed::Feed, gossip::Gossip, leader::Leadership, links::Links, rollouts::Rollouts,
-    snapshot::Incoming,
+    feed::Feed, gossip::Gossip, leader::Leadership, links::Links, repeats::Repeat,
+    rollouts::Rollouts, snapshot::Incoming,
 };
 use crate::{
     cbor::DecodeError,
@@ -248,7 +249,8 @@ pub struct Node {
     stopped: BTreeMap<(Digest, bool), HeardStop>,
     out: Vec<Output>,
     seed: u64,
-    next_admission_at: Mono,
+    /// By the certificate's incarnation, and whether the ledger has it.
+    admission: Repeat<(u64, bool)>,
     next_ledger_at: Mono,
     next_vouch_at: Mono,
     next_count_at: Mono,
@@ -320,7 +322,7 @@ impl Node {
             out,
             trust: setup.trust,
             seed: setup.seed,
-            next_admission_at: now,
+            admission: Repeat::default(),
             next_ledger_at: now,
             next_vouch_at: now,
             next_count_at: now,
@@ -410,10 +412,7 @@ impl Node {
         if self.now >= self.next_ledger_at {
             self.tend_ledger();
         }
-        if self.now >= self.next_admission_at {
-            self.next_admission_at = self.now + ADMISSION_EVERY;
-            self.tend_admission();
-        }
+        self.tend_admission();
     }
 
     /// Parts with hosts that were removed. They have had a moment to hear of it. Whoever keeps the
@@ -564,11 +563,13 @@ impl Node {
                 self.take_certificate(cert, counted);
             }
             _ => {
-                self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
+                if self.is_admission_due(false) {
+                    self.submit(Entry::Admit(Box::new(self.cert.clone())), false);
+                }
                 return;
             }
         }
-        if self.cert_is_whole {
+        if self.cert_is_whole || !self.is_admission_due(true) {
             return;
         }
         let member = self.member_id;
@@ -581,6 +582,11 @@ impl Node {
                 self.send(voter, Message::WantAdmission { member });
             }
         }
+    }
+
+    fn is_admission_due(&mut self, is_counted: bool) -> bool {
+        let what = (self.incarnation, is_counted);
+        self.admission.is_due(self.now, self.me, self.feed.hopes, what)
     }
 
     /// Goes on with a newer certificate, which the ledger has verified.
@@ -816,8 +822,6 @@ fn may_move_rollouts(input: &Input) -> bool {
         | Input::Revision(..) => true,
     }
 }
-
-const ADMISSION_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Asked, AskedKind, Node, Output, Progress};
+use super::{Asked, AskedKind, Node, Output, Progress, repeats::Repeat};
 use crate::{
     execute::{ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response},
     fleet::{GroupStatus, HostState},
@@ -50,10 +50,10 @@ struct Rollout {
     recheck: bool,
     /// The slot whose end was seen, and when: health is watched from then on.
     ended: Option<(u64, Mono)>,
-    /// When a slot may be asked for again.
-    next_want_at: Mono,
-    /// When a slot may be given back again.
-    next_done_at: Mono,
+    /// The slot that is asked for, by order and release.
+    want: Repeat<(Digest, Digest)>,
+    /// The slot that is given back.
+    done: Repeat<u64>,
     /// When the executor may be asked again after it refused.
     next_ask_at: Mono,
 }
@@ -384,6 +384,7 @@ impl Node {
     ) -> HostState {
         let group = &assignment.group;
         let SlotView { token, order, release, .. } = *slot;
+        self.rollouts.groups.entry(group.clone()).or_default().want.shows();
         if slot.released.is_some() {
             if self.heed_release(group, report, token) {
                 let reason = "an operator released the slot before it was used".into();
@@ -508,13 +509,14 @@ impl Node {
             return self.stage(assignment, report, order, release);
         }
         let wanted = assignment.deployment.as_ref().is_some_and(|deployment| deployment.wanted);
-        let now = self.now;
+        let (now, me, hopes) = (self.now, self.me, self.feed.hopes);
         let rollout = self.rollouts.groups.entry(group.clone()).or_default();
-        if !wanted && may_repeat(now, &mut rollout.next_want_at) {
-            let want = Want { host: self.me, order, release };
-            if let Some(want) = self.sign(&want) {
-                self.submit(Entry::Want(want), false);
-            }
+        if wanted {
+            rollout.want.shows();
+        } else if rollout.want.is_due(now, me, hopes, (order, release))
+            && let Some(want) = self.sign(&Want { host: me, order, release })
+        {
+            self.submit(Entry::Want(want), false);
         }
         HostState::Waiting
     }
@@ -629,15 +631,15 @@ impl Node {
     }
 
     fn give_back(&mut self, group: &GroupName, token: u64, outcome: Outcome) {
-        let now = self.now;
+        let (now, me, hopes) = (self.now, self.me, self.feed.hopes);
         let rollout = self.rollouts.groups.entry(group.clone()).or_default();
-        if !may_repeat(now, &mut rollout.next_done_at) {
+        if !rollout.done.is_due(now, me, hopes, token) {
             return;
         }
         if planted(Defect::ReturnedOnce) {
-            rollout.next_done_at = Mono(u64::MAX);
+            rollout.done.never_again();
         }
-        if let Some(done) = self.sign(&Done { host: self.me, token, outcome }) {
+        if let Some(done) = self.sign(&Done { host: me, token, outcome }) {
             self.submit(Entry::Done(done), false);
         }
     }
@@ -656,16 +658,6 @@ impl Node {
     }
 }
 
-/// Paces what is said to the ledger again and again until it shows there.
-fn may_repeat(now: Mono, next_at: &mut Mono) -> bool {
-    let may = now >= *next_at;
-    if may {
-        *next_at = now + SUBMIT_AGAIN_AFTER;
-    }
-    may
-}
-
-const SUBMIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// A voter that has not applied the grant yet will have in a moment.
 const RECEIPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const REFUSALS_UNTIL_DECLINED: u32 = 5;
