@@ -79,6 +79,8 @@ pub(super) struct Host {
     pub(super) spoke: BTreeMap<Number, Mono>,
     /// It publishes nothing.
     pub(super) is_quiet: bool,
+    /// Bytes that it was sent and has sent, heartbeats not counted.
+    pub(super) traffic: [u64; 2],
     sequence: u64,
     accused: Vec<(Number, Version)>,
     next_refutation_at: Mono,
@@ -103,8 +105,13 @@ pub(super) struct Wishes {
 }
 
 impl Host {
-    pub(super) fn new(me: Number, records: Records<Shared>, rules: Rules, draw: u64) -> Self {
-        let now = Mono(0);
+    pub(super) fn new(
+        now: Mono,
+        me: Number,
+        records: Records<Shared>,
+        rules: Rules,
+        draw: u64,
+    ) -> Self {
         Self {
             me,
             records,
@@ -120,6 +127,7 @@ impl Host {
             called: BTreeMap::new(),
             spoke: BTreeMap::new(),
             is_quiet: false,
+            traffic: [0; 2],
             sequence: 1,
             accused: Vec::new(),
             next_refutation_at: now,
@@ -222,6 +230,12 @@ impl Host {
             self.next_refutation_at = now + REFUTE_EVERY;
             self.publish(now, roster, bytes, (false, None), wishes);
         }
+    }
+
+    /// It hears that somebody has joined.
+    pub(super) fn roster_changed(&mut self, now: Mono) {
+        self.verdicts.roster_changed();
+        self.spread.compare_soon(now);
     }
 
     /// Every 200 ms.

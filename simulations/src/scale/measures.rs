@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use groundswell_protocol::time::Mono;
+use groundswell_protocol::{fleet::Number, time::Mono};
 
 use super::{ScaleArguments, host::Rules, ledger, world::World};
 use crate::measured::{
@@ -16,13 +16,15 @@ use crate::measured::{
 type Measure = fn(&ScaleArguments) -> Vec<Measured>;
 
 /// All measures, by name.
-pub(super) const ALL: [(&str, Measure); 6] = [
+pub(super) const ALL: [(&str, Measure); 8] = [
     ("urgent", urgent),
     ("normal", normal),
     ("rollout", rollout),
     ("power", power),
     ("sick", sick),
     ("half", half),
+    ("join", join),
+    ("storm", storm),
 ];
 
 fn measured(what: &str, got: f64, goal: Goal, unit: &'static str) -> Measured {
@@ -238,6 +240,142 @@ fn half(arguments: &ScaleArguments) -> Vec<Measured> {
         measured("half lost: survivors connected at once", at_once * 100.0, AtLeast(99.9), "%"),
         measured("half lost: all survivors connected", seconds, AtMost(60.0), "s"),
     ]
+}
+
+/// One host joins that knows nobody.
+fn join(arguments: &ScaleArguments) -> Vec<Measured> {
+    let mut joining = Joining::new(arguments, 1);
+    joining.join();
+    joining.run_until_known();
+    let [got, _] = joining.traffic(joining.joined[0]);
+    vec![
+        measured("a host joins: it knows everybody", joining.knows[0], AtMost(60.0), "s"),
+        measured("a host joins: everybody knows it", joining.known[0], AtMost(10.0), "s"),
+        measured("bytes that come to it", got as f64 / 1024.0, NoGoal, "KB"),
+        measured("bytes of whoever gives most", joining.most_given() as f64 / 1024.0, NoGoal, "KB"),
+        measured("most that comes to a host in a second", joining.peaks[0], AtMost(HOST_KB), "KB"),
+        measured("most that a host sends in a second", joining.peaks[1], AtMost(HOST_KB), "KB"),
+    ]
+}
+
+/// One in twenty hosts joins within ten seconds.
+fn storm(arguments: &ScaleArguments) -> Vec<Measured> {
+    let joiners = (arguments.hosts / 20).max(1);
+    let mut joining = Joining::new(arguments, joiners);
+    for _ in 0..joiners {
+        joining.join();
+        joining.run(Duration::from_secs(10) / u32::try_from(joiners).unwrap_or(u32::MAX));
+    }
+    joining.run_until_known();
+    let sorted = |mut seconds: Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds
+    };
+    let (known, knows) = (sorted(joining.known.clone()), sorted(joining.knows.clone()));
+    let at = |seconds: &[f64], percent: usize| seconds[(seconds.len() - 1) * percent / 100];
+    vec![
+        measured("one in twenty joins: it knows everybody, p50", at(&knows, 50), NoGoal, "s"),
+        measured("one in twenty joins: it knows everybody, p99", at(&knows, 99), AtMost(60.0), "s"),
+        measured("one in twenty joins: everybody knows it, p50", at(&known, 50), NoGoal, "s"),
+        measured("one in twenty joins: everybody knows it, p99", at(&known, 99), AtMost(10.0), "s"),
+        measured("bytes of whoever gives most", joining.most_given() as f64 / 1024.0, NoGoal, "KB"),
+        measured("most that comes to a host in a second", joining.peaks[0], AtMost(HOST_KB), "KB"),
+        measured("most that a host sends in a second", joining.peaks[1], AtMost(HOST_KB), "KB"),
+    ]
+}
+
+/// What a host may be sent in a second, and may send.
+const HOST_KB: f64 = 256.0;
+/// Hosts whose addresses are given to those who join.
+const SEEDS: usize = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A fleet that others join.
+struct Joining {
+    world: World,
+    seeds: Vec<Number>,
+    joined: Vec<Number>,
+    /// When each of them began, and the seconds after which it knew all who were there before, and all
+    /// knew it.
+    began: Vec<Mono>,
+    knows: Vec<f64>,
+    known: Vec<f64>,
+    /// The most that any host was sent, and has sent, in a second; in KB.
+    peaks: [f64; 2],
+    before: Vec<[u64; 2]>,
+    looked_at: Mono,
+    /// What each had sent when it began.
+    given_before: Vec<u64>,
+}
+
+impl Joining {
+    fn new(arguments: &ScaleArguments, joiners: usize) -> Self {
+        let mut world = World::new(arguments.hosts - joiners, arguments.seed, Rules::Ours);
+        world.run(Duration::from_secs(2));
+        let seeds = world.some(u32::try_from(SEEDS).unwrap_or(1));
+        let before: Vec<_> = world.hosts.iter().map(|host| host.traffic).collect();
+        let given_before = before.iter().map(|[_, sent]| *sent).collect();
+        let (joined, began, peaks, looked_at) = (Vec::new(), Vec::new(), [0.0; 2], world.now);
+        let (knows, known) = (Vec::new(), Vec::new());
+        Self { world, seeds, joined, began, knows, known, peaks, before, looked_at, given_before }
+    }
+
+    fn join(&mut self) {
+        let seed = self.seeds[self.joined.len() % self.seeds.len()];
+        self.joined.push(self.world.join(seed));
+        self.began.push(self.world.now);
+        self.knows.push(f64::INFINITY);
+        self.known.push(f64::INFINITY);
+    }
+
+    /// Lets time pass, and looks at what hosts have sent and who knows everybody.
+    fn run(&mut self, time: Duration) {
+        self.world.run(time);
+        let (now, there) = (self.world.now, self.given_before.len());
+        let hosts = &self.world.hosts;
+        for (place, host) in self.joined.iter().enumerate() {
+            let seconds = now.since(self.began[place]).as_secs_f64();
+            if self.knows[place].is_infinite() && hosts[host.index()].records.len() >= there {
+                self.knows[place] = seconds;
+            }
+            let knows_it = |other: &super::host::Host| other.records.get(*host).is_some();
+            if self.known[place].is_infinite() && hosts.iter().all(knows_it) {
+                self.known[place] = seconds;
+            }
+        }
+        if now.since(self.looked_at) < Duration::from_secs(1) {
+            return;
+        }
+        let seconds = now.since(self.looked_at).as_secs_f64();
+        let traffic: Vec<_> = self.world.hosts.iter().map(|host| host.traffic).collect();
+        self.before.resize(traffic.len(), [0; 2]);
+        for (now, before) in traffic.iter().zip(&self.before) {
+            for (way, peak) in self.peaks.iter_mut().enumerate() {
+                *peak = peak.max((now[way] - before[way]) as f64 / 1024.0 / seconds);
+            }
+        }
+        (self.before, self.looked_at) = (traffic, now);
+    }
+
+    fn run_until_known(&mut self) {
+        let end = self.world.now + Duration::from_secs(120);
+        let all = |joining: &Self| {
+            joining.knows.iter().chain(&joining.known).all(|seconds| seconds.is_finite())
+        };
+        while !all(self) && self.world.now < end {
+            self.run(LOOK_EVERY);
+        }
+    }
+
+    fn traffic(&self, host: Number) -> [u64; 2] {
+        self.world.hosts[host.index()].traffic
+    }
+
+    fn most_given(&self) -> u64 {
+        let before = self.given_before.iter().copied().chain(std::iter::repeat(0));
+        let given = self.world.hosts.iter().zip(before);
+        given.map(|(host, before)| host.traffic[1] - before).max().unwrap_or(0)
+    }
 }
 
 fn waits(world: &World) -> Vec<Duration> {

@@ -46,6 +46,8 @@ enum Event {
     Told(Number, Number, bool),
     /// A connection is made, if the other one lives.
     Dialled(Number, Number),
+    /// A host hears of another one that is admitted.
+    Admitted(Number),
 }
 
 impl World {
@@ -75,7 +77,7 @@ impl World {
         records.root(&roster);
         let hosts = numbers
             .into_iter()
-            .map(|number| Host::new(number, records.clone(), rules, dice.draw()))
+            .map(|number| Host::new(Mono(0), number, records.clone(), rules, dice.draw()))
             .collect();
         let mut world = Self {
             now: Mono(0),
@@ -159,6 +161,7 @@ impl World {
                 self.schedule(Duration::from_millis(250), Event::Listen(number));
             }
             Event::Letter(from, to, said) => self.deliver(from, to, said),
+            Event::Admitted(number) => self.hosts[number.index()].roster_changed(self.now),
             Event::Told(from, to, is_neighbour) => {
                 self.hosts[to.index()].overlay.told(from, is_neighbour);
             }
@@ -256,6 +259,7 @@ impl World {
         }
         let bytes = self.bytes.of(&said) as u64;
         self.came_bytes += bytes;
+        host.traffic[0] += bytes;
         match &said {
             Say::Offer(_) => self.offer_bytes += bytes,
             Say::Give(_) => self.record_bytes += bytes,
@@ -268,7 +272,9 @@ impl World {
 
     fn carry_out(&mut self, from: Number, wishes: Wishes) {
         for (to, said) in wishes.letters {
-            self.hosts[from.index()].spoke.insert(to, self.now);
+            let host = &mut self.hosts[from.index()];
+            host.spoke.insert(to, self.now);
+            host.traffic[1] += self.bytes.of(&said) as u64;
             if self.dice.below(1000) >= self.lost_per_thousand {
                 let delay = self.dice.delay();
                 self.schedule(delay, Event::Letter(from, to, said));
@@ -276,6 +282,8 @@ impl World {
         }
         for turn in wishes.turns {
             match turn {
+                // Where others are is in their records.
+                Turn::Dial(to) if self.hosts[from.index()].records.get(to).is_none() => {}
                 Turn::Dial(to) => {
                     let delay = self.dice.delay() + self.dice.delay();
                     self.schedule(delay, Event::Dialled(from, to));
@@ -310,6 +318,27 @@ impl World {
         let host = &mut self.hosts[number.index()];
         host.publish(self.now, &self.roster, &self.bytes, (urgent, track), &mut wishes);
         self.carry_out(number, wishes);
+    }
+
+    /// A host joins that knows nobody but `seed`. Others hear from their voters that it is admitted.
+    pub(super) fn join(&mut self, seed: Number) -> Number {
+        let number = self.hosts.len();
+        let parts: [&[u8]; 2] = [b"joins", &number.to_be_bytes()];
+        let id = HostId(Digest::of(HashDomain::Key, &parts).0);
+        let me = self.roster.seat(id, None).expect("room for another host");
+        assert_eq!(me.index(), number, "numbers are places");
+        let draw = self.dice.draw();
+        self.hosts.push(Host::new(self.now, me, Records::new(), Rules::Ours, draw));
+        self.schedule(Duration::from_micros(draw % 200_000), Event::Offer(me));
+        self.schedule(Duration::ZERO, Event::Listen(me));
+        let way = self.dice.delay() + self.dice.delay();
+        self.schedule(way, Event::Dialled(me, seed));
+        for other in 0..number {
+            let hears_in = Duration::from_micros(self.dice.below(FED_WITHIN_MICROS));
+            self.schedule(hears_in, Event::Admitted(self.hosts[other].me));
+        }
+        self.change(me, false, false);
+        me
     }
 
     /// The power of a host fails.
@@ -398,6 +427,8 @@ fn mix(value: u64) -> u64 {
 }
 
 const SLOT_MICROS: u64 = 500;
+/// Voters tell those who follow them what is new within this.
+const FED_WITHIN_MICROS: u64 = 500_000;
 /// Half a millisecond to fifty.
 const DELAY_MIN: u64 = 500;
 const DELAY_RANGE: u64 = 49_500;
