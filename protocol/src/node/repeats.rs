@@ -50,9 +50,9 @@ impl<T: PartialEq> Repeat<T> {
         self.said = None;
     }
 
-    /// It is not said again.
-    pub(super) fn never_again(&mut self) {
-        self.next_at = Mono(u64::MAX);
+    /// True if `what` was said before.
+    pub(super) fn has_said(&self, what: &T) -> bool {
+        self.said.as_ref() == Some(what)
     }
 
     /// Different on each host and each time.
@@ -141,9 +141,9 @@ mod tests {
         let (mut repeat, me) = (Repeat::default(), HostId([1; 32]));
         assert!(repeat.is_due(Mono(0), me, 0, 7));
         assert!(!repeat.is_due(Mono(100_000), me, 0, 7));
+        assert!(repeat.has_said(&7));
         repeat.shows();
+        assert!(!repeat.has_said(&7));
         assert!(repeat.is_due(Mono(100_000), me, 0, 7));
-        repeat.never_again();
-        assert!(!repeat.is_due(Mono(u64::MAX - 1), me, 0, 7));
     }
 }

@@ -633,11 +633,9 @@ impl Node {
     fn give_back(&mut self, group: &GroupName, token: u64, outcome: Outcome) {
         let (now, me, hopes) = (self.now, self.me, self.feed.hopes);
         let rollout = self.rollouts.groups.entry(group.clone()).or_default();
-        if !rollout.done.is_due(now, me, hopes, token) {
+        let is_silent = planted(Defect::ReturnedOnce) && rollout.done.has_said(&token);
+        if is_silent || !rollout.done.is_due(now, me, hopes, token) {
             return;
-        }
-        if planted(Defect::ReturnedOnce) {
-            rollout.done.never_again();
         }
         if let Some(done) = self.sign(&Done { host: me, token, outcome }) {
             self.submit(Entry::Done(done), false);
