@@ -152,7 +152,11 @@ impl World {
         let there: Vec<_> = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone).collect();
         let host = *self.dice.pick(&there);
         let voters = self.truth.ledger.electorate().newest();
-        let is_needed = voters.is_voter(self.hosts[host].id) && voters.list().len() < 3;
+        // While one waits for the others to say what it may have forgotten, all of those are needed.
+        let votes =
+            |voter: HostId| self.node(self.by_id[&voter]).is_some_and(|n| n.in_doubt().is_none());
+        let all_vote = voters.hosts().all(votes) && voters.list().len() >= 3;
+        let is_needed = voters.is_voter(self.hosts[host].id) && !all_vote;
         (there.len() >= HOSTS_MIN && !is_needed && !self.plan.is_large).then_some(host)
     }
 
@@ -244,13 +248,14 @@ impl World {
         if let Some(missing) = self.unequal_ledgers() {
             return Some(missing);
         }
+        // Whom people keep is no voter either.
+        self.unblock();
         if let Some(missing) = self.lost_voters() {
             return Some(missing);
         }
         if let Some(missing) = self.census_missing() {
             return Some(missing);
         }
-        self.unblock();
         let slots = self.truth.ledger.slots().count();
         if slots > 0 {
             return Some(("L4", format!("{slots} slots are not given back")));

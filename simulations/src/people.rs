@@ -363,7 +363,7 @@ impl World {
         }
         let host = *self.people.dice.pick(&of);
         let groups = self.truth.rules.groups_of(host);
-        let generation = recovered_at - u64::from(self.people.dice.permille(300));
+        let generation = recovered_at - u64::from(self.people.dice.permille(500));
         if let Some(group) = groups.first().cloned() {
             self.order(desk, group, Action::Waive { host, generation });
         }

@@ -364,6 +364,7 @@ impl Rules {
                     self.broken.insert((name.clone(), *host));
                 }
                 self.waived.remove(host);
+                self.waived_is_back = self.written_off.contains(host) && self.is_uncounted(*host);
                 let asked = self.uncounted.remove(host) && *generation >= self.recovered_at;
                 unless(asked, "S8", || {
                     format!("{} is counted, by a word of generation {generation}", host.short())
@@ -391,7 +392,7 @@ impl Rules {
                 unless((*epoch, *sequence) > silent, "S2", || {
                     format!("{} is called well, and has said nothing new", host.short())
                 })?;
-                self.waived_is_back = self.written_off.remove(host) && self.is_uncounted(*host);
+                self.waived_is_back |= self.written_off.remove(host) && self.is_uncounted(*host);
                 self.waived.remove(host);
             }
             Entry::Silent { host, version } => {
