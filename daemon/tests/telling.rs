@@ -203,8 +203,7 @@ async fn the_journal_has_a_line_for_what_operators_want_to_know() {
             &["group web is at version 1"][..],
             &["release shop 1.1.0", "was taken"],
             &["group web: order 2 was taken"],
-            &["web-3 was granted slot", &id],
-            &["web-3 gave slot", &id, "it succeeded"],
+            &["web-3", &id, "it succeeded"],
             &["group web: 1.1.0: ValidateService begins"],
             &["group web: 1.1.0: ValidateService ended"],
             &["group web: 1.1.0: the lifecycle ended well"],
@@ -213,6 +212,10 @@ async fn the_journal_has_a_line_for_what_operators_want_to_know() {
         ] {
             logged(&fleet, index, words).await;
         }
+    }
+    // Who follows may hear of both at once.
+    for words in [&["web-3 was granted slot", &id][..], &["web-3 gave slot", &id]] {
+        logged(&fleet, 0, words).await;
     }
     fleet.kill_daemon(3);
     for index in [0, 4] {
@@ -224,7 +227,8 @@ async fn the_journal_has_a_line_for_what_operators_want_to_know() {
     }
     // A restart tells nothing of what was told before it.
     let log = fs::read_to_string(fleet.log(3, "swelld")).unwrap();
-    assert_eq!(log.matches("web-3 was granted slot").count(), 2, "{log}");
+    let ended = |line: &&str| line.contains("web-3") && line.contains("it succeeded");
+    assert_eq!(log.lines().filter(ended).count(), 2, "{log}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Who gets in: the judgement that is asked for before a connection is handed up.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     ids::{Digest, HostId},
@@ -19,6 +22,9 @@ pub struct Gate {
     pub admitted: BTreeMap<HostId, Digest>,
     /// Certificates that the voters refused, and why.
     pub refused: BTreeMap<Digest, String>,
+    /// Keys that belong to the fleet no more, as far as is known here: that of a first voter, which genesis names
+    /// for ever, among them.
+    pub removed: BTreeSet<HostId>,
 }
 
 /// A judgement.
@@ -37,8 +43,8 @@ pub enum Verdict {
 impl Gate {
     /// The gate of a host that knows no ledger yet.
     pub fn new(trust: Arc<Trust>) -> Self {
-        let (admitted, refused) = (BTreeMap::new(), BTreeMap::new());
-        Self { electorate: Electorate::of(&trust), trust, admitted, refused }
+        let (admitted, refused, removed) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { electorate: Electorate::of(&trust), trust, admitted, refused, removed }
     }
 
     /// Judges a peer whose connection proves that it has the key `peer`.
@@ -55,6 +61,9 @@ impl Gate {
         };
         if member.content().host != peer {
             return Verdict::Refuse("the certificate is another host's".into());
+        }
+        if self.removed.contains(&peer) {
+            return Verdict::Refuse("it was removed from the fleet".into());
         }
         let id = member.id();
         let refused = self.refused.get(&id);
@@ -186,6 +195,16 @@ mod tests {
         };
         assert!(!with(30), "it does not say so itself");
         assert!(with(10));
+    }
+
+    #[test]
+    fn who_was_removed_stays_out_though_genesis_names_it() {
+        let mut gate = gate();
+        let first = cert(&gate.trust, 10, u64::MAX);
+        gate.admitted.insert(host(30), Digest([30; 32]));
+        assert_eq!(judge(&gate, 10, &first), "admit", "lists may vouch for it");
+        gate.removed.insert(host(10));
+        assert_eq!(judge(&gate, 10, &first), "refuse");
     }
 
     #[test]

@@ -130,6 +130,9 @@ impl World {
         let Some(node) = &self.hosts[host].node else { return false };
         let is_young = node.ledger().members().next().is_none();
         let is_first = self.trust.genesis().names(id);
+        if node.ledger().is_removed(id) {
+            return false;
+        }
         if node.ledger().is_member(id) || is_young || is_first || self.is_vouched_for(host, peer) {
             return true;
         }

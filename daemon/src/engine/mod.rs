@@ -14,6 +14,7 @@ mod views;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use groundswell_protocol::gate as protocol;
 use groundswell_protocol::{
     consensus::VoterPolicy,
     execute::{Report, Request},
@@ -389,9 +390,10 @@ impl Engine {
         let admitted = members.map(|member| (member.host, member.id)).collect();
         let refused = self.node.refused_members();
         let electorate = self.node.electorate().clone();
+        let removed = self.node.ledger().removed().collect();
         self.gate.update(|roster| {
             let trust = roster.gate.trust.clone();
-            let gate = groundswell_protocol::gate::Gate { trust, electorate, admitted, refused };
+            let gate = protocol::Gate { trust, electorate, admitted, refused, removed };
             roster.gate = Arc::new(gate);
         });
     }

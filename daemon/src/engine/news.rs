@@ -44,6 +44,8 @@ struct Seen {
     groups: BTreeMap<GroupName, (u64, u64)>,
     slots: BTreeMap<HostId, (u64, DeploymentId)>,
     deployments: BTreeMap<DeploymentId, &'static str>,
+    /// Hosts that had a slot of what is not over, and have given it back.
+    done: BTreeMap<DeploymentId, BTreeSet<HostId>>,
 }
 
 impl News {
@@ -180,7 +182,9 @@ impl Seen {
             let (name, version) = (view.group.name.clone(), view.group.version);
             (name, (version, view.head.0))
         });
-        let deployments = ledger.deployments().into_iter().map(|d| (d.id, status_name(d)));
+        let all = ledger.deployments();
+        let deployments = all.iter().map(|d| (d.id, status_name(d)));
+        let unfinished = all.iter().filter(|deployment| !deployment.status.is_over());
         Self {
             applied: ledger.applied_index(),
             members: ledger.members().map(|m| (m.host, m.name.to_string())).collect(),
@@ -188,6 +192,7 @@ impl Seen {
             groups: groups.collect(),
             slots: ledger.slots().map(|slot| (slot.host, (slot.token, slot.deployment))).collect(),
             deployments: deployments.collect(),
+            done: unfinished.map(|d| (d.id, done(d).collect())).collect(),
         }
     }
 
@@ -218,6 +223,7 @@ impl Seen {
             );
         }
         lines.extend(self.returned(after, ledger));
+        lines.extend(self.came_and_went(ledger));
         for (host, (token, deployment)) in &after.slots {
             if self.slots.get(host).is_none_or(|(old, _)| old != token) {
                 let host = name_of(ledger, *host);
@@ -241,17 +247,47 @@ impl Seen {
             let name = name_of(ledger, *host);
             let status =
                 ledger.deployment(*id).and_then(|d| d.targets.get(host)).map(|t| &t.status);
-            let how = match status {
-                Some(TargetStatus::Succeeded) => "it succeeded".into(),
-                Some(TargetStatus::Failed { event, .. }) => format!("{event} failed"),
-                Some(TargetStatus::Skipped { reason }) => reason.clone(),
-                Some(TargetStatus::WrittenOff) => "it was written off".into(),
-                Some(TargetStatus::Removed) => "it was removed".into(),
-                _ => "it goes on later".into(),
-            };
-            format!("{name} gave slot {token} of {id} back: {how}")
+            format!("{name} gave slot {token} of {id} back: {}", how(status))
         });
         lines.collect()
+    }
+
+    /// Slots that were granted and given back since the last look: a host that follows hears of entries
+    /// twice a second.
+    fn came_and_went(&self, ledger: &Ledger) -> Vec<String> {
+        let mut lines = Vec::new();
+        for deployment in ledger.deployments().into_iter().rev() {
+            let is_new = !self.deployments.contains_key(&deployment.id);
+            let before = self.done.get(&deployment.id);
+            if before.is_none() && !is_new {
+                continue;
+            }
+            let done = done(deployment).filter(|host| before.is_none_or(|b| !b.contains(host)));
+            for host in done.filter(|host| !self.slots.contains_key(host)) {
+                let (name, id) = (name_of(ledger, host), deployment.id);
+                let how = how(deployment.targets.get(&host).map(|target| &target.status));
+                lines.push(format!("{name} was granted a slot for {id} and gave it back: {how}"));
+            }
+        }
+        lines
+    }
+}
+
+/// Hosts that had a slot of a deployment and gave it back.
+fn done(deployment: &Deployment) -> impl Iterator<Item = HostId> {
+    let had = deployment.targets.iter().filter(|(_, target)| target.started_at.is_some());
+    had.filter(|(_, target)| target.status.is_over()).map(|(host, _)| *host)
+}
+
+/// What came of a host's part.
+fn how(status: Option<&TargetStatus>) -> String {
+    match status {
+        Some(TargetStatus::Succeeded) => "it succeeded".into(),
+        Some(TargetStatus::Failed { event, .. }) => format!("{event} failed"),
+        Some(TargetStatus::Skipped { reason }) => reason.clone(),
+        Some(TargetStatus::WrittenOff) => "it was written off".into(),
+        Some(TargetStatus::Removed) => "it was removed".into(),
+        _ => "it goes on later".into(),
     }
 }
 

@@ -124,9 +124,11 @@ impl Node {
             return;
         }
         let length = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        let stuck = bytes.is_empty() && length < total;
+        // Parts are whole but for the last: whoever sends less of each only takes time.
+        let stuck = bytes.len() < SNAPSHOT_PART_BYTES && length < total;
         if total > SNAPSHOT_BYTES_MAX || length > total || stuck {
             self.incoming = None;
+            self.change_source();
             let peer = self.name_of(from);
             self.out.push(Output::Note(format!("{peer} sends a snapshot that cannot be")));
             return;
@@ -147,6 +149,7 @@ impl Node {
         let Some(ledger) = ledger else {
             let peer = self.name_of(from);
             self.out.push(Output::Note(format!("{peer} sent a snapshot that is no ledger")));
+            self.change_source();
             return;
         };
         let generation = ledger.electorate().newest().generation();

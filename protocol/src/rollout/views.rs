@@ -319,6 +319,11 @@ impl Ledger {
         })
     }
 
+    /// Keys that were removed from the fleet.
+    pub fn removed(&self) -> impl Iterator<Item = HostId> {
+        self.state.removed.iter().copied()
+    }
+
     /// True if the key was removed from the fleet.
     pub fn is_removed(&self, host: HostId) -> bool {
         self.state.removed.contains(&host)
