@@ -33,7 +33,7 @@ impl Ledger {
                 if drained {
                     self.state.drained.insert(host, at);
                 } else {
-                    // Whatever was done to it: it is well when it has said something, and was so for a while.
+                    // Whatever was done to it: the leader says that it is well, after it has looked so for a while.
                     self.state.drained.remove(&host);
                     self.state.unhealthy.entry(host).or_default();
                 }
