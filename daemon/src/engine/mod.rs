@@ -14,10 +14,10 @@ mod views;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use groundswell_protocol::gate as protocol;
 use groundswell_protocol::{
     consensus::VoterPolicy,
     execute::{Report, Request},
+    gate::Gate as RosterGate,
     ids::{Digest, HostId},
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
     node::{Asked, Input, Node, NotTaken, Output, Progress, Setup},
@@ -393,7 +393,7 @@ impl Engine {
         let removed = self.node.ledger().removed().collect();
         self.gate.update(|roster| {
             let trust = roster.gate.trust.clone();
-            let gate = protocol::Gate { trust, electorate, admitted, refused, removed };
+            let gate = RosterGate { trust, electorate, admitted, refused, removed };
             roster.gate = Arc::new(gate);
         });
     }

@@ -517,6 +517,7 @@ impl Node {
         let Source { asked, .. } = self.feed.source;
         let (brought, brought_at) = (self.ledger.applied_index(), self.now);
         self.feed.source = Source { voter, brought, brought_at, missed: None, asked };
+        self.feed.hopes += 1;
     }
 
     /// A link is gone. If it was the one by which the ledger came, another voter is asked for what follows.
@@ -667,7 +668,9 @@ impl Node {
         if self.consensus.is_some() || !self.is_fed_by(from) {
             return;
         }
-        if self.is_voter(from) && self.feed.heard_leader != leader {
+        // Two voters may disagree. Whoever feeds this host is believed, or there would be hope all the time.
+        let is_believed = self.is_voter(from) && self.source() == Some(from);
+        if is_believed && self.feed.heard_leader != leader {
             self.feed.heard_leader = leader;
             self.feed.hopes += 1;
         }
@@ -687,7 +690,8 @@ impl Node {
         let entries: Vec<_> =
             entries.map(|(index, FedEntry(term, data))| LogEntry { index, term, data }).collect();
         let Some(last) = entries.last().map(|entry| entry.index) else {
-            return self.note_source(from, next - 1, next);
+            // One that was overtaken has it as well; one that is behind is credited with what it has.
+            return self.note_source(from, voter_applied.min(next - 1), next);
         };
         self.apply_followed(entries, true);
         self.note_source(from, last.min(self.ledger.applied_index()), next);

@@ -1,8 +1,8 @@
 //! When something is said to the ledger again that does not show there yet.
 //!
-//! Whatever a host hands in may be lost, and may be handed in as often as it likes. But where nobody leads
-//! all hosts of a fleet wait at the same time: each waits longer every time, and another while than the
-//! others. Whatever gives hope begins that anew: somebody else leads, or a link to a voter is up.
+//! What a host asks for or gives back may be lost, and may be handed in as often as it likes. But where nobody
+//! leads all hosts of a fleet wait at the same time: each waits longer every time, and another while than
+//! the others. Whatever gives hope begins that anew: somebody else leads, or a link to a voter is up.
 
 use std::time::Duration;
 

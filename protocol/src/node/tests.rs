@@ -690,6 +690,26 @@ fn a_voter_that_feeds_nobody_makes_way_for_another() {
 }
 
 #[test]
+fn a_voter_that_is_cut_off_from_the_others_makes_way_for_another() {
+    let (mut world, feeds, mut next) = followed();
+    for other in (0..5).filter(|other| *other != feeds) {
+        world.disconnect(feeds, other);
+    }
+    world.run_until("another one leads", |world| world.leader().is_some_and(|l| l != feeds));
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let (index, since) = (next(&mut world), world.now);
+        world.run_until("it comes", |world| world.node(5).ledger().applied_index() >= index);
+        waits.push(world.now.since(since).as_millis());
+        // It still answers, after whoever has more.
+        let (first, applied) = (index + 1, index - 1);
+        let answer = Message::Ledger { first, entries: Vec::new(), applied, leader: None };
+        world.feed(5, Input::Message(world.hosts[feeds].id, answer));
+    }
+    assert!(waits[3..].iter().all(|wait| *wait <= 600), "{waits:?}");
+}
+
+#[test]
 fn without_the_link_to_the_voter_that_feeds_it_a_host_is_fed_by_another() {
     let (mut world, feeds, mut next) = followed();
     world.disconnect(5, feeds);

@@ -246,7 +246,8 @@ impl Ledger {
             return Err(Refusal::NothingOutdated(group.group.name.clone()));
         }
         let (creator, not_after) = (Creator::Rollback, None);
-        let deployment = Deployment { creator, not_after, ..deployment };
+        let mut deployment = Deployment { creator, not_after, ..deployment };
+        deployment.configuration.deployment_deadline_seconds = None;
         Ok(Ordered::Deploy { deployment: Box::new(deployment), instead: true })
     }
 

@@ -149,6 +149,8 @@ impl Ledger {
             scope: Scope::Some,
             ..undone.clone()
         };
+        // Time does not end the way back.
+        rollback.configuration.deployment_deadline_seconds = None;
         self.place(&mut rollback, &took);
         self.begin(at, rollback);
     }

@@ -893,3 +893,25 @@ fn a_host_that_is_written_off_is_waited_for_by_no_deployment() {
     assert_eq!(desk.roll().len(), 3);
     assert_eq!(desk.status(next, false), DeploymentStatus::Succeeded);
 }
+
+#[test]
+fn time_does_not_end_the_way_back_from_what_was_late() {
+    let mut desk = Desk::new(3);
+    desk.group_with("web", |group| group.configuration.deployment_deadline_seconds = Some(60))
+        .unwrap();
+    let (good, late) = (desk.release("web"), desk.release("web"));
+    desk.deploy_with("web", good, |_| {}).unwrap();
+    desk.roll();
+    let order = desk.deploy_with("web", late, |deploy| deploy.fallback = Some(good)).unwrap();
+    desk.want_all();
+    let took = desk.grant_next();
+    desk.done(took, Outcome::Succeeded);
+    let at = UnixSeconds(NOW.0 + 60);
+    for passed in desk.ledger.due(at) {
+        desk.apply_at(at, Entry::Passed(passed)).unwrap();
+    }
+    assert!(matches!(desk.status(order, false), DeploymentStatus::Failed { .. }));
+    assert!(desk.ledger.due(UnixSeconds(NOW.0 + 6000)).is_empty(), "it may take its time");
+    assert_eq!(desk.roll(), [took]);
+    assert_eq!(desk.status(order, true), DeploymentStatus::Succeeded);
+}
