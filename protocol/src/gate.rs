@@ -63,7 +63,8 @@ impl Gate {
             return Verdict::Refuse("the certificate is another host's".into());
         }
         if self.removed.contains(&peer) {
-            return Verdict::Refuse("it was removed from the fleet".into());
+            let name = &member.content().name;
+            return Verdict::Refuse(format!("the key of {name} was removed from the fleet"));
         }
         let id = member.id();
         let refused = self.refused.get(&id);

@@ -517,7 +517,6 @@ impl Node {
         let Source { asked, .. } = self.feed.source;
         let (brought, brought_at) = (self.ledger.applied_index(), self.now);
         self.feed.source = Source { voter, brought, brought_at, missed: None, asked };
-        self.feed.hopes += 1;
     }
 
     /// A link is gone. If it was the one by which the ledger came, another voter is asked for what follows.
@@ -668,9 +667,7 @@ impl Node {
         if self.consensus.is_some() || !self.is_fed_by(from) {
             return;
         }
-        // Two voters may disagree. Whoever feeds this host is believed, or there would be hope all the time.
-        let is_believed = self.is_voter(from) && self.source() == Some(from);
-        if is_believed && self.feed.heard_leader != leader {
+        if self.is_voter(from) && self.feed.heard_leader != leader {
             self.feed.heard_leader = leader;
             self.feed.hopes += 1;
         }
