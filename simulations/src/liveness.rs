@@ -152,10 +152,16 @@ impl World {
         let there: Vec<_> = (0..self.hosts.len()).filter(|host| !self.hosts[*host].gone).collect();
         let host = *self.dice.pick(&there);
         let voters = self.truth.ledger.electorate().newest();
-        // While one waits for the others to say what it may have forgotten, all of those are needed.
-        let votes =
-            |voter: HostId| self.node(self.by_id[&voter]).is_some_and(|n| n.in_doubt().is_none());
-        let all_vote = voters.hosts().all(votes) && voters.list().len() >= 3;
+        // While one waits for the others to say what it may have forgotten all of those are needed, and while
+        // one is about to be replaced: whoever comes may have to ask them all.
+        let ledger = &self.truth.ledger;
+        let votes = |voter: HostId| {
+            let in_doubt =
+                self.node(self.by_id[&voter]).is_none_or(|node| node.in_doubt().is_some());
+            !in_doubt && ledger.may_vote(voter)
+        };
+        let all_vote =
+            voters.hosts().all(votes) && voters.list().len() >= 3 && ledger.next_voters().is_none();
         let is_needed = voters.is_voter(self.hosts[host].id) && !all_vote;
         (there.len() >= HOSTS_MIN && !is_needed && !self.plan.is_large).then_some(host)
     }
@@ -169,7 +175,10 @@ impl World {
             let standing = self.node(host).map(|node| node.standing(id));
             return Some(("L6", format!("host {dead} is dead, and {host} calls it {standing:?}")));
         }
-        let is_well = self.truth.ledger.is_healthy(id);
+        // Nobody tells the ledger where voters have just changed, and wait for this very host to say what they
+        // may have forgotten.
+        let mut voters = (0..self.hosts.len()).filter_map(|host| self.node(host)?.consensus());
+        let is_well = self.truth.ledger.is_healthy(id) && voters.any(Consensus::is_leading);
         is_well.then(|| ("L6", format!("host {dead} is dead and counts as well")))
     }
 
