@@ -976,7 +976,7 @@ fn draw_night(dice: &mut Dice, groups: usize, split: &Fault, habits: &Habits) ->
 /// One machine of some fleets is restored from an image, or what its daemon wrote down rots: what several
 /// forget at once nobody knows, nor what the only voter of a fleet does.
 fn draw_put_back(dice: &mut Dice, size: usize, voters: usize, heal_at: Micros) -> Option<Fault> {
-    (dice.permille(200) && size > voters).then(|| {
+    (dice.permille(300) && size > voters).then(|| {
         let host = match dice.permille(700) {
             true if voters > 1 => dice.index(voters),
             _ => voters + dice.index(size - voters),
