@@ -14,6 +14,8 @@ pub mod ids;
 pub mod limits;
 #[cfg(feature = "simulation")]
 mod places;
+#[cfg(test)]
+mod testdata;
 pub mod time;
 
 pub mod trust;

@@ -234,23 +234,20 @@ impl FromStr for MinimumHealthy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testdata;
 
-    /// A table that a person who reads no Rust can check.
     const TABLE: &str = include_str!("../../testdata/quota.txt");
 
     #[test]
     fn quotas_are_those_of_the_table() {
-        let rows = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        let mut count = 0;
-        for row in rows {
-            let cells: Vec<_> = row.split_whitespace().collect();
-            let configuration: MinimumHealthy = cells[0].parse().unwrap();
-            let [hosts, minimum, quota] = [1, 2, 3].map(|cell| cells[cell].parse().unwrap());
+        let rows = testdata::rows(TABLE);
+        assert!(rows.len() >= 20, "the table was read");
+        for (row, [configuration, hosts, minimum, quota]) in rows {
+            let configuration: MinimumHealthy = configuration.parse().unwrap();
+            let [hosts, minimum, quota] = [hosts, minimum, quota].map(|cell| cell.parse().unwrap());
             assert_eq!(configuration.minimum(hosts), minimum, "{row}");
             assert_eq!(configuration.quota(hosts), quota, "{row}");
-            count += 1;
         }
-        assert!(count >= 20, "the table was read");
     }
 
     #[test]

@@ -1,23 +1,19 @@
 //! Hosts on which nothing of a group works: they count for nothing, and go first.
 
 use super::*;
+use crate::testdata;
 
-/// A table that a person who reads no Rust can check.
 const TABLE: &str = include_str!("../../../testdata/bare.txt");
 
 #[test]
 fn bare_hosts_go_in_the_batches_of_the_table() {
-    let rows = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let mut count = 0;
-    for row in rows {
-        let cells: Vec<_> = row.split_whitespace().collect();
-        let [configuration, serve, bare, batches] = cells.try_into().unwrap();
+    let rows = testdata::rows(TABLE);
+    assert!(rows.len() >= 8, "the table was read");
+    for (row, [configuration, serve, bare, batches]) in rows {
         let got =
             run(configuration.parse().unwrap(), serve.parse().unwrap(), bare.parse().unwrap());
         assert_eq!(got, batches, "{row}");
-        count += 1;
     }
-    assert!(count >= 8, "the table was read");
 }
 
 fn run(minimum: MinimumHealthy, serve: u8, bare: u8) -> String {

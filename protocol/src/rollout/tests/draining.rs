@@ -34,6 +34,17 @@ impl Desk {
     }
 }
 
+/// Four hosts of a group that catches up, two of which may be down; the last of them is drained.
+fn one_drained() -> Desk {
+    let mut desk = served(4);
+    desk.group_with("web", |group| {
+        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
+    })
+    .unwrap();
+    desk.drain(3).unwrap();
+    desk
+}
+
 #[test]
 fn an_old_word_drains_nobody_and_gives_nobody_back() {
     let mut desk = served(4);
@@ -84,12 +95,7 @@ fn a_host_is_drained_under_the_quotas_of_all_its_groups() {
 
 #[test]
 fn a_host_that_holds_a_slot_is_not_drained_and_one_that_is_drained_gets_none() {
-    let mut desk = served(4);
-    desk.group_with("web", |group| {
-        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
-    })
-    .unwrap();
-    desk.drain(3).unwrap();
+    let mut desk = one_drained();
     desk.deploy("web");
     desk.want_all();
     let holder = desk.grant_next();
@@ -101,12 +107,7 @@ fn a_host_that_holds_a_slot_is_not_drained_and_one_that_is_drained_gets_none() {
 
 #[test]
 fn no_deployment_waits_for_a_drained_host_and_it_catches_up() {
-    let mut desk = served(4);
-    desk.group_with("web", |group| {
-        (group.catch_up, group.configuration) = (true, MinimumHealthy::HalfAtATime.into());
-    })
-    .unwrap();
-    desk.drain(3).unwrap();
+    let mut desk = one_drained();
     let release = desk.release("web");
     let order = desk.deploy_with("web", release, |_| {}).unwrap();
     assert_eq!(desk.roll().len(), 3);

@@ -1,22 +1,18 @@
 //! CodeDeploy's rule for batches and verdicts, by a table.
 
 use super::*;
+use crate::testdata;
 
-/// A table that a person who reads no Rust can check.
 const TABLE: &str = include_str!("../../../testdata/verdict.txt");
 
 #[test]
 fn batches_and_verdicts_are_those_of_the_table() {
-    let rows = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let mut count = 0;
-    for row in rows {
-        let cells: Vec<_> = row.split_whitespace().collect();
-        let [configuration, hosts, fail, batches, verdict] = cells.try_into().unwrap();
+    let rows = testdata::rows(TABLE);
+    assert!(rows.len() >= 25, "the table was read");
+    for (row, [configuration, hosts, fail, batches, verdict]) in rows {
         let got = run(configuration.parse().unwrap(), hosts.parse().unwrap(), fail);
         assert_eq!(got, (batches.to_owned(), verdict), "{row}");
-        count += 1;
     }
-    assert!(count >= 25, "the table was read");
 }
 
 fn run(minimum: MinimumHealthy, hosts: u8, fail: &str) -> (String, &'static str) {
@@ -89,17 +85,13 @@ const ZONES: &str = include_str!("../../../testdata/zones.txt");
 
 #[test]
 fn zones_go_in_the_batches_of_the_table() {
-    let rows = ZONES.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let mut count = 0;
-    for row in rows {
-        let cells: Vec<_> = row.split_whitespace().collect();
-        let [group, per_zone, hosts, batches] = cells.try_into().unwrap();
+    let rows = testdata::rows(ZONES);
+    assert!(rows.len() >= 10, "the table was read");
+    for (row, [group, per_zone, hosts, batches]) in rows {
         let hosts: Vec<usize> = hosts.split(',').map(|hosts| hosts.parse().unwrap()).collect();
         let got = run_zones(group.parse().unwrap(), per_zone.parse().unwrap(), &hosts);
         assert_eq!(got, batches, "{row}");
-        count += 1;
     }
-    assert!(count >= 10, "the table was read");
 }
 
 fn run_zones(group: MinimumHealthy, per_zone: MinimumHealthy, hosts: &[usize]) -> String {
@@ -139,16 +131,12 @@ const BUDGET: &str = include_str!("../../../testdata/budget.txt");
 
 #[test]
 fn budgets_and_deadlines_end_deployments_as_the_table_says() {
-    let rows = BUDGET.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let mut count = 0;
-    for row in rows {
-        let cells: Vec<_> = row.split_whitespace().collect();
-        let [hosts, budget, fail, tried, end] = cells.try_into().unwrap();
+    let rows = testdata::rows(BUDGET);
+    assert!(rows.len() >= 8, "the table was read");
+    for (row, [hosts, budget, fail, tried, end]) in rows {
         let got = run_budget(hosts.parse().unwrap(), budget, fail.parse().unwrap());
         assert_eq!(got, (tried.parse().unwrap(), end.to_owned()), "{row}");
-        count += 1;
     }
-    assert!(count >= 8, "the table was read");
 }
 
 fn run_budget(hosts: u8, budget: &str, fail: usize) -> (usize, String) {
