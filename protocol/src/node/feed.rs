@@ -75,7 +75,7 @@ pub(super) struct Follower {
 /// and then whether there is more.
 #[derive(Default)]
 pub(super) struct Source {
-    voter: Option<HostId>,
+    pub(super) voter: Option<HostId>,
     /// The last entry that it has sent, or was known to have nothing after.
     brought: u64,
     /// When it last sent anything.
@@ -100,13 +100,6 @@ struct Pending {
     next_at: Mono,
     /// Someone waits for the answer until then.
     answer_by: Option<Mono>,
-}
-
-impl Source {
-    #[cfg(test)]
-    pub(super) fn voter(&self) -> Option<HostId> {
-        self.voter
-    }
 }
 
 impl Feed {

@@ -16,12 +16,13 @@ use crate::{
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
-    limits::{TERM_MAX, TICK},
+    limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES, TERM_MAX, TICK},
     rollout::{DeploymentConfiguration, DeploymentStatus, MinimumHealthy},
     trust::{
         Action, Deploy, Genesis, Group, Member, Outcome, Receipt, Release, Role, Roles, Root,
         Signer, TrustBundle, Voter,
     },
+    wire::SnapshotPart,
 };
 
 /// Hosts, wires and a clock.
@@ -647,7 +648,7 @@ fn followed() -> (World, usize, impl FnMut(&mut World) -> u64) {
     let mut world = World::new(6, 5);
     world.run_until("everybody is a member", |world| world.node(5).ledger().member_count() == 6);
     world.run_for(5);
-    let feeds = world.node(5).feed.source.voter().unwrap();
+    let feeds = world.node(5).feed.source.voter.unwrap();
     let feeds = world.hosts.iter().position(|host| host.id == feeds).unwrap();
     let mut number = 0;
     let next = move |world: &mut World| {
@@ -721,6 +722,34 @@ fn without_the_link_to_the_voter_that_feeds_it_a_host_is_fed_by_another() {
             world.tick();
         }
         assert!(world.node(5).ledger().applied_index() >= index);
+    }
+}
+
+#[test]
+fn a_voter_that_offers_what_is_no_snapshot_makes_way_for_another() {
+    let junk = |total| {
+        Message::Snapshot(SnapshotPart {
+            index: 1000,
+            total,
+            offset: 0,
+            bytes: vec![7; 100].into(),
+        })
+    };
+    let too_long = SNAPSHOT_BYTES_MAX + 1;
+    for part in [junk(100), junk(too_long)] {
+        let (mut world, feeds, mut next) = followed();
+        let liar = world.hosts[feeds].id;
+        let fed_by = |world: &World| world.node(5).feed.source.voter;
+        world.silent = Some(feeds);
+        let index = next(&mut world);
+        let offer = Message::HaveSnapshot { index: 1000, term: 1 };
+        world.feed(5, Input::Message(liar, offer));
+        world.run_until("another brings it", |world| {
+            world.node(5).ledger().applied_index() >= index
+        });
+        assert_eq!(fed_by(&world), Some(liar), "while it brings a snapshot");
+        world.feed(5, Input::Message(liar, part));
+        assert!(fed_by(&world).is_some_and(|voter| voter != liar));
     }
 }
 
@@ -843,6 +872,35 @@ fn who_was_silent_counts_as_well_after_its_minimum_healthy_time() {
     let since = world.now;
     world.run_until("it counts as well", is_well);
     assert!(world.now.since(since) >= std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn a_late_word_of_a_dead_host_does_not_make_it_count_as_well() {
+    let mut world = fleet(5, 3);
+    let dead = world.hosts[4].id;
+    world.run_until("its record everywhere", |world| {
+        (0..5).all(|i| world.node(i).view().get(dead).is_some())
+    });
+    let mut late = world.node(4).view().get(dead).unwrap().clone();
+    world.kill(4);
+    let silent_since = |world: &World| world.node(0).ledger().silent_since(dead);
+    world.run_until("it counts as down", |world| silent_since(world).is_some());
+    // Those that know how it died are gone, and its last word reaches the others only now.
+    (0..3).for_each(|voter| world.kill(voter));
+    (0..3).for_each(|voter| world.restart(voter));
+    world.run_until("a leader", |world| world.leader().is_some());
+    late.sequence += 1;
+    let key = SecretKey::from_seed(&[world.hosts[4].seed; 32]);
+    let signed = Signed::new(&late, world.trust.fleet(), &[&key]).unwrap();
+    let from = world.hosts[3].id;
+    (0..3).for_each(|voter| {
+        let records = Message::Records(vec![signed.clone()]);
+        world.feed(voter, Input::Message(from, records));
+    });
+    world.run_until("that word is written off too", |world| {
+        assert!(!world.node(0).ledger().is_healthy(dead), "it is dead");
+        silent_since(world) == Some(late.version())
+    });
 }
 
 #[test]
@@ -1097,7 +1155,7 @@ fn whoever_is_far_behind_pulls_a_snapshot() {
     }
     let leader = world.leader().unwrap();
     let snapshot = world.hosts[leader].disk.restored.snapshot.as_ref().unwrap();
-    assert!(snapshot.state.len() > 2 * crate::limits::SNAPSHOT_PART_BYTES, "it takes parts");
+    assert!(snapshot.state.len() > 2 * SNAPSHOT_PART_BYTES, "it takes parts");
     world.restart(3);
     world.restart(voter);
     world.run_until("everybody knows the same", |world| {

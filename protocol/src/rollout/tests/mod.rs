@@ -754,6 +754,20 @@ fn only_a_new_word_of_its_own_shows_that_a_silent_host_is_well() {
 }
 
 #[test]
+fn a_word_that_came_late_is_written_off_with_those_before_it() {
+    let mut desk = Desk::new(3);
+    let silent =
+        |sequence| Entry::Silent { host: host(1), version: Version { epoch: 0, sequence } };
+    assert_eq!(desk.apply(silent(7)), Ok(true));
+    assert_eq!(desk.apply(silent(7)), Ok(false));
+    assert_eq!(desk.apply(silent(9)), Ok(true));
+    assert_eq!(desk.apply(silent(8)), Ok(false));
+    let late = desk.apply(desk.heard(1, 9));
+    assert_eq!(late, Err(Refusal::NotHeard(host(1).short())));
+    assert_eq!(desk.apply(desk.heard(1, 10)), Ok(true));
+}
+
+#[test]
 fn a_failure_rolls_back_where_the_release_ran_and_never_a_rollback() {
     let mut desk = Desk::new(3);
     desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
