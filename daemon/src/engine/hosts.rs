@@ -39,7 +39,6 @@ impl Engine {
         });
         let left: Vec<_> = left.collect();
         shown.extend(left);
-        let drained = ledger.drained_since(host.host).map(|since| since.0);
         api::Host {
             id: host.host.to_string(),
             name: host.name.to_string(),
@@ -47,11 +46,8 @@ impl Engine {
             zone: host.zone.map(ToString::to_string),
             standing: standing(node.standing(host.host)),
             heard_seconds_ago: self.silence(host.host),
-            healthy: ledger.is_healthy(host.host)
-                && !ledger.is_broken(host.host)
-                && drained.is_none()
-                && counted,
-            drained,
+            healthy: ledger.is_well(host.host),
+            drained: ledger.drained_since(host.host).map(|since| since.0),
             drain_sequence: ledger.drain_sequence(host.host),
             counted,
             connected: host.host == node.me() || node.is_connected(host.host),

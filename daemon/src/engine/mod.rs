@@ -17,7 +17,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use groundswell_protocol::{
     consensus::VoterPolicy,
     execute::{Report, Request},
-    gate::Gate as RosterGate,
     ids::{Digest, HostId},
     limits::{ADDRESSES_MAX, SNAPSHOT_EVERY_ENTRIES, TICK},
     node::{Asked, Input, Node, NotTaken, Output, Progress, Setup},
@@ -393,7 +392,8 @@ impl Engine {
         let removed = self.node.ledger().removed().collect();
         self.gate.update(|roster| {
             let trust = roster.gate.trust.clone();
-            let gate = RosterGate { trust, electorate, admitted, refused, removed };
+            let gate =
+                groundswell_protocol::gate::Gate { trust, electorate, admitted, refused, removed };
             roster.gate = Arc::new(gate);
         });
     }

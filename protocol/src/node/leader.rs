@@ -148,6 +148,10 @@ impl Node {
 
     /// Nothing is remembered of hosts that are in the fleet no more, and decide nothing.
     fn forget_who_is_gone(&mut self) {
+        // Every member is among these, and mostly nobody else.
+        if self.leadership.member_since.len() <= self.ledger.member_count() {
+            return;
+        }
         let (ledger, voters) = (&self.ledger, self.ledger.electorate().newest());
         let is_here = |host: &HostId| ledger.is_member(*host) || voters.is_voter(*host);
         let Leadership { member_since, well_since, ill_since, unfit_since, .. } =

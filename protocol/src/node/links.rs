@@ -3,8 +3,8 @@
 //! [`crate::fleet::Overlay`] says which links to keep; here are the addresses to dial for them, and
 //! the needs that only a whole host knows. Voters are all connected to each other. A host that is
 //! none follows [`VOTERS_FOLLOWED`] of them, chosen by hash so that the hosts of a fleet spread
-//! evenly; one of them feeds it. Entries are not passed on along the rings: a follower believes them because a voter says
-//! them, and would have to ask a majority about each one that came by anybody else. A host that
+//! evenly; one of them feeds it. Entries are not passed on along the rings: a follower believes them
+//! because a voter says them, and would have to ask a majority about each one that came by anybody else. A host that
 //! needs the voters' receipts is connected to all of them for as long as it does.
 
 use std::{

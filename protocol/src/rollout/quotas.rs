@@ -83,10 +83,10 @@ impl State {
             && !self.is_bare_in(group, host)
     }
 
-    /// True if nothing of a group has ever run on a host, nor is on its way there, and the group has something
-    /// that is good. Such a host serves nobody: it is neither healthy, so that others may be down in its stead, nor can it go
-    /// down. As long as the group has nothing, all of its hosts are taken for healthy, or a first
-    /// deployment would go to all of them at once.
+    /// True if nothing of a group has ever run on a host, nor is on its way there, and the group has
+    /// something that is good. Such a host serves nobody: it is neither healthy, so that others may be down in
+    /// its stead, nor can it go down. As long as the group has nothing, all of its hosts are taken for
+    /// healthy, or a first deployment would go to all of them at once.
     fn is_bare_in(&self, group: &GroupState, host: HostId) -> bool {
         group.last_good.is_some()
             && !group.current.contains_key(&host)
@@ -110,20 +110,15 @@ impl State {
 impl Ledger {
     /// A host has come, or is counted again.
     pub(super) fn count_in(&mut self, host: HostId) {
-        self.count(host, Size::come, |beside| beside + 1);
+        self.count(host, true);
     }
 
     /// A host is about to go, or to be counted no more. If it was not counted nothing changes.
     pub(super) fn count_out(&mut self, host: HostId) {
-        self.count(host, Size::go, |beside| beside.saturating_sub(1));
+        self.count(host, false);
     }
 
-    fn count(
-        &mut self,
-        host: HostId,
-        moves: fn(&mut Size, Option<&ZoneName>),
-        beside: fn(usize) -> usize,
-    ) {
+    fn count(&mut self, host: HostId, comes: bool) {
         let state = &self.state;
         let zone = state.members.get(&host).and_then(|known| known.member.zone.as_ref());
         let mut running = Vec::new();
@@ -131,7 +126,11 @@ impl Ledger {
             if state.counts_in(group, host)
                 && let Some(size) = self.sizes.0.get_mut(&group.group.name)
             {
-                moves(size, zone);
+                if comes {
+                    size.come(zone)
+                } else {
+                    size.go(zone)
+                }
                 let serves = !state.is_broken_in(&group.group.name, host);
                 running.extend(group.running.filter(|_| serves));
             }
@@ -140,7 +139,8 @@ impl Ledger {
             if let Some(deployment) = self.deployment_mut(id)
                 && !deployment.targets.contains_key(&host)
             {
-                deployment.beside = beside(deployment.beside);
+                let beside = deployment.beside;
+                deployment.beside = if comes { beside + 1 } else { beside.saturating_sub(1) };
             }
         }
     }

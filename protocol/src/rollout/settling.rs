@@ -56,8 +56,8 @@ impl Ledger {
         let away = |host| self.is_away(host);
         // One on which nothing works may go, and make room for others.
         let mut rest = deployment.targets.values().filter(|target| !target.status.is_over());
-        let all_serve = rest.all(|target| target.serves);
-        let none_goes = all_serve && group.is_some_and(|group| self.quota(group) == 0);
+        let none_goes =
+            group.is_some_and(|group| self.quota(group) == 0) && rest.all(|target| target.serves);
         let own = &deployment.configuration;
         let shut = |host| none_goes || group.is_some_and(|group| self.is_shut(group, own, host));
         let verdict = deployment.verdict(away, shut)?;

@@ -181,6 +181,11 @@ impl Ledger {
         !self.is_healthy(host) || self.is_drained(host)
     }
 
+    /// True if a host counts as down in none of its groups, as far as it holds no slot.
+    pub fn is_well(&self, host: HostId) -> bool {
+        !self.is_away(host) && !self.is_broken(host) && !self.is_uncounted(host)
+    }
+
     /// True if a deployment left the host without a working revision of some group.
     pub fn is_broken(&self, host: HostId) -> bool {
         self.state.broken.iter().any(|(_, broken)| *broken == host)

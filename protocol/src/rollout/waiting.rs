@@ -175,8 +175,9 @@ impl Ledger {
         if deployment.status.is_over() {
             return Waiting::No;
         }
-        let holds_all = deployment.status != DeploymentStatus::Stopping;
-        if let Some(since) = group.frozen.filter(|_| holds_all) {
+        if deployment.status != DeploymentStatus::Stopping
+            && let Some(since) = group.frozen
+        {
             return Waiting::Frozen { group: group.group.name.clone(), since };
         }
         if deployment.status == DeploymentStatus::Queued {
