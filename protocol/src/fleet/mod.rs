@@ -7,12 +7,14 @@
 
 mod bits;
 mod ears;
+mod marks;
 mod overlay;
 mod pace;
 mod record;
 mod records;
 mod roster;
 mod spread;
+mod told;
 mod verdict;
 mod view;
 
