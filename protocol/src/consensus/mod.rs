@@ -425,9 +425,15 @@ impl Consensus {
         out
     }
 
-    /// Somebody who knows says that the disk of this machine was not put back: nothing is forgotten.
+    /// Somebody who knows says that the disk of this machine was not put back at its last start: nothing
+    /// was forgotten then. What was forgotten before, and others have told, still holds; said once more,
+    /// of a log that nobody has any longer, it does not.
     pub fn trust_disk(&mut self) -> Vec<Output> {
-        self.assure(Assured::knows_all(self.assured.boot))
+        let Assured { boot, .. } = self.assured;
+        self.assure(match self.doubt {
+            Some(_) => self.assured,
+            None => Assured::knows_all(boot),
+        })
     }
 
     /// True if this voter takes no part, or not the whole part, because its disk may have been put back.

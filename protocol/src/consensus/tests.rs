@@ -326,6 +326,35 @@ fn a_machine_that_was_started_votes_when_enough_others_have_answered() {
 }
 
 #[test]
+fn whoever_vouches_for_the_last_start_vouches_for_none_before_it() {
+    let mut cluster = Cluster::new(3, 4);
+    (0..40).for_each(|_| cluster.tick());
+    let image = cluster.disks[0].clone();
+    for data in 0..20 {
+        cluster.propose(data);
+        cluster.tick();
+    }
+    cluster.put_back(0, image);
+    let lacks = |cluster: &Cluster| cluster.nodes[0].as_ref().unwrap().lacks();
+    while lacks(&cluster).is_none() {
+        cluster.tick();
+    }
+    // It has heard what it has forgotten, and not got it yet. Now the machine is started once more.
+    let lacked = lacks(&cluster);
+    let intact = cluster.disks[0].clone();
+    cluster.put_back(0, intact);
+    let trust = |cluster: &mut Cluster| {
+        let outputs = cluster.nodes[0].as_mut().unwrap().trust_disk();
+        cluster.perform(0, outputs);
+    };
+    trust(&mut cluster);
+    assert_eq!(cluster.nodes[0].as_ref().unwrap().in_doubt(), None);
+    assert_eq!(lacks(&cluster), lacked);
+    trust(&mut cluster);
+    assert_eq!(lacks(&cluster), None, "somebody says that nobody has that log any more");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let run = |seed| {
         let mut cluster = Cluster::new(5, seed);
