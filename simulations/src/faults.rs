@@ -278,7 +278,7 @@ impl World {
         let ledger = &self.truth.ledger;
         let voters = ledger.electorate().newest();
         let is_away =
-            |voter: HostId| self.hosts[self.by_id[&voter]].gone || ledger.is_removed(voter);
+            |voter: HostId| self.hosts[self.by_id[&voter]].gone || self.people.have_removed(voter);
         let is_last = voters.is_voter(self.hosts[host].id) && voters.hosts().any(is_away);
         if self.hosts[host].gone || !self.hosts[host].powered || is_last {
             return false;
@@ -297,6 +297,7 @@ impl World {
         }
         self.truth.forgets(target.id, forgotten.epoch);
         target.forgotten = Some(Box::new(forgotten));
+        target.forgotten_at = target.boots;
         let again = self.now + self.dice.between(SECOND, 10 * SECOND);
         self.queue.plan(again, Event::Boot { host });
         true

@@ -48,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) executor_image: Option<Executor>,
     /// The disk that an image was put in place of.
     pub(crate) forgotten: Option<Box<Disk>>,
+    /// Starts of the machine before that.
+    pub(crate) forgotten_at: u64,
     /// Since when its daemon takes no part in consensus, as far as people have looked.
     pub(crate) doubtful_since: Option<Micros>,
     /// Counts the starts of the machine.
@@ -224,6 +226,12 @@ impl Disk {
 }
 
 impl Host {
+    /// Its disk was put back, and nobody has told it yet what it has forgotten.
+    pub(crate) fn is_put_back(&self) -> bool {
+        let told_at = self.disk.assured.map_or(0, |assured| assured.boot);
+        self.forgotten.is_some() && told_at <= self.forgotten_at
+    }
+
     /// A host that was never switched on.
     pub(crate) fn new(id: HostId, seed: [u8; 32], plan: HostPlan, cert: MemberCert) -> Self {
         let is_new = plan.replaces.is_some();
@@ -241,6 +249,7 @@ impl Host {
             image: None,
             executor_image: None,
             forgotten: None,
+            forgotten_at: 0,
             doubtful_since: None,
             boots: 0,
             has_joined: false,

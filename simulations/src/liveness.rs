@@ -224,7 +224,7 @@ impl World {
             Some((_, needed)) => left <= needed,
             None => !(0..self.hosts.len()).any(leads),
         };
-        let is_intact = self.hosts[host].forgotten.is_none();
+        let is_intact = !self.hosts[host].is_put_back();
         if self.now >= since + 10 * SECOND && is_intact && is_stuck {
             self.feed(host, Input::TrustDisk);
         }

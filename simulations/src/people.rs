@@ -7,7 +7,7 @@ use groundswell_protocol::{
     consensus::Consensus,
     ids::{ApplicationName, Digest, GroupName, HostId, HostName, Labels, ReleaseLabel},
     node::{Input, Node},
-    rollout::{DeploymentConfiguration, Entry, Hold, TargetStatus},
+    rollout::{DeploymentConfiguration, Entry, Hold, Stamped, TargetStatus},
     time::UnixSeconds,
     trust::{Action, Deploy, Document, Drain, Group, Order, Release, Removal, Signed},
 };
@@ -388,7 +388,9 @@ impl World {
         // Nor where the ledger, which asks for the others, has not seen yet that one of them is gone.
         let ledger = &self.truth.ledger;
         let is_missed = |voter| self.hosts[self.by_id[&voter]].gone && ledger.is_healthy(voter);
-        let is_needed = self.truth.abandoned.is_some() || voters.hosts().any(is_missed);
+        // Nor where one of them has to be told by all others what it has forgotten.
+        let is_told = self.hosts.iter().any(Host::is_put_back);
+        let is_needed = self.truth.abandoned.is_some() || voters.hosts().any(is_missed) || is_told;
         if is_needed && voters.is_voter(self.hosts[host].id) {
             return;
         }
@@ -404,6 +406,16 @@ impl World {
         }
     }
 
+    /// True if a list of voters that was proposed somewhere names a host, and nobody has agreed on that yet.
+    fn is_to_vote(&self, host: HostId) -> bool {
+        let open = self.truth.applied() + 1..;
+        let mut logs = self.hosts.iter().flat_map(|other| other.disk.log.range(open.clone()));
+        logs.any(|(_, entry)| match Stamped::from_bytes(&entry.data).map(|stamped| stamped.entry) {
+            Ok(Entry::NextVoters(next)) => next.voters.iter().any(|voter| voter.host == host),
+            _ => false,
+        })
+    }
+
     /// A machine is installed anew: what it was is gone, and what it becomes has another key.
     fn install_anew(&mut self, host: usize) {
         let Some(old) = self.hosts[host].plan.replaces else { return };
@@ -416,7 +428,8 @@ impl World {
         // Whoever votes is needed since others were lost, or one is gone and not replaced yet.
         let is_out = |voter| self.hosts[self.by_id[&voter]].gone || self.people.have_removed(voter);
         let is_needed = was_lost || voters.hosts().any(is_out);
-        let votes = is_needed && voters.is_voter(self.hosts[old].id);
+        let old_id = self.hosts[old].id;
+        let votes = is_needed && voters.is_voter(old_id) || self.is_to_vote(old_id);
         if self.hosts[old].gone || !self.hosts[host].gone || votes || is_growing || is_doubtful {
             return;
         }

@@ -362,9 +362,10 @@ impl World {
         let waits = matches!(input, Input::Message(..)) && self.dice.permille(WAITS_PERMILLE);
         let target = &mut self.hosts[host];
         let Some(node) = &mut target.node else { return };
-        // A daemon that was waiting for its disk takes in together what has come meanwhile.
+        // A daemon that was waiting for its disk takes in together what has come meanwhile; so does one that
+        // stands still, whatever people ask it.
         target.waiting.push(input);
-        if waits {
+        if waits || target.paused.is_some() {
             return;
         }
         let inputs = std::mem::take(&mut target.waiting);
