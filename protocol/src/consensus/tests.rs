@@ -689,6 +689,24 @@ fn what_no_correct_voter_says_of_its_log_holds_nobody_back() {
     assert_eq!(node.in_doubt(), Some((vec![from], 2)));
 }
 
+#[test]
+fn nothing_is_committed_after_an_entry_that_does_not_exist() {
+    let mut cluster = warm();
+    let from = cluster.voters.list()[1].host;
+    let node = cluster.nodes[0].as_mut().unwrap();
+    let (term, next) = (node.term() + 1, node.end().index + 1);
+    for append_or_committed in [0, 9] {
+        let told = |after, log_term| {
+            let (kind, none) = (append_or_committed, vec![]);
+            wire::hostile(TO_THE_FIRST, kind, term, log_term, after, after, none, false, 0, 0, None)
+        };
+        let refused = node.hear(from, &told(next, 0)).unwrap_err();
+        assert_eq!(refused, WireError::Impossible("after no entry"));
+        // A gap is told of by its term, and asked about.
+        node.hear(from, &told(next, term)).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

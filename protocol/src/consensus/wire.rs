@@ -222,6 +222,9 @@ pub(super) fn admit(
     check(frame.reject_hint <= horizon, "a hint far in the future")?;
     check(frame.entries.is_empty() || frame.kind == Kind::Append, "entries out of place")?;
     check(frame.snapshot.is_some() == (frame.kind == Kind::Snapshot), "a snapshot out of place")?;
+    // The library gives entries that it does not have the term zero, and would take that for the same.
+    let follows = frame.index <= last || frame.log_term > 0;
+    check(follows || !matches!(frame.kind, Kind::Append | Kind::Committed), "after no entry")?;
     match frame.kind {
         Kind::Append => {
             let in_a_row = (frame.index + 1..)
