@@ -370,12 +370,17 @@ impl Node {
         Stall::of(self.view.roster.members(), silent_for, same_for)
     }
 
-    /// How long ago anything was heard of another host: over its link, if it is a neighbour, or by a
-    /// new record.
+    /// How long ago anything was heard of another host. Of a neighbour that is known here; of others their
+    /// neighbours know it, and whom none of them finds silent is heard just now, however old its record is.
     pub fn heard_ago(&self, host: HostId) -> Option<Duration> {
         let record = self.view.heard(host)?;
-        let link = self.gossip.ears.last_heard(self.view.roster.number(host)?);
-        Some(self.now.since(link.map_or(record, |link| link.max(record))))
+        let number = self.view.roster.number(host)?;
+        let heard =
+            self.gossip.ears.last_heard(number).unwrap_or_else(|| match self.standing(host) {
+                Standing::Suspect { since } | Standing::Unreachable { since } => since,
+                Standing::Reachable | Standing::Unknown => self.now,
+            });
+        Some(self.now.since(heard.max(record)))
     }
 }
 

@@ -110,7 +110,7 @@ impl Node {
         self.gossip.ears.hear(self.now, number);
         let mut letters = Vec::new();
         let view = &mut self.view;
-        self.gossip.spread.link_up(number, &view.roster, &mut view.records, &mut letters);
+        self.gossip.spread.link_up(self.now, number, &view.roster, &mut view.records, &mut letters);
         self.post(letters);
         self.tend_overlay();
         self.greet_with_voters(peer);

@@ -875,6 +875,30 @@ fn who_was_silent_counts_as_well_after_its_minimum_healthy_time() {
 }
 
 #[test]
+fn a_host_whose_neighbours_hear_it_is_not_silent_however_old_its_record_is() {
+    let mut world = fleet(16, 3);
+    let knows = |world: &World, host: usize, other: usize| {
+        world.node(host).heard_ago(world.hosts[other].id).is_some()
+    };
+    world.run_until("everybody is known", |world| (1..16).all(|other| knows(world, 0, other)));
+    world.run_for(30);
+    let node = world.node(0);
+    let watches = |host: &usize| {
+        let number = node.view.roster.number(world.hosts[*host].id).unwrap();
+        node.gossip.ears.watches(number)
+    };
+    let far = (3..16).find(|host| !watches(host)).expect("more than are watched");
+    let id = world.hosts[far].id;
+    let ago = |world: &World| world.node(0).heard_ago(id).unwrap();
+    let record = |world: &World| world.now.since(world.node(0).view().heard(id).unwrap());
+    assert!(record(&world) > std::time::Duration::from_secs(20), "{:?}", record(&world));
+    assert_eq!(ago(&world), std::time::Duration::ZERO);
+    world.kill(far);
+    world.run_for(30);
+    assert!(ago(&world) > std::time::Duration::from_secs(20), "{:?}", ago(&world));
+}
+
+#[test]
 fn a_late_word_of_a_dead_host_does_not_make_it_count_as_well() {
     let mut world = fleet(5, 3);
     let dead = world.hosts[4].id;
