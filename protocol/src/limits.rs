@@ -256,19 +256,28 @@ pub const HEALTH_MENDS_EVERY: Duration = Duration::from_secs(10);
 
 /// Time between two offers on a link: five hops of it are a second.
 pub const SPREAD_EVERY: Duration = Duration::from_millis(200);
+/// Offers on a link in a second.
+pub const SPREADS_PER_SECOND: usize = 1000 / SPREAD_EVERY.as_millis() as usize;
 /// Time between two comparisons with a neighbour; of what got lost most is found by the first.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 /// A record that was asked for and did not come is asked of another peer after this: five long round
 /// trips.
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Records that are asked for on one link at a time: a host that joins has little else to do.
-pub const ASKS_PER_LINK_MAX: usize = 256;
+/// Records that are asked for on one link at a time: what it carries before they are asked of another.
+pub const ASKS_PER_LINK_MAX: usize = 64;
 /// Records in one message: even the longest fit.
 pub const RECORDS_PER_MESSAGE_MAX: usize = 64;
 /// What a link carries of records, so that a fleet of news is no burden on production traffic.
 pub const LINK_BYTES_PER_SECOND: usize = 64 << 10;
-/// What a link that was idle carries at once.
-pub const LINK_BURST_BYTES: usize = 256 << 10;
+/// What a host sends of records on all its links together.
+pub const HOST_BYTES_PER_SECOND: usize = 256 << 10;
+/// What a host, or a link, that was idle sends at once.
+pub const BURST_BYTES: usize = HOST_BYTES_PER_SECOND / 4;
+/// Records that a host asks for between two offers. A record takes half a kilobyte, and a fourth of what may
+/// come to a host in a second is left for what comes unasked.
+pub const ASKS_PER_TICK: usize = HOST_BYTES_PER_SECOND / 4 * 3 / 512 / SPREADS_PER_SECOND;
+/// Hosts whose records a newcomer asks about between two offers: no more than it may ask for.
+pub const SURVEY_HOSTS_PER_TICK: usize = ASKS_PER_TICK;
 /// One host's records are pushed this often, and offered like others between.
 pub const URGENT_EVERY: Duration = Duration::from_secs(1);
 /// A host that only gets on with what it does says so no oftener than this.

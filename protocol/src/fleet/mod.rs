@@ -14,6 +14,7 @@ mod record;
 mod records;
 mod roster;
 mod spread;
+mod survey;
 mod told;
 mod verdict;
 mod view;

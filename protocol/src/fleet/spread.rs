@@ -6,20 +6,26 @@
 //! much is, the rest waits for the next tick and goes together.
 //! Only the newest version of a host is ever under way, so nothing is longer than the roster.
 //!
-//! What gets lost on the way is found by comparing trees with one neighbour after the other.
+//! What gets lost on the way is found by comparing trees with one neighbour after the other. Whoever lacks most
+//! of what there is asks for it with a [`Survey`] first.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     marks::Marks,
     records::{Differences, Inserted, Records, Statement, TreeNode, Version},
-    roster::{Number, Roster},
+    roster::{BUCKETS, Number, Roster},
+    survey::Survey,
     told::Told,
 };
 use crate::{
     limits::{
-        ASK_AGAIN_AFTER, ASKS_PER_LINK_MAX, LINK_BURST_BYTES, LINK_BYTES_PER_SECOND,
-        RECONCILE_EVERY, RECORDS_PER_MESSAGE_MAX, SPREAD_EVERY, URGENT_EVERY,
+        ASK_AGAIN_AFTER, ASKS_PER_LINK_MAX, ASKS_PER_TICK, BURST_BYTES, HOST_BYTES_PER_SECOND,
+        LINK_BYTES_PER_SECOND, RECONCILE_EVERY, RECORDS_PER_MESSAGE_MAX, SPREAD_EVERY,
+        SPREADS_PER_SECOND, URGENT_EVERY,
     },
     time::Mono,
 };
@@ -55,6 +61,15 @@ pub struct Spread {
     turn: usize,
     next_compare_at: Mono,
     last_compared: Option<Number>,
+    survey: Option<Survey>,
+    /// How many hosts were known when it last began with one.
+    surveyed: usize,
+    /// Peers with whom nothing was compared, for the survey's sake, since their link is up.
+    uncompared: BTreeSet<Number>,
+    /// Records that may be asked for until the next tick.
+    asks_left: usize,
+    /// Bytes that were sent on all links together, less what time has made up for.
+    spent: usize,
 }
 
 /// What is under way on one link.
@@ -99,26 +114,41 @@ impl Spread {
             turn: 0,
             next_compare_at: within(RECONCILE_EVERY),
             last_compared: None,
+            survey: None,
+            surveyed: 0,
+            uncompared: BTreeSet::new(),
+            asks_left: ASKS_PER_TICK,
+            spent: 0,
         }
     }
 
-    /// A link is up: the two hosts compare what they have, whether they are neighbours or not.
+    /// A link is up: the two hosts compare what they have, whether they are neighbours or not. Whoever
+    /// lacks most of it does so later.
     pub fn link_up<S: Statement>(
         &mut self,
+        now: Mono,
         peer: Number,
         roster: &Roster,
         records: &mut Records<S>,
         out: &mut Vec<Letter<S>>,
     ) {
         self.told.leave(peer);
-        self.links.insert(peer, Link { credit: LINK_BURST_BYTES, ..Link::default() });
-        out.push((peer, Say::Nodes(vec![records.root(roster)])));
+        self.links.insert(peer, Link { credit: BURST_BYTES, ..Link::default() });
+        self.survey_if_due(now, roster, records);
+        if self.survey.is_none() {
+            return out.push((peer, Say::Nodes(vec![records.root(roster)])));
+        }
+        self.uncompared.insert(peer);
+        // It is to be known itself at once, whatever else it knows by now.
+        let here = (0..=u8::MAX).flat_map(|bucket| records.bucket(roster, bucket));
+        out.push((peer, Say::Offer(here.take(OFFERS_MAX).collect())));
     }
 
     /// A link is gone, and all that was under way on it.
     pub fn link_down(&mut self, peer: Number) {
         self.told.leave(peer);
         self.links.remove(&peer);
+        self.uncompared.remove(&peer);
         for want in self.wanted.values_mut() {
             want.offered_by.retain(|other| *other != peer);
             want.asked = want.asked.filter(|(asked, _)| *asked != peer);
@@ -196,7 +226,7 @@ impl Spread {
         for (peer, link) in &mut self.links {
             if link.is_pressed && !link.has_pushed {
                 link.has_pushed = true;
-                link.pay(*peer, &mut self.told, records, out);
+                self.spent += link.pay(*peer, left(self.spent), &mut self.told, records, out);
             }
         }
     }
@@ -247,10 +277,12 @@ impl Spread {
             Say::Ask(hosts) => {
                 if let Some(link) = self.links.get_mut(&from) {
                     hosts.into_iter().for_each(|host| link.owed.set(host));
-                    link.pay(from, &mut self.told, records, out);
+                    self.spent += link.pay(from, left(self.spent), &mut self.told, records, out);
                 }
             }
             Say::Give(_) => self.ask_more(now, from, out),
+            // The survey finds out what that comparison would.
+            Say::Nodes(_) if self.survey.is_some() => {}
             Say::Nodes(nodes) => {
                 let Differences { nodes, buckets } = records.compare(roster, &nodes);
                 if !nodes.is_empty() {
@@ -263,12 +295,11 @@ impl Spread {
                 }
             }
             Say::Buckets(buckets) => {
-                for (bucket, versions) in buckets.into_iter().take(usize::from(u8::MAX) + 1) {
-                    self.compared(roster, records, from, bucket, &versions);
+                let mut newer = Vec::new();
+                for (bucket, versions) in buckets.into_iter().take(BUCKETS) {
+                    newer.extend(self.compared(roster, records, from, bucket, &versions));
                 }
-                if let Some(link) = self.links.get_mut(&from) {
-                    link.pay(from, &mut self.told, records, out);
-                }
+                self.offer_what_differs(from, newer, out);
                 self.ask_more(now, from, out);
             }
         }
@@ -310,8 +341,8 @@ impl Spread {
         }
     }
 
-    /// A peer has exactly these versions in a bucket: it gets what is newer here, and is asked for
-    /// what is newer there.
+    /// A peer has exactly these versions in a bucket: it is asked for what is newer there. Returns what is
+    /// newer here.
     fn compared<S: Statement>(
         &mut self,
         roster: &Roster,
@@ -319,19 +350,33 @@ impl Spread {
         from: Number,
         bucket: u8,
         theirs: &[(Number, Version)],
-    ) {
+    ) -> Vec<(Number, Version)> {
         let theirs: BTreeMap<_, _> = theirs.iter().take(roster.len()).copied().collect();
-        for (host, version) in records.bucket(roster, bucket) {
-            if theirs.get(&host).is_none_or(|there| *there < version)
-                && let Some(link) = self.links.get_mut(&from)
-            {
-                link.owed.set(host);
-            }
-        }
+        let mut newer = records.bucket(roster, bucket);
+        newer.retain(|(host, here)| theirs.get(host).is_none_or(|there| there < here));
         for (host, version) in theirs {
             if records.version(host).is_none_or(|here| here < version) {
                 self.offered(records, from, host, version);
             }
+        }
+        newer
+    }
+
+    /// Offers what a comparison has found, as far as credit goes: the next one finds the rest.
+    fn offer_what_differs<S>(
+        &mut self,
+        peer: Number,
+        mut newer: Vec<(Number, Version)>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        newer.truncate(link.credit.min(left(self.spent)) / VERSION_BYTES);
+        link.credit -= newer.len() * VERSION_BYTES;
+        self.spent += newer.len() * VERSION_BYTES;
+        let bit = self.told.bit(peer);
+        newer.iter().for_each(|(host, _)| self.told.clear(*host, bit));
+        if !newer.is_empty() {
+            out.push((peer, Say::Offer(newer)));
         }
     }
 
@@ -340,6 +385,7 @@ impl Spread {
         let Some(link) = self.links.get_mut(&peer) else { return };
         let mut hosts = Vec::new();
         while link.asked < ASKS_PER_LINK_MAX
+            && self.asks_left > 0
             && let Some(host) = link.later.pop()
         {
             let Some(want) = self.wanted.get_mut(&host).filter(|want| want.asked.is_none()) else {
@@ -347,6 +393,7 @@ impl Spread {
             };
             want.asked = Some((peer, now));
             link.asked += 1;
+            self.asks_left -= 1;
             hosts.push(host);
         }
         if !hosts.is_empty() {
@@ -390,15 +437,20 @@ impl Spread {
         self.urgent.retain(|_, at| now.since(*at) < URGENT_EVERY);
         self.give_up_waiting(now);
         let waiting = !self.wanted.is_empty();
+        self.asks_left = ASKS_PER_TICK;
+        self.spent = self.spent.saturating_sub(HOST_CREDIT);
         // Half of the links now, the others with the next tick: by then most of their peers have
         // offered the same themselves, and what is left comes in fewer messages.
         self.turn = 1 - self.turn;
+        let owing = self.links.values().filter(|link| link.owed.count > 0).count();
+        let share = left(self.spent) / owing.max(1);
         for (place, (peer, link)) in self.links.iter_mut().enumerate() {
-            link.credit = (link.credit + CREDIT).min(LINK_BURST_BYTES);
+            link.credit = (link.credit + CREDIT).min(BURST_BYTES);
             link.has_pushed = false;
-            link.pay(*peer, &mut self.told, records, out);
+            self.spent += link.pay(*peer, share, &mut self.told, records, out);
             if place % 2 == self.turn {
-                self.told.offer(*peer, records, out);
+                let most = OFFERS_MAX.min(left(self.spent) / VERSION_BYTES);
+                self.spent += VERSION_BYTES * self.told.offer(*peer, most, records, out);
             }
         }
         self.told.tidy();
@@ -407,11 +459,47 @@ impl Spread {
                 self.ask_more(now, peer, out);
             }
         }
-        if now >= self.next_compare_at {
+        self.survey_if_due(now, roster, records);
+        if self.survey.is_some() {
+            return self.survey(now, roster, records, out);
+        }
+        if now >= self.next_compare_at || !self.uncompared.is_empty() {
             self.next_compare_at = now + RECONCILE_EVERY;
             if let Some(peer) = self.next_to_compare() {
                 out.push((peer, Say::Nodes(vec![records.root(roster)])));
             }
+        }
+    }
+
+    fn survey_if_due<S: Statement>(&mut self, now: Mono, roster: &Roster, records: &Records<S>) {
+        if self.survey.is_none() && Survey::is_due(roster, records, self.surveyed) {
+            self.survey = Some(Survey::new(now));
+            self.surveyed = roster.len();
+            self.uncompared.extend(self.links.keys());
+        }
+    }
+
+    /// Asks about the next hosts, unless more is known of already than may be asked for. What did not
+    /// come by the end is found by the comparisons that were put off.
+    fn survey<S: Statement>(
+        &mut self,
+        now: Mono,
+        roster: &Roster,
+        records: &Records<S>,
+        out: &mut Vec<Letter<S>>,
+    ) {
+        let Some(survey) = &mut self.survey else { return };
+        if self.wanted.len() > ASKS_PER_TICK {
+            return;
+        }
+        let mut peers: Vec<_> = self.links.keys().copied().collect();
+        if !survey.asks_anybody(now) || peers.iter().any(|peer| self.told.bit(*peer) != 0) {
+            peers.retain(|peer| self.told.bit(*peer) != 0);
+        }
+        let asks = survey.step(roster, records, &peers);
+        out.extend(asks.into_iter().map(|(peer, buckets)| (peer, Say::Buckets(buckets))));
+        if survey.is_over() {
+            self.survey = None;
         }
     }
 
@@ -434,8 +522,11 @@ impl Spread {
         }
     }
 
-    /// One neighbour after the other; where there is none, whoever is connected.
+    /// Whoever was put off, then one neighbour after the other; where there is none, whoever is connected.
     fn next_to_compare(&mut self) -> Option<Number> {
+        if let Some(peer) = self.uncompared.pop_first() {
+            return Some(peer);
+        }
         let after = |last: Option<Number>, only_gossip: bool| {
             let fits = |peer: &Number| !only_gossip || self.told.bit(*peer) != 0;
             let mut rest = self.links.keys().copied().filter(fits);
@@ -463,21 +554,24 @@ impl Spread {
 }
 
 impl Link {
-    /// Sends what is owed, as far as the credit goes.
+    /// Sends what is owed, as far as the link's credit and the host's, `most`, go. Returns how many bytes.
     fn pay<S: Statement>(
         &mut self,
         peer: Number,
+        most: usize,
         told: &mut Told,
         records: &Records<S>,
         out: &mut Vec<Letter<S>>,
-    ) {
+    ) -> usize {
         self.is_pressed = false;
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while self.credit > 0
+            && bytes < most
             && let Some(host) = self.owed.pop()
         {
             let Some(record) = records.get(host) else { continue };
             self.credit = self.credit.saturating_sub(record.bytes());
+            bytes += record.bytes();
             told.clear(host, told.bit(peer));
             batch.push((host, record.clone()));
             if batch.len() == RECORDS_PER_MESSAGE_MAX {
@@ -487,16 +581,23 @@ impl Link {
         if !batch.is_empty() {
             out.push((peer, Say::Give(batch)));
         }
+        bytes
     }
 }
 
-const TICKS_PER_SECOND: usize = 5;
-/// Bytes of records that a link may send more with each tick.
-const CREDIT: usize = LINK_BYTES_PER_SECOND / TICKS_PER_SECOND;
-/// Versions in one offer: what a tick's credit holds at fifteen bytes each.
-pub(super) const OFFERS_MAX: usize = CREDIT / 15;
+/// Bytes that may be sent now on all links together.
+fn left(spent: usize) -> usize {
+    BURST_BYTES.saturating_sub(spent)
+}
 
-const _: () = assert!(SPREAD_EVERY.as_millis() as usize * TICKS_PER_SECOND == 1000);
+/// Bytes of records that a link may send more with each tick.
+const CREDIT: usize = LINK_BYTES_PER_SECOND / SPREADS_PER_SECOND;
+/// The same for all links together: with what may be sent at once no more in a second than a host may.
+const HOST_CREDIT: usize = (HOST_BYTES_PER_SECOND - BURST_BYTES) / SPREADS_PER_SECOND;
+/// A host and a version on the wire.
+const VERSION_BYTES: usize = 15;
+/// Versions in one offer: what a tick's credit holds.
+const OFFERS_MAX: usize = CREDIT / VERSION_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -506,6 +607,8 @@ mod tests {
         super::{records::tests::Note, roster::tests::roster},
         *,
     };
+
+    const HOSTS: usize = 300;
 
     /// A few hosts, each with a link to each, and what is under way between them.
     struct Mesh {
@@ -522,8 +625,13 @@ mod tests {
 
     impl Mesh {
         fn new(hosts: usize, gossips: bool) -> Self {
+            // Fewer than are worth a survey.
+            Self::of(hosts, gossips, HOSTS)
+        }
+
+        fn of(hosts: usize, gossips: bool, hosts_known: usize) -> Self {
             // Their numbers are their places.
-            let roster = roster(400, 1);
+            let roster = roster(hosts_known, 1);
             // Their first comparisons come after five seconds.
             let draw = |host: usize| 5_000_000 + u64::try_from(host).unwrap();
             let hosts = (0..hosts).map(|host| (Spread::new(Mono(0), draw(host)), Records::new()));
@@ -538,8 +646,8 @@ mod tests {
             };
             for a in 0..mesh.hosts.len() {
                 for b in (0..mesh.hosts.len()).filter(|b| *b != a) {
-                    mesh.act(a, |spread, roster, records, _, out| {
-                        spread.link_up(number(b), roster, records, out);
+                    mesh.act(a, |spread, roster, records, now, out| {
+                        spread.link_up(now, number(b), roster, records, out);
                         spread.set_gossips(number(b), gossips);
                     });
                 }
@@ -676,7 +784,7 @@ mod tests {
         mesh.deliver();
         // The records of a fleet, once each: more than a burst.
         let bytes = Note(1).bytes() * mesh.roster.len();
-        assert!(bytes > LINK_BURST_BYTES / 4, "{bytes}");
+        assert!(bytes > BURST_BYTES / 4, "{bytes}");
         mesh.hosts[0].0.links.get_mut(&number(1)).unwrap().credit = bytes / 4;
         (0..mesh.roster.len()).for_each(|host| mesh.put(0, host, 1, true));
         let link = &mesh.hosts[0].0.links[&number(1)];
@@ -699,27 +807,137 @@ mod tests {
     fn whoever_joins_gets_everything_a_window_at_a_time() {
         let mut mesh = Mesh::new(2, false);
         mesh.wire.clear();
-        (0..400).for_each(|host| mesh.put(0, host, 1, false));
-        mesh.act(1, |spread, roster, records, _, out| {
-            spread.link_up(number(0), roster, records, out);
+        (0..HOSTS).for_each(|host| mesh.put(0, host, 1, false));
+        mesh.act(1, |spread, roster, records, now, out| {
+            spread.link_up(now, number(0), roster, records, out);
         });
         mesh.deliver();
         assert!(mesh.bodies > 0 && mesh.hosts[1].1.len() >= ASKS_PER_LINK_MAX);
         mesh.run(Duration::from_secs(2));
         assert!(mesh.agree());
-        assert_eq!(mesh.bodies, 400);
+        assert_eq!(mesh.bodies, HOSTS);
+    }
+
+    /// A host that joins a fleet of a thousand, of which it has links to three, all neighbours.
+    fn joining() -> Mesh {
+        let mut mesh = Mesh::of(4, true, 1000);
+        mesh.wire.clear();
+        for at in 0..3 {
+            mesh.act(at, |spread, roster, records, _, _| {
+                for host in roster.iter() {
+                    records.put(roster, host, Note(1));
+                }
+                (spread.survey, spread.surveyed) = (None, roster.len());
+                spread.uncompared.clear();
+            });
+        }
+        (mesh.sent, mesh.bodies) = (0, 0);
+        mesh
+    }
+
+    #[test]
+    fn a_newcomer_gets_everything_once_from_all_its_neighbours_and_no_faster_than_it_may() {
+        let mut mesh = joining();
+        let mut gave = [0; 3];
+        while mesh.hosts[3].1.len() < 1000 {
+            let before = mesh.bodies;
+            mesh.now = mesh.now + SPREAD_EVERY;
+            (0..4).for_each(|host| {
+                mesh.act(host, |spread, roster, records, now, out| {
+                    spread.tick(now, roster, records, out);
+                });
+            });
+            while !mesh.wire.is_empty() {
+                for (from, to, said) in std::mem::take(&mut mesh.wire) {
+                    if let Say::Give(given) = &said {
+                        gave[from] += given.len();
+                    }
+                    mesh.hear(from, to, said);
+                }
+            }
+            assert!(mesh.bodies - before <= ASKS_PER_TICK);
+            assert!(mesh.now < Mono(10_000_000), "{} came", mesh.hosts[3].1.len());
+        }
+        assert_eq!(mesh.bodies, 1000);
+        assert!(gave.iter().all(|gave| *gave > 250), "{gave:?}");
+        mesh.run(SPREAD_EVERY * 5);
+        assert!(mesh.hosts[3].0.survey.is_none() && mesh.hosts[3].0.uncompared.is_empty());
+    }
+
+    #[test]
+    fn what_a_newcomer_asked_of_somebody_who_is_gone_comes_by_the_comparisons_after() {
+        let mut mesh = joining();
+        mesh.run(SPREAD_EVERY * 2);
+        (0..4).for_each(|host| mesh.hosts[host].0.link_down(number(0)));
+        mesh.hosts[0].0.links.clear();
+        mesh.run(Duration::from_secs(5));
+        assert_eq!(mesh.hosts[3].1.len(), 1000);
+    }
+
+    #[test]
+    fn who_joins_is_known_at_once_to_all_that_it_has_links_to() {
+        let mut mesh = joining();
+        mesh.put(3, 999, 2, false);
+        mesh.act(3, |spread, roster, records, now, out| {
+            spread.link_up(now, number(1), roster, records, out);
+        });
+        mesh.deliver();
+        assert_eq!(mesh.hosts[1].1.get(number(999)), Some(&Note(2)));
+    }
+
+    #[test]
+    fn where_nobody_is_a_neighbour_a_newcomer_asks_anybody_after_a_while() {
+        let mut mesh = joining();
+        (0..3).for_each(|peer| mesh.hosts[3].0.set_gossips(number(peer), false));
+        mesh.run(Duration::from_secs(1));
+        assert_eq!(mesh.hosts[3].1.len(), 0);
+        mesh.run(Duration::from_secs(6));
+        assert_eq!(mesh.hosts[3].1.len(), 1000);
+    }
+
+    #[test]
+    fn of_whom_nobody_has_heard_anything_is_asked_for_once() {
+        let mut mesh = Mesh::of(2, true, 1000);
+        mesh.run(Duration::from_secs(5));
+        assert!(mesh.hosts.iter().all(|(spread, _)| spread.survey.is_none()));
+        assert!(mesh.hosts.iter().all(|(spread, _)| spread.surveyed == 1000));
+    }
+
+    #[test]
+    fn a_host_sends_so_many_bytes_and_no_more_on_all_links() {
+        let mut mesh = Mesh::new(20, true);
+        mesh.deliver();
+        (0..HOSTS).for_each(|host| mesh.put(0, host, 1, false));
+        mesh.wire.clear();
+        let before = mesh.bodies;
+        for asker in 1..20 {
+            mesh.hear(asker, 0, Say::Ask((0..HOSTS).map(number).collect()));
+        }
+        assert_eq!(mesh.bodies - before, BURST_BYTES.div_ceil(300));
+        for _ in 0..5 {
+            mesh.now = mesh.now + SPREAD_EVERY;
+            mesh.act(0, |spread, roster, records, now, out| {
+                spread.tick(now, roster, records, out);
+            });
+        }
+        assert!((mesh.bodies - before) * 300 <= HOST_BYTES_PER_SECOND + 20 * 300);
+        // The first one has got all that could be sent at once.
+        let links = mesh.hosts[0].0.links.values().skip(1);
+        let owed: Vec<_> = links.map(|link| link.owed.count).collect();
+        let [least, most] = [owed.iter().min(), owed.iter().max()].map(|count| *count.unwrap());
+        assert!(most < HOSTS && most - least <= 5, "{owed:?}: all get their share");
     }
 
     #[test]
     fn a_link_carries_so_many_bytes_and_no_more() {
         let mut mesh = Mesh::new(2, false);
         mesh.deliver();
-        let burst = LINK_BURST_BYTES / 300 + 1;
-        (0..400).for_each(|host| mesh.put(0, host, 1, false));
+        let burst = BURST_BYTES / 300 + 1;
+        (0..HOSTS).for_each(|host| mesh.put(0, host, 1, false));
         let mut given = 0;
         // It asks for all of them again and again.
         for _ in 0..10 {
-            mesh.hear(1, 0, Say::Ask((0..400).map(number).collect()));
+            mesh.hear(1, 0, Say::Ask((0..HOSTS).map(number).collect()));
             given = mesh.bodies;
             mesh.wire.clear();
         }
@@ -750,13 +968,14 @@ mod tests {
         let mut mesh = Mesh::new(2, true);
         mesh.deliver();
         let version = Version { epoch: u64::MAX, sequence: u64::MAX };
-        mesh.hear(1, 0, Say::Offer((0..400).map(|host| (number(host), version)).collect()));
-        mesh.run(ASK_AGAIN_AFTER * 4);
+        mesh.hear(1, 0, Say::Offer((0..HOSTS).map(|host| (number(host), version)).collect()));
+        let rounds = HOSTS.div_ceil(ASKS_PER_LINK_MAX) + 1;
+        mesh.run(ASK_AGAIN_AFTER * u32::try_from(rounds).unwrap());
         assert!(mesh.hosts[0].0.wanted.is_empty());
     }
 
     fn said() -> impl Strategy<Value = Say<Note>> {
-        let host = || (0usize..400).prop_map(number);
+        let host = || (0..HOSTS).prop_map(number);
         let version =
             || (0u64..4, 0u64..4).prop_map(|(epoch, sequence)| Version { epoch, sequence });
         let versions = move || prop::collection::vec((host(), version()), 0..40);
@@ -776,15 +995,15 @@ mod tests {
 
         #[test]
         fn any_two_that_exchange_end_equal(
-            here in prop::collection::vec((0usize..400, 1u64..5), 0..200),
-            there in prop::collection::vec((0usize..400, 1u64..5), 0..200),
+            here in prop::collection::vec((0..HOSTS, 1u64..5), 0..200),
+            there in prop::collection::vec((0..HOSTS, 1u64..5), 0..200),
         ) {
             let mut mesh = Mesh::new(2, false);
             mesh.wire.clear();
             here.into_iter().for_each(|(host, sequence)| mesh.put(0, host, sequence, false));
             there.into_iter().for_each(|(host, sequence)| mesh.put(1, host, sequence, false));
-            mesh.act(0, |spread, roster, records, _, out| {
-                spread.link_up(number(1), roster, records, out);
+            mesh.act(0, |spread, roster, records, now, out| {
+                spread.link_up(now, number(1), roster, records, out);
             });
             mesh.run(Duration::from_secs(3));
             prop_assert!(mesh.agree());

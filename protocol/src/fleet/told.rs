@@ -4,7 +4,7 @@ use super::{
     marks::MARKS_SLACK,
     records::{Records, Statement},
     roster::Number,
-    spread::{Letter, OFFERS_MAX, Say},
+    spread::{Letter, Say},
 };
 
 /// The peers that are told of changes, and which records each of them may lack. A record that comes
@@ -85,17 +85,18 @@ impl Told {
         }
     }
 
-    /// Tells a peer of the newest changes, as many as fit.
+    /// Tells a peer of the newest changes, `most` at most. Returns of how many.
     pub(super) fn offer<S: Statement>(
         &mut self,
         peer: Number,
+        most: usize,
         records: &Records<S>,
         out: &mut Vec<Letter<S>>,
-    ) {
+    ) -> usize {
         let bit = self.bit(peer);
         let mut offer = Vec::new();
         for (host, peers) in self.order.iter_mut().rev().filter(|(_, peers)| *peers & bit != 0) {
-            if offer.len() == OFFERS_MAX {
+            if offer.len() == most {
                 break;
             }
             *peers &= !bit;
@@ -106,9 +107,11 @@ impl Told {
                 offer.extend(records.version(*host).map(|version| (*host, version)));
             }
         }
-        if !offer.is_empty() {
+        let offered = offer.len();
+        if offered > 0 {
             out.push((peer, Say::Offer(offer)));
         }
+        offered
     }
 
     /// Forgets the order of what was told.
@@ -158,7 +161,7 @@ mod tests {
         }
         let offered = |told: &mut Told, peer: usize| -> Vec<usize> {
             let mut out = Vec::new();
-            told.offer(number(peer), &records, &mut out);
+            told.offer(number(peer), 10, &records, &mut out);
             let offers = out.into_iter().flat_map(|(_, said)| match said {
                 Say::Offer(offer) => offer,
                 other => panic!("{other:?}"),

@@ -195,7 +195,7 @@ impl World {
         let host = &mut self.hosts[host.index()];
         host.overlay.link_up(peer);
         let (records, letters) = (&mut host.records, &mut wishes.letters);
-        host.spread.link_up(peer, &self.roster, records, letters);
+        host.spread.link_up(self.now, peer, &self.roster, records, letters);
     }
 
     fn listen(&mut self, number: Number) {
