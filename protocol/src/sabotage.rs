@@ -118,6 +118,7 @@ defects! {
     CensusIgnored => "hosts that have not said what they hold do not count as down",
     AnyWaiverTaken => "a waiver counts that was signed for another recovery",
     LivingHostWaived => "a host is waived that is heard of",
+    LivingHolderReleased => "a slot is released whose holder is heard of",
     WaivedStaysCounted => "a host that was waived does not have to say what it holds when it is back",
     CountedTooSoon => "a host says that it holds nothing while its executor heeds the voters that were lost",
     IndicesDoNotLeap => "after voters were lost indices go on where they were",

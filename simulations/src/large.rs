@@ -97,7 +97,8 @@ fn keeps(kind: &mut ChoreKind, deployments: &mut [usize]) -> bool {
         | ChoreKind::Unfreeze { group }
         | ChoreKind::Resume { group }
         | ChoreKind::Rollback { group }
-        | ChoreKind::ReleaseSlot { group, .. } => *group < deployments.len(),
+        | ChoreKind::ReleaseSlot { group, .. }
+        | ChoreKind::GiveUp { group, .. } => *group < deployments.len(),
         ChoreKind::Remove { .. }
         | ChoreKind::Install { .. }
         | ChoreKind::Relabel { .. }

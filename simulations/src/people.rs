@@ -213,6 +213,9 @@ impl World {
             ChoreKind::ReleaseSlot { group, stands_still } => {
                 self.release_slot(desk, *group, *stands_still);
             }
+            ChoreKind::GiveUp { group, holder, token } => {
+                self.give_up(desk, *group, *holder, *token);
+            }
             ChoreKind::Waive => self.waive(desk),
             ChoreKind::Remove { host } => self.remove(desk, *host),
             ChoreKind::Install { host } => self.install_anew(*host),
@@ -313,7 +316,7 @@ impl World {
         }
     }
 
-    /// Writes off a host that holds a slot of a group. It may be as alive as any other.
+    /// Has an eye on a host that holds a slot of a group. It may be as alive as any other.
     fn release_slot(&mut self, desk: usize, group: usize, stands_still: Option<Micros>) {
         let name = self.group_name(group);
         let Some(node) = self.node(desk) else { return };
@@ -342,7 +345,22 @@ impl World {
             }
             self.pause(holder, true, self.now + lasts);
         }
-        self.order(desk, name, Action::ReleaseSlot { host, token });
+        self.give_up(desk, group, holder, token);
+    }
+
+    /// Writes off a host that holds a slot. Few try that before it is silent.
+    fn give_up(&mut self, desk: usize, group: usize, holder: usize, token: u64) {
+        let host = self.hosts[holder].id;
+        let Some(ledger) = self.node(desk).map(Node::ledger) else { return };
+        if ledger.slot_of(host).is_none_or(|slot| slot.token != token) {
+            return;
+        }
+        let waits = ledger.is_healthy(host) && self.people.dice.permille(950);
+        if waits && !self.healed {
+            let kind = ChoreKind::GiveUp { group, holder, token };
+            return self.queue.plan(self.now + SECOND, Event::Later(Box::new(kind)));
+        }
+        self.order(desk, self.group_name(group), Action::ReleaseSlot { host, token });
     }
 
     /// Writes off a host that has not said what it holds since the voters were lost. Not every operator looks

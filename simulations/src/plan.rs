@@ -190,6 +190,15 @@ pub enum ChoreKind {
         /// It stands still for so long and is alive.
         stands_still: Option<Micros>,
     },
+    /// The same of one whom they have their eyes on, once it is silent.
+    GiveUp {
+        /// Where.
+        group: usize,
+        /// The host.
+        holder: usize,
+        /// Its slot.
+        token: u64,
+    },
     /// Waives hosts that have not said what they hold since voters were lost: one that is away, and now and
     /// then another one, or for another loss.
     Waive,
@@ -727,7 +736,7 @@ fn draw_chores(
         // Early enough for the hold-off to end before everything is mended.
         for _ in 0..2 {
             let group = dice.index(groups.len());
-            let stands_still = Some(dice.between(65, 100) * SECOND);
+            let stands_still = Some(dice.between(75, 115) * SECOND);
             let kind = ChoreKind::AtGrant(Box::new(ChoreKind::ReleaseSlot { group, stands_still }));
             chores.push(Chore { at: dice.between(10, 40) * SECOND, kind });
         }
@@ -840,7 +849,7 @@ fn draw_chore(dice: &mut Dice, group: usize, habits: &Habits) -> ChoreKind {
             Habit::Pause => ChoreKind::Pause { group, lasts: dice.between(SECOND, 20 * SECOND) },
             Habit::Rollback => ChoreKind::Rollback { group },
             Habit::ReleaseSlot => {
-                let stands_still = dice.permille(700).then(|| dice.between(55, 100) * SECOND);
+                let stands_still = dice.permille(700).then(|| dice.between(65, 115) * SECOND);
                 ChoreKind::ReleaseSlot { group, stands_still }
             }
             _ => return ChoreKind::GiveAgain,

@@ -394,6 +394,9 @@ impl Rules {
                 })?;
                 self.waived_is_back |= self.written_off.remove(host) && self.is_uncounted(*host);
                 self.waived.remove(host);
+                if let Some(token) = self.slots.get(host) {
+                    self.released.remove(token);
+                }
             }
             Entry::Silent { host, version } => {
                 self.unhealthy.insert(*host, (version.epoch, version.sequence));
@@ -534,6 +537,9 @@ impl Rules {
             Action::ReleaseSlot { host, token } => {
                 unless(self.slots.get(host) == Some(token), "S9", || {
                     format!("slot {token} is released and not held")
+                })?;
+                unless(self.unhealthy.contains_key(host), "R7", || {
+                    format!("slot {token} is released, and {} is heard of", host.short())
                 })?;
                 self.released.insert(*token, (moment.now, moment.index));
             }

@@ -401,8 +401,9 @@ fn release_slot(
         ),
     };
     let said = format!(
-        "slot {token} is free in {seconds} s, unless {host} gives it back before; until {host} is heard of \
-         it counts as no host of its groups\n{then}"
+        "slot {token} is free in {seconds} s, unless {host} is heard of before; until {host} is heard of \
+         it counts as no host of its groups: make sure that it is off, since a machine that only stood still \
+         goes on where it was\n{then}"
     );
     Ok((signed, said))
 }

@@ -66,6 +66,9 @@ impl Ledger {
             Judged::Heard(host) => {
                 self.state.unhealthy.remove(&host);
                 self.state.waived.remove(&host);
+                if let Some(slot) = self.state.slots.get_mut(&host) {
+                    slot.released = None;
+                }
                 if self.state.written_off.remove(&host).is_some() {
                     self.count_in(host);
                 }

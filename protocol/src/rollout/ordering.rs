@@ -123,6 +123,10 @@ impl Ledger {
                 if slot.released.is_some() {
                     return Err(Refusal::ReleasedAlready(*token));
                 }
+                // It may be in the middle of it, and nothing takes that back.
+                if self.is_healthy(*host) && !planted(Defect::LivingHolderReleased) {
+                    return Err(Refusal::HolderHeardOf(self.shown(*host)));
+                }
                 Ok(Ordered::ReleaseSlot { host: *host })
             }
             Action::Waive { host, generation } => self.judge_waiver(group, *host, *generation),
@@ -137,6 +141,11 @@ impl Ledger {
         }
     }
 
+    /// What people call a host.
+    fn shown(&self, host: HostId) -> String {
+        self.name_of(host).map_or_else(|| host.short(), ToString::to_string)
+    }
+
     /// An operator says of a host that it is not there, and not what it holds: whoever is heard of says that
     /// itself.
     fn judge_waiver(
@@ -145,7 +154,7 @@ impl Ledger {
         host: HostId,
         generation: u64,
     ) -> Result<Ordered, Refusal> {
-        let name = || self.name_of(host).map_or_else(|| host.short(), ToString::to_string);
+        let name = || self.shown(host);
         let recovered_at = self.electorate.recovered_at();
         if generation != recovered_at && !planted(Defect::AnyWaiverTaken) {
             return Err(Refusal::OtherRecovery { expected: recovered_at, got: generation });

@@ -288,6 +288,12 @@ pub enum Refusal {
          `swell hosts remove`"
     )]
     HeardOf(String),
+    /// Whoever is there ends what it does itself.
+    #[error(
+        "{0} is heard of and may be in the middle of its lifecycle, which counts while it lasts: `swell stop` \
+         its deployment, or look at `swell-exec` there; `swell hosts remove` takes it out for good"
+    )]
+    HolderHeardOf(String),
     /// What it may hold is known.
     #[error("{0} holds a slot that is known: free it by `swell slots release {0}` first")]
     HoldsKnownSlot(String),

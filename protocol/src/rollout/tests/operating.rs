@@ -314,10 +314,34 @@ fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
     desk.want_all();
     let holder = desk.grant_next();
     let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    desk.health(holder, false);
     desk.act("web", Action::ReleaseSlot { host: host(holder), token }).unwrap();
     desk.done(holder, Outcome::Succeeded);
     assert!(desk.ledger.hold_offs().is_empty() && desk.ledger.written_off().next().is_none());
     assert_eq!(desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })), Ok(false));
+}
+
+#[test]
+fn the_slot_of_a_holder_that_is_heard_of_is_not_released() {
+    let mut desk = Desk::new(2);
+    desk.group_with("web", |_| {}).unwrap();
+    let release = desk.release("web");
+    desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.want_all();
+    let holder = desk.grant_next();
+    let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    let release = Action::ReleaseSlot { host: host(holder), token };
+    let heard_of = Refusal::HolderHeardOf(format!("h{holder}"));
+    assert_eq!(desk.act("web", release.clone()), Err(heard_of));
+    // It was silent for a while: what was ordered meanwhile ends when it is heard of.
+    desk.health(holder, false);
+    desk.act("web", release).unwrap();
+    desk.health(holder, true);
+    assert!(desk.ledger.hold_offs().is_empty());
+    assert_eq!(desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })), Ok(false));
+    assert_eq!(desk.down("web"), (1, 1), "it is down until it gives its slot back");
+    desk.done(holder, Outcome::Succeeded);
+    assert_eq!(desk.roll().len(), 1);
 }
 
 #[test]
