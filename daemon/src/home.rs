@@ -187,7 +187,7 @@ impl Home {
     /// Addresses of hosts that were known last time. They only save time: a damaged file is empty.
     pub fn known(&self) -> BTreeMap<HostId, Vec<String>> {
         let bytes = self.read(KNOWN).map(|(_, bytes)| bytes).unwrap_or_default();
-        cbor::decode(&bytes, ENVELOPE_BYTES_MAX).unwrap_or_default()
+        cbor::decode(&bytes, FILE_BYTES_MAX as usize).unwrap_or_default()
     }
 
     /// Writes the addresses of known hosts.
@@ -259,7 +259,7 @@ const SEEDS: &str = "seeds";
 const KNOWN: &str = "known";
 const FIRST_START: &str = "first-start";
 /// Of a longer file only this much is looked at.
-const FILE_BYTES_MAX: u64 = 2 << 20;
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -519,7 +519,11 @@ impl World {
             }
             Output::Certificate(cert) => self.hosts[host].disk.cert = Some(cert),
             Output::Known(other, addresses) => {
-                self.hosts[host].disk.known.insert(other, addresses);
+                let known = &mut self.hosts[host].disk.known;
+                match addresses.is_empty() {
+                    true => drop(known.remove(&other)),
+                    false => drop(known.insert(other, addresses)),
+                }
             }
             Output::Close(peer) => self.part(host, self.by_id[&peer]),
             Output::Roster => {}

@@ -351,7 +351,10 @@ impl Engine {
                 }
                 Output::Roster => roster_changed = true,
                 Output::Known(host, addresses) => {
-                    self.known.insert(host, addresses);
+                    match addresses.is_empty() {
+                        true => drop(self.known.remove(&host)),
+                        false => drop(self.known.insert(host, addresses)),
+                    }
                     self.known_changed = true;
                 }
                 Output::Note(text) => tracing::info!("{text}"),

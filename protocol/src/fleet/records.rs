@@ -131,12 +131,25 @@ impl<S: Statement> Records<S> {
             let place = &mut self.held[host.index()];
             self.count += usize::from(place.is_none());
             *place = Some(record);
-            let bucket = usize::from(roster.bucket_of(host));
-            if !planted(Defect::TreeNotHashedAgain) {
-                self.stale[bucket / 64] |= 1 << (bucket % 64);
-            }
+            self.touch(roster, host);
         }
         inserted
+    }
+
+    /// Forgets a host.
+    pub fn forget(&mut self, roster: &Roster, host: Number) {
+        if self.held.get_mut(host.index()).and_then(Option::take).is_some() {
+            self.count -= 1;
+            self.touch(roster, host);
+        }
+    }
+
+    /// What was hashed of a host's bucket holds no more.
+    fn touch(&mut self, roster: &Roster, host: Number) {
+        let bucket = usize::from(roster.bucket_of(host));
+        if !planted(Defect::TreeNotHashedAgain) {
+            self.stale[bucket / 64] |= 1 << (bucket % 64);
+        }
     }
 
     /// The versions that are here of the hosts in a bucket.
@@ -263,6 +276,21 @@ pub(super) mod tests {
         assert_eq!(records.put(&roster, host, Note(5)), Inserted::Same);
         assert_eq!(records.put(&roster, host, Note(6)), Inserted::New);
         assert_eq!((records.len(), records.get(host)), (1, Some(&Note(6))));
+    }
+
+    #[test]
+    fn who_is_forgotten_leaves_no_trace() {
+        let roster = roster(50, 1);
+        let host = roster.iter().nth(7).unwrap();
+        let (mut here, mut there) = (Records::new(), filled(&roster));
+        for other in roster.iter().filter(|other| *other != host) {
+            here.put(&roster, other, Note(1));
+        }
+        assert_ne!(here.root(&roster), there.root(&roster));
+        there.forget(&roster, host);
+        there.forget(&roster, host);
+        assert_eq!((there.len(), there.get(host)), (49, None));
+        assert_eq!(here.root(&roster), there.root(&roster));
     }
 
     #[test]

@@ -87,7 +87,24 @@ impl Node {
         for member in ledger.members() {
             roster.seat(member.host, member.zone);
         }
+        self.forget_removed();
         self.note_roster();
+    }
+
+    /// Of removed hosts nothing is kept: whoever came later would never take it, and two that compare would
+    /// find that they differ for ever.
+    fn forget_removed(&mut self) {
+        let (ledger, voters) = (&self.ledger, self.electorate.newest());
+        let is_needed = |host| host == self.me || voters.is_voter(host);
+        let is_out = |host: HostId| ledger.is_removed(host) && !is_needed(host);
+        let view = &mut self.view;
+        let out: Vec<_> =
+            view.iter().map(|record| record.host).filter(|host| is_out(*host)).collect();
+        for number in out.iter().filter_map(|host| view.roster.number(*host)) {
+            view.records.forget(&view.roster, number);
+        }
+        let addresses = out.into_iter().filter(|host| self.links.forget(*host));
+        self.out.extend(addresses.map(|host| Output::Known(host, Vec::new())));
     }
 
     fn note_roster(&mut self) {

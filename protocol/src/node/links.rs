@@ -93,6 +93,11 @@ impl Links {
         self.up.contains(&peer)
     }
 
+    /// Nobody looks for a host any more. True if it was known where it is.
+    pub(super) fn forget(&mut self, host: HostId) -> bool {
+        self.known.remove(&host).is_some()
+    }
+
     /// Something is sent to a peer: whatever it is, it is a sign of life.
     pub(super) fn speak(&mut self, now: Mono, peer: HostId) {
         if self.up.contains(&peer) {

@@ -190,7 +190,7 @@ pub enum Output {
     Certificate(MemberCert),
     /// The roster, or who was refused, has changed: judge new connections by it.
     Roster,
-    /// Addresses of another host, to remember over a restart.
+    /// Addresses of another host, to remember over a restart; none of one that is to be forgotten.
     Known(HostId, Vec<String>),
     /// Something that an operator would want to read in the log.
     Note(String),

@@ -80,6 +80,8 @@ impl Node {
 
     /// A generation has begun here.
     pub(super) fn tell_generation(&mut self) {
+        // A voter that was removed is known until others vote.
+        self.is_roster_stale = true;
         let voters = self.ledger.electorate().newest();
         let (count, generation) = (voters.list().len(), voters.generation());
         let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };

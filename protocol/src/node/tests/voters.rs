@@ -197,6 +197,8 @@ fn a_removed_voter_is_replaced_at_once() {
     assert!(!world.node(from).electorate().newest().is_voter(world.hosts[gone].id));
     // Not only in mind: it would go on talking to hosts that do not listen.
     assert_eq!(world.links_of(gone), 0, "nobody keeps a connection to it");
+    let id = world.hosts[gone].id;
+    assert!(others().all(|host| world.node(host).view().get(id).is_none()), "nor what it said");
 }
 
 #[test]
