@@ -269,13 +269,13 @@ pub const ASKS_PER_LINK_MAX: usize = 64;
 pub const RECORDS_PER_MESSAGE_MAX: usize = 64;
 /// What a link carries of records, so that a fleet of news is no burden on production traffic.
 pub const LINK_BYTES_PER_SECOND: usize = 64 << 10;
-/// What a host sends of records on all its links together.
-pub const HOST_BYTES_PER_SECOND: usize = 256 << 10;
+/// What a host sends of records and offers on all its links together: with questions it is 256 KB.
+pub const HOST_BYTES_PER_SECOND: usize = 240 << 10;
 /// What a host, or a link, that was idle sends at once.
 pub const BURST_BYTES: usize = HOST_BYTES_PER_SECOND / 4;
-/// Records that a host asks for between two offers. A record takes half a kilobyte, and a fourth of what may
+/// Records that a host asks for between two offers. A record takes half a kilobyte, and a third of what may
 /// come to a host in a second is left for what comes unasked.
-pub const ASKS_PER_TICK: usize = HOST_BYTES_PER_SECOND / 4 * 3 / 512 / SPREADS_PER_SECOND;
+pub const ASKS_PER_TICK: usize = HOST_BYTES_PER_SECOND / 3 * 2 / 512 / SPREADS_PER_SECOND;
 /// Hosts whose records a newcomer asks about between two offers: no more than it may ask for.
 pub const SURVEY_HOSTS_PER_TICK: usize = ASKS_PER_TICK;
 /// One host's records are pushed this often, and offered like others between.

@@ -596,8 +596,8 @@ const CREDIT: usize = LINK_BYTES_PER_SECOND / SPREADS_PER_SECOND;
 const HOST_CREDIT: usize = (HOST_BYTES_PER_SECOND - BURST_BYTES) / SPREADS_PER_SECOND;
 /// A host and a version on the wire.
 const VERSION_BYTES: usize = 15;
-/// Versions in one offer: what a tick's credit holds.
-const OFFERS_MAX: usize = CREDIT / VERSION_BYTES;
+/// Versions in one offer: what half of a tick's credit holds.
+const OFFERS_MAX: usize = CREDIT / 2 / VERSION_BYTES;
 
 #[cfg(test)]
 mod tests {
