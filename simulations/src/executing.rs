@@ -158,7 +158,13 @@ impl World {
     }
 
     pub(crate) fn next_step(&mut self, host: usize, life: u32, group: GroupName) {
-        let takes = self.dice.between(1_000, self.plan.step_max);
+        let slot = self.truth.ledger.slot_of(self.hosts[host].id);
+        // Whoever comes back to a deployment that is over may take longer than the fleet needs to hear of it.
+        let lingers = !self.healed && slot.is_some_and(|slot| slot.is_left);
+        let takes = match lingers && self.dice.permille(300) {
+            true => self.dice.between(5 * SECOND, 20 * SECOND),
+            false => self.dice.between(1_000, self.plan.step_max),
+        };
         self.queue.plan(self.now + takes, Event::StepOver { host, life, group });
     }
 

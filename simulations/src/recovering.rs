@@ -274,6 +274,8 @@ pub(crate) struct Recovering {
     dice: Option<Dice>,
     /// The fault that waits for its moment.
     waits: Option<usize>,
+    /// The host whose slot made it the moment.
+    moved: Option<usize>,
 }
 
 impl Recovering {
@@ -304,8 +306,9 @@ impl World {
     }
 
     /// A slot was granted or given back.
-    pub(crate) fn slot_moved(&mut self) {
+    pub(crate) fn slot_moved(&mut self, host: Option<usize>) {
         if self.recovering.waits.is_some() {
+            self.recovering.moved = host;
             self.queue.plan(self.now, Event::Lose);
         }
     }
@@ -334,6 +337,8 @@ impl World {
             // Whoever holds a slot is lost with it, mostly.
             let holds = self.truth.ledger.slot_of(self.hosts[host].id).is_some();
             let share = if holds { 800 } else { share };
+            // Whoever has just given one back knows better than the ledger with which the others go on.
+            let share = if !holds && self.recovering.moved == Some(host) { 200 } else { share };
             if dice.permille(share) && !voters.contains(&host) {
                 away.insert(host);
             }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use groundswell_protocol::{
     consensus::{Consensus, LogEntry},
-    ids::HostId,
+    ids::{FleetId, HostId},
     node::Node,
     rollout::Entry,
 };
@@ -178,8 +178,8 @@ impl World {
 
     /// People who wait for the worst moment to stop a deployment.
     pub(crate) fn stop_at_grant(&mut self, data: &[u8]) {
-        if is_slot(data) {
-            self.slot_moved();
+        if let Some(host) = holder_in(data, self.trust.fleet()) {
+            self.slot_moved(self.by_id.get(&host).copied());
         }
         let Some(host) = granted_to(data).and_then(|host| self.by_id.get(&host)).copied() else {
             return;
@@ -233,10 +233,13 @@ fn granted_to(data: &[u8]) -> Option<HostId> {
     }
 }
 
-/// True of an entry that grants a slot or gives one back.
-fn is_slot(data: &[u8]) -> bool {
-    let stamped = groundswell_protocol::rollout::Stamped::from_bytes(data);
-    stamped.is_ok_and(|stamped| matches!(stamped.entry, Entry::Grant(_) | Entry::Done(_)))
+/// Who is granted a slot by an entry, or gives one back.
+fn holder_in(data: &[u8], fleet: FleetId) -> Option<HostId> {
+    match groundswell_protocol::rollout::Stamped::from_bytes(data).ok()?.entry {
+        Entry::Grant(grant) => Some(grant.host),
+        Entry::Done(done) => done.verify_host(fleet).ok().map(|done| done.content().host),
+        _ => None,
+    }
 }
 
 /// Entries in which every host is checked from within once.
