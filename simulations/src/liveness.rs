@@ -97,7 +97,7 @@ impl World {
         }
         self.look_for_leader();
         if self.mending.by.is_none() {
-            let hold_off = if self.truth.ledger.hold_offs().is_empty() { 0 } else { 70 * SECOND };
+            let hold_off = if self.truth.ledger.waits().is_empty() { 0 } else { 70 * SECOND };
             let within = match self.mending.part {
                 Part::Dead(_) => CALLED_WITHIN,
                 Part::Back => CLEARED_WITHIN,

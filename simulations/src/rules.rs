@@ -23,7 +23,7 @@ use groundswell_protocol::{
 };
 
 use crate::{
-    plan::Micros,
+    plan::{Micros, SECOND},
     truth::{Checked, Violation, unless},
 };
 
@@ -106,12 +106,12 @@ struct Tally {
     reach: Reach,
     by_operator: bool,
     catches_up: bool,
-    began: Option<UnixSeconds>,
+    began: Option<Micros>,
     stages: Vec<StageRules>,
     stage_of: BTreeMap<HostId, usize>,
     stage: usize,
-    /// Since when it waits between two stages.
-    held: Option<UnixSeconds>,
+    /// Since when, in true time, it waits between two stages.
+    held: Option<Micros>,
     paused: bool,
     stopped: bool,
     goes_back_when_stopped: bool,
@@ -401,7 +401,7 @@ impl Rules {
             Entry::Silent { host, version } => {
                 self.unhealthy.insert(*host, (version.epoch, version.sequence));
             }
-            Entry::Passed(passed) => self.pass(moment, *passed, now)?,
+            Entry::Passed(passed) => self.pass(*passed, now)?,
         }
         Ok(())
     }
@@ -589,13 +589,13 @@ impl Rules {
         self.deployments.insert(id, tally);
     }
 
-    fn pass(&mut self, moment: &Moment<'_>, passed: Passed, now: Micros) -> Checked {
+    fn pass(&mut self, passed: Passed, now: Micros) -> Checked {
         match passed {
             Passed::Bake { deployment, .. } => {
                 let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
                 let seconds = tally.stages.get(tally.stage).map_or(0, |stage| stage.bake_seconds);
                 let since = tally.held.take();
-                let over = since.is_some_and(|since| moment.at.0 >= since.0 + u64::from(seconds));
+                let over = has_passed(since, now, u64::from(seconds) * SECOND);
                 let looked_at = tally.stages.get(tally.stage).is_some_and(|stage| stage.pause);
                 tally.stage += 1;
                 unless(over && !looked_at, "R4", || format!("{deployment} has not baked"))
@@ -604,10 +604,9 @@ impl Rules {
                 let Some(tally) = self.deployments.get_mut(&deployment) else { return Ok(()) };
                 tally.overdue = true;
                 let seconds = tally.configuration.deployment_deadline_seconds;
-                let due = tally
-                    .began
-                    .zip(seconds)
-                    .is_some_and(|(began, seconds)| moment.at.0 >= began.0 + u64::from(seconds));
+                let due = seconds.is_some_and(|seconds| {
+                    has_passed(tally.began, now, u64::from(seconds) * SECOND)
+                });
                 unless(due, "R4", || format!("{deployment} has time left"))
             }
             Passed::Waiver { host } => {
@@ -634,11 +633,11 @@ impl Rules {
         }
     }
 
-    /// By the leader's clock, which may run fast by a twentieth.
     fn held_off(&self, since: Option<Micros>, now: Micros, what: &str) -> Checked {
-        let least = RELEASE_HOLD_OFF.as_micros() * 95 / 100;
-        let waited = since.is_some_and(|since| u128::from(now - since) >= least);
-        unless(waited, "R7", || format!("{what} was free before its hold-off"))
+        let least = u64::try_from(RELEASE_HOLD_OFF.as_micros()).unwrap_or(Micros::MAX);
+        unless(has_passed(since, now, least), "R7", || {
+            format!("{what} was free before its hold-off")
+        })
     }
 
     fn grant(
@@ -1113,7 +1112,7 @@ impl Rules {
             }
             tally.stage = now;
             match (deployment.hold.is_some(), tally.held) {
-                (true, None) => tally.held = Some(moment.at),
+                (true, None) => tally.held = Some(moment.now),
                 (false, Some(_)) => {
                     return unless(false, "R4", || format!("{id} does not wait any more"));
                 }
@@ -1273,7 +1272,7 @@ impl Rules {
         unless(self.has_stages(&tally), "R4", || {
             format!("{id} begins and has no canary, or nobody in a wave")
         })?;
-        tally.began = Some(moment.at);
+        tally.began = Some(moment.now);
         tally.paused &= tally.by_operator;
         self.place(&mut tally, deployment)?;
         self.deployments.insert(id, tally);
@@ -1542,4 +1541,9 @@ fn minimum(configuration: MinimumHealthy, hosts: usize) -> usize {
 
 fn forged(error: &dyn std::fmt::Display) -> Violation {
     Violation { promise: "S9", what: format!("a forgery was taken: {error}") }
+}
+
+/// True if so much time has passed by the leader's clock, which may run fast by a twentieth.
+fn has_passed(since: Option<Micros>, now: Micros, least: Micros) -> bool {
+    since.is_some_and(|since| now - since >= least * 95 / 100)
 }

@@ -1,6 +1,9 @@
 //! What the leader proposes of its own accord: slots that may be granted, hosts' health, who votes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Node, Output};
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     rollout::{Entry, HostView, Passed},
     sabotage::{Defect, planted},
     time::Mono,
-    trust::{Voter, Voters},
+    trust::{Signed, Voter, Voters},
 };
 
 /// This host's time as leader.
@@ -34,8 +37,8 @@ pub(super) struct Leadership {
     /// How often another voter was asked to lead instead, and when that may be so again.
     handed_over: usize,
     hands_over_at: Mono,
-    /// Since when a slot that an operator has released is seen as held still.
-    released_since: BTreeMap<Passed, Mono>,
+    /// Since when the ledger waits for each time to pass, as this voter has seen.
+    waiting_since: BTreeMap<Passed, Mono>,
 }
 
 impl Leadership {
@@ -52,14 +55,14 @@ impl Leadership {
             replaced_in: BTreeMap::new(),
             handed_over: 0,
             hands_over_at: Mono::default(),
-            released_since: BTreeMap::new(),
+            waiting_since: BTreeMap::new(),
         }
     }
 
-    /// What was seen of hosts counts on; what waits for entries or hold-offs begins anew.
+    /// What was seen of hosts, and of the time that the ledger waits for, counts on; what waits for entries
+    /// begins anew.
     fn begin(&mut self) {
         self.granted_at = 0;
-        self.released_since.clear();
     }
 }
 
@@ -87,6 +90,7 @@ impl Node {
         let leads = consensus.is_leading();
         if has_listened {
             self.watch_hosts();
+            self.watch_waits();
         }
         if !leads {
             self.leadership.leading = false;
@@ -94,8 +98,8 @@ impl Node {
         }
         if has_listened {
             self.propose_health();
+            self.propose_passed();
         }
-        self.propose_passed();
         self.propose_voters();
         self.propose_grants();
         self.hand_over();
@@ -203,24 +207,51 @@ impl Node {
             || planted(Defect::WellWithoutAWord)
     }
 
-    /// Tells the ledger what time has passed that it waits for.
-    ///
-    /// Bake times and deadlines go by the wall clock, and so outlast a leader. The hold-off of a slot
-    /// keeps a host from acting beside the one that gets it next: it goes by this host's clock that
-    /// only counts up, from when this host saw the order applied as leader, so it is never too short.
-    fn propose_passed(&mut self) {
-        let mut passed = self.ledger.due(self.wall);
-        let held = self.ledger.hold_offs();
-        self.leadership.released_since.retain(|slot, _| held.contains(slot));
-        for over in held {
-            let since = *self.leadership.released_since.entry(over).or_insert(self.now);
-            if self.now.since(since) >= RELEASE_HOLD_OFF || planted(Defect::NoHoldOff) {
-                passed.push(over);
-            }
+    /// Every voter keeps the time for which the ledger waits: it may lead in a moment. No clock that
+    /// people set has a say, so no bake and no hold-off is ever too short. Where the leader was started
+    /// meanwhile it waits anew.
+    fn watch_waits(&mut self) {
+        let waits = self.ledger.waits();
+        let waiting = &mut self.leadership.waiting_since;
+        if waiting.len() > waits.len() {
+            let open: BTreeSet<_> = waits.iter().map(|(passed, _)| *passed).collect();
+            waiting.retain(|passed, _| open.contains(passed));
         }
-        for passed in passed {
-            let entry = Entry::Passed(passed);
-            self.propose_checked(entry.submission_id(), entry, None);
+        for (passed, _) in waits {
+            waiting.entry(passed).or_insert(self.now);
+        }
+    }
+
+    /// What was waited for of a silent host is over: if it is waited for again, that is another time.
+    pub(super) fn was_heard_of(&mut self, record: &Signed<Record>) {
+        let silent = |passed: &Passed| match passed {
+            Passed::HoldOff { host, .. } | Passed::Waiver { host } => Some(*host),
+            Passed::Bake { .. } | Passed::Deadline { .. } => None,
+        };
+        let waiting = &mut self.leadership.waiting_since;
+        // As a rule nobody is given up.
+        if waiting.keys().all(|passed| silent(passed).is_none()) {
+            return;
+        }
+        if let Ok(record) = record.verify_host(self.trust.fleet()) {
+            waiting.retain(|passed, _| silent(passed) != Some(record.content().host));
+        }
+    }
+
+    /// What was waited for before is not known to have been waited for all the time.
+    pub(super) fn waits_anew(&mut self) {
+        self.leadership.waiting_since.clear();
+    }
+
+    /// Tells the ledger what time has passed that it waits for.
+    fn propose_passed(&mut self) {
+        for (passed, lasts) in self.ledger.waits() {
+            let since = self.leadership.waiting_since.get(&passed).copied().unwrap_or(self.now);
+            let ends_at_once = planted(Defect::NoHoldOff) && lasts == RELEASE_HOLD_OFF;
+            if self.now.since(since) >= lasts || ends_at_once {
+                let entry = Entry::Passed(passed);
+                self.propose_checked(entry.submission_id(), entry, None);
+            }
         }
     }
 

@@ -29,6 +29,8 @@ use crate::{
 struct World {
     now: Mono,
     wall: UnixSeconds,
+    /// Seconds by which people have set it forwards.
+    ahead: u64,
     trust: Arc<Trust>,
     operator: SecretKey,
     releaser: SecretKey,
@@ -117,6 +119,7 @@ impl World {
         let mut world = Self {
             now: Mono(1_000_000_000),
             wall: UnixSeconds(1_700_000_000),
+            ahead: 0,
             trust,
             operator,
             releaser,
@@ -313,7 +316,7 @@ impl World {
     /// Lets one tick pass: timers, executors, and every message that is under way.
     fn tick(&mut self) {
         self.now = self.now + TICK;
-        self.wall = UnixSeconds(1_700_000_000 + self.now.0 / 1_000_000);
+        self.wall = UnixSeconds(1_700_000_000 + self.ahead + self.now.0 / 1_000_000);
         for index in 0..self.hosts.len() {
             self.feed(index, Input::Tick);
             self.hosts[index].executor.advance(self.now, &self.bad);
@@ -380,13 +383,17 @@ impl World {
     }
 
     fn group_watched(&mut self, minimum_healthy: MinimumHealthy, seconds: u32) {
+        self.group_with(minimum_healthy.into(), seconds);
+    }
+
+    fn group_with(&mut self, configuration: DeploymentConfiguration, seconds: u32) {
         let group = Group {
             name: GroupName::new("web").unwrap(),
             filter: Labels::default(),
             version: 1,
             catch_up: false,
             application: ApplicationName::new("shop").unwrap(),
-            configuration: minimum_healthy.into(),
+            configuration,
             failure_budget: None,
             automatic_rollback: true,
             deploy_to_new_hosts: false,
@@ -896,6 +903,31 @@ fn a_host_whose_neighbours_hear_it_is_not_silent_however_old_its_record_is() {
     world.kill(far);
     world.run_for(30);
     assert!(ago(&world) > std::time::Duration::from_secs(20), "{:?}", ago(&world));
+}
+
+#[test]
+fn a_clock_that_is_set_ends_no_wait() {
+    let mut world = fleet(4, 3);
+    let deadline = DeploymentConfiguration {
+        deployment_deadline_seconds: Some(60),
+        ..MinimumHealthy::OneAtATime.into()
+    };
+    world.group_with(deadline, 1);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Stage(_)));
+    let deploy = world.deploy(0, release, None);
+    world.run_for(30);
+    // Another one leads, and its clock is an hour ahead.
+    let leader = world.leader().unwrap();
+    world.kill(leader);
+    world.ahead = 3600;
+    world.run_for(15);
+    let host = (leader + 1) % 3;
+    assert_eq!(world.status(host, deploy), DeploymentStatus::InProgress);
+    world.ahead = 0;
+    world.run_for(25);
+    let DeploymentStatus::Failed { reason } = world.status(host, deploy) else { panic!() };
+    assert!(reason.starts_with("DEADLINE"), "{reason}");
 }
 
 #[test]

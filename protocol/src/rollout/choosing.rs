@@ -3,6 +3,7 @@
 use std::{
     cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     ids::{DeploymentId, Digest, HostId},
+    limits::RELEASE_HOLD_OFF,
     sabotage::{Defect, planted},
     time::UnixSeconds,
 };
@@ -139,30 +141,29 @@ impl Ledger {
         if self.is_broken_in(&group.group.name, host) { is_blocked() } else { quota() == 0 }
     }
 
-    /// Waits that are over at `now`, for the leader to propose. The hold-offs of released slots are
-    /// not among them: see [`Ledger::hold_offs`].
-    pub fn due(&self, now: UnixSeconds) -> Vec<Passed> {
+    /// What the ledger waits for and how long each takes, from the entry with which it began on: bakes,
+    /// deadlines, and hold-offs of slots that operators have released and of hosts that they have waived.
+    pub fn waits(&self) -> Vec<(Passed, Duration)> {
+        let mut waits = Vec::new();
+        let mut wait = |passed, seconds: u32| {
+            waits.push((passed, Duration::from_secs(seconds.into())));
+        };
         let running = self.state.deployments.values();
-        let running = running.filter(|d| d.status == DeploymentStatus::InProgress);
-        let mut due = Vec::new();
-        for deployment in running {
+        for deployment in running.filter(|d| d.status == DeploymentStatus::InProgress) {
             let (id, stage) = (deployment.id, deployment.stage);
-            if matches!(deployment.hold, Some(Hold::Bake { until }) if until <= now) {
-                due.push(Passed::Bake { deployment: id, stage });
+            if let (Some(Hold::Bake { .. }), Some(baking)) =
+                (deployment.hold, deployment.present_stage())
+            {
+                wait(Passed::Bake { deployment: id, stage }, baking.bake_seconds);
             }
-            let late = deployment.deadline().is_some_and(|deadline| deadline <= now);
-            if late && !deployment.overdue {
-                due.push(Passed::Deadline { deployment: id });
+            if let Some(seconds) = deployment.deadline().filter(|_| !deployment.overdue) {
+                wait(Passed::Deadline { deployment: id }, seconds);
             }
         }
-        due
-    }
-
-    /// What becomes of slots that an operator has ordered to be released and that are held still, and of hosts
-    /// that one has waived, once the hold-off is over.
-    pub fn hold_offs(&self) -> Vec<Passed> {
         let slots = self.state.slots.iter().filter(|(_, slot)| slot.released.is_some());
         let slots = slots.map(|(host, slot)| Passed::HoldOff { host: *host, token: slot.token });
-        slots.chain(self.state.waived.iter().map(|host| Passed::Waiver { host: *host })).collect()
+        let waived = self.state.waived.iter().map(|host| Passed::Waiver { host: *host });
+        waits.extend(slots.chain(waived).map(|passed| (passed, RELEASE_HOLD_OFF)));
+        waits
     }
 }

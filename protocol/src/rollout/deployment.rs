@@ -322,10 +322,9 @@ impl Deployment {
         self.creator == Creator::Operator && self.fallback.is_some()
     }
 
-    /// When it fails if it is not over by then.
-    pub(super) fn deadline(&self) -> Option<UnixSeconds> {
-        let seconds = self.configuration.deployment_deadline_seconds?;
-        Some(UnixSeconds(self.created_at.0.saturating_add(seconds.into())))
+    /// Seconds after which it fails if it is not over.
+    pub(super) fn deadline(&self) -> Option<u32> {
+        self.configuration.deployment_deadline_seconds
     }
 
     /// The stage whose hosts have their turn.

@@ -36,7 +36,7 @@ impl Ledger {
             Entry::Done(done) => self.judge_done(done, believed),
             Entry::Silent { host, version } => self.judge_silent(*host, *version),
             Entry::Heard(record) => self.judge_heard(record),
-            Entry::Passed(passed) => Ok(self.judge_passed(at, *passed)),
+            Entry::Passed(passed) => Ok(self.judge_passed(*passed)),
             Entry::NextVoters(list) => self.judge_next_voters(list),
             Entry::Vouch(list) => self.judge_vouch(list),
             Entry::Counted(counted) => self.judge_counted(counted),
@@ -320,20 +320,17 @@ impl Ledger {
         Ok(Judged::Done(done))
     }
 
-    /// A wait that is not the present one is old news. Bake times and deadlines are judged by the
-    /// stamps of the entries, so that they outlast a leader; nothing that keeps hosts from being down
-    /// hangs on them. The hold-off before a slot is free does, and the leader measures it by its own
-    /// clock that only counts up; here it only matters that an operator ordered it.
-    fn judge_passed(&self, at: UnixSeconds, passed: Passed) -> Judged {
+    /// A wait that is not the present one is old news. How long it took the leader has measured, by its
+    /// own clock that only counts up; here it only matters that it is waited for.
+    fn judge_passed(&self, passed: Passed) -> Judged {
+        let running =
+            |id| self.deployment(id).filter(|known| known.status == DeploymentStatus::InProgress);
         let due = match passed {
-            Passed::Bake { deployment, stage } => self.deployment(deployment).is_some_and(|d| {
-                let baked = matches!(d.hold, Some(Hold::Bake { until }) if until <= at);
-                baked && d.stage == stage && d.status == DeploymentStatus::InProgress
-            }),
-            Passed::Deadline { deployment } => self.deployment(deployment).is_some_and(|d| {
-                let late = d.deadline().is_some_and(|deadline| deadline <= at);
-                late && !d.overdue && d.status == DeploymentStatus::InProgress
-            }),
+            Passed::Bake { deployment, stage } => running(deployment)
+                .is_some_and(|d| matches!(d.hold, Some(Hold::Bake { .. })) && d.stage == stage),
+            Passed::Deadline { deployment } => {
+                running(deployment).is_some_and(|d| d.deadline().is_some() && !d.overdue)
+            }
             Passed::Waiver { host } => self.state.waived.contains(&host),
             Passed::HoldOff { host, token } => {
                 let held = self.state.slots.get(&host);

@@ -901,7 +901,7 @@ proptest! {
                     }
                 }
                 17 => {
-                    for over in desk.ledger.hold_offs() {
+                    for (over, _) in desk.ledger.waits() {
                         desk.apply(Entry::Passed(over)).unwrap();
                         let Passed::HoldOff { host, .. } = over else { continue };
                         prop_assert!(desk.ledger.slot_of(host).is_none());

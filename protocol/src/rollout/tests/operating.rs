@@ -2,7 +2,7 @@
 
 use super::{voters::VOTER_LISTS_FOR_OPERATORS, *};
 use crate::{
-    limits::VOTER_LISTS_MAX,
+    limits::{RELEASE_HOLD_OFF, VOTER_LISTS_MAX},
     trust::{Counted, VoterList},
 };
 
@@ -216,7 +216,10 @@ fn a_released_slot_is_free_after_the_hold_off_and_its_holder_is_written_off() {
     // Held until the hold-off is over, and nobody vouches for it any more.
     assert!(desk.ledger.slot_of(host(dead)).is_some() && desk.ledger.next_grants().is_empty());
     assert!(desk.ledger.receipt_subject(token, crate::ids::Nonce([0; 16])).is_none());
-    assert_eq!(desk.ledger.hold_offs(), [Passed::HoldOff { host: host(dead), token }]);
+    assert_eq!(
+        desk.ledger.waits(),
+        [(Passed::HoldOff { host: host(dead), token }, RELEASE_HOLD_OFF)]
+    );
     desk.apply(passed).unwrap();
     assert_eq!(desk.ledger.written_off().next().unwrap().host, host(dead));
     assert_eq!(desk.down("web"), (0, 1), "it counts neither as down nor as a host");
@@ -317,7 +320,7 @@ fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
     desk.health(holder, false);
     desk.act("web", Action::ReleaseSlot { host: host(holder), token }).unwrap();
     desk.done(holder, Outcome::Succeeded);
-    assert!(desk.ledger.hold_offs().is_empty() && desk.ledger.written_off().next().is_none());
+    assert!(desk.ledger.waits().is_empty() && desk.ledger.written_off().next().is_none());
     assert_eq!(desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })), Ok(false));
 }
 
@@ -337,7 +340,7 @@ fn the_slot_of_a_holder_that_is_heard_of_is_not_released() {
     desk.health(holder, false);
     desk.act("web", release).unwrap();
     desk.health(holder, true);
-    assert!(desk.ledger.hold_offs().is_empty());
+    assert!(desk.ledger.waits().is_empty());
     assert_eq!(desk.apply(Entry::Passed(Passed::HoldOff { host: host(holder), token })), Ok(false));
     assert_eq!(desk.down("web"), (1, 1), "it is down until it gives its slot back");
     desk.done(holder, Outcome::Succeeded);
@@ -809,9 +812,9 @@ fn a_host_that_is_gone_after_a_loss_is_waived_and_says_what_it_holds_when_it_is_
     desk.act("web", waive(generation)).unwrap();
     assert!(matches!(desk.act("web", waive(generation)), Err(Refusal::NothingToWaive(_))));
     assert_eq!(desk.down("web"), (1, 1), "the hold-off is not over");
-    assert_eq!(desk.ledger.hold_offs(), [Passed::Waiver { host: host(2) }]);
+    assert_eq!(desk.ledger.waits(), [(Passed::Waiver { host: host(2) }, RELEASE_HOLD_OFF)]);
     desk.apply(passed).unwrap();
-    assert_eq!((desk.down("web"), desk.ledger.hold_offs().len()), ((0, 1), 0));
+    assert_eq!((desk.down("web"), desk.ledger.waits().len()), ((0, 1), 0));
     let listed: Vec<_> = desk.ledger.written_off().map(|one| (one.host, one.slot)).collect();
     assert_eq!(listed, [(host(2), None)]);
     desk.health(2, true);
@@ -930,12 +933,11 @@ fn time_does_not_end_the_way_back_from_what_was_late() {
     desk.want_all();
     let took = desk.grant_next();
     desk.done(took, Outcome::Succeeded);
-    let at = UnixSeconds(NOW.0 + 60);
-    for passed in desk.ledger.due(at) {
-        desk.apply_at(at, Entry::Passed(passed)).unwrap();
+    for (passed, _) in desk.ledger.waits() {
+        desk.apply(Entry::Passed(passed)).unwrap();
     }
     assert!(matches!(desk.status(order, false), DeploymentStatus::Failed { .. }));
-    assert!(desk.ledger.due(UnixSeconds(NOW.0 + 6000)).is_empty(), "it may take its time");
+    assert!(desk.ledger.waits().is_empty(), "it may take its time");
     assert_eq!(desk.roll(), [took]);
     assert_eq!(desk.status(order, true), DeploymentStatus::Succeeded);
 }

@@ -1,5 +1,7 @@
 //! Canary, waves, zones, and the waits between them.
 
+use std::time::Duration;
+
 use super::*;
 
 fn canary(count: u32, pause: bool, bake_seconds: u32) -> DeploymentConfiguration {
@@ -53,7 +55,7 @@ fn a_canary_that_is_silent_is_passed_over_by_an_operator_alone() {
     desk.health(1, false);
     let order = desk.deploy_with("web", release, |_| {}).unwrap();
     assert!(desk.roll().is_empty(), "the one canary is away");
-    assert!(desk.ledger.due(UnixSeconds(u64::MAX)).is_empty(), "no time passes it over");
+    assert!(desk.ledger.waits().is_empty(), "no time passes it over");
     desk.act("web", Action::Resume { order }).unwrap();
     assert_eq!(desk.roll().len(), 2);
 }
@@ -160,13 +162,13 @@ fn zones_go_one_after_the_other_and_bake_between() {
     let id = DeploymentId::of(order, false);
     let until = UnixSeconds(NOW.0 + 600);
     assert_eq!(desk.ledger.why_waiting(id), Waiting::Baking { after: "zone a".into(), until });
-    // The leader proposes it when it is time, and nobody believes it before.
-    assert!(desk.ledger.due(UnixSeconds(until.0 - 1)).is_empty());
-    let passed = Entry::Passed(Passed::Bake { deployment: id, stage: 0 });
-    assert_eq!(desk.apply_at(UnixSeconds(until.0 - 1), passed.clone()), Ok(false));
-    assert_eq!(desk.ledger.due(until), [Passed::Bake { deployment: id, stage: 0 }]);
-    assert_eq!(desk.apply_at(until, passed.clone()), Ok(true));
-    assert_eq!(desk.apply_at(until, passed), Ok(false), "once");
+    let bake = Passed::Bake { deployment: id, stage: 0 };
+    assert_eq!(desk.ledger.waits(), [(bake, Duration::from_secs(600))]);
+    let of_another = Passed::Bake { deployment: id, stage: 1 };
+    assert_eq!(desk.apply(Entry::Passed(of_another)), Ok(false));
+    // Whatever the clocks of voters say, which people set: the leader measures it.
+    assert_eq!(desk.apply_at(UnixSeconds(0), Entry::Passed(bake)), Ok(true));
+    assert_eq!(desk.apply_at(until, Entry::Passed(bake)), Ok(false), "once");
     let mut second = desk.roll();
     second.sort_unstable();
     assert_eq!(second, [0, 2], "zone b; after the last one nothing bakes");
@@ -246,10 +248,10 @@ fn a_deployment_that_misses_its_deadline_fails_when_those_at_work_are_done() {
     desk.want_all();
     let number = desk.grant_next();
     let deployment = DeploymentId::of(order, false);
-    let (late, passed) = (UnixSeconds(NOW.0 + 100), Passed::Deadline { deployment });
-    assert!(desk.ledger.due(UnixSeconds(late.0 - 1)).is_empty());
-    assert_eq!(desk.ledger.due(late), [passed]);
-    desk.apply_at(late, Entry::Passed(passed)).unwrap();
+    let passed = Passed::Deadline { deployment };
+    assert_eq!(desk.ledger.waits(), [(passed, Duration::from_secs(100))]);
+    assert_eq!(desk.apply(Entry::Passed(passed)), Ok(true));
+    assert_eq!(desk.apply(Entry::Passed(passed)), Ok(false), "once");
     assert_eq!(desk.status(order, false), DeploymentStatus::InProgress, "one is at work");
     assert!(desk.ledger.slot_of(host(number)).is_some(), "time frees no slot");
     desk.done(number, Outcome::Succeeded);

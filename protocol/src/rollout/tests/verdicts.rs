@@ -154,9 +154,8 @@ fn run_budget(hosts: u8, budget: &str, fail: usize) -> (usize, String) {
     loop {
         desk.want_all();
         if is_late && tried == fail {
-            let late = UnixSeconds(NOW.0 + 60);
-            for passed in desk.ledger.due(late) {
-                desk.apply_at(late, Entry::Passed(passed)).unwrap();
+            for (passed, _) in desk.ledger.waits() {
+                desk.apply(Entry::Passed(passed)).unwrap();
             }
         }
         if desk.ledger.next_grants().is_empty() {
