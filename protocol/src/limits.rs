@@ -355,6 +355,9 @@ pub const DEPLOYMENTS_HELD_MAX: usize = 8;
 /// Orders of a group that are kept beside those that may still be followed and what came after them. A
 /// host that was away for longer takes the chain up where it begins then.
 pub const ORDERS_KEPT_PER_GROUP: usize = 8;
+/// What all orders of a group take that may still have to be followed: a host that was away gets them in one
+/// request to its executor, with room for the stops that are taken always.
+pub const ORDERS_BYTES_PER_GROUP_MAX: usize = 512 << 10;
 /// Stops of a group that a host remembers beside those of deployments that go on. Older ones name what is over.
 pub const STOPS_KEPT_PER_GROUP: usize = 2 * ORDERS_KEPT_PER_GROUP;
 

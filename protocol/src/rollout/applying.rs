@@ -45,6 +45,7 @@ impl Ledger {
             Judged::Order { order, effect } => {
                 self.chain(&order);
                 self.follow(at, index, &order.content().group, effect);
+                self.forget_orders(&order.content().group);
             }
             Judged::StopOutOfTurn { deployment, rollback } => {
                 self.note_stop(deployment, rollback);

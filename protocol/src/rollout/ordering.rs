@@ -13,7 +13,7 @@ use super::{
 use crate::{
     execute::Stopped,
     ids::{DeploymentId, Digest, HostId, Labels, ReleaseLabel},
-    limits::QUEUED_DEPLOYMENTS_MAX,
+    limits::{ORDERS_BYTES_PER_GROUP_MAX, QUEUED_DEPLOYMENTS_MAX},
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Deploy, Order, Signed, Verified},
@@ -53,6 +53,12 @@ impl Ledger {
         let starts = matches!(content.action, Action::Deploy(_) | Action::Rollback(_));
         if let Some(since) = group.frozen.filter(|_| starts) {
             return Err(Refusal::Frozen { group: content.group.clone(), since });
+        }
+        // What begins and ends deployments has room always: of those there are few.
+        let kept: usize = group.orders.iter().map(Signed::size).sum();
+        let is_bounded = starts || matches!(content.action, Action::Stop { .. });
+        if kept + signed.size() > ORDERS_BYTES_PER_GROUP_MAX && !is_bounded {
+            return Err(Refusal::ManyOrders(content.group.clone()));
         }
         let effect = self.judge_action(at, group, &order)?;
         Ok(Judged::Order { order, effect })

@@ -276,6 +276,12 @@ pub enum Refusal {
         /// Since when.
         since: UnixSeconds,
     },
+    /// Hosts that were away have to read them all before they go on.
+    #[error(
+        "group {0} was given so many orders since the oldest deployment that its hosts may still follow that \
+         no more are taken: wait until that is over or `swell stop` it, and then deploy anew"
+    )]
+    ManyOrders(GroupName),
     /// Nobody has frozen it.
     #[error("group {0} is not frozen")]
     NotFrozen(GroupName),

@@ -22,19 +22,25 @@ use crate::{
 impl Ledger {
     /// Draws the consequences until nothing more follows. What begins may be over at once.
     pub(super) fn settle(&mut self, at: UnixSeconds) {
+        let mut touched = BTreeSet::new();
         loop {
             self.advance(at);
             let unfinished = self.state.deployments.values();
             let ended: Vec<_> = unfinished.filter_map(|d| Some((d.id, self.verdict(d)?))).collect();
             for (id, verdict) in ended {
+                touched.extend(self.deployment(id).map(|deployment| deployment.group.clone()));
                 self.end(at, id, verdict);
             }
             let idle = self.state.groups.values().filter(|group| group.running.is_none());
             let idle: Vec<_> = idle.map(|group| group.group.name.clone()).collect();
             let begun = idle.iter().filter(|group| self.begin_next(at, group)).count();
             if begun == 0 {
-                return;
+                break;
             }
+        }
+        for group in touched {
+            self.forget_reports(&group);
+            self.forget_orders(&group);
         }
     }
 
@@ -407,8 +413,6 @@ impl Ledger {
             group.met.extend(met);
         }
         self.state.deployments.insert(id, deployment.into());
-        self.forget_reports(&name);
-        self.forget_orders(&name);
     }
 
     /// Keeps the newest reports of a group, and of all groups together as much as a snapshot has room for.
@@ -449,14 +453,17 @@ impl Ledger {
 
     /// Keeps the orders that hosts may have to follow, what came after them, and a few before. For an order
     /// before those nobody gets a slot any more; who has begun, and was away until now, has the order itself.
-    fn forget_orders(&mut self, group: &GroupName) {
+    pub(super) fn forget_orders(&mut self, group: &GroupName) {
         let unfinished = self.state.deployments.values();
         let unfinished = unfinished.filter(|d| d.group == *group && !d.status.is_over());
-        let needed: BTreeSet<_> = unfinished.map(|deployment| deployment.order).collect();
+        // By the newest one hosts may come late to what the others run.
+        let needed = unfinished.map(|deployment| &**deployment).chain(self.newest_ordered(group));
+        let needed: BTreeSet<_> = needed.map(|deployment| deployment.order).collect();
         let fleet = self.trust.fleet();
         let Some(group) = self.state.groups.get_mut(group) else { return };
         let oldest = group.orders.iter().position(|order| needed.contains(&order.id(fleet)));
-        let excess = oldest.unwrap_or(0).saturating_sub(ORDERS_KEPT_PER_GROUP);
+        let oldest = oldest.unwrap_or(group.orders.len());
+        let excess = oldest.saturating_sub(ORDERS_KEPT_PER_GROUP);
         group.orders.drain(..excess);
     }
 }

@@ -180,6 +180,12 @@ impl<T: Document> Signed<T> {
         cbor::encode(&*self.envelope)
     }
 
+    /// The length of [`Signed::to_bytes`], within a few bytes.
+    pub fn size(&self) -> usize {
+        let Envelope { context, payload, signatures } = &*self.envelope;
+        context.len() + payload.len() + signatures.len() * SIGNATURE_BYTES + 16
+    }
+
     /// Names this document: a hash of its context, fleet and payload. Signatures do not change it.
     pub fn id(&self, fleet: FleetId) -> Digest {
         let context = T::CONTEXT.as_bytes();
@@ -441,3 +447,6 @@ impl<T> PartialEq for Verified<T> {
 }
 
 impl<T> Eq for Verified<T> {}
+
+/// A signature with the hint which key it is of, as it is encoded.
+const SIGNATURE_BYTES: usize = 32 + 64 + 8;

@@ -561,7 +561,9 @@ fn envelopes_are_checked_at_the_limit_and_one_past_it() {
     let signed_by = |count: usize| {
         let keys: Vec<_> = (0..count).map(|n| key(u8::try_from(n).unwrap())).collect();
         let signers: Vec<&dyn Signer> = keys.iter().map(|key| key as &dyn Signer).collect();
-        let bytes = Signed::new(&release(), FLEET, &signers).unwrap().to_bytes();
+        let signed = Signed::new(&release(), FLEET, &signers).unwrap();
+        let bytes = signed.to_bytes();
+        assert!(signed.size().abs_diff(bytes.len()) < 16 * signers.len() + 16);
         Signed::<Release>::from_bytes(&bytes)
     };
     assert!(signed_by(SIGNATURES_MAX).is_ok() && signed_by(SIGNATURES_MAX + 1).is_err());

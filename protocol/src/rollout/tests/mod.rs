@@ -12,7 +12,7 @@ use crate::{
         ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
         ReleaseLabel, ZoneName,
     },
-    limits::ORDERS_KEPT_PER_GROUP,
+    limits::{ORDERS_BYTES_PER_GROUP_MAX, ORDERS_KEPT_PER_GROUP},
     time::UnixSeconds,
     trust::{
         Action, Deploy, Done, Drain, Genesis, Group, Member, MemberCert, Order, Outcome, Release,
@@ -448,6 +448,37 @@ fn a_group_keeps_the_orders_that_hosts_may_follow_and_a_few_more() {
     // Whoever follows an order that was lost hears of all that came in its place.
     assert_eq!(after_head(sequence, Digest([7; 32])), all);
     assert_eq!(after_head(sequence + 1, head), all);
+}
+
+#[test]
+fn orders_of_a_group_take_so_many_bytes_and_no_more() {
+    let mut desk = Desk::new(3);
+    desk.group("web", "", MinimumHealthy::OneAtATime, 1).unwrap();
+    let kept = |desk: &Desk| -> Vec<_> {
+        desk.ledger.state.groups[&group_name("web")].orders.iter().map(Signed::size).collect()
+    };
+    // At rest: those that nobody follows any more are dropped at once.
+    for _ in 0..3 * ORDERS_KEPT_PER_GROUP {
+        desk.act("web", Action::Freeze).unwrap();
+        desk.act("web", Action::Unfreeze).unwrap();
+    }
+    assert_eq!(kept(&desk).len(), ORDERS_KEPT_PER_GROUP);
+    let release = desk.release("web");
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    let refused = loop {
+        if let Err(refused) = desk.act("web", Action::Pause { order }) {
+            break refused;
+        }
+        drop(desk.act("web", Action::Resume { order }));
+    };
+    assert_eq!(refused, Refusal::ManyOrders(group_name("web")));
+    let bytes: usize = kept(&desk).iter().sum();
+    assert!(bytes <= ORDERS_BYTES_PER_GROUP_MAX && bytes + 1024 > ORDERS_BYTES_PER_GROUP_MAX);
+    // What ends it is taken, and so is what begins the next one; then there is room again.
+    desk.act("web", Action::Stop { order, rollback: false }).unwrap();
+    let order = desk.deploy_with("web", release, |_| {}).unwrap();
+    desk.act("web", Action::Pause { order }).unwrap();
+    assert_eq!(kept(&desk).len(), ORDERS_KEPT_PER_GROUP + 2);
 }
 
 #[test]
