@@ -32,6 +32,8 @@ fn plain() -> Terms {
 pub(crate) struct Mending {
     /// Deadline of the present part.
     by: Option<Micros>,
+    /// Orders that were known when that was set.
+    orders: u64,
     /// What is asked for now.
     part: Part,
     /// Since when nobody leads though a majority of the voters is there and connected.
@@ -96,6 +98,12 @@ impl World {
             self.judge_whole_view(self.mending.next_view);
         }
         self.look_for_leader();
+        // What people had ordered before may be agreed on only now, and takes its time.
+        let groups = self.truth.ledger.groups();
+        let orders = groups.map(|group| self.truth.ledger.head(&group.group.name).0).sum();
+        if std::mem::replace(&mut self.mending.orders, orders) != orders {
+            self.mending.by = None;
+        }
         if self.mending.by.is_none() {
             let hold_off = if self.truth.ledger.waits().is_empty() { 0 } else { 70 * SECOND };
             let within = match self.mending.part {
@@ -220,11 +228,11 @@ impl World {
         let leads = |host: usize| {
             self.node(host).and_then(Node::consensus).is_some_and(Consensus::is_leading)
         };
-        let is_stuck = match self.node(host).and_then(Node::in_doubt) {
-            Some((_, needed)) => left <= needed,
-            None => !(0..self.hosts.len()).any(leads),
+        let (is_stuck, is_intact) = match self.node(host).and_then(Node::in_doubt) {
+            // What it had forgotten before the last start it may know by now.
+            Some((_, needed)) => (left <= needed, !self.hosts[host].is_put_back()),
+            None => (!(0..self.hosts.len()).any(leads), self.hosts[host].forgotten.is_none()),
         };
-        let is_intact = !self.hosts[host].is_put_back();
         if self.now >= since + 10 * SECOND && is_intact && is_stuck {
             self.feed(host, Input::TrustDisk);
         }

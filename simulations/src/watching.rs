@@ -191,6 +191,19 @@ impl World {
         }
     }
 
+    /// Of whom was removed a host knows nothing any more. On another line of the ledger that host may be a
+    /// member still, and be heard of anew.
+    pub(crate) fn view_forgot(&mut self, host: usize) {
+        let Host { node: Some(node), seen, .. } = &mut self.hosts[host] else { return };
+        for (id, about) in &self.by_id {
+            if node.view().get(*id).is_none()
+                && let Some(newest) = seen.get_mut(*about)
+            {
+                *newest = (0, 0);
+            }
+        }
+    }
+
     /// A host's view after records of these hosts came.
     pub(crate) fn judge_view(&mut self, host: usize, about: &[HostId]) {
         let all = self.hosts.len();

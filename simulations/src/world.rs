@@ -526,7 +526,7 @@ impl World {
                 }
             }
             Output::Close(peer) => self.part(host, self.by_id[&peer]),
-            Output::Roster => {}
+            Output::Roster => self.view_forgot(host),
             Output::Note(text) => self.trace.say(self.now, || format!("host {host}: {text}")),
         }
     }
