@@ -356,13 +356,13 @@ impl Rules {
             Entry::NextVoters(_) | Entry::Vouch(_) => {}
             Entry::Counted(counted) => {
                 let counted = counted.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
-                let Counted { host, broken, generation } = counted.content();
-                for name in broken {
-                    if let Some(group) = self.groups.get_mut(name) {
-                        group.current.remove(host);
-                    }
-                    self.broken.insert((name.clone(), *host));
+                let Counted { host, runs, broken, generation } = counted.content();
+                for (name, group) in &mut self.groups {
+                    group.current.remove(host);
+                    group.current.extend(runs.get(name).map(|release| (*host, *release)));
                 }
+                self.broken.extend(broken.iter().map(|name| (name.clone(), *host)));
+                self.unsure.remove(host);
                 self.waived.remove(host);
                 self.waived_is_back = self.written_off.contains(host) && self.is_uncounted(*host);
                 let asked = self.uncounted.remove(host) && *generation >= self.recovered_at;

@@ -82,6 +82,7 @@ impl Node {
     pub(super) fn tell_generation(&mut self) {
         // A voter that was removed is known until others vote.
         self.is_roster_stale = true;
+        self.out.push(Output::Roster);
         let voters = self.ledger.electorate().newest();
         let (count, generation) = (voters.list().len(), voters.generation());
         let part = if self.consensus.is_some() { "this host among them" } else { "this host not" };
@@ -277,7 +278,12 @@ impl Node {
             return;
         }
         let broken = Self::groups_without_a_revision(report);
-        if let Some(counted) = self.sign(&Counted { host: self.me, broken, generation }) {
+        let runs = report.groups.iter().filter_map(|group| {
+            let (release, _) = group.current.as_ref()?;
+            Some((group.group.clone(), *release))
+        });
+        let runs = runs.take(GROUPS_PER_HOST_MAX).collect();
+        if let Some(counted) = self.sign(&Counted { host: self.me, runs, broken, generation }) {
             self.submit(Entry::Counted(counted), false);
         }
     }

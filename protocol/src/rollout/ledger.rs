@@ -78,7 +78,8 @@ pub(super) struct State {
     pub(super) next_voters: Option<Signed<VoterList>>,
     /// Hosts that may hold a slot which was lost with the voters who granted it. They count as down.
     pub(super) uncounted: Kept<BTreeSet<HostId>>,
-    /// Hosts that were members when voters were lost: what had run on them may have been lost with that.
+    /// Those that have not said what they run since voters were lost: the word of it may have been lost as
+    /// well.
     pub(super) unsure: Kept<BTreeSet<HostId>>,
     /// Those of the uncounted that an operator has waived. They are written off after a hold-off.
     pub(super) waived: Kept<BTreeSet<HostId>>,

@@ -196,19 +196,21 @@ impl Ledger {
         }
     }
 
-    /// A host counts as what it is again.
+    /// A host counts as what it is again, and runs what it says.
     pub(super) fn recount(&mut self, counted: Counted) {
-        let Counted { host, broken, .. } = counted;
+        let Counted { host, mut runs, broken, .. } = counted;
         self.count_out(host);
         self.state.uncounted.remove(&host);
+        self.state.unsure.remove(&host);
         self.state.waived.remove(&host);
-        for name in broken {
-            // The voters may have lost the group, too; it may be handed in again.
-            if let Some(group) = self.state.groups.get_mut(&name) {
-                group.current.remove(&host);
+        for (name, group) in self.state.groups.iter_mut() {
+            match runs.remove(name) {
+                Some(release) => drop(group.current.insert(host, release)),
+                None => drop(group.current.remove(&host)),
             }
-            self.state.broken.insert((name, host));
         }
+        // The voters may have lost the group, too; it may be handed in again.
+        self.state.broken.extend(broken.into_iter().map(|name| (name, host)));
         self.count_in(host);
         self.note_who_serves(host);
     }

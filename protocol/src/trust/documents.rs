@@ -3,7 +3,7 @@
 //! Fields are declared by length, then alphabet, so that their CBOR is in the order of RFC 8949.
 //! A change to any of these types is a new context with a new number, never an edit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -243,6 +243,8 @@ impl HostSigned for Done {
 pub struct Counted {
     /// The host.
     pub host: HostId,
+    /// What runs on it, of each group of which something does: the ledger may have lost the word of it.
+    pub runs: BTreeMap<GroupName, Digest>,
     /// The groups of which nothing runs on it any more, though that ledger has it that something does.
     pub broken: BTreeSet<GroupName>,
     /// The generation of voters whose receipts its executor heeds, and no older one's.
@@ -250,12 +252,13 @@ pub struct Counted {
 }
 
 impl Document for Counted {
-    const CONTEXT: &'static str = "counted/2";
+    const CONTEXT: &'static str = "counted/3";
     const NAME: &'static str = "statement about slots";
     const BYTES_MAX: usize = SLOT_DOCUMENT_BYTES_MAX;
 
     fn check(&self) -> Result<(), Invalid> {
-        Invalid::unless(self.broken.len() <= GROUPS_PER_HOST_MAX, || {
+        let most = self.broken.len().max(self.runs.len());
+        Invalid::unless(most <= GROUPS_PER_HOST_MAX, || {
             format!("a host is in at most {GROUPS_PER_HOST_MAX} groups")
         })
     }

@@ -162,6 +162,8 @@ fn record() -> Record {
         accused: vec![Accusation { host: HostId([1; 32]), epoch: 1, sequence: 2 }],
         version: "0.1.0".into(),
         sequence: 6,
+        unsteady: false,
+        doubled: false,
         addresses: vec!["/ip4/192.0.2.1/tcp/7717".into()],
         signed_at: UnixSeconds(1_800_000_003),
     }
@@ -216,6 +218,13 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         issued_at: UnixSeconds(1_800_000_005),
         not_after: Some(UnixSeconds(1_800_000_105)),
     };
+    let shop = || GroupName::new("shop").unwrap();
+    let counted = Counted {
+        host,
+        runs: [(shop(), Digest([7; 32]))].into(),
+        broken: [shop()].into(),
+        generation: 1 << 32,
+    };
     let labels = Canary {
         hosts: CanaryHosts::Labels("canary=yes".parse().unwrap()),
         pause: false,
@@ -259,7 +268,7 @@ fn every_kind() -> Vec<(&'static str, Vec<u8>)> {
         sign(&receipt(Subject::Admission { member: Digest([6; 32]) }), 10),
         sign(&voter_list(), 10),
         sign(&recovery(), 10),
-        sign(&Counted { host, broken: std::collections::BTreeSet::new(), generation: 1 << 32 }, 10),
+        sign(&counted, 10),
         order(Action::Waive { host, generation: 1 << 32 }),
         sign(&drain, 3),
         order(Action::Freeze),

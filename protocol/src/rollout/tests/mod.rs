@@ -256,6 +256,8 @@ impl Desk {
             accused: Vec::new(),
             version: "1".into(),
             sequence,
+            unsteady: false,
+            doubled: false,
             addresses: Vec::new(),
             signed_at: NOW,
         };

@@ -1,5 +1,7 @@
 //! What operators do while deployments run, and what happens of itself afterwards.
 
+use std::collections::BTreeSet;
+
 use super::{voters::VOTER_LISTS_FOR_OPERATORS, *};
 use crate::{
     limits::{RELEASE_HOLD_OFF, VOTER_LISTS_MAX},
@@ -699,9 +701,15 @@ pub(super) fn recover(desk: &mut Desk) -> u64 {
     list.generation
 }
 
+/// A host says what it holds, and runs what the ledger knows of, but for groups in which it is broken.
 pub(super) fn count(desk: &mut Desk, number: u8, broken: &[&str], generation: u64) {
-    let broken = broken.iter().map(|group| group_name(group)).collect();
-    let counted = desk.sign(&Counted { host: host(number), broken, generation }, 100 + number);
+    let broken: BTreeSet<_> = broken.iter().map(|group| group_name(group)).collect();
+    let runs = desk.ledger.state.groups.iter().filter_map(|(name, group)| {
+        let release = group.current.get(&host(number)).filter(|_| !broken.contains(name))?;
+        Some((name.clone(), *release))
+    });
+    let counted = Counted { host: host(number), runs: runs.collect(), broken, generation };
+    let counted = desk.sign(&counted, 100 + number);
     desk.apply(Entry::Counted(counted)).unwrap();
 }
 
