@@ -252,6 +252,13 @@ pub const HEALTH_MUTED_FROM: u32 = 3;
 /// Time without a mishap that takes one step back.
 pub const HEALTH_MENDS_EVERY: Duration = Duration::from_secs(10);
 
+// --- voters ---
+
+/// A write that takes longer to become durable than this is slow: a voter with many of those holds up all.
+pub const WRITE_SLOW_FROM: Duration = Duration::from_millis(20);
+/// Writes by which a disk is judged.
+pub const WRITES_WATCHED: usize = 128;
+
 // --- records on their way ---
 
 /// Time between two offers on a link: five hops of it are a second.

@@ -93,6 +93,8 @@ impl World {
             groups: Vec::new(),
             accused,
             version: "forged".into(),
+            unsteady: false,
+            doubled: false,
             sequence: 1,
             addresses: vec![format!("host {host}")],
             signed_at: UnixSeconds(0),

@@ -88,6 +88,7 @@ fn status_text(fleet: &Fleet) -> String {
     for deployment in &fleet.deployments {
         line(&mut text, summary_text(deployment));
     }
+    doubled_text(&mut text, fleet);
     wait_text(&mut text, fleet);
     left_text(&mut text, fleet);
     text
@@ -475,7 +476,21 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
             or_dash(Some(&host.addresses.join(" "))),
         ]);
     }
-    out.line(table.to_string())
+    let mut text = table.to_string();
+    doubled_text(&mut text, &fleet);
+    out.line(text)
+}
+
+/// Hosts whose key two machines have.
+fn doubled_text(text: &mut String, fleet: &Fleet) {
+    for host in fleet.hosts.iter().filter(|host| host.doubled) {
+        let said = format!(
+            "{}: two machines speak with its key, as the copy of a disk does: stop swelld on one of them, and \
+             join it anew under a name of its own",
+            host.name
+        );
+        line(text, said);
+    }
 }
 
 pub(super) async fn slots(client: &Client, out: Output) -> Result<(), Failed> {
@@ -614,6 +629,20 @@ mod tests {
         assert_eq!(text.lines().count(), before);
         let long = status_text(&fleet(&"x".repeat(64 << 10)));
         assert!(long.len() < 2000, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn a_key_that_two_machines_have_is_named() {
+        let mut fleet = fleet("no");
+        let host = serde_json::json!({
+            "id": "", "name": "web-1", "labels": "", "zone": null, "standing": "reachable",
+            "heard_seconds_ago": 1, "healthy": true, "connected": true, "version": null,
+            "addresses": [], "groups": [],
+        });
+        fleet.hosts.push(serde_json::from_value(host).unwrap());
+        assert!(!status_text(&fleet).contains("two machines"));
+        fleet.hosts[0].doubled = true;
+        assert!(status_text(&fleet).contains("web-1: two machines speak with its key"));
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub struct Host {
     pub heard_seconds_ago: Option<u64>,
     /// False if it counts as down.
     pub healthy: bool,
+    /// True if a second machine speaks with its key.
+    #[serde(default)]
+    pub doubled: bool,
     /// False until it has said that it holds no slot which was lost with the voters who granted it.
     #[serde(default = "yes")]
     pub counted: bool,

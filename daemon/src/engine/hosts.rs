@@ -47,6 +47,7 @@ impl Engine {
             standing: standing(node.standing(host.host)),
             heard_seconds_ago: self.silence(host.host),
             healthy: ledger.is_well(host.host),
+            doubled: record.is_some_and(|record| record.doubled),
             drained: ledger.drained_since(host.host).map(|since| since.0),
             drain_sequence: ledger.drain_sequence(host.host),
             counted,

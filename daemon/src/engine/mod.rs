@@ -12,7 +12,7 @@ mod pace;
 mod seeds;
 mod views;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use groundswell_protocol::{
     consensus::VoterPolicy,
@@ -328,7 +328,9 @@ impl Engine {
                     if std::mem::take(&mut sends) {
                         tokio::task::yield_now().await;
                     }
+                    let began = Instant::now();
                     self.state.persist(writes)?;
+                    self.node.wrote(began.elapsed());
                     outputs = later.into_iter();
                 }
                 Output::Send(to, message) => {

@@ -25,10 +25,17 @@ pub struct Record {
     pub groups: Vec<GroupStatus>,
     /// Hosts that this one finds silent, sorted by host.
     pub accused: Vec<Accusation>,
+    /// Again and again it has met newer records of its own, or others under the same number: a second machine
+    /// speaks with its key, as a copy of its disk does. Left out if false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubled: bool,
     /// The daemon's version.
     pub version: String,
     /// Counts the host's records since its start.
     pub sequence: u64,
+    /// It hears few, or wrongly, or has a slow disk: it is no good voter just now. Left out if false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsteady: bool,
     /// Where other daemons reach it, as libp2p multiaddresses.
     pub addresses: Vec<String>,
     /// The host's wall clock when it signed; a label for people.

@@ -37,6 +37,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// True of another record under the same number: no host that has its key for itself signs two.
+    pub fn is_fork_of(&self, other: &Self) -> bool {
+        self.version() == other.version() && self.record.id() != other.record.id()
+    }
+
     /// What it says.
     pub fn record(&self) -> &Record {
         self.record.content()
@@ -151,6 +156,8 @@ mod tests {
             groups: Vec::new(),
             accused,
             version: "test".into(),
+            unsteady: false,
+            doubled: false,
             sequence: version.1,
             addresses: Vec::new(),
             signed_at: UnixSeconds(0),

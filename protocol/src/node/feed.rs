@@ -61,14 +61,23 @@ pub(super) struct Feed {
 /// What a host that follows was told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Follower {
-    /// The last entry that it was known to have.
-    pub(super) has: u64,
+    /// How many entries it lacked when it asked.
+    lacked: u64,
+    asked_at: Mono,
     /// The last one that it is not fed any more: it was sent, or the host asks for it by itself.
     sent: u64,
     /// Another voter feeds it: from here it gets only what it waits for, and what it asks for.
     is_on_standby: bool,
     /// When it is sent what it does not wait for, at the earliest.
     next_at: Mono,
+}
+
+impl Follower {
+    /// True if it lacked little when it asked, or is fed from here since then, and asks no more.
+    pub(super) fn is_up_to_date(&self, now: Mono) -> bool {
+        let is_fed = !self.is_on_standby && now.since(self.asked_at) >= CAUGHT_UP_AFTER;
+        self.lacked <= LAG_ENTRIES_MAX || is_fed
+    }
 }
 
 /// From where a host that follows has the ledger: one voter sends what comes, the others are asked now
@@ -570,8 +579,14 @@ impl Node {
             return;
         }
         if self.consensus.is_some() {
-            let (has, sent) = (first.saturating_sub(1), self.ledger.applied_index());
-            let follower = Follower { has, sent, is_on_standby: !follows, next_at: self.now };
+            let sent = self.ledger.applied_index();
+            let follower = Follower {
+                lacked: (sent + 1).saturating_sub(first),
+                asked_at: self.now,
+                sent,
+                is_on_standby: !follows,
+                next_at: self.now,
+            };
             self.feed.followers.insert(to, follower);
         }
         self.send_entries(to, first);
@@ -772,6 +787,10 @@ impl Node {
     }
 }
 
+/// How far behind a host may be that begins to vote.
+const LAG_ENTRIES_MAX: u64 = 250;
+/// Who is fed and was far behind asks for the rest in this time, or has it.
+const CAUGHT_UP_AFTER: Duration = Duration::from_secs(5);
 /// What an entry costs in a message beside its data.
 const FED_ENTRY_OVERHEAD_BYTES: usize = 20;
 /// How often a follower is told of what it does not wait for.

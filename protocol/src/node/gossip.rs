@@ -30,6 +30,8 @@ pub(super) struct Gossip {
     next_progress_at: Mono,
     /// From when on the first own record is awaited.
     started_at: Mono,
+    /// Another record of this host came under the number of the last one.
+    is_forked: bool,
 }
 
 impl Gossip {
@@ -43,6 +45,7 @@ impl Gossip {
             next_refresh_at: now,
             next_progress_at: now,
             started_at: now,
+            is_forked: false,
         }
     }
 }
@@ -122,6 +125,9 @@ impl Node {
                 |host: HostId| ledger.is_member(host) || voters.is_voter(host) || host == from;
             match self.view.verify(self.now, record, is_member) {
                 Ok((number, held)) => {
+                    let here = self.view.records.get(number);
+                    let is_fork = here.is_some_and(|here| here.is_fork_of(&held));
+                    self.gossip.is_forked |= is_fork && number == self.view.me();
                     self.put_record(number, held, Some(from));
                 }
                 // The ledger here may be behind; a later comparison brings the record again.
@@ -186,6 +192,9 @@ impl Node {
             return;
         }
         let accused = self.accused();
+        let is_muted = self.gossip.ears.is_muted(&self.view.roster);
+        let unsteady = self.fitness.is_unsteady(self.now, is_muted);
+        let doubled = self.fitness.is_doubled(self.now);
         let gossip = &self.gossip;
         // Who counts as unhealthy is well again by a new word of its own alone.
         let last = self.record.as_ref().map(Record::version);
@@ -201,6 +210,7 @@ impl Node {
         let is_said = |last: &Record| {
             let mut both = self.rollouts.statuses().zip(&last.groups);
             last.accused == accused
+                && (last.unsteady, last.doubled) == (unsteady, doubled)
                 && last.groups.len() == self.rollouts.statuses().count()
                 && !both.any(says_more)
         };
@@ -218,6 +228,8 @@ impl Node {
             accused,
             version: self.version.clone(),
             sequence: self.record.as_ref().map_or(0, |last| last.sequence) + 1,
+            unsteady,
+            doubled,
             addresses: self.addresses.clone(),
             signed_at: self.wall,
         };
@@ -251,7 +263,7 @@ impl Node {
     /// it has forgotten. It goes on above. Two hosts with one key do so in turn, and not too often.
     fn is_above_own_record(&mut self) -> bool {
         let Some(known) = self.newest_of_own() else { return true };
-        if self.is_heard() || planted(Defect::OwnRecordNotMet) {
+        if self.is_heard() && !self.gossip.is_forked || planted(Defect::OwnRecordNotMet) {
             return true;
         }
         if self.now < self.gossip.next_refutation_at {
@@ -260,11 +272,21 @@ impl Node {
         self.gossip.next_refutation_at = self.now + REFUTE_EVERY;
         self.epoch = known.epoch.max(self.epoch).saturating_add(1);
         self.record = None;
+        self.gossip.is_forked = false;
+        self.fitness.met_itself(self.now);
         let write = Write { epoch: Some(self.epoch), ..Write::default() };
         self.out.push(Output::Persist(write));
-        let note = "a record of this host is newer than what it remembers: its disk was put back";
+        let note = match self.fitness.is_doubled(self.now) {
+            true => "a second machine speaks with this host's key: see `swell hosts`",
+            false => "a record of this host is newer than what it remembers: its disk was put back",
+        };
         self.out.push(Output::Note(note.into()));
         true
+    }
+
+    /// What this host was asked to write down became durable after so long.
+    pub fn wrote(&mut self, took: Duration) {
+        self.fitness.wrote(took);
     }
 
     /// True if nothing newer is known of this host than what it says itself.

@@ -10,7 +10,7 @@ use crate::{
     consensus::{Consensus, Prospect, Seat, VoterPolicy, next_list},
     fleet::{Record, Standing, Version},
     ids::{HostId, ZoneName},
-    limits::{ACCUSE_AFTER, RELEASE_HOLD_OFF, VERDICT_AFTER},
+    limits::{ACCUSE_AFTER, HEARTBEAT_EVERY, RELEASE_HOLD_OFF, VERDICT_AFTER},
     rollout::{Entry, HostView, Passed},
     sabotage::{Defect, planted},
     time::Mono,
@@ -25,8 +25,8 @@ pub(super) struct Leadership {
     member_since: BTreeMap<HostId, Mono>,
     /// The index of the ledger at which grants were last looked for.
     granted_at: u64,
-    /// Since when a host that counts as unhealthy has looked well again.
-    well_since: BTreeMap<HostId, Mono>,
+    /// Since when each host that looks well has done so, without having been started anew.
+    well_since: BTreeMap<HostId, (Mono, u64)>,
     /// Since when each host that looks ill has done so.
     ill_since: BTreeMap<HostId, Mono>,
     /// Since when each voter may not vote, by its labels.
@@ -142,7 +142,11 @@ impl Node {
             // Who was called silent is well from its new word on, however it has looked here.
             if self.looks_well(host) && self.has_new_word(host) {
                 self.leadership.ill_since.remove(&host);
-                self.leadership.well_since.entry(host).or_insert(self.now);
+                let epoch = self.version_of(host).epoch;
+                let well = self.leadership.well_since.entry(host).or_insert((self.now, epoch));
+                if well.1 != epoch {
+                    *well = (self.now, epoch);
+                }
             } else {
                 self.leadership.well_since.remove(&host);
                 self.leadership.ill_since.entry(host).or_insert(self.now);
@@ -160,7 +164,8 @@ impl Node {
         let is_here = |host: &HostId| ledger.is_member(*host) || voters.is_voter(*host);
         let Leadership { member_since, well_since, ill_since, unfit_since, .. } =
             &mut self.leadership;
-        for since in [member_since, well_since, ill_since, unfit_since] {
+        well_since.retain(|host, _| is_here(host));
+        for since in [member_since, ill_since, unfit_since] {
             since.retain(|host, _| is_here(host));
         }
     }
@@ -193,7 +198,7 @@ impl Node {
     /// A host's own word that it is there again, once it has been so for as long as its groups want to see a
     /// host well.
     fn word_of(&self, host: HostId) -> Option<Entry> {
-        let well_for = self.now.since(*self.leadership.well_since.get(&host)?);
+        let well_for = self.now.since(self.leadership.well_since.get(&host)?.0);
         let wanted = self.ledger.minimum_healthy_of(host).max(WELL_FOR);
         let is_here = self.standing(host) == Standing::Reachable && well_for >= wanted;
         let record = self.view.verified(host).filter(|_| is_here)?;
@@ -340,19 +345,19 @@ impl Node {
         Seat { host, zone, is_live, must_go }
     }
 
-    /// The hosts that could vote: well for long, with nothing else to do, and up to date.
+    /// The hosts that could vote: well for long, heard of just now, with nothing else to do, and up to date.
+    /// Of those the steady ones, if there are any.
     fn prospects(&self, voters: &Voters) -> Vec<Prospect> {
-        let applied = self.ledger.applied_index();
         let may = |member: &HostView<'_>| {
             let host = member.host;
-            let well_for = self.leadership.well_since.get(&host).map(|at| self.now.since(*at));
-            let has = self.feed.followers.get(&host);
+            let well_for = self.leadership.well_since.get(&host).map(|(at, _)| self.now.since(*at));
+            let follower = self.feed.followers.get(&host);
             !voters.is_voter(host)
                 && self.ledger.may_vote(host)
                 && well_for.is_some_and(|well_for| well_for >= self.leadership.policy.stable)
                 && self.links.is_up(host)
-                && has
-                    .is_some_and(|follower| applied.saturating_sub(follower.has) <= LAG_ENTRIES_MAX)
+                && self.heard_ago(host).is_some_and(|ago| ago < HEARD_WITHIN)
+                && follower.is_some_and(|follower| follower.is_up_to_date(self.now))
                 && self.ledger.slot_of(host).is_none()
                 && !self.ledger.is_uncounted(host)
                 && !self.ledger.is_drained(host)
@@ -365,7 +370,15 @@ impl Node {
             voter: Voter { host: member.host, name: member.name.clone() },
             zone: member.zone.cloned(),
         };
-        self.ledger.members().filter(may).map(prospect).collect()
+        let is_steady = |prospect: &Prospect| {
+            self.view.get(prospect.voter.host).is_some_and(|record| !record.unsteady)
+        };
+        let all: Vec<_> = self.ledger.members().filter(may).map(prospect).collect();
+        // A voter that is no good one is better than none.
+        match all.iter().any(is_steady) {
+            true => all.into_iter().filter(is_steady).collect(),
+            false => all,
+        }
     }
 
     fn looks_well(&self, host: HostId) -> bool {
@@ -399,8 +412,8 @@ fn versions_fit(one: &str, other: &str) -> bool {
     }
 }
 
-/// How far behind a host may be that begins to vote.
-const LAG_ENTRIES_MAX: u64 = 250;
+/// A host that has just died looks well for a while: a heartbeat later one may know better.
+const HEARD_WITHIN: Duration = HEARTBEAT_EVERY.saturating_mul(2);
 /// A new word of a host that has died since is found out in this time: it may have come late, and whoever was
 /// just started has heard no accusation yet.
 const WELL_FOR: Duration =

@@ -10,6 +10,7 @@
 //! does in its groups, [`voters`] its part in choosing who decides.
 
 mod feed;
+mod fitness;
 mod gossip;
 mod leader;
 mod links;
@@ -25,8 +26,8 @@ pub use feed::LogRecord;
 use thiserror::Error;
 
 use self::{
-    feed::Feed, gossip::Gossip, leader::Leadership, links::Links, repeats::Repeat,
-    rollouts::Rollouts, snapshot::Incoming,
+    feed::Feed, fitness::Fitness, gossip::Gossip, leader::Leadership, links::Links,
+    repeats::Repeat, rollouts::Rollouts, snapshot::Incoming,
 };
 use crate::{
     cbor::DecodeError,
@@ -232,6 +233,7 @@ pub struct Node {
     /// The ledger was replaced since.
     is_roster_stale: bool,
     gossip: Gossip,
+    fitness: Fitness,
     links: Links,
     feed: Feed,
     /// A snapshot of the ledger that is coming in.
@@ -310,6 +312,7 @@ impl Node {
             newcomers: Vec::new(),
             is_roster_stale: true,
             gossip: Gossip::new(now, setup.seed),
+            fitness: Fitness::default(),
             links: Links::new(now, setup.seeds, setup.known, setup.seed),
             feed: Feed::new(setup.snapshot_every_entries, snapshot),
             incoming: None,

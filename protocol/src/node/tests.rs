@@ -906,6 +906,28 @@ fn a_host_whose_neighbours_hear_it_is_not_silent_however_old_its_record_is() {
 }
 
 #[test]
+fn two_machines_with_one_key_are_told_of_everywhere() {
+    let mut world = fleet(4, 3);
+    let id = world.hosts[3].id;
+    let key = SecretKey::from_seed(&[world.hosts[3].seed; 32]);
+    let record = |world: &World| world.node(0).view().get(id).unwrap().clone();
+    // The copy is a little ahead, or says something else under the same number.
+    for ahead in [0, 1, 0] {
+        world.run_until("a record", |world| world.node(0).view().get(id).is_some());
+        world.run_for(3);
+        let mut other = world.node(3).view().get(id).unwrap().clone();
+        assert!(!other.doubled);
+        (other.sequence, other.signed_at) = (other.sequence + ahead, UnixSeconds(7));
+        let signed = Signed::new(&other, world.trust.fleet(), &[&key]).unwrap();
+        let from = world.hosts[0].id;
+        world.feed(3, Input::Message(from, Message::Records(vec![signed])));
+        let epoch = other.epoch;
+        world.run_until("it goes on above", |world| record(world).epoch > epoch);
+    }
+    world.run_until("it says so", |world| record(world).doubled);
+}
+
+#[test]
 fn a_clock_that_is_set_ends_no_wait() {
     let mut world = fleet(4, 3);
     let deadline = DeploymentConfiguration {

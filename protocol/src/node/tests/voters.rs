@@ -202,6 +202,26 @@ fn a_removed_voter_is_replaced_at_once() {
 }
 
 #[test]
+fn a_host_with_a_slow_disk_votes_only_where_nobody_else_can() {
+    let slow = std::time::Duration::from_millis(50);
+    for unsteady in [[3, 4, 9], [4, 5, 9], [3, 4, 5]] {
+        let mut world = impatient(6, 3);
+        for host in unsteady.into_iter().filter(|host| *host < 6) {
+            let node = world.hosts[host].node.as_mut().unwrap();
+            (0..20).for_each(|_| node.wrote(slow));
+        }
+        world.run_for(10);
+        let gone = world.other_voter();
+        let removal = removal(&world, gone);
+        world.submit(world.leader().unwrap(), removal);
+        world.run_for(10);
+        let new: Vec<_> = (3..6).filter(|host| world.votes(*host)).collect();
+        let steady: Vec<_> = (3..6).filter(|host| !unsteady.contains(host)).collect();
+        assert!(new.len() == 1 && (new == steady || steady.is_empty()), "{new:?}, of {steady:?}");
+    }
+}
+
+#[test]
 fn a_leader_that_may_vote_no_more_lets_another_lead_and_is_replaced() {
     let mut world = impatient(5, 3);
     world.run_for(10);
