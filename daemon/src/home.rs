@@ -187,7 +187,7 @@ impl Home {
     /// Addresses of hosts that were known last time. They only save time: a damaged file is empty.
     pub fn known(&self) -> BTreeMap<HostId, Vec<String>> {
         let bytes = self.read(KNOWN).map(|(_, bytes)| bytes).unwrap_or_default();
-        cbor::decode(&bytes, FILE_BYTES_MAX as usize).unwrap_or_default()
+        cbor::decode(&bytes, bytes.len()).unwrap_or_default()
     }
 
     /// Writes the addresses of known hosts.

@@ -13,7 +13,7 @@ use groundswell_protocol::{
         Stopped, is_done_with, was_lost,
     },
     ids::{Digest, GroupName, HostId, Nonce, ReleaseLabel},
-    limits::{RECEIPT_AGE_MAX, VOTERS_MAX},
+    limits::RECEIPT_AGE_MAX,
     time::{Mono, UnixSeconds},
     trust::{Action, Electorate, Order, Outcome, Receipt, Signed, Subject, Trust},
 };
@@ -521,23 +521,8 @@ impl Executor {
         let subject = Subject::Slot { host, nonce, order, release };
         let first = Electorate::of(asker.trust);
         let all = self.electorate.as_ref().unwrap_or(&first).newest();
-        let mut voters: BTreeMap<Digest, BTreeSet<HostId>> = BTreeMap::new();
-        for receipt in receipts.iter().take(VOTERS_MAX) {
-            let Ok(receipt) = receipt.verify_host(asker.trust.fleet()) else { continue };
-            let content = receipt.content();
-            if content.subject == subject
-                && content.index == token
-                && content.generation == all.generation()
-                && all.is_voter(content.voter)
-            {
-                voters.entry(content.entry).or_default().insert(content.voter);
-            }
-        }
-        let most = voters.values().map(BTreeSet::len).max().unwrap_or(0);
-        match most >= all.majority() {
-            true => Ok(()),
-            false => Err(format!("{most} of {} voters vouch for it", all.majority())),
-        }
+        let vouched = all.check_receipts(asker.trust.fleet(), &subject, token, receipts);
+        vouched.map_err(|error| error.to_string())
     }
 
     fn stop(&mut self, asker: &Asker<'_>, order: &Signed<Order>) -> Result<(), String> {

@@ -147,4 +147,4 @@ impl World {
 /// More than the starts of any daemon.
 const FORGED_EPOCHS_APART: u64 = 1 << 20;
 /// Of a thousand slots that are given back unused.
-const CARRIED_PERMILLE: u64 = 200;
+const CARRIED_PERMILLE: u64 = 500;

@@ -500,7 +500,7 @@ impl Plan {
             snapshot_every: *dice.pick(&[8, 15, 40, 10_000]),
             voter_policy: draw_voter_policy(&mut dice.fork(5)),
             parrot: dice.permille(500).then(|| dice.index(size)),
-            second_connection_permille: *dice.pick(&[0, 50, 300]),
+            second_connection_permille: *dice.pick(&[0, 200, 700]),
             executor_delay_max: *dice.pick(&[1_000, 20_000, 20_000, 400_000]),
             step_max: *dice.pick(&[50_000, 300_000, 1_000_000]),
             stage_fails_permille: often(&mut dice, 50),

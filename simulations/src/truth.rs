@@ -9,6 +9,7 @@
 //! | S1 | hosts that are really disturbed, per group, against the quota when the last of them was granted |
 //! | S2 | every grant against holders, unhealthy and broken hosts of every group of the host |
 //! | V1 | a grant to a voter leaves a majority of the voters without a slot, and in reach |
+//! | V2 | a leader plans no list of voters that it is not in |
 //! | S3 | a host begins only with a slot that is its own, held now, for that very release, and that it has not used up |
 //! | S4 | tokens rise; a host holds one slot at most |
 //! | S5, S7 | slots change by a grant, by the holder's return of that very token, by replacement, and by nothing else; a host whose slot is freed is not being disturbed |

@@ -15,7 +15,7 @@ use groundswell_protocol::{
     ids::{Digest, GroupName, HostId},
     limits::TICK,
     node::{Asked, Input, LogRecord, Node, Output, Progress},
-    rollout::{Entry, Ledger, sharing},
+    rollout::{Entry, Ledger, Stamped, sharing},
     trust::{
         Subject, Trust,
         memo::{self, Signatures},
@@ -590,6 +590,10 @@ impl World {
     /// What a host writes down, beside what is agreed on.
     fn persist_on(&mut self, host: usize, write: Write, begins: bool) {
         let Write { snapshot, entries, .. } = &write;
+        if self.plans_to_go(host, entries) {
+            self.fail("V2", format!("host {host} leads and plans to be replaced"));
+            return;
+        }
         let disk = &self.hosts[host].disk;
         for entry in entries {
             let Some(committed) = self.truth.entry(entry.index) else { continue };
@@ -631,6 +635,17 @@ impl World {
         }
     }
 
+    /// True if a leader writes down a list of voters of its own making that it is not in.
+    fn plans_to_go(&self, host: usize, entries: &[LogRecord]) -> bool {
+        let (id, consensus) = (self.hosts[host].id, self.node(host).and_then(Node::consensus));
+        let Some(leads) = consensus.filter(|own| own.is_leading()) else { return false };
+        let own = entries.iter().filter(|entry| entry.term == leads.term());
+        own.filter_map(|entry| Stamped::from_bytes(&entry.data).ok()).any(|own| match own.entry {
+            Entry::NextVoters(next) => next.voters.iter().all(|voter| voter.host != id),
+            _ => false,
+        })
+    }
+
     fn send(&mut self, host: usize, to: HostId, message: Message) {
         let Some(to) = self.by_id.get(&to).copied() else { return };
         if let Message::Receipt(receipt) = &message
@@ -662,8 +677,23 @@ impl World {
         let (law, dice) = (&self.delay, &mut self.dice);
         let sent = self.network.send(leaves, host, to, &message, law, dice);
         if let Some(Sent { stream, towards, at: Some(at) }) = sent {
+            self.break_under(host, to, stream, &message);
             let message = Box::new(message);
             self.queue.plan(at, Event::Arrive { stream, towards, message });
+        }
+    }
+
+    /// Where two connections overlap the one breaks, now and then, over which a voter is told of a snapshot:
+    /// neither side sees a link go, and the word is lost.
+    fn break_under(&mut self, host: usize, to: usize, stream: usize, message: &Message) {
+        let overlap = self.network.streams_of(host, to).len() > 1 && !self.healed;
+        if !overlap || !matches!(message, Message::Consensus(_)) {
+            return;
+        }
+        let leads = self.node(host).and_then(Node::consensus);
+        let told = leads.is_some_and(|own| own.snapshots_under_way().contains(&self.hosts[to].id));
+        if told && self.dice.permille(600) {
+            (0..2).for_each(|side| self.queue.plan(self.now, Event::Close { stream, side }));
         }
     }
 

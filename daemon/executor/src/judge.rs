@@ -5,7 +5,7 @@
 //! that this host is in the group, and a majority of voters says that the host may be disrupted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +14,7 @@ use std::{
 use groundswell_protocol::{
     execute::{self, Evidence, Lifecycle, LifecycleEvent, Stopped},
     ids::{DeploymentId, Digest, GroupName, HostId, Nonce},
-    limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX, VOTERS_MAX},
+    limits::{MANIFEST_BYTES_MAX, QUEUED_DEPLOYMENTS_MAX, RECEIPT_AGE_MAX},
     revision::Manifest,
     time::UnixSeconds,
     trust::{
@@ -385,33 +385,8 @@ pub(crate) fn check_receipts(
     let (all, fleet) = (belief.electorate.newest(), belief.trust.fleet());
     let subject =
         Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };
-    // A majority must have seen one and the same entry. What a lying voter says, in whatever place
-    // of the list, counts only for the entry that it names.
-    let mut voters: BTreeMap<Digest, BTreeSet<HostId>> = BTreeMap::new();
-    let mut bad = String::new();
-    for receipt in receipts.iter().take(VOTERS_MAX) {
-        let receipt = match receipt.verify_host(fleet) {
-            Ok(receipt) => receipt,
-            Err(error) => {
-                bad = format!("; a receipt {error}");
-                continue;
-            }
-        };
-        let content = receipt.content();
-        if content.subject == subject
-            && content.index == token
-            && content.generation == all.generation()
-            && all.is_voter(content.voter)
-        {
-            voters.entry(content.entry).or_default().insert(content.voter);
-        }
-    }
-    let (most, need) = (voters.values().map(BTreeSet::len).max(), all.majority());
-    let most = most.unwrap_or(0);
-    if most < need {
-        return Err(format!("{most} of {need} voters vouch for slot {token}{bad}"));
-    }
-    Ok(())
+    let vouched = all.check_receipts(fleet, &subject, token, receipts);
+    vouched.map_err(|error| format!("slot {token}: {error}"))
 }
 
 pub(crate) fn now() -> UnixSeconds {

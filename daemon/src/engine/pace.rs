@@ -87,6 +87,8 @@ mod tests {
                 .collect(),
             accused: Vec::new(),
             version: String::new(),
+            unsteady: false,
+            doubled: false,
             sequence: 1,
             addresses: Vec::new(),
             signed_at: UnixSeconds(0),

@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     ids::{Digest, FleetId, HashDomain, HostId, ZoneName},
+    sabotage::{Defect, planted},
     trust::{Voter, VoterList, Voters},
 };
 
@@ -76,7 +77,8 @@ pub fn next_list(
     prospects: &[Prospect],
 ) -> Option<VoterList> {
     // Whoever is dead before whoever only may not vote.
-    let may_go = seats.iter().filter(|seat| seat.must_go && seat.host != leader);
+    let stays = |host| host == leader && !planted(Defect::LeaderReplacesItself);
+    let may_go = seats.iter().filter(|seat| seat.must_go && !stays(seat.host));
     let goes = may_go.min_by_key(|seat| seat.is_live).map(|seat| seat.host);
     if goes.is_none() && now.list().len() >= now.seats() {
         return None;

@@ -72,7 +72,7 @@ impl Survey {
 
     fn next_peer(&mut self, peers: &[Number]) -> Option<Number> {
         let after = peers.iter().find(|peer| self.last.is_none_or(|last| **peer > last));
-        self.last = after.or(peers.first()).copied();
+        self.last = after.or_else(|| peers.first()).copied();
         self.last
     }
 }

@@ -144,7 +144,7 @@ impl Node {
                 self.leadership.ill_since.remove(&host);
                 let epoch = self.version_of(host).epoch;
                 let well = self.leadership.well_since.entry(host).or_insert((self.now, epoch));
-                if well.1 != epoch {
+                if well.1 != epoch && !planted(Defect::WellWithoutAWord) {
                     *well = (self.now, epoch);
                 }
             } else {

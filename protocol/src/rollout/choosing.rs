@@ -9,7 +9,7 @@ use std::{
 use super::{
     deployment::{DeploymentStatus, Hold, TargetStatus},
     entry::{Grant, Passed},
-    ledger::{GroupState, Ledger},
+    ledger::{GroupState, Ledger, Slot},
     refusal::Refusal,
     stages,
 };
@@ -160,7 +160,9 @@ impl Ledger {
                 wait(Passed::Deadline { deployment: id }, seconds);
             }
         }
-        let slots = self.state.slots.iter().filter(|(_, slot)| slot.released.is_some());
+        let is_released =
+            |slot: &Slot| slot.released.is_some() || planted(Defect::SlotFreedOnATimer);
+        let slots = self.state.slots.iter().filter(|(_, slot)| is_released(slot));
         let slots = slots.map(|(host, slot)| Passed::HoldOff { host: *host, token: slot.token });
         let waived = self.state.waived.iter().map(|host| Passed::Waiver { host: *host });
         waits.extend(slots.chain(waived).map(|passed| (passed, RELEASE_HOLD_OFF)));

@@ -334,7 +334,10 @@ impl Ledger {
             Passed::Waiver { host } => self.state.waived.contains(&host),
             Passed::HoldOff { host, token } => {
                 let held = self.state.slots.get(&host);
-                held.is_some_and(|slot| slot.token == token && slot.released.is_some())
+                held.is_some_and(|slot| {
+                    let is_released = slot.released.is_some();
+                    slot.token == token && (is_released || planted(Defect::SlotFreedOnATimer))
+                })
             }
         };
         if due { Judged::Passed(passed) } else { Judged::Nothing }

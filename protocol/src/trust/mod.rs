@@ -27,7 +27,7 @@ pub use keys::{KeySet, SecretKey, Signer, SignerError};
 pub use member::{Member, MemberCert, MemberRefused, Token};
 pub use orders::{Action, Deploy, Drain, Group, Order, Removal};
 pub use root::{Role, Roles, Root, RootRefused, Trust, TrustBundle};
-pub use voters::{Base, Electorate, VoterList, Voters, VotersRefused};
+pub use voters::{Base, Electorate, NotVouched, VoterList, Voters, VotersRefused};
 
 #[cfg(test)]
 mod tests;

@@ -7,19 +7,22 @@
 //! alone. So a voter that was replaced, or that has not heard yet, has no part in what the new voters
 //! decide.
 
-use std::num::NonZeroU8;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU8,
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    documents::{Document, Invalid, Voter, check_voters},
+    documents::{Document, Invalid, Receipt, Subject, Voter, check_voters},
     envelope::{Signed, Untrusted, Verified},
     keys::KeySet,
     root::Trust,
 };
 use crate::{
-    ids::{Digest, HostId, PublicKey},
+    ids::{Digest, FleetId, HostId, PublicKey},
     limits::{DOCUMENT_BYTES_MAX, VOTER_LISTS_MAX, VOTERS_MAX},
     sabotage::{Defect, planted},
 };
@@ -89,6 +92,21 @@ pub struct Voters {
     generation: u64,
 }
 
+/// Too few voters say that a slot was granted.
+#[derive(Debug, Error)]
+#[error(
+    "{have} of {need} voters vouch for it{}",
+    .bad.as_ref().map_or_else(String::new, |bad| format!("; a receipt {bad}"))
+)]
+pub struct NotVouched {
+    /// Voters that name one and the same entry.
+    pub have: usize,
+    /// A majority of them.
+    pub need: usize,
+    /// What was wrong with a receipt that does not count.
+    pub bad: Option<Untrusted>,
+}
+
 impl Voters {
     /// Voters as a genesis names them, without one.
     #[cfg(test)]
@@ -131,6 +149,41 @@ impl Voters {
     /// voter or two nothing could be updated else.
     pub fn to_spare(&self) -> usize {
         (self.list.len() - self.majority()).max(1)
+    }
+
+    /// Believes that a slot was granted if a majority of them has seen it in one and the same entry, at the
+    /// index that is its token. What a lying voter says, in whatever place of the list, counts only for the
+    /// entry that it names; of a longer list than there are voters the rest is not looked at.
+    pub fn check_receipts(
+        &self,
+        fleet: FleetId,
+        slot: &Subject,
+        token: u64,
+        receipts: &[Signed<Receipt>],
+    ) -> Result<(), NotVouched> {
+        let (mut voters, mut bad) = (BTreeMap::<Digest, BTreeSet<HostId>>::new(), None);
+        for receipt in receipts.iter().take(VOTERS_MAX) {
+            let receipt = match receipt.verify_host(fleet) {
+                Ok(receipt) => receipt,
+                Err(untrusted) => {
+                    bad = Some(untrusted);
+                    continue;
+                }
+            };
+            let content = receipt.content();
+            if content.subject == *slot
+                && content.index == token
+                && content.generation == self.generation()
+                && self.is_voter(content.voter)
+            {
+                voters.entry(content.entry).or_default().insert(content.voter);
+            }
+        }
+        let have = voters.values().map(BTreeSet::len).max().unwrap_or(0);
+        match have >= self.majority() || planted(Defect::ReceiptsSkipped) {
+            true => Ok(()),
+            false => Err(NotVouched { have, need: self.majority(), bad }),
+        }
     }
 
     /// True if `host` is one of them.

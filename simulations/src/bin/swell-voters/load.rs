@@ -126,6 +126,8 @@ impl Load {
                 groups: Vec::new(),
                 accused: Vec::new(),
                 version: env!("CARGO_PKG_VERSION").into(),
+                unsteady: false,
+                doubled: false,
                 sequence: 1,
                 addresses: Vec::new(),
                 signed_at: carrier.clock.wall(),
