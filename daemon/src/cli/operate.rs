@@ -98,7 +98,7 @@ pub(super) enum VotersCommand {
         /// A host that votes from now on. Name one, or better three; others are found for empty seats.
         #[arg(long = "voter", value_name = "NAME", required = true)]
         voters: Vec<String>,
-        /// How many voters the fleet should have in the end; without it, as many as now.
+        /// How many voters the fleet should have in the end; without it, as many as it should have had before.
         #[arg(long, value_name = "N")]
         seats: Option<u8>,
         /// Write the list to this file instead, to be signed by `swell-sign voters` and handed in on
@@ -467,8 +467,7 @@ async fn recover(
     let fleet = client.fleet().await?;
     let ids: Result<Vec<_>, Failed> = voters.iter().map(|name| host_id(&fleet, name)).collect();
     let voters = ids?.iter().map(ToString::to_string).collect();
-    let now = u8::try_from(fleet.voters.len()).unwrap_or(u8::MAX);
-    let asked = RecoveryAsked { voters, seats: seats.unwrap_or(now) };
+    let asked = RecoveryAsked { voters, seats };
     let bytes = client.plan_recovery(&asked).await?;
     if let Some(file) = file {
         groundswell_signer::write_public(&file, &bytes)?;

@@ -514,8 +514,10 @@ pub struct Scrubbed {
 pub struct RecoveryAsked {
     /// The ids of the hosts that should vote.
     pub voters: Vec<String>,
-    /// How many voters there should be; missing ones are found among the other hosts.
-    pub seats: u8,
+    /// How many voters there should be; missing ones are found among the other hosts. As many as before, if it
+    /// is left out.
+    #[serde(default)]
+    pub seats: Option<u8>,
 }
 
 /// The answer to something that went into the ledger.

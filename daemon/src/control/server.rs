@@ -56,7 +56,7 @@ pub enum Command {
     Imported(Digest),
     /// The list by which operators would let the fleet go on with this host's ledger, unsigned: these
     /// voters, of so many that there should be.
-    PlanRecovery(Vec<HostId>, u8, oneshot::Sender<Result<Signed<VoterList>, String>>),
+    PlanRecovery(Vec<HostId>, Option<u8>, oneshot::Sender<Result<Signed<VoterList>, String>>),
     /// Go on with this host's ledger.
     Recover(Signed<VoterList>, oneshot::Sender<Result<u64, NotTaken>>),
     /// The disk of this host was not put back. The answer is whether that was in doubt.
