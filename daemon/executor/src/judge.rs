@@ -385,8 +385,7 @@ pub(crate) fn check_receipts(
     let (all, fleet) = (belief.electorate.newest(), belief.trust.fleet());
     let subject =
         Subject::Slot { host: belief.host, nonce: prepared.nonce, order: judged.order, release };
-    let vouched = all.check_receipts(fleet, &subject, token, receipts);
-    vouched.map_err(|error| format!("slot {token}: {error}"))
+    all.check_receipts(fleet, &subject, token, receipts).map_err(|error| error.to_string())
 }
 
 pub(crate) fn now() -> UnixSeconds {

@@ -95,7 +95,7 @@ pub struct Voters {
 /// Too few voters say that a slot was granted.
 #[derive(Debug, Error)]
 #[error(
-    "{have} of {need} voters vouch for it{}",
+    "{have} of {need} voters vouch for slot {token}{}",
     .bad.as_ref().map_or_else(String::new, |bad| format!("; a receipt {bad}"))
 )]
 pub struct NotVouched {
@@ -103,6 +103,8 @@ pub struct NotVouched {
     pub have: usize,
     /// A majority of them.
     pub need: usize,
+    /// The slot.
+    pub token: u64,
     /// What was wrong with a receipt that does not count.
     pub bad: Option<Untrusted>,
 }
@@ -182,7 +184,7 @@ impl Voters {
         let have = voters.values().map(BTreeSet::len).max().unwrap_or(0);
         match have >= self.majority() || planted(Defect::ReceiptsSkipped) {
             true => Ok(()),
-            false => Err(NotVouched { have, need: self.majority(), bad }),
+            false => Err(NotVouched { have, need: self.majority(), token, bad }),
         }
     }
 
