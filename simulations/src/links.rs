@@ -1,6 +1,13 @@
 //! What happens on links: messages that arrive, streams that come and go, and the gate that lets peers in.
 
-use groundswell_protocol::{fleet::Record, ids::HostId, node::Input, trust::Signed, wire::Message};
+use groundswell_protocol::{
+    fleet::Record,
+    gate::{Gate, Verdict},
+    ids::HostId,
+    node::Input,
+    trust::Signed,
+    wire::{Hello, Message, PROTOCOL},
+};
 
 use crate::{
     coverage::Situation,
@@ -124,29 +131,32 @@ impl World {
         }
     }
 
-    /// What the gate of a daemon says of a peer. One that is not counted yet is handed on.
+    /// What the gate of a host says of a peer. One whose certificate the voters are to see is handed on.
     pub(crate) fn admits(&mut self, host: usize, peer: usize) -> bool {
-        let id = self.hosts[peer].id;
-        let Some(node) = &self.hosts[host].node else { return false };
-        let is_young = node.ledger().members().next().is_none();
-        let is_first = self.trust.genesis().names(id);
-        if node.ledger().is_removed(id) {
-            return false;
-        }
-        if node.ledger().is_member(id) || is_young || is_first || self.is_vouched_for(host, peer) {
-            return true;
-        }
-        if let Some(cert) = self.hosts[peer].disk.cert.clone() {
+        let (id, wall) = (self.hosts[peer].id, self.hosts[host].wall(self.now));
+        let (Some(own), Some(theirs)) = (self.node(host), self.node(peer)) else { return false };
+        let Some(cert) = self.hosts[peer].disk.cert.clone() else { return false };
+        let ledger = own.ledger();
+        // Of the others it matters only whether there are any.
+        let known = ledger.members().next().into_iter().chain(ledger.member(id));
+        let gate = Gate {
+            trust: self.trust.clone(),
+            electorate: own.electorate().clone(),
+            admitted: known.map(|member| (member.host, member.id)).collect(),
+            refused: own.refused_members(),
+            removed: Some(id).filter(|id| ledger.is_removed(*id)).into_iter().collect(),
+        };
+        let voter_lists = theirs.electorate().after(0).to_vec();
+        let hello = Hello {
+            cert: cert.clone(),
+            epoch: self.hosts[peer].disk.epoch,
+            protocol: PROTOCOL,
+            voter_lists,
+        };
+        let verdict = gate.judge(wall, id, &hello);
+        if matches!(verdict, Verdict::AdmitAndApply | Verdict::Pending) {
             self.feed(host, Input::Applicant(cert));
         }
-        false
-    }
-
-    /// True if the lists that a peer brings say that it votes.
-    fn is_vouched_for(&self, host: usize, peer: usize) -> bool {
-        let (Some(own), Some(theirs)) = (self.node(host), self.node(peer)) else { return false };
-        let mut electorate = own.electorate().clone();
-        electorate.extend_by(&self.trust, theirs.electorate().after(0));
-        electorate.newest().is_voter(self.hosts[peer].id)
+        matches!(verdict, Verdict::Admit | Verdict::AdmitAndApply)
     }
 }
