@@ -32,8 +32,9 @@ fn plain() -> Terms {
 pub(crate) struct Mending {
     /// Deadline of the present part.
     by: Option<Micros>,
-    /// Orders that were known when that was set.
+    /// Orders that were known when that was set, and how often it was for more of them.
     orders: u64,
+    extended: u32,
     /// What is asked for now.
     part: Part,
     /// Since when nobody leads though a majority of the voters is there and connected.
@@ -101,7 +102,10 @@ impl World {
         // What people had ordered before may be agreed on only now, and takes its time.
         let groups = self.truth.ledger.groups();
         let orders = groups.map(|group| self.truth.ledger.head(&group.group.name).0).sum();
-        if std::mem::replace(&mut self.mending.orders, orders) != orders {
+        let more = std::mem::replace(&mut self.mending.orders, orders) != orders;
+        // Those who mend what hangs give orders as well, for ever if it hangs for ever.
+        if more && self.mending.extended < EXTENDED_MAX {
+            self.mending.extended += 1;
             self.mending.by = None;
         }
         if self.mending.by.is_none() {
@@ -503,3 +507,5 @@ impl World {
         None
     }
 }
+/// Orders that come late, of all that people had given.
+const EXTENDED_MAX: u32 = 4;
