@@ -151,7 +151,9 @@ impl Engine {
                     let silent = self.silence(*host).unwrap_or(0);
                     stalled.push(format!("{name} silent for {}", duration(silent)));
                     let holds = matches!(target.status, TargetStatus::InProgress { .. });
-                    silent_holder = silent_holder.or_else(|| holds.then_some(name));
+                    // Of one that the ledger takes for well that is refused.
+                    let is_given_up = holds && !self.node.ledger().is_healthy(*host);
+                    silent_holder = silent_holder.or_else(|| is_given_up.then_some(name));
                 }
                 // Who holds a slot is at work, unless it cannot be.
                 Some(Stall::Stuck) if !holders_only || self.says_nothing(*host, deployment) => {
