@@ -357,9 +357,13 @@ impl Rules {
             Entry::Counted(counted) => {
                 let counted = counted.verify_host(trust.fleet()).map_err(|e| forged(&e))?;
                 let Counted { host, runs, broken, generation } = counted.content();
-                for (name, group) in &mut self.groups {
+                for name in self.groups_of(*host) {
+                    let group = self.groups.get_mut(&name).expect("it is in it");
                     group.current.remove(host);
-                    group.current.extend(runs.get(name).map(|release| (*host, *release)));
+                    group.current.extend(runs.get(&name).map(|release| (*host, *release)));
+                    if runs.contains_key(&name) {
+                        self.broken.remove(&(name, *host));
+                    }
                 }
                 self.broken.extend(broken.iter().map(|name| (name.clone(), *host)));
                 self.unsure.remove(host);

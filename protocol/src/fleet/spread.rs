@@ -62,12 +62,15 @@ pub struct Spread {
     next_compare_at: Mono,
     last_compared: Option<Number>,
     survey: Option<Survey>,
+    /// When this host last lacked what a survey, or a comparison that was put off for one, may bring.
+    lacked_at: Option<Mono>,
     /// How many hosts were known when it last began with one.
     surveyed: usize,
     /// Peers with whom nothing was compared, for the survey's sake, since their link is up.
     uncompared: BTreeSet<Number>,
-    /// Records that may be asked for until the next tick.
+    /// Records that may be asked for until the next tick, and which link asked first at the last one.
     asks_left: usize,
+    asked_first: usize,
     /// Bytes that were sent on all links together, less what time has made up for.
     spent: usize,
 }
@@ -115,9 +118,11 @@ impl Spread {
             next_compare_at: within(RECONCILE_EVERY),
             last_compared: None,
             survey: None,
+            lacked_at: None,
             surveyed: 0,
             uncompared: BTreeSet::new(),
             asks_left: ASKS_PER_TICK,
+            asked_first: 0,
             spent: 0,
         }
     }
@@ -417,6 +422,11 @@ impl Spread {
         });
     }
 
+    /// When this host last lacked most of what others know, and went through it; none if it never has.
+    pub fn lacked_at(&self) -> Option<Mono> {
+        self.lacked_at
+    }
+
     /// When [`Spread::tick`] is due.
     pub fn next_at(&self) -> Mono {
         self.next_at
@@ -455,11 +465,18 @@ impl Spread {
         }
         self.told.tidy();
         if waiting {
-            for peer in self.links.keys().copied().collect::<Vec<_>>() {
-                self.ask_more(now, peer, out);
-            }
+            // Each time another one is the first: there may be more to ask than may come.
+            let mut peers: Vec<_> = self.links.keys().copied().collect();
+            let first = self.asked_first % peers.len().max(1);
+            peers.rotate_left(first);
+            self.asked_first = self.asked_first.wrapping_add(1);
+            peers.into_iter().for_each(|peer| self.ask_more(now, peer, out));
         }
         self.survey_if_due(now, roster, records);
+        self.survey.take_if(|survey| survey.takes_too_long(now));
+        if self.survey.is_some() || !self.uncompared.is_empty() {
+            self.lacked_at = Some(now);
+        }
         if self.survey.is_some() {
             return self.survey(now, roster, records, out);
         }
@@ -828,6 +845,7 @@ mod tests {
                     records.put(roster, host, Note(1));
                 }
                 (spread.survey, spread.surveyed) = (None, roster.len());
+                spread.lacked_at = None;
                 spread.uncompared.clear();
             });
         }
@@ -861,6 +879,21 @@ mod tests {
         assert_eq!(mesh.bodies, 1000);
         assert!(gave.iter().all(|gave| *gave > 250), "{gave:?}");
         mesh.run(SPREAD_EVERY * 5);
+        let Spread { survey, uncompared, lacked_at, .. } = &mesh.hosts[3].0;
+        assert!(survey.is_none() && uncompared.is_empty());
+        assert!(lacked_at.is_some_and(|at| at < mesh.now), "it knows that it lacked most");
+        assert_eq!(mesh.hosts[0].0.lacked_at, None);
+    }
+
+    #[test]
+    fn whoever_offers_what_does_not_exist_holds_up_no_survey_for_ever() {
+        let mut mesh = joining();
+        let never = Version { epoch: u64::MAX, sequence: u64::MAX };
+        let all: Vec<_> = (0..1000).map(|host| (number(host), never)).collect();
+        for _ in 0..130 {
+            mesh.hear(0, 3, Say::Offer(all.clone()));
+            mesh.run(Duration::from_secs(1));
+        }
         assert!(mesh.hosts[3].0.survey.is_none() && mesh.hosts[3].0.uncompared.is_empty());
     }
 

@@ -41,6 +41,12 @@ impl Survey {
         Self { left: 0..BUCKETS, last: None, began: now }
     }
 
+    /// True if comparisons have been put off for long enough: one peer that offers what does not exist holds
+    /// this up for as long as it likes.
+    pub(super) fn takes_too_long(&self, now: Mono) -> bool {
+        now.since(self.began) >= TIME_MAX
+    }
+
     /// Whether to ask anybody, where there is no neighbour: all who join know the same few hosts at first.
     pub(super) fn asks_anybody(&self, now: Mono) -> bool {
         now.since(self.began) >= PATIENCE
@@ -79,5 +85,7 @@ impl Survey {
 
 /// What takes a second and more is much.
 const MUCH_TICKS: usize = 5;
+/// Three times what the largest fleet takes.
+const TIME_MAX: Duration = Duration::from_secs(120);
 /// Time that it takes to dial a neighbour, twice.
 const PATIENCE: Duration = Duration::from_secs(2);

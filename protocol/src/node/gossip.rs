@@ -106,8 +106,10 @@ impl Node {
         for number in out.iter().filter_map(|host| view.roster.number(*host)) {
             view.records.forget(&view.roster, number);
         }
-        let addresses = out.into_iter().filter(|host| self.links.forget(*host));
-        self.out.extend(addresses.map(|host| Output::Known(host, Vec::new())));
+        // Of some only the address was left, from before a restart.
+        let out: Vec<_> = self.links.known().filter(|host| is_out(*host)).collect();
+        out.iter().for_each(|host| self.links.forget(*host));
+        self.out.extend(out.into_iter().map(|host| Output::Known(host, Vec::new())));
     }
 
     fn note_roster(&mut self) {
@@ -417,6 +419,8 @@ impl Node {
         let heard =
             self.gossip.ears.last_heard(number).unwrap_or_else(|| match self.standing(host) {
                 Standing::Suspect { since } | Standing::Unreachable { since } => since,
+                // Whoever is cut off hears nobody say that anybody is silent.
+                _ if self.gossip.ears.is_muted(&self.view.roster) => record,
                 Standing::Reachable | Standing::Unknown => self.now,
             });
         Some(self.now.since(heard.max(record)))

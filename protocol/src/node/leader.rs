@@ -59,10 +59,13 @@ impl Leadership {
         }
     }
 
-    /// What was seen of hosts, and of the time that the ledger waits for, counts on; what waits for entries
+    /// What was seen of hosts, and of bakes and deadlines, counts on; what waits for entries or hold-offs
     /// begins anew.
     fn begin(&mut self) {
         self.granted_at = 0;
+        // A majority that does not know of an order vouches for what it ends: a hold-off counts from when this
+        // host leads, since a majority follows it.
+        self.waiting_since.retain(|passed, _| silent_in(passed).is_none());
     }
 }
 
@@ -223,23 +226,26 @@ impl Node {
             waiting.retain(|passed, _| open.contains(passed));
         }
         for (passed, _) in waits {
-            waiting.entry(passed).or_insert(self.now);
+            let silent = silent_in(&passed);
+            // Whoever speaks again counts as well only after a while, and is not given up meanwhile.
+            let speaks =
+                silent.is_some_and(|host| self.looks_well(host) && self.has_new_word(host));
+            let since = self.leadership.waiting_since.entry(passed).or_insert(self.now);
+            if speaks {
+                *since = self.now;
+            }
         }
     }
 
     /// What was waited for of a silent host is over: if it is waited for again, that is another time.
     pub(super) fn was_heard_of(&mut self, record: &Signed<Record>) {
-        let silent = |passed: &Passed| match passed {
-            Passed::HoldOff { host, .. } | Passed::Waiver { host } => Some(*host),
-            Passed::Bake { .. } | Passed::Deadline { .. } => None,
-        };
         let waiting = &mut self.leadership.waiting_since;
         // As a rule nobody is given up.
-        if waiting.keys().all(|passed| silent(passed).is_none()) {
+        if waiting.keys().all(|passed| silent_in(passed).is_none()) {
             return;
         }
         if let Ok(record) = record.verify_host(self.trust.fleet()) {
-            waiting.retain(|passed, _| silent(passed) != Some(record.content().host));
+            waiting.retain(|passed, _| silent_in(passed) != Some(record.content().host));
         }
     }
 
@@ -390,11 +396,21 @@ impl Node {
             // A host that was never heard of gets some time to appear.
             Standing::Unknown => {
                 let since = self.leadership.member_since.get(&host).copied();
+                // Where the leader has just been started it has to hear of all others first.
+                let since = since.max(self.gossip.spread.lacked_at());
                 since.is_none_or(|since| self.now.since(since) < APPEAR_WITHIN)
             }
             // A host without a working revision is down in that group alone, and the ledger knows.
             Standing::Reachable | Standing::Suspect { .. } => true,
         }
+    }
+}
+
+/// Whom an operator has given up, of whom the ledger waits for that to count.
+fn silent_in(passed: &Passed) -> Option<HostId> {
+    match passed {
+        Passed::HoldOff { host, .. } | Passed::Waiver { host } => Some(*host),
+        Passed::Bake { .. } | Passed::Deadline { .. } => None,
     }
 }
 

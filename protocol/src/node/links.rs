@@ -93,9 +93,14 @@ impl Links {
         self.up.contains(&peer)
     }
 
-    /// Nobody looks for a host any more. True if it was known where it is.
-    pub(super) fn forget(&mut self, host: HostId) -> bool {
-        self.known.remove(&host).is_some()
+    /// The hosts of which it is known where they are.
+    pub(super) fn known(&self) -> impl Iterator<Item = HostId> {
+        self.known.keys().copied()
+    }
+
+    /// Nobody looks for a host any more.
+    pub(super) fn forget(&mut self, host: HostId) {
+        self.known.remove(&host);
     }
 
     /// Something is sent to a peer: whatever it is, it is a sign of life.

@@ -928,6 +928,37 @@ fn two_machines_with_one_key_are_told_of_everywhere() {
 }
 
 #[test]
+fn a_holder_that_speaks_again_is_not_given_up_before_it_counts_as_well() {
+    let mut world = fleet(5, 3);
+    // Long after the hold-off.
+    world.group_watched(MinimumHealthy::OneAtATime, 300);
+    let release = world.release("1.0.0");
+    world.held_back.push(|request| matches!(request, Request::Activate { .. }));
+    world.deploy(0, release, None);
+    world.run_until("a slot", |world| world.node(0).ledger().slots().next().is_some());
+    let (id, token) =
+        world.node(0).ledger().slots().next().map(|slot| (slot.host, slot.token)).unwrap();
+    let holder = world.hosts.iter().position(|host| host.id == id).unwrap();
+    let other = usize::from(holder == 0);
+    let slot = move |world: &World| world.node(other).ledger().slot_of(id);
+    let silent = move |world: &World| world.node(other).ledger().silent_since(id).is_some();
+    world.kill(holder);
+    world.run_until("it is silent", silent);
+    let order = world.order(other, Action::ReleaseSlot { host: id, token });
+    world.submit(other, Entry::Order(order));
+    world.run_for(10);
+    // It is back, and its executor says nothing.
+    world.held_back.push(|_| true);
+    world.restart(holder);
+    world.run_for(90);
+    assert!(silent(&world), "it does not count as well yet");
+    assert!(slot(&world).is_some());
+    world.kill(holder);
+    world.run_for(90);
+    assert!(slot(&world).is_none(), "it is given up");
+}
+
+#[test]
 fn a_clock_that_is_set_ends_no_wait() {
     let mut world = fleet(4, 3);
     let deadline = DeploymentConfiguration {

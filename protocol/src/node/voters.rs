@@ -280,7 +280,8 @@ impl Node {
         let broken = Self::groups_without_a_revision(report);
         let runs = report.groups.iter().filter_map(|group| {
             let (release, _) = group.current.as_ref()?;
-            Some((group.group.clone(), *release))
+            let is_own = self.ledger.is_in(self.me, &group.group);
+            is_own.then(|| (group.group.clone(), *release))
         });
         let runs = runs.take(GROUPS_PER_HOST_MAX).collect();
         if let Some(counted) = self.sign(&Counted { host: self.me, runs, broken, generation }) {
