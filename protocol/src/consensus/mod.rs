@@ -217,9 +217,8 @@ impl Consensus {
         let snapshot_term = restored.snapshot.as_ref().map_or(0, |snapshot| snapshot.term);
         let known = restored.assured.unwrap_or_default();
         let is_doubtful = known.boot != boot && !planted(Defect::DiskTrusted);
-        // Until it has as much, it stands for what it stood for before.
-        let before = Assured { end: known.end, ..Assured::knows_all(boot) };
-        let assured = if known.boot == boot { known } else { before };
+        // Until others have answered once more it stands for what it stood for before.
+        let assured = Assured { boot, ..known };
         let config = Config {
             id,
             applied,

@@ -46,10 +46,13 @@ impl Ledger {
                 self.chain(&order);
                 self.follow(at, index, &order.content().group, effect);
                 self.forget_orders(&order.content().group);
+                self.forget_reports(&order.content().group);
             }
             Judged::StopOutOfTurn { deployment, rollback } => {
+                let group = self.deployment(deployment).map(|stopped| stopped.group.clone());
                 self.note_stop(deployment, rollback);
                 self.stop(at, deployment, rollback);
+                group.into_iter().for_each(|group| self.forget_reports(&group));
             }
             Judged::Want { want, deployment } => {
                 if let Some(target) = self.target_mut(deployment, want.content().host) {

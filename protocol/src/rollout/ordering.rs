@@ -54,9 +54,13 @@ impl Ledger {
         if let Some(since) = group.frozen.filter(|_| starts) {
             return Err(Refusal::Frozen { group: content.group.clone(), since });
         }
-        // What begins and ends deployments has room always: of those there are few.
+        // What begins and ends deployments, or holds something up, has room always: of those there are few, or
+        // each waits for one that has not.
         let kept: usize = group.orders.iter().map(Signed::size).sum();
-        let is_bounded = starts || matches!(content.action, Action::Stop { .. });
+        let is_bounded = !matches!(
+            content.action,
+            Action::Resume { .. } | Action::Unfreeze | Action::Waive { .. }
+        );
         if kept + signed.size() > ORDERS_BYTES_PER_GROUP_MAX && !is_bounded {
             return Err(Refusal::ManyOrders(content.group.clone()));
         }

@@ -416,7 +416,7 @@ impl Ledger {
     }
 
     /// Keeps the newest reports of a group, and of all groups together as much as a snapshot has room for.
-    fn forget_reports(&mut self, group: &GroupName) {
+    pub(super) fn forget_reports(&mut self, group: &GroupName) {
         let needed = self.needed_reports();
         let over = self.state.deployments.values().filter(|deployment| deployment.status.is_over());
         let mut over: Vec<_> =

@@ -140,6 +140,11 @@ impl Ledger {
         Some((&known.cert, known.member.incarnation))
     }
 
+    /// True if a host is in a group, by its labels.
+    pub fn is_in(&self, host: HostId, group: &GroupName) -> bool {
+        self.groups_of(host).any(|own| own.group.name == *group)
+    }
+
     /// True if `host` belongs to the fleet.
     pub fn is_member(&self, host: HostId) -> bool {
         self.state.members.contains_key(&host)

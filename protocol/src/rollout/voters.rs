@@ -203,11 +203,18 @@ impl Ledger {
         self.state.uncounted.remove(&host);
         self.state.unsure.remove(&host);
         self.state.waived.remove(&host);
-        for (name, group) in self.state.groups.iter_mut() {
-            match runs.remove(name) {
-                Some(release) => drop(group.current.insert(host, release)),
-                None => drop(group.current.remove(&host)),
+        let own: Vec<_> = self.groups_of(host).map(|group| group.group.name.clone()).collect();
+        for name in own {
+            let Some(group) = self.state.groups.get_mut(&name) else { continue };
+            let Some(release) = runs.remove(&name) else {
+                group.current.remove(&host);
+                continue;
+            };
+            // What it was brought to is lost with the voters: nobody takes it back without an order.
+            if group.current.insert(host, release) != Some(release) {
+                group.left.insert(host);
             }
+            self.state.broken.remove(&(name, host));
         }
         // The voters may have lost the group, too; it may be handed in again.
         self.state.broken.extend(broken.into_iter().map(|name| (name, host)));
