@@ -1005,7 +1005,7 @@ const WAIVED_AFTER: Micros = 100 * SECOND;
 
 /// In a few runs a majority of the voters is lost.
 fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
-    if !dice.permille(150) {
+    if !dice.permille(250) {
         return None;
     }
     let recovers_after = dice.between(2 * SECOND, 10 * SECOND);
@@ -1013,7 +1013,7 @@ fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
         true => 8 * SECOND + recovers_after + dice.between(SECOND, 20 * SECOND),
         false => heal_at,
     };
-    let (cut, newest, draw) = (dice.permille(500), dice.permille(500), dice.number());
+    let (cut, newest, draw) = (dice.permille(500), dice.permille(400), dice.number());
     let at = dice.between(10 * SECOND, heal_at - 22 * SECOND);
     // Long enough for somebody to waive those who are lost, and for the hold-off.
     let is_long = dice.permille(400);
