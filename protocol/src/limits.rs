@@ -283,8 +283,6 @@ pub const BURST_BYTES: usize = HOST_BYTES_PER_SECOND / 4;
 /// Records that a host asks for between two offers. A record takes half a kilobyte, and a third of what may
 /// come to a host in a second is left for what comes unasked.
 pub const ASKS_PER_TICK: usize = HOST_BYTES_PER_SECOND / 3 * 2 / 512 / SPREADS_PER_SECOND;
-/// Hosts whose records a newcomer asks about between two offers: no more than it may ask for.
-pub const SURVEY_HOSTS_PER_TICK: usize = ASKS_PER_TICK;
 /// One host's records are pushed this often, and offered like others between.
 pub const URGENT_EVERY: Duration = Duration::from_secs(1);
 /// A host that only gets on with what it does says so no oftener than this.

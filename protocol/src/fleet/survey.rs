@@ -10,7 +10,7 @@ use super::{
     records::{Records, Statement, Version},
     roster::{BUCKETS, Number, Roster},
 };
-use crate::{limits::SURVEY_HOSTS_PER_TICK, time::Mono};
+use crate::{limits::ASKS_PER_TICK, time::Mono};
 
 /// A walk through all buckets.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Survey {
         records: &Records<S>,
         surveyed: usize,
     ) -> bool {
-        let much = SURVEY_HOSTS_PER_TICK * MUCH_TICKS;
+        let much = ASKS_PER_TICK * MUCH_TICKS;
         roster.len() >= surveyed + much && roster.len() >= records.len() + much
     }
 
@@ -65,7 +65,7 @@ impl Survey {
         peers: &[Number],
     ) -> BTreeMap<Number, Buckets> {
         let (mut asks, mut hosts) = (BTreeMap::new(), 0);
-        while hosts < SURVEY_HOSTS_PER_TICK
+        while hosts < ASKS_PER_TICK
             && let Some(peer) = self.next_peer(peers)
             && let Some(bucket) = self.left.next().and_then(|bucket| u8::try_from(bucket).ok())
         {

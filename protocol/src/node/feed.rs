@@ -438,10 +438,8 @@ impl Node {
         if let (Some(_), Entry::Grant(grant)) = (&self.consensus, &stamped.entry) {
             self.feed.awaited_by.insert(grant.host);
         }
-        match &stamped.entry {
-            Entry::Admit(_) | Entry::Remove(_) => self.out.push(Output::Roster),
-            Entry::Heard(record) => self.was_heard_of(record),
-            _ => {}
+        if matches!(stamped.entry, Entry::Admit(_) | Entry::Remove(_)) {
+            self.out.push(Output::Roster);
         }
         let refused = |refusal: Refusal| NotTaken::Refused(refusal.to_string());
         self.settle(*id, outcome.map(|_| index).map_err(refused));
@@ -464,7 +462,6 @@ impl Node {
     /// Goes on with another ledger, whose members may be others.
     fn replace_ledger(&mut self, ledger: Ledger) {
         self.ledger = ledger;
-        self.waits_anew();
         self.is_roster_stale = true;
         self.out.push(Output::Roster);
     }

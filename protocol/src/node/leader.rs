@@ -14,7 +14,7 @@ use crate::{
     rollout::{Entry, HostView, Passed},
     sabotage::{Defect, planted},
     time::Mono,
-    trust::{Signed, Voter, Voters},
+    trust::{Voter, Voters},
 };
 
 /// This host's time as leader.
@@ -235,23 +235,6 @@ impl Node {
                 *since = self.now;
             }
         }
-    }
-
-    /// What was waited for of a silent host is over: if it is waited for again, that is another time.
-    pub(super) fn was_heard_of(&mut self, record: &Signed<Record>) {
-        let waiting = &mut self.leadership.waiting_since;
-        // As a rule nobody is given up.
-        if waiting.keys().all(|passed| silent_in(passed).is_none()) {
-            return;
-        }
-        if let Ok(record) = record.verify_host(self.trust.fleet()) {
-            waiting.retain(|passed, _| silent_in(passed) != Some(record.content().host));
-        }
-    }
-
-    /// What was waited for before is not known to have been waited for all the time.
-    pub(super) fn waits_anew(&mut self) {
-        self.leadership.waiting_since.clear();
     }
 
     /// Tells the ledger what time has passed that it waits for.
