@@ -233,7 +233,12 @@ fn a_host_of_which_voters_have_forgotten_what_it_runs_is_not_bare_and_says_what_
     desk.apply(Entry::Counted(desk.sign(&counted, 103))).unwrap();
     operating::count(&mut desk, 4, &[], generation);
     assert_eq!(desk.down("web"), (0, 1));
-    assert_eq!(desk.ledger.state.groups[&web].current.get(&host(3)), Some(&good));
+    let group = &desk.ledger.state.groups[&web];
+    assert_eq!(group.current.get(&host(3)), Some(&good));
+    assert!(
+        group.left.contains(&host(3)) && !group.left.contains(&host(0)),
+        "no order, no way back"
+    );
     desk.deploy("web");
     desk.want_all();
     assert_eq!(desk.grant_next(), 4, "the bare one goes first");

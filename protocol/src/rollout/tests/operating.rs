@@ -310,8 +310,8 @@ fn a_quota_that_is_lowered_while_a_deployment_runs_stops_new_grants() {
     assert_eq!(desk.status(order.unwrap(), false), DeploymentStatus::Succeeded);
 }
 
-#[test]
-fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
+/// One of two hosts, and the slot that it holds.
+fn one_holds() -> (Desk, u8, u64) {
     let mut desk = Desk::new(2);
     desk.group_with("web", |_| {}).unwrap();
     let release = desk.release("web");
@@ -319,6 +319,12 @@ fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
     desk.want_all();
     let holder = desk.grant_next();
     let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    (desk, holder, token)
+}
+
+#[test]
+fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
+    let (mut desk, holder, token) = one_holds();
     desk.health(holder, false);
     desk.act("web", Action::ReleaseSlot { host: host(holder), token }).unwrap();
     desk.done(holder, Outcome::Succeeded);
@@ -328,13 +334,7 @@ fn a_holder_that_is_alive_after_all_gives_its_slot_back_itself() {
 
 #[test]
 fn the_slot_of_a_holder_that_is_heard_of_is_not_released() {
-    let mut desk = Desk::new(2);
-    desk.group_with("web", |_| {}).unwrap();
-    let release = desk.release("web");
-    desk.deploy_with("web", release, |_| {}).unwrap();
-    desk.want_all();
-    let holder = desk.grant_next();
-    let token = desk.ledger.slot_of(host(holder)).unwrap().token;
+    let (mut desk, holder, token) = one_holds();
     let release = Action::ReleaseSlot { host: host(holder), token };
     let heard_of = Refusal::HolderHeardOf(format!("h{holder}"));
     assert_eq!(desk.act("web", release.clone()), Err(heard_of));
