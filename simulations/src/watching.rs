@@ -193,14 +193,10 @@ impl World {
 
     /// Of whom was removed a host knows nothing any more. On another line of the ledger that host may be a
     /// member still, and be heard of anew.
-    pub(crate) fn view_forgot(&mut self, host: usize) {
-        let Host { node: Some(node), seen, .. } = &mut self.hosts[host] else { return };
-        for (id, about) in &self.by_id {
-            if node.view().get(*id).is_none()
-                && let Some(newest) = seen.get_mut(*about)
-            {
-                *newest = (0, 0);
-            }
+    pub(crate) fn view_forgot(&mut self, host: usize, other: HostId) {
+        let about = self.by_id[&other];
+        if let Some(newest) = self.hosts[host].seen.get_mut(about) {
+            *newest = (0, 0);
         }
     }
 

@@ -521,12 +521,15 @@ impl World {
             Output::Known(other, addresses) => {
                 let known = &mut self.hosts[host].disk.known;
                 match addresses.is_empty() {
-                    true => drop(known.remove(&other)),
+                    true => {
+                        known.remove(&other);
+                        self.view_forgot(host, other);
+                    }
                     false => drop(known.insert(other, addresses)),
                 }
             }
             Output::Close(peer) => self.part(host, self.by_id[&peer]),
-            Output::Roster => self.view_forgot(host),
+            Output::Roster => {}
             Output::Note(text) => self.trace.say(self.now, || format!("host {host}: {text}")),
         }
     }
