@@ -408,7 +408,7 @@ impl World {
         self.recovering.dice = Some(dice);
         let seats = u8::try_from(self.plan.voters).unwrap_or(1);
         let Some(node) = self.node(survivor) else { return };
-        let Ok(mut list) = node.ledger().recovery(&voters, seats) else { return };
+        let Ok(mut list) = node.ledger().recovery(&voters, Some(seats)) else { return };
         if list.add_signature(self.trust.fleet(), &person(2)).is_err() {
             return;
         }

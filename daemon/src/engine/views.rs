@@ -72,10 +72,7 @@ impl Engine {
             }
             Command::Imported(manifest) => self.transfer(TransferInput::Imported(manifest)),
             Command::PlanRecovery(voters, seats, reply) => {
-                let ledger = self.node.ledger();
-                // A fleet that was left with few is to grow to what it was.
-                let now = u8::try_from(ledger.electorate().newest().seats()).unwrap_or(u8::MAX);
-                let plan = ledger.recovery(&voters, seats.unwrap_or(now));
+                let plan = self.node.ledger().recovery(&voters, seats);
                 drop(reply.send(plan.map_err(|refusal| refusal.to_string())));
             }
             Command::TrustDisk(reply) => self.trust_disk(reply).await?,

@@ -122,8 +122,13 @@ impl Ledger {
         Base { index: self.state.applied, state: self.state_hash() }
     }
 
-    /// The list by which operators would let the fleet go on with this very ledger and these voters.
-    pub fn recovery(&self, hosts: &[HostId], seats: u8) -> Result<Signed<VoterList>, Refusal> {
+    /// The list by which operators would let the fleet go on with this very ledger and these voters. If they
+    /// say nothing of seats it is to grow to what it was.
+    pub fn recovery(
+        &self,
+        hosts: &[HostId],
+        seats: Option<u8>,
+    ) -> Result<Signed<VoterList>, Refusal> {
         let voter = |host: &HostId| {
             let name = self.name_of(*host).ok_or_else(|| Refusal::UnknownHost(host.short()))?;
             Ok(Voter { host: *host, name: name.clone() })
@@ -132,6 +137,7 @@ impl Ledger {
         voters.sort();
         voters.dedup();
         let now = self.electorate.newest();
+        let seats = seats.unwrap_or_else(|| u8::try_from(now.seats()).unwrap_or(u8::MAX));
         let generation = VoterList::generation_after_loss(now.generation());
         let base = Some(self.recovery_base());
         let list = VoterList { base, seats, parent: now.id(), voters, generation };

@@ -361,7 +361,7 @@ impl World {
     /// Operators let the fleet go on with the ledger of `from`, and with these voters.
     fn recover(&mut self, from: usize, voters: &[usize]) -> Result<u64, NotTaken> {
         let voters: Vec<_> = voters.iter().map(|voter| self.hosts[*voter].id).collect();
-        let mut list = self.node(from).ledger().recovery(&voters, 3).unwrap();
+        let mut list = self.node(from).ledger().recovery(&voters, Some(3)).unwrap();
         list.add_signature(self.trust.fleet(), &self.operator).unwrap();
         let id = list.id(self.trust.fleet());
         self.feed(from, Input::Recover(list));
@@ -485,7 +485,9 @@ fn what_operators_did_not_sign_or_signed_for_another_ledger_recovers_nothing() {
     let mut world = impatient(5, 3);
     let from = world.leader().unwrap();
     let me = world.hosts[from].id;
-    let list = world.node(from).ledger().recovery(&[me], 1).unwrap();
+    let kept = world.node(from).ledger().recovery(&[me], None).unwrap();
+    assert_eq!(kept.claim().unwrap().seats, 3, "it is to grow to what it was");
+    let list = world.node(from).ledger().recovery(&[me], Some(1)).unwrap();
     world.feed(from, Input::Recover(list.clone()));
     let refused = world.answers.remove(&list.id(world.trust.fleet())).unwrap().unwrap_err();
     assert!(refused.to_string().contains("signed by 0 of the 1"), "{refused}");

@@ -669,7 +669,7 @@ fn voters_leave_the_last_lists_of_the_chain_to_operators() {
     desk.ledger.state.voter_lists.push(one_more);
     assert!(matches!(desk.ledger.check(NOW, &entry), Err(Refusal::VoterChange(_))));
     assert_eq!(desk.ledger.voter_changes_left(), 0);
-    let recovery = desk.ledger.recovery(&[host(1)], 1).unwrap().claim().unwrap();
+    let recovery = desk.ledger.recovery(&[host(1)], Some(1)).unwrap().claim().unwrap();
     let recovery = desk.sign(&recovery, 3);
     desk.ledger.recover(&recovery).unwrap();
 }
@@ -696,7 +696,7 @@ fn who_leaves_a_group_has_no_part_in_what_it_deploys() {
 
 /// Operators let the fleet go on with this ledger, and one voter.
 pub(super) fn recover(desk: &mut Desk) -> u64 {
-    let list = desk.ledger.recovery(&[host(0)], 1).unwrap().claim().unwrap();
+    let list = desk.ledger.recovery(&[host(0)], Some(1)).unwrap().claim().unwrap();
     desk.ledger.recover(&desk.sign(&list, 3)).unwrap();
     list.generation
 }
