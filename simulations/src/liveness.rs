@@ -118,7 +118,8 @@ impl World {
             self.mending.by = Some(self.now + within);
         }
         let missing = match self.mending.part {
-            Part::Rest | Part::Back => self.rest_missing(),
+            Part::Rest => self.rest_missing().or_else(|| self.muted()),
+            Part::Back => self.rest_missing(),
             Part::Dead(host) => self.not_called(host),
             Part::Last => self.last_missing(),
         };
@@ -176,6 +177,14 @@ impl World {
             voters.hosts().all(votes) && voters.list().len() >= 3 && ledger.next_voters().is_none();
         let is_needed = voters.is_voter(self.hosts[host].id) && !all_vote;
         (there.len() >= HOSTS_MIN && !is_needed && !self.plan.is_large).then_some(host)
+    }
+
+    /// Whoever was late or wrong again and again accuses nobody for a while, and until it does no verdict can
+    /// be asked for.
+    fn muted(&self) -> Option<(&'static str, String)> {
+        let is_muted = |host: &usize| self.node(*host).is_some_and(Node::is_muted);
+        let host = (0..self.hosts.len()).find(is_muted)?;
+        Some(("L6", format!("host {host} does not trust its ears")))
     }
 
     /// Who does not call a dead host unreachable yet.

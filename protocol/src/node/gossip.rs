@@ -194,7 +194,7 @@ impl Node {
             return;
         }
         let accused = self.accused();
-        let is_muted = self.gossip.ears.is_muted(&self.view.roster);
+        let is_muted = self.is_muted();
         let unsteady = self.fitness.is_unsteady(self.now, is_muted);
         let doubled = self.fitness.is_doubled(self.now);
         let gossip = &self.gossip;
@@ -319,6 +319,11 @@ impl Node {
         accused
     }
 
+    /// True while this host accuses nobody, since the fault is likely its own ([`Ears::is_muted`]).
+    pub fn is_muted(&self) -> bool {
+        self.gossip.ears.is_muted(&self.view.roster)
+    }
+
     /// Takes in what a peer says about records.
     pub(super) fn hear_say(&mut self, from: HostId, said: Say<Held>) {
         let Some(from) = self.view.roster.number(from) else { return };
@@ -420,7 +425,7 @@ impl Node {
             self.gossip.ears.last_heard(number).unwrap_or_else(|| match self.standing(host) {
                 Standing::Suspect { since } | Standing::Unreachable { since } => since,
                 // Whoever is cut off hears nobody say that anybody is silent.
-                _ if self.gossip.ears.is_muted(&self.view.roster) => record,
+                _ if self.is_muted() => record,
                 Standing::Reachable | Standing::Unknown => self.now,
             });
         Some(self.now.since(heard.max(record)))
