@@ -349,9 +349,18 @@ pub const SUBMISSIONS_MAX: usize = 1024;
 pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 /// An entry of the ledger with its evidence.
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
+/// Deployment groups of a fleet. CodeDeploy has as many of one application.
+pub const GROUPS_MAX: usize = 1000;
+/// What all groups and their orders may take before no more groups are taken: an eighth of a snapshot, in
+/// which each group is written down twice.
+pub const GROUPS_BYTES_MAX: usize = 16 << 20;
+/// Releases of one application that are kept beside those that are needed: more than anybody goes back by.
+pub const RELEASES_KEPT_PER_APPLICATION: usize = 200;
+/// The same for all applications, in bytes: an eighth of a snapshot, in which each is written down twice.
+pub const RELEASES_BYTES_MAX: usize = 16 << 20;
 /// Deployments whose report is kept, per group.
 pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
-/// What is kept of the hosts of deployments that are over, in all groups together, beside the few reports that
+/// What is kept of deployments that are over, in all groups together, beside the few reports that
 /// each group keeps always: a quarter of what a snapshot may be.
 pub const REPORTS_BYTES_MAX: usize = 32 << 20;
 /// Deployments of a group that may be over while hosts that are away hold slots of them. All that those need
@@ -398,6 +407,7 @@ const _: () = {
     // Places on the rings of the overlay are of this size.
     assert!(HOSTS_MAX <= u16::MAX as usize);
     assert!(REPORTS_BYTES_MAX as u64 <= SNAPSHOT_BYTES_MAX / 4);
+    assert!((GROUPS_BYTES_MAX + RELEASES_BYTES_MAX) as u64 * 2 <= SNAPSHOT_BYTES_MAX / 2);
     assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
     assert!(RECORDS_PER_MESSAGE_MAX * (RECORD_BYTES_MAX + 2048) < MESSAGE_BYTES_MAX);
     assert!(VERSIONS_PER_MESSAGE_MAX * 64 < MESSAGE_BYTES_MAX);

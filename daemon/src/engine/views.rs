@@ -89,7 +89,7 @@ impl Engine {
         let mut signed_at = SignedAt::new();
         for (id, content) in ledger.releases() {
             signed_at.insert(id, content.created_at.0);
-            releases.push(release(id, &content));
+            releases.push(release(id, content));
         }
         let mut hosts: Vec<_> =
             ledger.members().map(|host| self.host(&host, &groups, &signed_at)).collect();

@@ -10,7 +10,7 @@ use crate::{
     consensus::{self, HardState, LogEntry, Restored, Snapshot, WireError, Write},
     ids::{Digest, HostId},
     limits::{
-        ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX,
+        ENTRIES_PER_MESSAGE_MAX, ENTRY_BYTES_MAX, HOSTS_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX,
         SNAPSHOT_EVERY_BYTES, SUBMISSIONS_MAX, TERM_MAX,
     },
     rollout::{Believed, Effect, Entry, Ledger, Read, Refusal, Stamped},
@@ -477,6 +477,14 @@ impl Node {
         self.feed_all_followers();
         let index = self.ledger.applied_index();
         let state = self.ledger.snapshot();
+        if state.len() as u64 > SNAPSHOT_BYTES_MAX {
+            self.out.push(Output::Note(format!(
+                "the ledger takes {} MiB and a host that joins, or was away for long, takes {} at most: it will \
+                 stay outside. Members with fewer labels and groups with shorter settings take less",
+                state.len() >> 20,
+                SNAPSHOT_BYTES_MAX >> 20
+            )));
+        }
         let snapshot = match &mut self.consensus {
             Some(consensus) => {
                 let (snapshot, outputs) = consensus.compact(index, state);

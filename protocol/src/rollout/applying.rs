@@ -39,9 +39,7 @@ impl Ledger {
                 }
             }
             Judged::Group(group) => self.set_group(&group),
-            Judged::Release(release) => {
-                self.state.releases.insert(release.id(), release.signed().clone());
-            }
+            Judged::Release(release) => self.keep_release(index, &release),
             Judged::Order { order, effect } => {
                 self.chain(&order);
                 self.follow(at, index, &order.content().group, effect);

@@ -307,9 +307,10 @@ impl Deployment {
         self.quota().saturating_sub(failed)
     }
 
-    /// About as many bytes as its hosts are written down in.
+    /// About as many bytes as it is written down in: its hosts, and the group as it was.
     pub(super) fn report_bytes(&self) -> usize {
-        self.targets.values().map(|target| target.report_bytes()).sum()
+        let targets: usize = self.targets.values().map(|target| target.report_bytes()).sum();
+        targets + self.group_document.size()
     }
 
     /// True if it only brings hosts to what the others run already.

@@ -11,10 +11,10 @@ use super::{
 use crate::{
     fleet::{Record, Version},
     ids::{DeploymentId, HostId},
-    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX},
+    limits::{GROUPS_BYTES_MAX, GROUPS_MAX, GROUPS_PER_HOST_MAX, HOSTS_MAX},
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Done, Drain, Group, MemberCert, Release, Removal, Signed, Want},
+    trust::{Done, Drain, Group, MemberCert, Removal, Signed, Want},
 };
 
 impl Ledger {
@@ -194,6 +194,14 @@ impl Ledger {
             let (group, got) = (content.name.clone(), content.version);
             return Err(Refusal::GroupVersion { group, expected, got });
         }
+        if known.is_none() && self.state.groups.len() >= GROUPS_MAX {
+            return Err(Refusal::ManyGroups);
+        }
+        let more = signed.size().saturating_sub(known.map_or(0, |known| known.signed.size()));
+        let bytes: usize = self.state.groups.values().map(|group| group.bytes()).sum();
+        if more > 0 && bytes + more > GROUPS_BYTES_MAX {
+            return Err(Refusal::GroupsTakeMuch);
+        }
         if let Some(known) = known {
             if known.group.application != content.application {
                 return Err(Refusal::OtherApplication(content.name.clone()));
@@ -224,18 +232,6 @@ impl Ledger {
         let held = self.state.slots.iter().filter(|(_, slot)| slot.deployment == deployment);
         let holders = held.map(|(host, _)| self.name_of(*host).cloned());
         Refusal::HeldStill { deployment, holders: holders.flatten().collect() }
-    }
-
-    fn judge_release(&self, signed: &Signed<Release>) -> Result<Judged, Refusal> {
-        let release = self.trust.release(signed).map_err(Refusal::untrusted("release"))?;
-        if self.state.releases.contains_key(&release.id()) {
-            return Ok(Judged::Nothing);
-        }
-        let content = release.content();
-        if self.find_release(&content.application, &content.label).is_some() {
-            return Err(Refusal::LabelTaken(content.label.clone()));
-        }
-        Ok(Judged::Release(release))
     }
 
     fn judge_want(

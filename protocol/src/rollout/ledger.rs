@@ -22,6 +22,7 @@ use super::{
     kept::Kept,
     quotas::Sizes,
     refusal::Refusal,
+    releases::Released,
 };
 use crate::{
     cbor::{self, DecodeError},
@@ -58,7 +59,7 @@ pub(super) struct State {
     /// Hosts that a token which counts its uses has enrolled.
     pub(super) token_uses: Kept<BTreeMap<Digest, BTreeSet<HostId>>>,
     pub(super) groups: Kept<BTreeMap<GroupName, Kept<GroupState>>>,
-    pub(super) releases: Kept<BTreeMap<Digest, Signed<Release>>>,
+    pub(super) releases: Kept<BTreeMap<Digest, Kept<Released>>>,
     pub(super) deployments: Kept<BTreeMap<DeploymentId, Kept<Deployment>>>,
     pub(super) slots: Kept<BTreeMap<HostId, Slot>>,
     /// Hosts that an operator wrote off while they held a slot, or may have, until they are heard of again.
@@ -121,6 +122,18 @@ pub(super) struct GroupState {
     pub(super) late: Kept<BTreeSet<HostId>>,
     /// Stops since the newest order to deploy or to go back that have no place in the chain.
     pub(super) stopped_out_of_turn: Vec<Stopped>,
+}
+
+impl GroupState {
+    /// What it and its orders take.
+    pub(super) fn bytes(&self) -> usize {
+        self.signed.size() + self.order_bytes()
+    }
+
+    /// What the orders take that are kept.
+    pub(super) fn order_bytes(&self) -> usize {
+        self.orders.iter().map(Signed::size).sum()
+    }
 }
 
 /// A slot that is held.

@@ -18,6 +18,7 @@ mod quotas;
 #[cfg(feature = "consensus")]
 mod read;
 mod refusal;
+mod releases;
 mod settling;
 #[cfg(feature = "simulation")]
 pub mod sharing;

@@ -56,12 +56,11 @@ impl Ledger {
         }
         // What begins and ends deployments, or holds something up, has room always: of those there are few, or
         // each waits for one that has not.
-        let kept: usize = group.orders.iter().map(Signed::size).sum();
         let is_bounded = !matches!(
             content.action,
             Action::Resume { .. } | Action::Unfreeze | Action::Waive { .. }
         );
-        if kept + signed.size() > ORDERS_BYTES_PER_GROUP_MAX && !is_bounded {
+        if group.order_bytes() + signed.size() > ORDERS_BYTES_PER_GROUP_MAX && !is_bounded {
             return Err(Refusal::ManyOrders(content.group.clone()));
         }
         let effect = self.judge_action(at, group, &order)?;

@@ -5,7 +5,10 @@ use thiserror::Error;
 use super::waiting::join;
 use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId, HostName, ReleaseLabel},
-    limits::{GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX},
+    limits::{
+        GROUPS_BYTES_MAX, GROUPS_MAX, GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX,
+        RELEASES_BYTES_MAX,
+    },
     time::UnixSeconds,
     trust::{MemberRefused, Untrusted, VotersRefused},
 };
@@ -282,6 +285,26 @@ pub enum Refusal {
          no more are taken: wait until that is over or `swell stop` it, and then deploy anew"
     )]
     ManyOrders(GroupName),
+    /// As many groups as there may be.
+    #[error(
+        "the fleet has {GROUPS_MAX} deployment groups, the most that it keeps: use one that is not needed any \
+         more, or split the fleet"
+    )]
+    ManyGroups,
+    /// Groups and their orders would not fit into what hosts that join are given.
+    #[error(
+        "the fleet's groups and their orders take {} MiB, the most that it keeps: no group is added or made longer until \
+         others are shorter",
+        GROUPS_BYTES_MAX >> 20
+    )]
+    GroupsTakeMuch,
+    /// Releases that are needed would not fit into what hosts that join are given.
+    #[error(
+        "the releases that are deployed somewhere, or that deployments tell of, take {} MiB, the most that the \
+         fleet keeps: shorten what releases say, and deploy anew",
+        RELEASES_BYTES_MAX >> 20
+    )]
+    ManyReleases,
     /// Nobody has frozen it.
     #[error("group {0} is not frozen")]
     NotFrozen(GroupName),

@@ -8,12 +8,11 @@ use crate::{
     execute::Evidence,
     fleet::Version,
     ids::{
-        ApplicationName, DeploymentId, Digest, GroupName, HostId, HostName, Labels, Nonce,
-        ReleaseLabel, ZoneName,
+        ApplicationName, DeploymentId, Digest, GroupName, HostId, HostName, Labels, Nonce, ZoneName,
     },
     sabotage::{Defect, planted},
     time::UnixSeconds,
-    trust::{Action, Group, MemberCert, Order, Release, Signed, Subject},
+    trust::{Action, Group, MemberCert, Order, Signed, Subject},
 };
 
 /// A member, for tables.
@@ -257,39 +256,6 @@ impl Ledger {
         let fleet = self.trust().fleet();
         let id = order.id(fleet);
         self.state.groups.values().any(|g| g.orders.iter().any(|known| known.id(fleet) == id))
-    }
-
-    /// A release by its id.
-    pub fn release(&self, id: Digest) -> Option<Release> {
-        // It was verified when it was applied.
-        let signed = self.state.releases.get(&id)?;
-        self.trust().release(signed).ok().map(|release| release.content().clone())
-    }
-
-    /// A release by what people call it.
-    pub fn find_release(
-        &self,
-        application: &ApplicationName,
-        label: &ReleaseLabel,
-    ) -> Option<Digest> {
-        self.releases()
-            .find(|(_, release)| release.application == *application && release.label == *label)
-            .map(|(id, _)| id)
-    }
-
-    /// The ids of all releases.
-    pub fn release_ids(&self) -> impl Iterator<Item = Digest> {
-        self.state.releases.keys().copied()
-    }
-
-    /// All releases.
-    pub fn releases(&self) -> impl Iterator<Item = (Digest, Release)> {
-        self.state.releases.keys().filter_map(|id| Some((*id, self.release(*id)?)))
-    }
-
-    /// A release in its signed form.
-    pub fn signed_release(&self, id: Digest) -> Option<&Signed<Release>> {
-        self.state.releases.get(&id)
     }
 
     /// The deployments, newest first.

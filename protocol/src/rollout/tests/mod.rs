@@ -9,8 +9,8 @@ use crate::{
     execute::LifecycleEvent,
     fleet::{Record, Version},
     ids::{
-        ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, Labels,
-        ReleaseLabel, ZoneName,
+        ApplicationName, DeploymentId, Digest, FleetName, GroupName, HostId, HostName, LabelText,
+        Labels, ReleaseLabel, ZoneName,
     },
     limits::{ORDERS_BYTES_PER_GROUP_MAX, ORDERS_KEPT_PER_GROUP},
     time::UnixSeconds,
@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod bare;
+mod bounds;
 mod choosing;
 mod draining;
 mod leaving;
@@ -160,18 +161,9 @@ impl Desk {
         minimum: MinimumHealthy,
         version: u64,
     ) -> Result<bool, Refusal> {
-        let group = Group {
-            name: group_name(name),
-            filter: filter.parse::<Labels>().unwrap(),
-            version,
-            catch_up: false,
-            application: ApplicationName::new(name).unwrap(),
-            configuration: minimum.into(),
-            failure_budget: None,
-            automatic_rollback: true,
-            deploy_to_new_hosts: false,
-            minimum_healthy_seconds: 0,
-        };
+        let filter = filter.parse::<Labels>().unwrap();
+        let configuration = minimum.into();
+        let group = Group { filter, configuration, ..group_document(name, version) };
         let group = self.sign(&group, 3);
         self.apply(Entry::Group(group))
     }
@@ -179,18 +171,7 @@ impl Desk {
     /// Sets a group up, or changes it, as `change` says. It is for every host.
     fn group_with(&mut self, name: &str, change: impl FnOnce(&mut Group)) -> Result<bool, Refusal> {
         let known = self.ledger.group(&group_name(name)).map_or(0, |group| group.group.version);
-        let mut group = Group {
-            name: group_name(name),
-            filter: Labels::default(),
-            version: known + 1,
-            catch_up: false,
-            application: ApplicationName::new(name).unwrap(),
-            configuration: MinimumHealthy::OneAtATime.into(),
-            failure_budget: None,
-            automatic_rollback: true,
-            deploy_to_new_hosts: false,
-            minimum_healthy_seconds: 0,
-        };
+        let mut group = group_document(name, known + 1);
         change(&mut group);
         let group = self.sign(&group, 3);
         self.apply(Entry::Group(group))
@@ -272,6 +253,12 @@ impl Desk {
     }
 
     fn release(&mut self, application: &str) -> Digest {
+        let release = self.next_release(application, Vec::new());
+        self.apply(Entry::Release(release.clone())).unwrap();
+        release.id(self.ledger.trust().fleet())
+    }
+
+    fn next_release(&mut self, application: &str, environments: Vec<LabelText>) -> Signed<Release> {
         self.next_label += 1;
         let release = Release {
             label: ReleaseLabel::new(self.next_label.to_string()).unwrap(),
@@ -280,13 +267,11 @@ impl Desk {
             created_at: NOW,
             application: ApplicationName::new(application).unwrap(),
             architecture: None,
-            environments: Vec::new(),
+            environments,
             content_bytes: 0,
             manifest_bytes: 1,
         };
-        let release = self.sign(&release, 2);
-        self.apply(Entry::Release(release.clone())).unwrap();
-        release.id(self.ledger.trust().fleet())
+        self.sign(&release, 2)
     }
 
     fn order(&self, group: &str, action: Action) -> Order {
@@ -345,6 +330,22 @@ impl Desk {
     fn down(&self, group: &str) -> (usize, usize) {
         let view = self.ledger.group(&group_name(group)).unwrap();
         (view.down.len(), view.quota)
+    }
+}
+
+/// A group for every host, one at a time.
+fn group_document(name: &str, version: u64) -> Group {
+    Group {
+        name: group_name(name),
+        filter: Labels::default(),
+        version,
+        catch_up: false,
+        application: ApplicationName::new(name).unwrap(),
+        configuration: MinimumHealthy::OneAtATime.into(),
+        failure_budget: None,
+        automatic_rollback: true,
+        deploy_to_new_hosts: false,
+        minimum_healthy_seconds: 0,
     }
 }
 
