@@ -108,6 +108,8 @@ defects! {
     TreeNotHashedAgain => "records that changed look the same to whoever compares",
     ViewGoesBack => "an older record replaces a newer one",
     NeverCleared => "a host that was suspected once stays suspected",
+    LastWordUnheard => "nobody accuses a host that said it would stop, and nobody calls it unreachable",
+    StoppedForGood => "a host that was stopped once stays unreachable when it is started again",
     WellWithoutAWord => "a host that counts as unhealthy is called well though nothing new was heard of it",
     UnhealthyForever => "a host that counts as unhealthy is never called well again",
     ReturnedOnce => "a return of a slot is handed in once and never again",

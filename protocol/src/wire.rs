@@ -46,7 +46,7 @@ pub enum Welcome {
 }
 
 /// The protocol's version in [`Hello`].
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
 
 /// One message on a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -355,6 +355,7 @@ mod tests {
             sequence: 3456,
             unsteady: false,
             doubled: false,
+            leaving: false,
             addresses: vec!["/ip4/10.20.30.40/tcp/7411".into()],
             signed_at: UnixSeconds(1_795_471_805),
         };

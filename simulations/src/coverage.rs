@@ -77,6 +77,8 @@ situations! {
     TwoDeploymentsAtOnce => "two groups deployed at the same time",
     VoterReplaced => "a voter was replaced",
     LeaderHandedOver => "a leader that may vote no more handed over",
+    LeaderStopped => "somebody stopped the daemon of a leader",
+    StoppedHostCalled => "a host whose daemon was stopped was called unreachable by all",
     VoterLeftBehind => "a voter that was away came back to a generation that it knew nothing of",
     GroupFrozen => "an operator froze a group",
     HostDrained => "an operator drained a host",

@@ -24,8 +24,8 @@ impl World {
         let until = self.now + fault.lasts;
         match fault.kind {
             FaultKind::KillDaemon(host) => {
-                self.kill_daemon(host, false);
-                self.queue.plan(until, Event::StartDaemon { host });
+                let ended = self.end_daemon(host);
+                self.queue.plan(until.max(ended + 1), Event::StartDaemon { host });
             }
             FaultKind::KillAt { host, border, skip } => {
                 let down_for = fault.lasts.min(20 * SECOND);
@@ -62,8 +62,7 @@ impl World {
             FaultKind::RestartAll => {
                 self.coverage.met(Situation::AllRestarted);
                 for host in 0..self.hosts.len() {
-                    self.kill_daemon(host, false);
-                    let at = self.now + self.dice.between(200_000, 3 * SECOND);
+                    let at = self.end_daemon(host) + self.dice.between(200_000, 3 * SECOND);
                     self.queue.plan(at, Event::StartDaemon { host });
                 }
             }

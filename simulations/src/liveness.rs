@@ -12,6 +12,7 @@ use groundswell_protocol::{
 };
 
 use crate::{
+    coverage::Situation,
     people::Manner,
     plan::{Bad, DelayLaw, Micros, SECOND, Terms},
     world::{Event, World},
@@ -51,7 +52,7 @@ enum Part {
     /// All that was under way comes to its end.
     #[default]
     Rest,
-    /// One host has no power, and all others are to say so.
+    /// One host has no power, or its daemon was stopped, and all others are to say so.
     Dead(usize),
     /// It is back.
     Back,
@@ -142,13 +143,20 @@ impl World {
         self.mending.part = match self.mending.part {
             Part::Rest => match self.one_to_die() {
                 Some(host) => {
-                    self.lose_power(host);
+                    match self.dice.permille(400) {
+                        true => drop(self.stop_daemon(host)),
+                        false => self.lose_power(host),
+                    }
                     Part::Dead(host)
                 }
                 None => Part::Last,
             },
             Part::Dead(host) => {
+                if self.hosts[host].powered {
+                    self.coverage.met(Situation::StoppedHostCalled);
+                }
                 self.queue.plan(self.now, Event::Boot { host });
+                self.queue.plan(self.now, Event::StartDaemon { host });
                 Part::Back
             }
             Part::Back => Part::Last,

@@ -2,11 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use groundswell_protocol::node::Node;
+use groundswell_protocol::{
+    consensus::Consensus,
+    node::{Input, Node},
+};
 
 use crate::{
     coverage::Situation,
-    plan::SECOND,
+    plan::{Micros, SECOND},
     world::{Event, World},
 };
 
@@ -31,7 +34,8 @@ impl World {
     }
 
     pub(crate) fn start_daemon(&mut self, host: usize) {
-        if !self.hosts[host].powered || self.hosts[host].node.is_some() {
+        let is_kept_off = !self.hosts[host].powered || self.mending.is_dead(host);
+        if is_kept_off || self.hosts[host].node.is_some() {
             return;
         }
         let (mono, wall) = (self.hosts[host].mono(self.now), self.hosts[host].wall(self.now));
@@ -82,6 +86,27 @@ impl World {
             self.note_given_up(host);
             self.report_soon(host);
         }
+    }
+
+    /// The daemon dies, or somebody stops it. By when it has ended.
+    pub(crate) fn end_daemon(&mut self, host: usize) -> Micros {
+        if self.dice.permille(500) {
+            return self.stop_daemon(host);
+        }
+        self.kill_daemon(host, false);
+        self.now
+    }
+
+    /// Somebody stops the daemon. It tells the others, and ends a moment later: by when.
+    pub(crate) fn stop_daemon(&mut self, host: usize) -> Micros {
+        self.trace.say(self.now, || format!("host {host}: the daemon is told to stop"));
+        if self.node(host).and_then(Node::consensus).is_some_and(Consensus::is_leading) {
+            self.coverage.met(Situation::LeaderStopped);
+        }
+        let (life, ends) = (self.hosts[host].life, self.now + self.dice.between(0, SECOND / 3));
+        self.queue.plan(ends, Event::Stopped { host, life });
+        self.feed(host, Input::Leave);
+        ends
     }
 
     /// The daemon dies. Its peers learn of it at once, unless the whole machine went.

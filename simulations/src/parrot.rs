@@ -95,6 +95,7 @@ impl World {
             version: "forged".into(),
             unsteady: false,
             doubled: false,
+            leaving: false,
             sequence: 1,
             addresses: vec![format!("host {host}")],
             signed_at: UnixSeconds(0),

@@ -70,6 +70,8 @@ pub(crate) enum Event {
     Boot { host: usize },
     /// A daemon is started.
     StartDaemon { host: usize },
+    /// A daemon that was told to stop ends.
+    Stopped { host: usize, life: u32 },
     /// An executor is started.
     StartExecutor { host: usize },
     /// A host that stood still goes on.
@@ -296,6 +298,11 @@ impl World {
             }
             Event::Boot { host } => self.boot(host),
             Event::StartDaemon { host } => self.start_daemon(host),
+            Event::Stopped { host, life } => {
+                if self.hosts[host].life == life {
+                    self.kill_daemon(host, false);
+                }
+            }
             Event::StartExecutor { host } => self.start_executor(host),
             Event::Resume { host } => self.resume(host),
             Event::Fault(index) => self.fault(index),

@@ -89,6 +89,7 @@ mod tests {
             version: String::new(),
             unsteady: false,
             doubled: false,
+            leaving: false,
             sequence: 1,
             addresses: Vec::new(),
             signed_at: UnixSeconds(0),

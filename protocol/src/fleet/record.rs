@@ -29,6 +29,10 @@ pub struct Record {
     /// speaks with its key, as a copy of its disk does. Left out if false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub doubled: bool,
+    /// Its daemon was told to stop, and says so with its last word: until it is started again nobody need find
+    /// out that it is silent. Left out if false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// The daemon's version.
     pub version: String,
     /// Counts the host's records since its start.

@@ -3,7 +3,8 @@
 //! One host's word is not enough, because it may itself be the one that is cut off. Accusations
 //! travel in the accusers' own records. Those of a host's neighbours on the rings count, which
 //! everybody works out from the roster; of a neighbour that is itself accused, so do those of the
-//! next one. A record that is newer than the accused one clears its host at once.
+//! next one. A host that says that its daemon stops needs no accuser. A record that is newer than the
+//! accused one, or than that last word, clears its host at once.
 //!
 //! A verdict stops grants and shows on screens. It never frees a slot.
 
@@ -44,7 +45,8 @@ pub enum Standing {
 pub struct Count {
     /// Neighbours whose newest record accuses the host's newest record.
     pub accusers: usize,
-    /// Accusers that are enough: three, or all neighbours that nobody accuses if those are fewer.
+    /// Accusers that are enough: three, or all neighbours that nobody accuses if those are fewer. None of a
+    /// host that says itself that it goes.
     pub enough: usize,
 }
 
@@ -58,6 +60,8 @@ pub struct Verdicts {
     /// By accuser: whom.
     accused_by: BTreeMap<Number, Vec<Number>>,
     suspects: BTreeMap<Number, Suspicion>,
+    /// Hosts whose last word is that their daemon stops.
+    leaving: Bits,
     /// Hosts that were accused when it was last counted.
     counted: BTreeSet<Number>,
     /// Hosts whose record has changed since then, or what is said of it.
@@ -80,12 +84,17 @@ impl Verdicts {
         Self::default()
     }
 
-    /// A new record of a host is here, and accuses these.
-    pub fn record(&mut self, by: Number, accused: Vec<(Number, Version)>) {
+    /// A new record of a host is here, and accuses these. With `leaves`, its daemon stops.
+    pub fn record(&mut self, by: Number, accused: Vec<(Number, Version)>, leaves: bool) {
         if !planted(Defect::NeverCleared) {
             self.suspects.remove(&by);
         }
-        if self.charged.has(by) {
+        let has_turned = match leaves {
+            true => self.leaving.set(by),
+            false if planted(Defect::StoppedForGood) => self.leaving.has(by),
+            false => self.leaving.clear(by),
+        };
+        if self.charged.has(by) || leaves || has_turned {
             self.touched.insert(by);
         }
         self.touched.extend(accused.iter().map(|(host, _)| *host));
@@ -141,7 +150,7 @@ impl Verdicts {
         let turned = |host: &Number| self.is_accused(records, *host) != self.counted.contains(host);
         let turned: Vec<_> = touched.iter().filter(|host| turned(host)).copied().collect();
         if std::mem::take(&mut self.is_stale) {
-            touched.extend(self.charges.keys());
+            touched.extend(self.charges.keys().chain(self.suspects.keys()));
         } else {
             let (before, after) = (&self.counted, |host| self.is_accused(records, host));
             for host in &turned {
@@ -167,6 +176,9 @@ impl Verdicts {
         host: Number,
     ) -> Option<Count> {
         let current = records.version(host)?;
+        if self.leaving.has(host) {
+            return Some(Count { accusers: 0, enough: 0 });
+        }
         let charges = self.charges.get(&host)?;
         // Of the very record that is here: what accuses versions that do not exist is a lie, which
         // no newer record could ever refute.
@@ -185,12 +197,21 @@ impl Verdicts {
         (accusers > 0).then_some(Count { accusers, enough })
     }
 
-    /// True if any record here accuses a host's newest record.
+    /// True if a host's newest record says that its daemon stops.
+    pub fn is_leaving(&self, host: Number) -> bool {
+        self.leaving.has(host)
+    }
+
+    /// True if any record here accuses a host's newest record, or that one says that its daemon stops.
     pub fn is_accused<S: Statement>(&self, records: &Records<S>, host: Number) -> bool {
-        if !self.charged.has(host) {
+        let leaves = self.leaving.has(host);
+        if !self.charged.has(host) && !leaves {
             return false;
         }
         let (current, charges) = (records.version(host), self.charges.get(&host));
+        if leaves {
+            return current.is_some();
+        }
         charges.is_some_and(|charges| charges.iter().any(|(_, of)| Some(*of) == current))
     }
 
@@ -281,7 +302,14 @@ mod tests {
             self.records.put(&self.roster, number(by), Note(self.sequences[by]));
             let version = |sequence| Version { epoch: 1, sequence };
             let accused = accused.into_iter().map(|(host, seq)| (number(host), version(seq)));
-            self.verdicts.record(number(by), accused.collect());
+            self.verdicts.record(number(by), accused.collect(), false);
+        }
+
+        /// A host says that its daemon stops.
+        fn leave(&mut self, host: usize) {
+            self.sequences[host] += 1;
+            self.records.put(&self.roster, number(host), Note(self.sequences[host]));
+            self.verdicts.record(number(host), Vec::new(), true);
         }
 
         fn run(&mut self, time: Duration) {
@@ -330,6 +358,38 @@ mod tests {
         assert_eq!(court.standing(0), Standing::Reachable);
         court.run(VERDICT_ALONE_AFTER * 2);
         assert_eq!(court.standing(0), Standing::Reachable, "the accusations are of an old record");
+    }
+
+    #[test]
+    fn a_host_that_says_that_it_goes_needs_no_accuser_and_is_back_with_its_next_word() {
+        let mut court = Court::new(6);
+        court.leave(0);
+        court.run(STEP);
+        assert!(matches!(court.standing(0), Standing::Suspect { .. }), "it may be back at once");
+        court.run(VERDICT_AFTER);
+        assert!(court.is_unreachable(0));
+        // Accusations beside it change nothing, and neither do those that are taken back.
+        court.say(1, &[0]);
+        court.say(1, &[]);
+        court.run(STEP * 2);
+        assert!(court.is_unreachable(0));
+        court.say(0, &[]);
+        assert_eq!(court.standing(0), Standing::Reachable);
+        court.run(VERDICT_ALONE_AFTER * 2);
+        assert_eq!(court.standing(0), Standing::Reachable);
+    }
+
+    #[test]
+    fn whose_neighbours_have_stopped_is_watched_by_those_behind_them() {
+        let mut court = Court::new(300);
+        let gone = court.neighbours(0);
+        gone.iter().for_each(|host| court.leave(*host));
+        let is_gone = |host: Number| gone.contains(&host.index());
+        let next = court.roster.neighbours(number(0), is_gone);
+        let next = next.into_iter().filter(|host| !is_gone(*host)).map(Number::index);
+        next.take(3).for_each(|by| court.say(by, &[0]));
+        court.run(VERDICT_AFTER + STEP);
+        assert!(court.is_unreachable(0));
     }
 
     #[test]

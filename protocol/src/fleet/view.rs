@@ -158,6 +158,7 @@ mod tests {
             version: "test".into(),
             unsteady: false,
             doubled: false,
+            leaving: false,
             sequence: version.1,
             addresses: Vec::new(),
             signed_at: UnixSeconds(0),

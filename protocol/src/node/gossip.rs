@@ -163,14 +163,16 @@ impl Node {
         let restarted = before.is_none_or(|before| before.epoch != record.epoch);
         let moved = before.is_none_or(|before| before.addresses != record.addresses);
         let accused = self.accused_in(record);
+        let leaves = record.leaving;
         let urgent = self.gossip.verdicts.is_awaited(&self.view.records, number, &accused)
-            || failures(record) > before.map_or(0, failures);
+            || failures(record) > before.map_or(0, failures)
+            || leaves && before.is_none_or(|before| !before.leaving);
         let view = &mut self.view;
         let (roster, records) = (&view.roster, &mut view.records);
         let inserted =
             self.gossip.spread.put(self.now, roster, records, number, held.clone(), from, urgent);
         self.gossip.ears.hear_of(self.now, number, restarted);
-        self.gossip.verdicts.record(number, accused);
+        self.gossip.verdicts.record(number, accused, leaves && !planted(Defect::LastWordUnheard));
         if moved {
             self.learn_addresses(held.record());
         }
@@ -203,6 +205,7 @@ impl Node {
         let is_unheard =
             self.ledger.silent_since(self.me).is_some_and(|silent| last <= Some(silent));
         let refute = self.now >= gossip.next_refutation_at
+            && !self.is_leaving
             && (is_unheard || gossip.verdicts.is_accused(&self.view.records, me));
         // Version and addresses are those that the daemon was started with.
         let tells_progress = self.now >= gossip.next_progress_at;
@@ -213,6 +216,7 @@ impl Node {
             let mut both = self.rollouts.statuses().zip(&last.groups);
             last.accused == accused
                 && (last.unsteady, last.doubled) == (unsteady, doubled)
+                && last.leaving == self.is_leaving
                 && last.groups.len() == self.rollouts.statuses().count()
                 && !both.any(says_more)
         };
@@ -232,6 +236,7 @@ impl Node {
             sequence: self.record.as_ref().map_or(0, |last| last.sequence) + 1,
             unsteady,
             doubled,
+            leaving: self.is_leaving,
             addresses: self.addresses.clone(),
             signed_at: self.wall,
         };
@@ -304,10 +309,11 @@ impl Node {
     }
 
     /// The silent hosts, as the own record names them. One of which nothing was ever heard cannot be
-    /// accused: there is nothing that it could refute.
+    /// accused: there is nothing that it could refute. Of one that has said that it goes all know it.
     fn accused(&self) -> Vec<Accusation> {
         let view = &self.view;
         let silent = self.gossip.ears.accused(&view.roster).iter();
+        let silent = silent.filter(|number| !self.has_left(**number));
         let mut accused: Vec<_> = silent
             .filter_map(|number| {
                 let Version { epoch, sequence } = view.records.version(*number)?;
@@ -317,6 +323,18 @@ impl Node {
         accused.sort();
         accused.truncate(crate::limits::ACCUSATIONS_MAX);
         accused
+    }
+
+    /// True if a host's last word is that its daemon stops.
+    pub(super) fn has_left(&self, host: Number) -> bool {
+        self.view.records.get(host).is_some_and(|held| held.record().leaving)
+    }
+
+    /// The daemon is about to stop: the others are told, and somebody else leads.
+    pub(super) fn leave(&mut self) {
+        self.is_leaving = true;
+        self.hand_over_at_once();
+        self.publish_record();
     }
 
     /// True while this host accuses nobody, since the fault is likely its own ([`Ears::is_muted`]).

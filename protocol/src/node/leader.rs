@@ -285,10 +285,19 @@ impl Node {
         }
     }
 
-    /// Lets another voter lead where this one may not vote any more: no leader replaces itself.
+    /// A leader that is about to stop has no time to lose.
+    pub(super) fn hand_over_at_once(&mut self) {
+        if self.is_leading() {
+            self.leadership.hands_over_at = self.now;
+            self.hand_over();
+        }
+    }
+
+    /// Lets another voter lead where this one may not vote any more, since no leader replaces itself, or is
+    /// about to stop.
     fn hand_over(&mut self) {
         let may_vote = self.ledger.may_vote(self.me) || planted(Defect::UnfitLeads);
-        if may_vote || self.now < self.leadership.hands_over_at {
+        if may_vote && !self.is_leaving || self.now < self.leadership.hands_over_at {
             return;
         }
         let may_lead = |host: &HostId| {
@@ -304,7 +313,8 @@ impl Node {
         self.leadership.handed_over += 1;
         self.leadership.hands_over_at = self.now + HAND_OVER_AGAIN_AFTER;
         let name = self.name_of(heir);
-        let note = format!("voters: this host may vote no more, by its labels: {name} is to lead");
+        let why = if may_vote { "is about to stop" } else { "may vote no more, by its labels" };
+        let note = format!("voters: this host {why}: {name} is to lead");
         self.out.push(Output::Note(note));
         let outputs = self.consensus.as_mut().map(|consensus| consensus.hand_over(heir));
         self.consensus_outputs(outputs.unwrap_or_default());

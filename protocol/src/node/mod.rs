@@ -93,6 +93,8 @@ pub enum Input {
     Recover(Signed<VoterList>),
     /// Somebody on this host says that its disk was not put back to an older state.
     TrustDisk,
+    /// The daemon is about to stop. It goes on for a moment, so that the others hear of it.
+    Leave,
     /// The executor's state; none when it cannot be reached.
     Executor(Option<execute::Report>),
     /// The executor answered a request; the error is for when it could not be asked.
@@ -220,6 +222,8 @@ pub struct Node {
     epoch: u64,
     version: String,
     addresses: Vec<String>,
+    /// The daemon was told to stop.
+    is_leaving: bool,
     wall: UnixSeconds,
     now: Mono,
     ledger: Ledger,
@@ -302,6 +306,7 @@ impl Node {
             epoch: setup.epoch,
             version: setup.version,
             addresses: setup.addresses,
+            is_leaving: false,
             wall,
             now,
             ledger,
@@ -390,6 +395,7 @@ impl Node {
             }
             Input::Recover(list) => self.recover(&list),
             Input::TrustDisk => self.trust_disk(),
+            Input::Leave => self.leave(),
             Input::Executor(report) => self.rollouts.reported(report),
             Input::Executed(asked, answer) => self.executed(asked, answer),
             Input::Revision(manifest, progress) => {
@@ -814,7 +820,7 @@ impl Node {
 fn may_move_rollouts(input: &Input) -> bool {
     match input {
         Input::Message(_, message) => matches!(message, Message::Receipt(_) | Message::Stop(_)),
-        Input::LinkDown(_) | Input::Applicant(_) => false,
+        Input::LinkDown(_) | Input::Applicant(_) | Input::Leave => false,
         Input::Tick
         | Input::LinkUp(_)
         | Input::Submit(_)

@@ -13,6 +13,7 @@ use crate::{
         ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response, Stopped,
     },
     fleet::HostState,
+    fleet::Standing,
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
@@ -847,15 +848,44 @@ fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_returns
     world.kill(4);
     let (dead, died) = (world.hosts[4].id, world.now);
     let gone = |world: &World| {
-        (0..4).all(|i| {
-            matches!(world.node(i).standing(dead), crate::fleet::Standing::Unreachable { .. })
-        })
+        (0..4).all(|i| matches!(world.node(i).standing(dead), Standing::Unreachable { .. }))
     };
     world.run_until("the verdict", gone);
     assert!(world.now.since(died) <= std::time::Duration::from_secs(15));
     world.restart(4);
     world.run_until("the return", |world| {
-        (0..4).all(|i| world.node(i).standing(dead) == crate::fleet::Standing::Reachable)
+        (0..4).all(|i| world.node(i).standing(dead) == Standing::Reachable)
+    });
+}
+
+#[test]
+fn a_host_that_is_stopped_says_so_and_a_leader_hands_over_first() {
+    let mut world = fleet(5, 3);
+    world.run_until("everybody's record everywhere", |world| {
+        (0..5).all(|i| world.node(i).view().iter().count() == 5)
+    });
+    world.run_for(5);
+    let leader = world.leader().unwrap();
+    let (id, term) = (world.hosts[leader].id, world.node(leader).consensus().unwrap().term());
+    world.feed(leader, Input::Leave);
+    world.deliver();
+    world.run_for(1);
+    assert!(world.leader().is_some_and(|now| now != leader), "nobody waits for an election");
+    assert_eq!(world.node(leader).consensus().unwrap().term(), term + 1);
+    world.kill(leader);
+    let others = || (0..5).filter(|other| *other != leader);
+    let stands = |world: &World| others().map(|i| world.node(i).standing(id)).collect::<Vec<_>>();
+    let is_suspect = |standing: &Standing| matches!(standing, Standing::Suspect { .. });
+    assert!(stands(&world).iter().all(is_suspect), "it may be back at once");
+    world.run_for(5);
+    let is_gone = |standing: &Standing| matches!(standing, Standing::Unreachable { .. });
+    assert!(stands(&world).iter().all(is_gone));
+    world.run_for(5);
+    let accuses = |i: usize| !world.node(i).record.as_ref().unwrap().accused.is_empty();
+    assert!(!others().any(accuses), "it has said so itself");
+    world.restart(leader);
+    world.run_until("the return", |world| {
+        stands(world).iter().all(|standing| *standing == Standing::Reachable)
     });
 }
 
@@ -1062,14 +1092,12 @@ fn in_a_larger_fleet_too_a_dead_host_is_unreachable_within_fifteen_seconds() {
     world.kill(dead);
     let others = || (0..30).filter(move |i| *i != dead);
     world.run_until("the verdict", |world| {
-        others().all(|i| {
-            matches!(world.node(i).standing(id), crate::fleet::Standing::Unreachable { .. })
-        })
+        others().all(|i| matches!(world.node(i).standing(id), Standing::Unreachable { .. }))
     });
     assert!(world.now.since(died) <= std::time::Duration::from_secs(15));
     world.restart(dead);
     world.run_until("the return", |world| {
-        others().all(|i| world.node(i).standing(id) == crate::fleet::Standing::Reachable)
+        others().all(|i| world.node(i).standing(id) == Standing::Reachable)
     });
 }
 

@@ -164,6 +164,7 @@ fn record() -> Record {
         sequence: 6,
         unsteady: false,
         doubled: false,
+        leaving: false,
         addresses: vec!["/ip4/192.0.2.1/tcp/7717".into()],
         signed_at: UnixSeconds(1_800_000_003),
     }

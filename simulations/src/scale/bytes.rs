@@ -91,6 +91,7 @@ fn record(accusations: u8) -> Signed<Record> {
         version: "0.1.0".into(),
         unsteady: false,
         doubled: false,
+        leaving: false,
         sequence: 3456,
         addresses: vec!["/ip4/10.20.30.40/tcp/7411".into(), "/ip6/fd00::1:2/tcp/7411".into()],
         signed_at: UnixSeconds(1_795_471_805),

@@ -199,7 +199,7 @@ impl Host {
             return false;
         }
         wishes.arrived.extend(record.track);
-        self.verdicts.record(host, record.accused.clone());
+        self.verdicts.record(host, record.accused.clone(), false);
         self.ears.hear_of(now, host, false);
         record.accused.iter().any(|(accused, _)| *accused == self.me)
     }

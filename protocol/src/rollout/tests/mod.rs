@@ -239,6 +239,7 @@ impl Desk {
             sequence,
             unsteady: false,
             doubled: false,
+            leaving: false,
             addresses: Vec::new(),
             signed_at: NOW,
         };

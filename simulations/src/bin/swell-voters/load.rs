@@ -128,6 +128,7 @@ impl Load {
                 version: env!("CARGO_PKG_VERSION").into(),
                 unsteady: false,
                 doubled: false,
+                leaving: false,
                 sequence: 1,
                 addresses: Vec::new(),
                 signed_at: carrier.clock.wall(),
