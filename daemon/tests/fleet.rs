@@ -6,6 +6,10 @@ use std::{
 };
 
 use groundswell_daemon::scratch::{Event, Fleet, Programs, Shop, downtimes};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// Fleets one after the other: each is a dozen processes, and the tests measure time.
 static ONE_FLEET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -290,6 +294,37 @@ async fn a_dead_host_is_unreachable_within_fifteen_seconds_and_cleared_when_it_r
     for index in [0, 1, 2, 4] {
         let back = |fleet: &_| standing(fleet).as_deref() == Some("reachable");
         fleet.wait_for(index, "the return", PATIENCE, back).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_stop_says_so_and_another_voter_leads() {
+    let _one = ONE_FLEET.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = running(dir.path(), 5).await;
+    let known = fleet.client(4).fleet().await.unwrap();
+    let leader = known.leader.unwrap();
+    let index = fleet.index_of(&leader).unwrap();
+    let others = move || (0..5).filter(move |other| *other != index);
+    let pid = fleet.hosts()[index].processes().0.unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
+    let told = Instant::now();
+    let standing = |fleet: &groundswell_daemon::control::api::Fleet| {
+        fleet.hosts.iter().find(|host| host.name == leader).map(|host| host.standing.clone())
+    };
+    for other in others() {
+        let says = |fleet: &_| standing(fleet).as_deref() == Some("stopped");
+        let shown = fleet.wait_for(other, "that it was stopped", PATIENCE, says).await.unwrap();
+        assert!(shown.leader.is_some_and(|now| now != leader), "another one leads already");
+    }
+    let took = told.elapsed();
+    assert!(took <= Duration::from_secs(3), "nobody has to find out: took {took:?}");
+    // What is left of it is a process that has ended well.
+    fleet.kill_daemon(index);
+    fleet.start_daemon(index).unwrap();
+    for other in others() {
+        let back = |fleet: &_| standing(fleet).as_deref() == Some("reachable");
+        fleet.wait_for(other, "the return", PATIENCE, back).await.unwrap();
     }
 }
 

@@ -11,7 +11,7 @@ use groundswell_daemon::{
     control::server,
     engine, journal,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// The daemon of a Groundswell host: keeps the fleet's state, moves revisions, asks for slots.
 ///
@@ -68,20 +68,25 @@ async fn run(settings: Settings) -> ExitCode {
     };
     tokio::spawn(server::serve(listener, commands_in));
     // On the thread of the network: between two threads each message would be handed over by a wake-up.
-    let engine = tokio::spawn(engine::run(settings, commands));
+    let (stop_in, stop) = oneshot::channel();
+    let mut engine = tokio::spawn(engine::run(settings, commands, stop));
     let ended = tokio::select! {
-        ended = engine => match ended {
-            Ok(ended) => ended,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        },
+        ended = &mut engine => ended,
         () = stop_signal() => {
             tracing::info!("stopped by a signal");
-            return ExitCode::SUCCESS;
+            // It fails if the engine has just ended, which is seen below.
+            let _ = stop_in.send(());
+            match tokio::time::timeout(2 * engine::LEAVES_FOR, engine).await {
+                Ok(ended) => ended,
+                // It may wait for its disk, or has not begun. What is on disk is whole at any time.
+                Err(_) => return ExitCode::SUCCESS,
+            }
         }
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(error.exit_code(), &error.to_string(), error.hint().as_deref()),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(error.exit_code(), &error.to_string(), error.hint().as_deref()),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 

@@ -88,7 +88,7 @@ pub struct Host {
     pub labels: String,
     /// Its zone.
     pub zone: Option<String>,
-    /// `reachable`, `suspect`, `unreachable` or `unknown`.
+    /// `reachable`, `suspect`, `stopped` where its daemon was told to, `unreachable` or `unknown`.
     pub standing: String,
     /// Seconds since anything was heard of it.
     pub heard_seconds_ago: Option<u64>,

@@ -11,7 +11,7 @@ use groundswell_protocol::{
 use super::{
     Engine,
     pace::{Pace, Said},
-    views::{name_of, standing},
+    views::name_of,
 };
 use crate::{cli::duration, control::api};
 
@@ -44,7 +44,7 @@ impl Engine {
             name: host.name.to_string(),
             labels: host.labels.to_string(),
             zone: host.zone.map(ToString::to_string),
-            standing: standing(node.standing(host.host)),
+            standing: self.standing(host.host),
             heard_seconds_ago: self.silence(host.host),
             healthy: ledger.is_well(host.host),
             doubled: record.is_some_and(|record| record.doubled),
@@ -93,10 +93,9 @@ impl Engine {
 
     /// What a host of a deployment does now, as far as it is known here.
     pub(super) fn doing_in(&self, host: HostId, deployment: &Deployment) -> Option<String> {
-        let silence = self.silence(host).map(|seconds| format!(" for {}", duration(seconds)));
         match self.node.standing(host) {
             Standing::Unreachable { .. } => {
-                return Some(format!("unreachable: silent{}", silence.unwrap_or_default()));
+                return Some(format!("unreachable: {}", self.absence(host)));
             }
             Standing::Unknown => return Some("was never heard of".into()),
             Standing::Reachable | Standing::Suspect { .. } => {}
@@ -148,8 +147,7 @@ impl Engine {
             let name = name_of(self.node.ledger(), *host);
             match self.stall(*host, deployment) {
                 Some(Stall::Silent) => {
-                    let silent = self.silence(*host).unwrap_or(0);
-                    stalled.push(format!("{name} silent for {}", duration(silent)));
+                    stalled.push(format!("{name} {}", self.absence(*host)));
                     let holds = matches!(target.status, TargetStatus::InProgress { .. });
                     // Of one that the ledger takes for well that is refused.
                     let is_given_up = holds && !self.node.ledger().is_healthy(*host);

@@ -25,7 +25,7 @@ use groundswell_protocol::{
 };
 use libp2p::Multiaddr;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::{gate::Gate, keeping::Keeping, news::News, pace::Pace, seeds::Seeds};
 use crate::{
@@ -125,9 +125,15 @@ struct Sources {
     inputs: mpsc::Receiver<Input>,
 }
 
-/// Runs the daemon until a task ends that it cannot do without.
-pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Result<(), EngineError> {
+/// Runs the daemon until `stop` says so, or a task ends that it cannot do without. Told to stop it goes on for
+/// [`LEAVES_FOR`].
+pub async fn run(
+    settings: Settings,
+    commands: mpsc::Receiver<Command>,
+    mut stop: oneshot::Receiver<()>,
+) -> Result<(), EngineError> {
     let (mut engine, first, mut sources) = start(&settings, commands).await?;
+    let mut end = None;
     engine.todo.extend(first);
     let mut beat = tokio::time::interval(TICK);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -154,7 +160,20 @@ pub async fn run(settings: Settings, commands: mpsc::Receiver<Command>) -> Resul
                 engine.progressed(manifest, progress);
             }
             Some(input) = sources.inputs.recv() => engine.feed(input),
+            _ = &mut stop, if end.is_none() => {
+                end = Some(tokio::time::Instant::now() + LEAVES_FOR);
+                engine.feed(Input::Leave);
+            }
+            () = at(end) => return Ok(()),
         }
+    }
+}
+
+/// Waits for a time, or for ever.
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -515,10 +534,7 @@ impl Engine {
         self.feed(Input::Recover(list));
     }
 
-    async fn trust_disk(
-        &mut self,
-        reply: tokio::sync::oneshot::Sender<bool>,
-    ) -> Result<(), EngineError> {
+    async fn trust_disk(&mut self, reply: oneshot::Sender<bool>) -> Result<(), EngineError> {
         let own = self.node.consensus();
         let was_in_doubt =
             own.is_some_and(groundswell_protocol::consensus::Consensus::is_held_back);
@@ -572,5 +588,8 @@ fn random_seed() -> u64 {
 const QUEUE: usize = 256;
 /// Judging so many takes a few hundredths of a second, far less than leaders may be silent.
 const INPUTS_AT_ONCE_MAX: usize = 128;
+/// How long a daemon goes on that was told to stop: its last record is at all its neighbours, and another voter
+/// leads.
+pub const LEAVES_FOR: std::time::Duration = std::time::Duration::from_millis(500);
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 const REMEMBER_EVERY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -90,8 +90,13 @@ impl News {
             match (node.standing(member.host), away) {
                 (Standing::Unreachable { since }, None) => {
                     self.unreachable.insert(member.host, since);
-                    let silent = now.since(since).as_secs();
-                    tracing::warn!("{} is unreachable: silent for {silent} s", member.name);
+                    let seconds = now.since(since).as_secs();
+                    match node.has_left(member.host) {
+                        true => tracing::warn!("{} was stopped {seconds} s ago", member.name),
+                        false => {
+                            tracing::warn!("{} is unreachable: silent for {seconds} s", member.name)
+                        }
+                    }
                 }
                 (Standing::Reachable, Some(since)) => {
                     self.unreachable.remove(&member.host);

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{Engine, EngineError, hosts::SignedAt};
 use crate::{
+    cli::duration,
     control::{
         api,
         server::{Command, LogPart},
@@ -121,7 +122,7 @@ impl Engine {
         let voters = node.electorate().newest().list().iter().map(|voter| api::Voter {
             name: voter.name.to_string(),
             leader: node.leader() == Some(voter.host),
-            standing: standing(node.standing(voter.host)),
+            standing: self.standing(voter.host),
         });
         let name = |host| ledger.name_of(host).map_or_else(|| host.short(), ToString::to_string);
         let doubt = node.in_doubt().map(|(heard, needed)| {
@@ -157,6 +158,26 @@ impl Engine {
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }
+    }
+
+    /// How a host stands, in a word.
+    pub(super) fn standing(&self, host: HostId) -> String {
+        let name = match self.node.standing(host) {
+            Standing::Reachable => "reachable",
+            Standing::Suspect { .. } | Standing::Unreachable { .. } if self.node.has_left(host) => {
+                "stopped"
+            }
+            Standing::Suspect { .. } => "suspect",
+            Standing::Unreachable { .. } => "unreachable",
+            Standing::Unknown => "unknown",
+        };
+        name.into()
+    }
+
+    /// What is to be said of a host that is not heard.
+    pub(super) fn absence(&self, host: HostId) -> String {
+        let how = if self.node.has_left(host) { "stopped" } else { "silent" };
+        format!("{how} for {}", duration(self.silence(host).unwrap_or(0)))
     }
 
     /// Seconds since anything was heard of a host, if it is another one.
@@ -232,7 +253,8 @@ impl Engine {
             return Err("it was removed from the fleet".into());
         }
         if !node.is_connected(host) && matches!(node.standing(host), Standing::Unreachable { .. }) {
-            return Err("it is unreachable".into());
+            let how = if node.has_left(host) { "stopped" } else { "unreachable" };
+            return Err(format!("it is {how}"));
         }
         let known = self.known.get(&host).into_iter().flatten();
         Ok(Some((host, known.filter_map(|address| address.parse().ok()).collect())))
@@ -440,14 +462,4 @@ fn target_status(status: &TargetStatus) -> &'static str {
         TargetStatus::WrittenOff => "written off",
         TargetStatus::Removed => "removed",
     }
-}
-
-pub(super) fn standing(standing: Standing) -> String {
-    let name = match standing {
-        Standing::Reachable => "reachable",
-        Standing::Suspect { .. } => "suspect",
-        Standing::Unreachable { .. } => "unreachable",
-        Standing::Unknown => "unknown",
-    };
-    name.into()
 }

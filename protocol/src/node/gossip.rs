@@ -313,7 +313,10 @@ impl Node {
     fn accused(&self) -> Vec<Accusation> {
         let view = &self.view;
         let silent = self.gossip.ears.accused(&view.roster).iter();
-        let silent = silent.filter(|number| !self.has_left(**number));
+        let silent = silent.filter(|number| {
+            let record = view.records.get(**number).map(Held::record);
+            record.is_none_or(|record| !record.leaving)
+        });
         let mut accused: Vec<_> = silent
             .filter_map(|number| {
                 let Version { epoch, sequence } = view.records.version(*number)?;
@@ -326,8 +329,8 @@ impl Node {
     }
 
     /// True if a host's last word is that its daemon stops.
-    pub(super) fn has_left(&self, host: Number) -> bool {
-        self.view.records.get(host).is_some_and(|held| held.record().leaving)
+    pub fn has_left(&self, host: HostId) -> bool {
+        self.view.get(host).is_some_and(|record| record.leaving)
     }
 
     /// The daemon is about to stop: the others are told, and somebody else leads.
