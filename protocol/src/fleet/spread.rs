@@ -92,13 +92,33 @@ struct Link {
     credit: usize,
 }
 
-/// A record that is known to exist and is not here.
-#[derive(Clone, Debug)]
+/// A record that is said to exist and is not here.
+#[derive(Clone, Debug, Default)]
 struct Want {
-    version: Version,
     asked: Option<(Number, Mono)>,
-    /// Who has it.
-    offered_by: Vec<Number>,
+    /// Who has said to have which version, each peer once. All are newer than what is here.
+    offers: Vec<(Number, Version)>,
+    /// Who was asked and gave nothing new: such a peer is asked again where nobody else is left.
+    in_vain: Vec<Number>,
+}
+
+impl Want {
+    fn offer(&mut self, from: Number, version: Version) {
+        match self.offers.iter_mut().find(|(peer, _)| *peer == from) {
+            Some((_, offered)) => *offered = version.max(*offered),
+            None => self.offers.push((from, version)),
+        }
+    }
+
+    /// Whom to ask next: whoever has the newest, of those that were not asked in vain.
+    fn next(&self) -> Option<Number> {
+        let best = |(peer, version): &&(Number, Version)| (!self.in_vain.contains(peer), *version);
+        self.offers.iter().max_by_key(best).map(|(peer, _)| *peer)
+    }
+
+    fn forget(&mut self, peer: Number) {
+        self.offers.retain(|(other, _)| *other != peer);
+    }
 }
 
 impl Spread {
@@ -155,7 +175,8 @@ impl Spread {
         self.links.remove(&peer);
         self.uncompared.remove(&peer);
         for want in self.wanted.values_mut() {
-            want.offered_by.retain(|other| *other != peer);
+            want.forget(peer);
+            want.in_vain.retain(|other| *other != peer);
             want.asked = want.asked.filter(|(asked, _)| *asked != peer);
         }
         self.ask_others();
@@ -248,14 +269,19 @@ impl Spread {
 
     /// A version of a host's record is here. Returns who has it as well.
     fn came(&mut self, host: Number, version: Version) -> Vec<Number> {
-        if self.wanted.get(&host).is_none_or(|want| want.version > version) {
-            return Vec::new();
-        }
-        let Some(want) = self.wanted.remove(&host) else { return Vec::new() };
-        if let Some(link) = want.asked.and_then(|(peer, _)| self.links.get_mut(&peer)) {
+        let Some(want) = self.wanted.get_mut(&host) else { return Vec::new() };
+        let had_it = want.offers.iter().filter(|(_, offered)| *offered == version);
+        let had_it = had_it.map(|(peer, _)| *peer).collect();
+        want.offers.retain(|(_, offered)| *offered > version);
+        // Whoever was asked, and has offered nothing newer, owes nothing more.
+        let owes = |asked: Number| want.offers.iter().any(|(peer, _)| *peer == asked);
+        if let Some((peer, _)) = want.asked.take_if(|(peer, _)| !owes(*peer))
+            && let Some(link) = self.links.get_mut(&peer)
+        {
             link.asked = link.asked.saturating_sub(1);
         }
-        if want.version < version { Vec::new() } else { want.offered_by }
+        self.ask_for(host);
+        had_it
     }
 
     /// Takes in what a peer says. Records are the caller's: it verifies them and calls
@@ -329,20 +355,20 @@ impl Spread {
         }
         let Some(link) = self.links.get_mut(&from) else { return };
         self.told.clear(host, self.told.bit(from));
-        let want = self.wanted.entry(host).or_insert_with(|| Want {
-            version,
-            asked: None,
-            offered_by: Vec::new(),
-        });
-        if want.version < version {
-            // Whoever was asked has an older one, or this one by now: it is only asked again late.
-            (want.version, want.offered_by) = (version, Vec::new());
-        }
-        if want.version == version && !want.offered_by.contains(&from) {
-            want.offered_by.push(from);
-        }
-        if want.asked.is_none() {
-            link.later.set(host);
+        let want = self.wanted.entry(host).or_default();
+        want.offer(from, version);
+        let is_vain = |peer: &Number| want.in_vain.contains(peer);
+        match want.asked {
+            None => link.later.set(host),
+            // Whoever promises what it does not have keeps nobody else from being asked.
+            Some((asked, _)) if is_vain(&asked) && !is_vain(&from) => {
+                want.asked = None;
+                link.later.set(host);
+                if let Some(link) = self.links.get_mut(&asked) {
+                    link.asked = link.asked.saturating_sub(1);
+                }
+            }
+            Some(_) => {}
         }
     }
 
@@ -396,6 +422,9 @@ impl Spread {
             let Some(want) = self.wanted.get_mut(&host).filter(|want| want.asked.is_none()) else {
                 continue;
             };
+            if want.in_vain.contains(&peer) && want.next() != Some(peer) {
+                continue;
+            }
             want.asked = Some((peer, now));
             link.asked += 1;
             self.asks_left -= 1;
@@ -408,18 +437,18 @@ impl Spread {
 
     /// What was asked of nobody, or in vain, waits for another peer that has it.
     fn ask_others(&mut self) {
-        let links = &mut self.links;
-        self.wanted.retain(|host, want| {
-            if want.asked.is_some() {
-                return true;
-            }
-            let next =
-                want.offered_by.iter().find_map(|peer| links.contains_key(peer).then_some(*peer));
-            if let Some(link) = next.and_then(|peer| links.get_mut(&peer)) {
-                link.later.set(*host);
-            }
-            next.is_some()
-        });
+        let waiting = self.wanted.iter().filter(|(_, want)| want.asked.is_none());
+        let waiting: Vec<_> = waiting.map(|(host, _)| *host).collect();
+        waiting.into_iter().for_each(|host| self.ask_for(host));
+    }
+
+    /// A record waits for the next peer that has it; where there is none it is wanted no more.
+    fn ask_for(&mut self, host: Number) {
+        let Some(want) = self.wanted.get(&host).filter(|want| want.asked.is_none()) else { return };
+        match want.next().and_then(|peer| self.links.get_mut(&peer)) {
+            Some(link) => link.later.set(host),
+            None => drop(self.wanted.remove(&host)),
+        }
     }
 
     /// When this host last lacked most of what others know, and went through it; none if it never has.
@@ -529,7 +558,10 @@ impl Spread {
             }
             late = true;
             want.asked = None;
-            want.offered_by.retain(|other| *other != peer);
+            want.forget(peer);
+            if !want.in_vain.contains(&peer) {
+                want.in_vain.push(peer);
+            }
             if let Some(link) = self.links.get_mut(&peer) {
                 link.asked = link.asked.saturating_sub(1);
             }
@@ -566,7 +598,10 @@ impl Spread {
             && self.urgent.len() <= hosts
             && self.told.is_bounded(hosts)
             && self.links.values().all(link)
-            && self.wanted.values().all(|want| want.offered_by.len() <= self.links.len())
+            && self
+                .wanted
+                .values()
+                .all(|want| want.offers.len().max(want.in_vain.len()) <= self.links.len())
     }
 }
 
@@ -994,6 +1029,29 @@ mod tests {
         mesh.hosts[0].0.link_down(number(1));
         mesh.run(SPREAD_EVERY * 3);
         assert_eq!(mesh.hosts[0].1.get(number(0)), Some(&Note(5)));
+    }
+
+    #[test]
+    fn whoever_offers_what_does_not_exist_keeps_no_record_from_coming() {
+        let mut mesh = Mesh::new(2, true);
+        mesh.deliver();
+        // Whatever is asked of it, it says nothing.
+        let liar = number(7);
+        mesh.act(1, |spread, roster, records, now, out| {
+            spread.link_up(now, liar, roster, records, out);
+        });
+        for sequence in 1..20 {
+            mesh.put(0, 0, sequence, false);
+            for _ in 0..10 {
+                let newest = Version { epoch: u64::MAX, sequence };
+                let offer = Say::Offer(vec![(number(0), newest)]);
+                mesh.act(1, |spread, roster, records, now, out| {
+                    spread.hear(now, roster, records, liar, offer, out);
+                });
+                mesh.run(Duration::from_millis(100));
+            }
+            assert_eq!(mesh.hosts[1].1.get(number(0)), Some(&Note(sequence)));
+        }
     }
 
     #[test]
