@@ -107,6 +107,7 @@ defects! {
     SnapshotToldOnce => "a voter that did not hear of its snapshot is not told again",
     TreeNotHashedAgain => "records that changed look the same to whoever compares",
     ViewGoesBack => "an older record replaces a newer one",
+    AnybodyLeads => "what only the leader may say is taken from any member",
     NeverCleared => "a host that was suspected once stays suspected",
     LastWordUnheard => "nobody accuses a host that said it would stop, and nobody calls it unreachable",
     StoppedForGood => "a host that was stopped once stays unreachable when it is started again",

@@ -14,6 +14,7 @@ pub mod dice;
 mod executing;
 pub mod executor;
 mod faults;
+mod forger;
 mod founding;
 mod host;
 mod large;

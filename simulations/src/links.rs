@@ -30,6 +30,7 @@ impl World {
         if self.plan.parrot == Some(to) {
             self.learn(&message);
         }
+        self.forge_receipts(to, from, &message);
         let said = match &*message {
             Message::Records(records) => self.about(records),
             _ => Vec::new(),

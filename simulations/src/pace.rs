@@ -177,6 +177,7 @@ pub(crate) fn calm(seed: u64, hosts: usize, quota: usize) -> Plan {
             zone_pace: long,
         },
         parrot: None,
+        forger: None,
         second_connection_permille: 0,
         executor_delay_max: 1_000,
         step_max: SECOND,

@@ -43,6 +43,8 @@ pub struct Plan {
     pub voter_policy: VoterPolicy,
     /// A member that says again what it has heard, to whom it was not said.
     pub parrot: Option<usize>,
+    /// Which member makes things up.
+    pub forger: Option<usize>,
     /// In so many of a thousand connections a second one is made beside the first.
     pub second_connection_permille: u64,
     /// How long a question to the executor and its answer are under way, at most.
@@ -500,6 +502,7 @@ impl Plan {
             snapshot_every: *dice.pick(&[8, 15, 40, 10_000]),
             voter_policy: draw_voter_policy(&mut dice.fork(5)),
             parrot: dice.permille(500).then(|| dice.index(size)),
+            forger: draw_forger(&mut Dice::new(seed ^ 0xf0c9), size),
             second_connection_permille: *dice.pick(&[0, 200, 700]),
             executor_delay_max: *dice.pick(&[1_000, 20_000, 20_000, 400_000]),
             step_max: *dice.pick(&[50_000, 300_000, 1_000_000]),
@@ -522,6 +525,11 @@ impl Plan {
         }
         plan
     }
+}
+
+/// In three fleets of ten a member makes things up.
+fn draw_forger(dice: &mut Dice, size: usize) -> Option<usize> {
+    dice.permille(300).then(|| dice.index(size))
 }
 
 fn draw_voter_policy(dice: &mut Dice) -> VoterPolicy {

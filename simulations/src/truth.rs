@@ -50,7 +50,7 @@ use groundswell_protocol::{
     fleet::Record,
     ids::{Digest, GroupName, HostId},
     rollout::{Creator, DeploymentStatus, Entry, Hold, Ledger, Passed, Stamped, TargetStatus},
-    trust::{Action, Done, KeySet, Outcome, Receipt, Signed, Trust, Verified, Voters},
+    trust::{Action, Done, Electorate, KeySet, Outcome, Receipt, Signed, Trust, Verified, Voters},
 };
 
 use crate::{
@@ -279,6 +279,10 @@ impl Truth {
         let one_by_one = stay + 1 >= old && stay + 1 == new && new >= old;
         let counts_up = now.generation() == before.generation() + 1;
         self.met.push(Situation::VoterReplaced);
+        let first = Electorate::of(&self.trust);
+        if now.hosts().filter(|host| !first.newest().is_voter(*host)).count() >= 2 {
+            self.met.push(Situation::TwoVotersReplaced);
+        }
         unless(one_by_one && counts_up, "C9", || {
             format!("of {old} voters {stay} stay, and there are {new}")
         })

@@ -95,6 +95,9 @@ impl World {
         if self.hosts.iter().any(|host| host.hands_over_in == Some(before)) {
             self.coverage.met(Situation::LeaderHandedOver);
         }
+        if self.truth.ledger.next_voters().is_some() {
+            self.coverage.met(Situation::LeaderChangedWithVotersPlanned);
+        }
         let committed = self.truth.applied();
         let open = self.hosts.iter().flat_map(|host| host.disk.log.range(committed + 1..));
         let is_grant = |data: &[u8]| {

@@ -108,6 +108,8 @@ pub(crate) enum Event {
     HandInAgain,
     /// The parrot says something again.
     Parrot,
+    /// A member makes something up.
+    Forge,
     /// So does whoever has a host's key.
     Impostor { host: usize, until: Micros },
     /// A member hands in what another one has signed.
@@ -222,6 +224,9 @@ impl World {
         if self.plan.parrot.is_some() {
             self.queue.plan(5 * SECOND, Event::Parrot);
         }
+        if self.plan.forger.is_some() {
+            self.queue.plan(5 * SECOND, Event::Forge);
+        }
         self.queue.plan(self.plan.heal_at, Event::Heal);
     }
 
@@ -321,6 +326,7 @@ impl World {
             Event::Return => self.give_back_majority(),
             Event::HandInAgain => self.hand_in_again(),
             Event::Parrot => self.parrot(),
+            Event::Forge => self.forge(),
             Event::Impostor { host, until } => self.impostor(host, until),
             Event::Carry(entry) => self.carry(*entry),
             Event::Heal => self.heal(),
@@ -630,6 +636,9 @@ impl World {
             let is_voter = voters.is_voter(self.hosts[host].id);
             if begins && is_voter && disk.hard_state.term > 0 {
                 self.coverage.met(Situation::VoterLeftBehind);
+            }
+            if self.truth.ledger.next_voters().is_some() {
+                self.coverage.met(Situation::SnapshotWithVotersPlanned);
             }
             self.coverage.met(match is_voter {
                 true => Situation::SnapshotInstalledOnVoter,
