@@ -351,12 +351,11 @@ pub const ENTRIES_PER_MESSAGE_MAX: usize = 256;
 pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 /// Deployment groups of a fleet. CodeDeploy has as many of one application.
 pub const GROUPS_MAX: usize = 1000;
-/// What all groups and their orders may take before no more groups are taken: an eighth of a snapshot, in
-/// which each group is written down twice.
-pub const GROUPS_BYTES_MAX: usize = 16 << 20;
+/// What all groups may take: an eighth of a snapshot, in which each is written down twice.
+pub const GROUPS_BYTES_MAX: usize = 8 << 20;
 /// Releases of one application that are kept beside those that are needed: more than anybody goes back by.
 pub const RELEASES_KEPT_PER_APPLICATION: usize = 200;
-/// The same for all applications, in bytes: an eighth of a snapshot, in which each is written down twice.
+/// What all releases may take: a quarter of a snapshot, in which each is written down twice.
 pub const RELEASES_BYTES_MAX: usize = 16 << 20;
 /// Deployments whose report is kept, per group.
 pub const DEPLOYMENTS_KEPT_PER_GROUP: usize = 50;
@@ -372,6 +371,8 @@ pub const ORDERS_KEPT_PER_GROUP: usize = 8;
 /// What all orders of a group take that may still have to be followed: a host that was away gets them in one
 /// request to its executor, with room for the stops that are taken always.
 pub const ORDERS_BYTES_PER_GROUP_MAX: usize = 512 << 10;
+/// The same for all groups: an eighth of a snapshot.
+pub const ORDERS_BYTES_MAX: usize = 16 << 20;
 /// Stops of a group that a host remembers beside those of deployments that go on. Older ones name what is over.
 pub const STOPS_KEPT_PER_GROUP: usize = 2 * ORDERS_KEPT_PER_GROUP;
 
@@ -407,7 +408,10 @@ const _: () = {
     // Places on the rings of the overlay are of this size.
     assert!(HOSTS_MAX <= u16::MAX as usize);
     assert!(REPORTS_BYTES_MAX as u64 <= SNAPSHOT_BYTES_MAX / 4);
-    assert!((GROUPS_BYTES_MAX + RELEASES_BYTES_MAX) as u64 * 2 <= SNAPSHOT_BYTES_MAX / 2);
+    assert!(
+        (2 * (GROUPS_BYTES_MAX + RELEASES_BYTES_MAX) + ORDERS_BYTES_MAX + REPORTS_BYTES_MAX) as u64
+            <= SNAPSHOT_BYTES_MAX * 7 / 8
+    );
     assert!(SNAPSHOT_PART_BYTES + 1024 < MESSAGE_BYTES_MAX);
     assert!(RECORDS_PER_MESSAGE_MAX * (RECORD_BYTES_MAX + 2048) < MESSAGE_BYTES_MAX);
     assert!(VERSIONS_PER_MESSAGE_MAX * 64 < MESSAGE_BYTES_MAX);

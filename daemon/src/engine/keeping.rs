@@ -24,7 +24,9 @@ impl Engine {
             return;
         }
         let ids: BTreeSet<_> = ledger.release_ids().collect();
-        self.keeping.releases.retain(|id, _| ids.contains(id));
+        // The ledger may have forgotten what runs on a host that was written off.
+        let needs = self.node.needs();
+        self.keeping.releases.retain(|id, _| ids.contains(id) || needs.contains_key(id));
         for id in ids {
             if !self.keeping.releases.contains_key(&id)
                 && let Some(release) = ledger.release(id)
@@ -32,7 +34,7 @@ impl Engine {
                 self.keeping.releases.insert(id, release);
             }
         }
-        self.store.know(known(&self.keeping.releases, &self.node.needs()));
+        self.store.know(known(&self.keeping.releases, &needs));
     }
 }
 

@@ -39,7 +39,7 @@ impl Ledger {
                 }
             }
             Judged::Group(group) => self.set_group(&group),
-            Judged::Release(release) => self.keep_release(index, &release),
+            Judged::Release(release) => self.keep_release(&release),
             Judged::Order { order, effect } => {
                 self.chain(&order);
                 self.follow(at, index, &order.content().group, effect);

@@ -198,7 +198,7 @@ impl Ledger {
             return Err(Refusal::ManyGroups);
         }
         let more = signed.size().saturating_sub(known.map_or(0, |known| known.signed.size()));
-        let bytes: usize = self.state.groups.values().map(|group| group.bytes()).sum();
+        let bytes: usize = self.state.groups.values().map(|group| group.signed.size()).sum();
         if more > 0 && bytes + more > GROUPS_BYTES_MAX {
             return Err(Refusal::GroupsTakeMuch);
         }

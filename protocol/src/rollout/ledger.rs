@@ -125,11 +125,6 @@ pub(super) struct GroupState {
 }
 
 impl GroupState {
-    /// What it and its orders take.
-    pub(super) fn bytes(&self) -> usize {
-        self.signed.size() + self.order_bytes()
-    }
-
     /// What the orders take that are kept.
     pub(super) fn order_bytes(&self) -> usize {
         self.orders.iter().map(Signed::size).sum()

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     execute::Stopped,
     ids::{DeploymentId, Digest, HostId, Labels, ReleaseLabel},
-    limits::{ORDERS_BYTES_PER_GROUP_MAX, QUEUED_DEPLOYMENTS_MAX},
+    limits::{ORDERS_BYTES_MAX, ORDERS_BYTES_PER_GROUP_MAX, QUEUED_DEPLOYMENTS_MAX},
     sabotage::{Defect, planted},
     time::UnixSeconds,
     trust::{Action, Deploy, Order, Signed, Verified},
@@ -60,7 +60,12 @@ impl Ledger {
             content.action,
             Action::Resume { .. } | Action::Unfreeze | Action::Waive { .. }
         );
-        if group.order_bytes() + signed.size() > ORDERS_BYTES_PER_GROUP_MAX && !is_bounded {
+        let of_all = || self.state.groups.values().map(|group| group.order_bytes()).sum::<usize>();
+        let is_full = || {
+            group.order_bytes() + signed.size() > ORDERS_BYTES_PER_GROUP_MAX
+                || of_all() + signed.size() > ORDERS_BYTES_MAX
+        };
+        if !is_bounded && is_full() {
             return Err(Refusal::ManyOrders(content.group.clone()));
         }
         let effect = self.judge_action(at, group, &order)?;

@@ -7,7 +7,7 @@ use crate::{
     ids::{DeploymentId, Digest, GroupName, HostId, HostName, ReleaseLabel},
     limits::{
         GROUPS_BYTES_MAX, GROUPS_MAX, GROUPS_PER_HOST_MAX, HOSTS_MAX, QUEUED_DEPLOYMENTS_MAX,
-        RELEASES_BYTES_MAX,
+        RELEASES_BYTES_MAX, RELEASES_KEPT_PER_APPLICATION,
     },
     time::UnixSeconds,
     trust::{MemberRefused, Untrusted, VotersRefused},
@@ -287,17 +287,23 @@ pub enum Refusal {
     ManyOrders(GroupName),
     /// As many groups as there may be.
     #[error(
-        "the fleet has {GROUPS_MAX} deployment groups, the most that it keeps: use one that is not needed any \
-         more, or split the fleet"
+        "the fleet has {GROUPS_MAX} deployment groups, the most that it keeps: give other hosts to one of the \
+         same application that is not needed any more"
     )]
     ManyGroups,
-    /// Groups and their orders would not fit into what hosts that join are given.
+    /// Groups would not fit into what hosts that join are given.
     #[error(
-        "the fleet's groups and their orders take {} MiB, the most that it keeps: no group is added or made longer until \
-         others are shorter",
+        "the fleet's groups take {} MiB, the most that it keeps: no group is added or made longer until others \
+         are shorter",
         GROUPS_BYTES_MAX >> 20
     )]
     GroupsTakeMuch,
+    /// Nobody would go back to it any more.
+    #[error(
+        "release {0} is older than the {RELEASES_KEPT_PER_APPLICATION} of its application that the fleet keeps: \
+         release its directory anew, under another label"
+    )]
+    OldRelease(ReleaseLabel),
     /// Releases that are needed would not fit into what hosts that join are given.
     #[error(
         "the releases that are deployed somewhere, or that deployments tell of, take {} MiB, the most that the \

@@ -1,10 +1,10 @@
 //! The releases that the ledger keeps, under the names that people call them by.
 //!
-//! A fleet that is deployed to for years sees more of them than anybody goes back to. Of each
-//! application the newest stay, and whatever a deployment that is kept tells of. One that was
-//! forgotten can be pushed once more, like a new one.
+//! A fleet that is deployed to for years sees more of them than anybody goes back to. What runs somewhere, or
+//! is told of by a deployment that is kept, stays, and of each application the newest others. Their age is
+//! what their signer says, so that nobody makes an old one new by handing it in again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +23,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Released {
     /// What it said when it came. Whoever acts on it reads the signed form.
-    content: Release,
-    signed: Signed<Release>,
-    /// The entry that brought it.
-    index: u64,
+    pub(super) content: Release,
+    pub(super) signed: Signed<Release>,
 }
 
 impl Ledger {
@@ -39,45 +37,56 @@ impl Ledger {
         if self.find_release(&content.application, &content.label).is_some() {
             return Err(Refusal::LabelTaken(content.label.clone()));
         }
-        let needed = self.needed_releases();
-        let kept = needed.iter().filter_map(|id| self.signed_release(*id)).map(Signed::size);
-        if kept.sum::<usize>() + signed.size() > RELEASES_BYTES_MAX {
-            return Err(Refusal::ManyReleases);
+        let released = Released { content: content.clone(), signed: signed.clone() };
+        if self.excess_with(release.id(), &released).contains(&release.id()) {
+            return Err(match self.needed_bytes() + signed.size() > RELEASES_BYTES_MAX {
+                true => Refusal::ManyReleases,
+                false => Refusal::OldRelease(content.label.clone()),
+            });
         }
         Ok(Judged::Release(release))
     }
 
     /// Takes a release in. The oldest make way for it.
-    pub(super) fn keep_release(&mut self, index: u64, release: &Verified<Release>) {
+    pub(super) fn keep_release(&mut self, release: &Verified<Release>) {
         let (content, signed) = (release.content().clone(), release.signed().clone());
-        let application = content.application.clone();
-        let released = Released { content, signed, index };
+        let released = Released { content, signed };
+        for id in self.excess_with(release.id(), &released) {
+            self.state.releases.remove(&id);
+        }
         self.state.releases.insert(release.id(), Kept::from(released));
-        self.forget_releases(&application);
     }
 
-    fn forget_releases(&mut self, application: &ApplicationName) {
-        let releases = self.state.releases.iter();
-        let mut oldest: Vec<_> = releases
-            .map(|(id, known)| {
-                (known.index, *id, known.content.application == *application, known.signed.size())
-            })
-            .collect();
-        let mut of_application = oldest.iter().filter(|(_, _, is_its, _)| *is_its).count();
-        let mut bytes: usize = oldest.iter().map(|(.., size)| size).sum();
-        if of_application <= RELEASES_KEPT_PER_APPLICATION && bytes <= RELEASES_BYTES_MAX {
-            return;
-        }
+    /// The releases that have to go where one more comes: the oldest of those that nothing needs. It may be among
+    /// them.
+    fn excess_with(&self, new: Digest, released: &Released) -> Vec<Digest> {
         let needed = self.needed_releases();
-        oldest.sort_unstable();
-        for (_, id, is_its, size) in oldest {
-            let excess = is_its && of_application > RELEASES_KEPT_PER_APPLICATION;
-            if (excess || bytes > RELEASES_BYTES_MAX) && !needed.contains(&id) {
-                self.state.releases.remove(&id);
-                bytes -= size;
-                of_application -= usize::from(is_its);
+        let known = self.state.releases.iter().map(|(id, known)| (*id, &**known));
+        let spare = known.filter(|(id, _)| !needed.contains(id)).chain([(new, released)]);
+        let mut spare: Vec<_> = spare.map(|(id, one)| (one.content.created_at, id, one)).collect();
+        spare.sort_unstable_by_key(|(created_at, id, _)| (*created_at, *id));
+        let mut of_application: BTreeMap<_, usize> = BTreeMap::new();
+        for (.., one) in &spare {
+            *of_application.entry(&one.content.application).or_default() += 1;
+        }
+        let spare_bytes: usize = spare.iter().map(|(.., one)| one.signed.size()).sum();
+        let mut bytes = self.needed_bytes() + spare_bytes;
+        let mut excess = Vec::new();
+        for (_, id, one) in spare {
+            let Some(count) = of_application.get_mut(&one.content.application) else { continue };
+            if *count > RELEASES_KEPT_PER_APPLICATION || bytes > RELEASES_BYTES_MAX {
+                *count -= 1;
+                bytes -= one.signed.size();
+                excess.push(id);
             }
         }
+        excess
+    }
+
+    /// What the releases take that stay.
+    fn needed_bytes(&self) -> usize {
+        let needed = self.needed_releases();
+        needed.iter().filter_map(|id| self.signed_release(*id)).map(Signed::size).sum()
     }
 
     /// Releases that stay: what runs, what hosts may be brought to or back to, and what reports tell of.
@@ -100,15 +109,18 @@ impl Ledger {
         self.trust().release(signed).ok().map(|release| release.content().clone())
     }
 
-    /// A release by what people call it.
+    /// A release by what people call it. One whose key counts no more keeps its label from nobody.
     pub fn find_release(
         &self,
         application: &ApplicationName,
         label: &ReleaseLabel,
     ) -> Option<Digest> {
-        self.releases()
-            .find(|(_, release)| release.application == *application && release.label == *label)
-            .map(|(id, _)| id)
+        let is_it = |(id, release): &(Digest, &Release)| {
+            release.application == *application
+                && release.label == *label
+                && self.release(*id).is_some()
+        };
+        self.releases().find(is_it).map(|(id, _)| id)
     }
 
     /// The ids of all releases.

@@ -265,7 +265,7 @@ impl Desk {
             label: ReleaseLabel::new(self.next_label.to_string()).unwrap(),
             parent: None,
             manifest: Digest([9; 32]),
-            created_at: NOW,
+            created_at: UnixSeconds(NOW.0 + u64::from(self.next_label)),
             application: ApplicationName::new(application).unwrap(),
             architecture: None,
             environments,
