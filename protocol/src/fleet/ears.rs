@@ -5,7 +5,10 @@
 //! cannot hear most of his neighbours, wakes up late, or was wrong of late trusts his ears less, and
 //! accuses late or nobody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::roster::{Number, Roster};
 use crate::{
@@ -24,6 +27,8 @@ pub struct Ears {
     lost: BTreeMap<Number, Mono>,
     /// Those that have been silent for long, sorted.
     silent: Vec<Number>,
+    /// Those that have said themselves that they stop: they are not lost.
+    leaving: BTreeSet<Number>,
     /// How little these ears are to be trusted: 0 is well. Silence is borne this many times longer.
     sickness: u32,
     next_mending_at: Mono,
@@ -40,6 +45,7 @@ impl Ears {
             heard: BTreeMap::new(),
             lost: BTreeMap::new(),
             silent: Vec::new(),
+            leaving: BTreeSet::new(),
             sickness: 0,
             next_mending_at: now + HEALTH_MENDS_EVERY,
             next_blame_at: now,
@@ -54,10 +60,14 @@ impl Ears {
         }
     }
 
-    /// A new record of a host came by whatever way: a sign of life as well. If it was accused here
-    /// and has not been started anew, the accusation was wrong.
-    pub fn hear_of(&mut self, now: Mono, host: Number, restarted: bool) {
-        if !restarted && self.silent.contains(&host) && now >= self.next_blame_at {
+    /// A new record of a host came by whatever way: a sign of life as well, or its last one if it `leaves`. If
+    /// it was accused here and has not been started anew, the accusation was wrong.
+    pub fn hear_of(&mut self, now: Mono, host: Number, restarted: bool, leaves: bool) {
+        match leaves {
+            true => self.leaving.insert(host),
+            false => self.leaving.remove(&host),
+        };
+        if !restarted && !leaves && self.silent.contains(&host) && now >= self.next_blame_at {
             self.next_blame_at = now + BLAME_EVERY;
             self.sicken(now);
         }
@@ -66,7 +76,7 @@ impl Ears {
 
     /// The last connection to `peer` broke.
     pub fn link_down(&mut self, now: Mono, peer: Number) {
-        if self.heard.contains_key(&peer) {
+        if self.heard.contains_key(&peer) && !self.leaving.contains(&peer) {
             self.lost.insert(peer, now);
         }
     }
@@ -98,7 +108,7 @@ impl Ears {
         };
         let silent: Vec<_> = watched.iter().filter(is_silent).copied().collect();
         for host in &silent {
-            if self.silent.binary_search(host).is_err() {
+            if self.silent.binary_search(host).is_err() && !self.leaving.contains(host) {
                 self.lost.insert(*host, now);
             }
         }
@@ -223,6 +233,23 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_that_stop_are_not_lost_and_were_accused_rightly() {
+        let mut listener = Listener::new(6);
+        listener.run(STEP, |_| false);
+        let (gone, dead) = (listener.some(4), listener.some(5)[4]);
+        for host in &gone {
+            listener.ears.hear_of(listener.now, *host, false, true);
+            listener.ears.link_down(listener.now, *host);
+        }
+        listener.run(ACCUSE_AFTER + STEP, |host| gone.contains(&host) || host == dead);
+        assert!(!listener.ears.is_muted(&listener.roster));
+        assert!(listener.ears.accused(&listener.roster).contains(&dead));
+        // Their last word may come late.
+        listener.ears.hear_of(listener.now, gone[0], false, true);
+        assert_eq!(listener.ears.sickness, 0);
+    }
+
+    #[test]
     fn whoever_lost_most_neighbours_accuses_nobody_for_a_while() {
         let mut listener = Listener::new(5);
         listener.run(STEP, |_| false);
@@ -266,7 +293,7 @@ mod tests {
             let patience = ACCUSE_AFTER * (listener.ears.sickness + 1);
             listener.run(patience + STEP, |host| subject.contains(&host));
             assert_eq!(listener.accused(), 1, "{:?}", listener.ears);
-            listener.ears.hear_of(listener.now, subject[0], false);
+            listener.ears.hear_of(listener.now, subject[0], false, false);
         }
         listener.run(HEALTH_MENDS_EVERY - STEP * 2, |host| subject.contains(&host));
         assert_eq!(listener.accused(), 0);

@@ -16,7 +16,7 @@ use super::{
     roster::{Number, Roster},
 };
 use crate::{
-    limits::{ACCUSERS_ENOUGH, VERDICT_AFTER, VERDICT_ALONE_AFTER},
+    limits::{ACCUSE_AFTER, ACCUSERS_ENOUGH, VERDICT_AFTER, VERDICT_ALONE_AFTER},
     sabotage::{Defect, planted},
     time::Mono,
 };
@@ -133,8 +133,10 @@ impl Verdicts {
             };
             let before = self.suspects.get(&host);
             let since = before.map_or(now, |before| before.since);
+            // Who goes by himself gets as long to be back as whoever is found silent.
+            let from = if enough == 0 { now + ACCUSE_AFTER } else { now };
             let enough_since = (accusers >= enough)
-                .then(|| before.and_then(|before| before.enough_since).unwrap_or(now));
+                .then(|| before.and_then(|before| before.enough_since).unwrap_or(from));
             self.suspects.insert(host, Suspicion { since, enough_since });
         }
     }
@@ -195,11 +197,6 @@ impl Verdicts {
         let heard = neighbours.iter().filter(|other| !is_accused(**other)).count();
         let enough = ACCUSERS_ENOUGH.min(heard).max(1);
         (accusers > 0).then_some(Count { accusers, enough })
-    }
-
-    /// True if a host's newest record says that its daemon stops.
-    pub fn is_leaving(&self, host: Number) -> bool {
-        self.leaving.has(host)
     }
 
     /// True if any record here accuses a host's newest record, or that one says that its daemon stops.
@@ -366,7 +363,9 @@ mod tests {
         court.leave(0);
         court.run(STEP);
         assert!(matches!(court.standing(0), Standing::Suspect { .. }), "it may be back at once");
-        court.run(VERDICT_AFTER);
+        court.run(ACCUSE_AFTER + VERDICT_AFTER - STEP);
+        assert!(matches!(court.standing(0), Standing::Suspect { .. }), "as long as in silence");
+        court.run(STEP * 2);
         assert!(court.is_unreachable(0));
         // Accusations beside it change nothing, and neither do those that are taken back.
         court.say(1, &[0]);

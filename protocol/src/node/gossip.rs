@@ -171,7 +171,7 @@ impl Node {
         let (roster, records) = (&view.roster, &mut view.records);
         let inserted =
             self.gossip.spread.put(self.now, roster, records, number, held.clone(), from, urgent);
-        self.gossip.ears.hear_of(self.now, number, restarted);
+        self.gossip.ears.hear_of(self.now, number, restarted, leaves);
         self.gossip.verdicts.record(number, accused, leaves && !planted(Defect::LastWordUnheard));
         if moved {
             self.learn_addresses(held.record());

@@ -306,6 +306,8 @@ impl Node {
                 && self.ledger.may_vote(*host)
                 && self.looks_well(*host)
                 && self.links.is_up(*host)
+                && self.heard_ago(*host).is_some_and(|ago| ago < HEARD_WITHIN)
+                && !self.has_left(*host)
         };
         let heirs: Vec<_> = self.voters().into_iter().filter(may_lead).collect();
         let turn = self.leadership.handed_over.checked_rem(heirs.len());

@@ -877,7 +877,7 @@ fn a_host_that_is_stopped_says_so_and_a_leader_hands_over_first() {
     let stands = |world: &World| others().map(|i| world.node(i).standing(id)).collect::<Vec<_>>();
     let is_suspect = |standing: &Standing| matches!(standing, Standing::Suspect { .. });
     assert!(stands(&world).iter().all(is_suspect), "it may be back at once");
-    world.run_for(5);
+    world.run_for(8);
     let is_gone = |standing: &Standing| matches!(standing, Standing::Unreachable { .. });
     assert!(stands(&world).iter().all(is_gone));
     world.run_for(5);

@@ -200,7 +200,7 @@ impl Host {
         }
         wishes.arrived.extend(record.track);
         self.verdicts.record(host, record.accused.clone(), false);
-        self.ears.hear_of(now, host, false);
+        self.ears.hear_of(now, host, false, false);
         record.accused.iter().any(|(accused, _)| *accused == self.me)
     }
 
