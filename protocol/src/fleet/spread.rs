@@ -442,12 +442,17 @@ impl Spread {
         waiting.into_iter().for_each(|host| self.ask_for(host));
     }
 
-    /// A record waits for the next peer that has it; where there is none it is wanted no more.
+    /// A record waits for whoever has it and was not asked in vain, or else for who was; where nobody has it, it
+    /// is wanted no more.
     fn ask_for(&mut self, host: Number) {
         let Some(want) = self.wanted.get(&host).filter(|want| want.asked.is_none()) else { return };
-        match want.next().and_then(|peer| self.links.get_mut(&peer)) {
-            Some(link) => link.later.set(host),
-            None => drop(self.wanted.remove(&host)),
+        let Some(next) = want.next() else { return drop(self.wanted.remove(&host)) };
+        for (peer, _) in &want.offers {
+            if (*peer == next || !want.in_vain.contains(peer))
+                && let Some(link) = self.links.get_mut(peer)
+            {
+                link.later.set(host);
+            }
         }
     }
 
