@@ -80,6 +80,7 @@ situations! {
     SnapshotWithVotersPlanned => "a host took over a snapshot while the next voters were planned",
     TwoVotersReplaced => "a second voter was replaced, or more",
     LeaderHandedOver => "a leader that may vote no more handed over",
+    OfferedWhatNobodyHas => "a member told another of records that nobody has, again and again",
     Forged => "a member made up what is not for it to say",
     ReceiptsForged => "a voter vouched for a slot in the name of the others",
     LeaderStopped => "somebody stopped the daemon of a leader",

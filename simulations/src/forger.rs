@@ -15,16 +15,28 @@ use groundswell_protocol::{
 
 use crate::{
     coverage::Situation,
-    plan::SECOND,
+    plan::{Forger, Micros, SECOND},
     world::{Event, World},
 };
 
 impl World {
     /// It says something that it made up, to one of the others.
     pub(crate) fn forge(&mut self) {
-        let Some(forger) = self.plan.forger.filter(|_| !self.healed) else { return };
-        self.queue.plan(self.now + self.dice.between(100_000, 2 * SECOND), Event::Forge);
+        let Some(Forger { host: forger, insists }) = self.plan.forger else { return };
+        if self.healed && !insists {
+            return;
+        }
+        let pause = if insists { INSISTS_WITHIN } else { SECOND };
+        self.queue.plan(self.now + self.dice.between(pause / 4, 2 * pause), Event::Forge);
         if self.node(forger).is_none() {
+            return;
+        }
+        if insists {
+            let to = (forger + 1) % self.hosts.len();
+            if let Some(message) = self.made_up_version(forger) {
+                self.coverage.met(Situation::OfferedWhatNobodyHas);
+                self.post(forger, to, message);
+            }
             return;
         }
         let made_up = match self.dice.index(8) {
@@ -52,7 +64,8 @@ impl World {
     /// A host asks a voter that makes things up to vouch for a slot: it gets the word of all of them.
     pub(crate) fn forge_receipts(&mut self, forger: usize, to: usize, message: &Message) {
         let Message::WantReceipt { token, nonce } = *message else { return };
-        if self.healed || self.plan.forger != Some(forger) || self.dice.permille(500) {
+        let makes_up = self.plan.forger.is_some_and(|of| of.host == forger && !of.insists);
+        if self.healed || !makes_up || self.dice.permille(500) {
             return;
         }
         let (me, host) = (self.hosts[forger].id, self.hosts[to].id);
@@ -177,24 +190,30 @@ impl World {
         Some(Message::Offer(offers.collect()))
     }
 
-    /// Bytes in the place of what voters say to each other. From a voter itself they could be anything.
+    /// Bytes in the place of what voters say to each other. From a voter itself they could mean anything: what
+    /// it says means nothing.
     fn noise(&mut self, forger: usize) -> Option<Message> {
-        if self.truth.ledger.electorate().newest().is_voter(self.hosts[forger].id) {
-            return None;
-        }
+        let is_voter = self.truth.ledger.electorate().newest().is_voter(self.hosts[forger].id);
         let heard = self.memory.iter().find_map(|(message, _)| match message {
             Message::Consensus(bytes) => Some(bytes.clone()),
             _ => None,
         });
-        let bytes = match heard.filter(|bytes| !bytes.is_empty() && self.dice.permille(700)) {
+        let bytes = match heard.filter(|bytes| bytes.len() > 1 && self.dice.permille(700)) {
             Some(mut bytes) => {
-                let place = self.dice.index(bytes.len());
-                bytes[place] ^= 1 << self.dice.index(8);
-                bytes.truncate(place + 1 + self.dice.index(bytes.len()));
+                let cut = self.dice.index(bytes.len() - 1) + 1;
+                bytes.truncate(cut);
+                if !is_voter {
+                    bytes[cut - 1] ^= 1 << self.dice.index(8);
+                }
                 bytes
             }
-            None => (0..self.dice.index(300)).map(|_| self.dice.index(256) as u8).collect(),
+            None => {
+                (0..self.dice.index(300)).map(|_| self.dice.number().to_be_bytes()[0]).collect()
+            }
         };
         Some(Message::Consensus(bytes))
     }
 }
+
+/// An offer of what nobody has comes before the last one was given up.
+const INSISTS_WITHIN: Micros = SECOND / 10;

@@ -44,7 +44,7 @@ pub struct Plan {
     /// A member that says again what it has heard, to whom it was not said.
     pub parrot: Option<usize>,
     /// Which member makes things up.
-    pub forger: Option<usize>,
+    pub forger: Option<Forger>,
     /// In so many of a thousand connections a second one is made beside the first.
     pub second_connection_permille: u64,
     /// How long a question to the executor and its answer are under way, at most.
@@ -281,6 +281,16 @@ pub struct Fault {
     pub lasts: Micros,
     /// What.
     pub kind: FaultKind,
+}
+
+/// A member that makes things up.
+#[derive(Clone, Copy, Debug)]
+pub struct Forger {
+    /// Which one.
+    pub host: usize,
+    /// It does nothing but tell one other, again and again, of records that nobody has, and goes on with that
+    /// when everything else is mended.
+    pub insists: bool,
 }
 
 /// What breaks.
@@ -528,8 +538,9 @@ impl Plan {
 }
 
 /// In three fleets of ten a member makes things up.
-fn draw_forger(dice: &mut Dice, size: usize) -> Option<usize> {
-    dice.permille(300).then(|| dice.index(size))
+fn draw_forger(dice: &mut Dice, size: usize) -> Option<Forger> {
+    let host = dice.index(size);
+    dice.permille(300).then(|| Forger { host, insists: dice.permille(300) })
 }
 
 fn draw_voter_policy(dice: &mut Dice) -> VoterPolicy {
