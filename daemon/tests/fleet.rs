@@ -313,10 +313,14 @@ async fn a_daemon_that_is_told_to_stop_says_so_and_another_voter_leads() {
         fleet.hosts.iter().find(|host| host.name == leader).map(|host| host.standing.clone())
     };
     for other in others() {
-        let says = |fleet: &_| standing(fleet).as_deref() == Some("stopped");
+        let says = |fleet: &groundswell_daemon::control::api::Fleet| {
+            fleet.hosts.iter().any(|host| host.name == leader && host.stopped)
+        };
         let shown = fleet.wait_for(other, "that it was stopped", PATIENCE, says).await.unwrap();
         assert!(shown.leader.is_some_and(|now| now != leader), "another one leads already");
     }
+    let last = others().next_back().unwrap();
+    assert!(fleet.swell(last, &["hosts"]).unwrap().contains("stopped"));
     let took = told.elapsed();
     assert!(took <= Duration::from_secs(3), "nobody has to find out: took {took:?}");
     // What is left of it is a process that has ended well.

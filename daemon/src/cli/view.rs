@@ -14,7 +14,7 @@ use super::{
     text::{Table, ago, duration, or_dash, short},
 };
 use crate::control::{
-    api::{Doubt, Fleet, HostGroup, Release, Released, Report, Slot, Summary, WriteOff},
+    api::{Doubt, Fleet, Host, HostGroup, Release, Released, Report, Slot, Summary, WriteOff},
     client::Client,
 };
 
@@ -62,7 +62,7 @@ fn status_text(fleet: &Fleet) -> String {
     let mut table = Table::new(&["", "HOST", "STATE", "GROUP", "RELEASE", "DOING", "HEARD"]);
     for host in &fleet.hosts {
         let mark = if host.name == fleet.me { "*" } else { "" };
-        let state = match (host.standing.as_str(), host.healthy) {
+        let state = match (stands(host), host.healthy) {
             ("reachable", _) if host.drained.is_some() => "drained",
             (_, _) if host.drained.is_some() => "drained, away",
             ("reachable", true) => "up",
@@ -443,6 +443,15 @@ fn hosts_text(hosts: &[String]) -> String {
     }
 }
 
+/// How a host stands, for people: of one whose daemon was stopped nobody wonders why it is silent.
+fn stands(host: &Host) -> &str {
+    match host.standing.as_str() {
+        "reachable" => "reachable",
+        _ if host.stopped => "stopped",
+        other => other,
+    }
+}
+
 pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
     let fleet = client.fleet().await?;
     if out.json {
@@ -461,7 +470,7 @@ pub(super) async fn hosts(client: &Client, out: Output) -> Result<(), Failed> {
     for host in &fleet.hosts {
         table.row([
             host.name.clone(),
-            host.standing.clone(),
+            stands(host).into(),
             match (host.healthy, host.counted) {
                 (true, _) => "yes".into(),
                 (false, _) if host.drained.is_some() => "drained".into(),

@@ -88,12 +88,15 @@ pub struct Host {
     pub labels: String,
     /// Its zone.
     pub zone: Option<String>,
-    /// `reachable`, `suspect`, `stopped` where its daemon was told to, `unreachable` or `unknown`.
+    /// `reachable`, `suspect`, `unreachable` or `unknown`.
     pub standing: String,
     /// Seconds since anything was heard of it.
     pub heard_seconds_ago: Option<u64>,
     /// False if it counts as down.
     pub healthy: bool,
+    /// True if its daemon was told to stop, and nothing newer is known of it.
+    #[serde(default)]
+    pub stopped: bool,
     /// True if a second machine speaks with its key.
     #[serde(default)]
     pub doubled: bool,

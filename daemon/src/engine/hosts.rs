@@ -11,7 +11,7 @@ use groundswell_protocol::{
 use super::{
     Engine,
     pace::{Pace, Said},
-    views::name_of,
+    views::{name_of, standing},
 };
 use crate::{cli::duration, control::api};
 
@@ -44,9 +44,10 @@ impl Engine {
             name: host.name.to_string(),
             labels: host.labels.to_string(),
             zone: host.zone.map(ToString::to_string),
-            standing: self.standing(host.host),
+            standing: standing(node.standing(host.host)),
             heard_seconds_ago: self.silence(host.host),
             healthy: ledger.is_well(host.host),
+            stopped: node.has_left(host.host),
             doubled: record.is_some_and(|record| record.doubled),
             drained: ledger.drained_since(host.host).map(|since| since.0),
             drain_sequence: ledger.drain_sequence(host.host),

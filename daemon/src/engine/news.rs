@@ -92,7 +92,7 @@ impl News {
                     self.unreachable.insert(member.host, since);
                     let seconds = now.since(since).as_secs();
                     match node.has_left(member.host) {
-                        true => tracing::warn!("{} was stopped {seconds} s ago", member.name),
+                        true => tracing::warn!("{} was stopped, and is not back", member.name),
                         false => {
                             tracing::warn!("{} is unreachable: silent for {seconds} s", member.name)
                         }

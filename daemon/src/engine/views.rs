@@ -122,7 +122,7 @@ impl Engine {
         let voters = node.electorate().newest().list().iter().map(|voter| api::Voter {
             name: voter.name.to_string(),
             leader: node.leader() == Some(voter.host),
-            standing: self.standing(voter.host),
+            standing: standing(node.standing(voter.host)),
         });
         let name = |host| ledger.name_of(host).map_or_else(|| host.short(), ToString::to_string);
         let doubt = node.in_doubt().map(|(heard, needed)| {
@@ -158,20 +158,6 @@ impl Engine {
             seeds: self.seeds.views(self.clock.mono()),
             deployments: shown.map(|(_, deployment)| self.summary(deployment)).collect(),
         }
-    }
-
-    /// How a host stands, in a word.
-    pub(super) fn standing(&self, host: HostId) -> String {
-        let name = match self.node.standing(host) {
-            Standing::Reachable => "reachable",
-            Standing::Suspect { .. } | Standing::Unreachable { .. } if self.node.has_left(host) => {
-                "stopped"
-            }
-            Standing::Suspect { .. } => "suspect",
-            Standing::Unreachable { .. } => "unreachable",
-            Standing::Unknown => "unknown",
-        };
-        name.into()
     }
 
     /// What is to be said of a host that is not heard.
@@ -462,4 +448,14 @@ fn target_status(status: &TargetStatus) -> &'static str {
         TargetStatus::WrittenOff => "written off",
         TargetStatus::Removed => "removed",
     }
+}
+
+pub(super) fn standing(standing: Standing) -> String {
+    let name = match standing {
+        Standing::Reachable => "reachable",
+        Standing::Suspect { .. } => "suspect",
+        Standing::Unreachable { .. } => "unreachable",
+        Standing::Unknown => "unknown",
+    };
+    name.into()
 }
