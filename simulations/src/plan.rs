@@ -1024,7 +1024,7 @@ const WAIVED_AFTER: Micros = 100 * SECOND;
 
 /// In a few runs a majority of the voters is lost.
 fn draw_loss(dice: &mut Dice, heal_at: Micros) -> Option<Fault> {
-    if !dice.permille(250) {
+    if !dice.permille(350) {
         return None;
     }
     let recovers_after = dice.between(2 * SECOND, 10 * SECOND);
