@@ -12,8 +12,7 @@ use crate::{
     execute::{
         ActivationReport, GroupReport, LifecycleEvent, Phase, Report, Request, Response, Stopped,
     },
-    fleet::HostState,
-    fleet::Standing,
+    fleet::{HostState, Standing},
     ids::{
         ApplicationName, FleetName, GroupName, HostName, LabelText, Labels, Nonce, ReleaseLabel,
     },
