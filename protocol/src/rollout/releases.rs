@@ -69,8 +69,8 @@ impl Ledger {
         for (.., one) in &spare {
             *of_application.entry(&one.content.application).or_default() += 1;
         }
-        let spare_bytes: usize = spare.iter().map(|(.., one)| one.signed.size()).sum();
-        let mut bytes = self.needed_bytes() + spare_bytes;
+        let known: usize = self.state.releases.values().map(|known| known.signed.size()).sum();
+        let mut bytes = known + released.signed.size();
         let mut excess = Vec::new();
         for (_, id, one) in spare {
             let Some(count) = of_application.get_mut(&one.content.application) else { continue };
