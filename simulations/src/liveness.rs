@@ -65,6 +65,8 @@ const CALLED_WITHIN: Micros = 20 * SECOND;
 const CLEARED_WITHIN: Micros = 40 * SECOND;
 /// Ten elections of the longest kind.
 const LED_WITHIN: Micros = 20 * SECOND;
+/// How late a word may be between voters that are to agree on a leader in that time.
+const LATE_WORDS: Micros = 5 * SECOND;
 /// Whom three others have to accuse before it is unreachable, beside voters that have to be there.
 const HOSTS_MIN: usize = 6;
 
@@ -221,8 +223,13 @@ impl World {
         let voting = voters.hosts().map(|voter| self.by_id[&voter]);
         let voting: Vec<_> = voting.filter(|host| of_newest(host).is_some()).collect();
         let leads = voting.iter().filter_map(of_newest).any(Consensus::is_leading);
-        let is_connected =
-            |one: &usize, other: &usize| one == other || self.network.is_connected(*one, *other);
+        // What waited before a narrow wire arrives late though the wire is wide again, and all that is
+        // sent after it.
+        let (network, soon) = (&self.network, self.now + LATE_WORDS);
+        let is_connected = |one: &usize, other: &usize| {
+            one == other
+                || network.is_connected(*one, *other) && network.is_drained_by(*one, *other, soon)
+        };
         let all = voting.iter().all(|one| voting.iter().all(|other| is_connected(one, other)));
         if leads || !all || voting.len() < voters.majority() {
             self.mending.leaderless_since = None;

@@ -117,6 +117,12 @@ impl Network {
         })
     }
 
+    /// True if all that is under way between the two arrives by `time`.
+    pub(crate) fn is_drained_by(&self, one: usize, other: usize, time: Micros) -> bool {
+        let mut streams = self.pairs[self.pair(one, other)].iter();
+        streams.all(|stream| self.streams[*stream].due.iter().all(|due| *due <= time))
+    }
+
     /// How many streams `host` has open to `peer`.
     pub(crate) fn open_at(&self, host: usize, peer: usize) -> usize {
         let open = |stream: &&usize| {
