@@ -617,6 +617,21 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_stopped_host_is_shown_as_such_before_the_verdict_on_it() {
+        let host = |standing: &str, stopped: bool| -> Host {
+            let host = serde_json::json!({
+                "id": "", "name": "a", "labels": "", "zone": null, "standing": standing,
+                "heard_seconds_ago": 0, "healthy": true, "stopped": stopped, "connected": true,
+                "version": null, "addresses": [], "groups": [],
+            });
+            serde_json::from_value(host).unwrap()
+        };
+        assert_eq!(stands(&host("reachable", true)), "stopped");
+        assert_eq!(stands(&host("unreachable", true)), "stopped");
+        assert_eq!(stands(&host("suspect", false)), "suspect");
+    }
+
     fn fleet(turned_away: &str) -> Fleet {
         let fleet = serde_json::json!({
             "version": 1, "id": "", "name": "f", "root_threshold": 2, "root_keys": 3, "me": "a",
